@@ -1,0 +1,83 @@
+# Everything here starts from nothing but Python >= 3.11 and make: .venv is made where it is missing,
+# filled from setup.py with the versions of constraints.txt, and used. Say `make help`.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(if $(shell \
+	$(p) -c 'import sys; print(1) if sys.version_info >= (3, 11) else 0' 2>/dev/null),$(p))))
+VENV ?= .venv
+PY := $(VENV)/bin/python
+
+# The tests against PyTorch run where torch is installed and are skipped elsewhere. TORCH=1 installs
+# it, TORCH=0 does not. On Linux the wheel of the public index brings several GB of CUDA libraries;
+# CONTRIBUTING.md says how to have the CPU build.
+PYTHON_MINOR = $(shell ($(PY) -c 'import sys; print(sys.version_info[1])' || \
+	$(PYTHON) -c 'import sys; print(sys.version_info[1])') 2>/dev/null)
+TORCH ?= $(if $(filter 11,$(PYTHON_MINOR)),1,0)
+TEST_EXTRAS = test,notebook$(if $(filter 1,$(TORCH)),$(comma)torch)
+comma := ,
+
+PYTEST ?= $(PY) -m pytest -q
+JOBS ?= 2
+
+.PHONY: help demo demo-long demo-encoder test nightly lint format types clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo          the whole method on rendered scenes, report in demo/report.html (WEIGHTS=SOURCE adds a released model)'
+	@echo 'make demo-long     the same with more pixels, more steps and three seeds'
+	@echo 'make demo-encoder  pre-train the tiny encoder of the demo again'
+	@echo 'make test          lint, format check, types and the default tests'
+	@echo 'make nightly       the slow tests'
+	@echo 'make lint | format | types | clean'
+	@echo 'PYTHON=python3.12 chooses the interpreter of a new .venv; TORCH=1 or 0 installs PyTorch for the tests or not'
+
+$(PY):
+	@test -n "$(PYTHON)" || { echo 'make: no Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python >= 3.11 is needed: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each set of packages, so that a second call starts at once.
+$(VENV)/.installed-core: setup.py pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-test-$(TORCH): setup.py pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(TEST_EXTRAS)]'
+	@touch $(VENV)/.installed-core $@
+
+CORE = $(VENV)/.installed-core
+TESTING = $(VENV)/.installed-test-$(TORCH)
+
+demo: $(CORE)
+	$(PY) -m depth_anything_jax.demo $(if $(WEIGHTS),--weights=$(WEIGHTS))
+
+demo-long: $(CORE)
+	$(PY) -m depth_anything_jax.demo --long $(if $(WEIGHTS),--weights=$(WEIGHTS))
+
+demo-encoder: $(CORE)
+	$(PY) tools/pretrain_encoder.py
+
+test: $(TESTING)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PYTEST) -n $(JOBS)
+
+nightly: $(TESTING)
+	$(PYTEST) -m nightly
+
+lint: $(TESTING)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(TESTING)
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+types: $(TESTING)
+	$(PY) -m mypy
+
+# Caches and build output only: .venv, runs/ and demo/ hold hours of work and stay.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf

@@ -1,0 +1,68 @@
+"""Package depth_anything_jax. Ranges only: the versions that were tested are pinned in constraints.txt."""
+
+from setuptools import find_packages, setup
+
+# Configs lie at the top of the repository, where people look for them, and travel in the wheel as
+# depth_anything_jax/_configs, where depth_anything_jax.configs finds them after `pip install`.
+CONFIGS_PACKAGE = "depth_anything_jax._configs"
+
+CORE = [
+    "absl-py>=2.1",
+    "array-record>=0.8",
+    "einops>=0.8",
+    "etils[epath]>=1.9",
+    "flax>=0.12",
+    "grain>=0.2.15",
+    "huggingface-hub>=0.30",
+    "jax>=0.10",  # first with ResizeMethod.CUBIC_PYTORCH
+    "jaxtyping>=0.3",
+    "matplotlib>=3.9",
+    "ml-collections>=1.0",
+    "numpy>=2.0",
+    "opencv-python-headless>=4.10",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.40",
+    "pillow>=10.4",
+    "safetensors>=0.5",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.8",  # does not bring TensorFlow
+    "tqdm>=4.66",
+]
+
+setup(
+    name="depth_anything_jax",
+    version="0.1.0",
+    description="Depth Anything in JAX and Flax: teacher, pseudo labels and student, trained end to end",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["depth_anything_jax", "depth_anything_jax.*"]), CONFIGS_PACKAGE],
+    package_dir={CONFIGS_PACKAGE: "configs"},
+    package_data={"depth_anything_jax": ["assets/*", "py.typed"]},
+    install_requires=CORE,
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10"],
+        "cuda": ["jax[cuda12]>=0.10"],
+        "torch": ["torch>=2.6"],  # reads .pth and .bin; safetensors need no torch
+        "test": [
+            "beartype>=0.20",
+            "hypothesis>=6.100",
+            "mypy>=1.15",
+            "pytest>=8.3",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.11",
+            "transformers>=4.50",
+        ],
+        "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)
