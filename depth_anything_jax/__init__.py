@@ -1,0 +1,15 @@
+"""Depth Anything in JAX: train, evaluate and use it on TPUs and GPUs."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["load_pretrained"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily, so that the data workers, which import this package too, never load jax.
+    if name == "load_pretrained":
+        from depth_anything_jax.weights import load_pretrained
+
+        return load_pretrained
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,100 @@
+"""Mesh (data, fsdp) and where every array lies on it.
+
+The batch is split over both axes; parameters and optimiser state are split over "fsdp" along one
+axis of each large kernel and replicated over "data". With fsdp = 1 this is plain data parallelism.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from depth_anything_jax import paths
+
+BATCH = PartitionSpec(("data", "fsdp"))
+# (regex, rule): "fsdp" splits the largest axis that divides (never the stacked-layer axis of
+# blocks); "replicate" leaves a copy on every device. First match wins.
+RULES: Sequence[tuple[str, str]] = (
+    (r"(.*/)?blocks/.*/kernel", "fsdp"),
+    (r"(.*/)?decoder/.*/kernel", "fsdp"),
+    (r".*", "replicate"),
+)
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A ("data", "fsdp") mesh; data=-1 takes all devices that fsdp leaves.
+
+    The axes are of type Auto: Linen modules cannot be initialised under jax's default, Explicit.
+
+    Raises:
+      ValueError: sizes that do not use every device.
+    """
+    devices = list(jax.devices()) if devices is None else list(devices)
+    n = len(devices)
+    if fsdp < 1 or n % fsdp:
+        raise ValueError(f"mesh.fsdp={fsdp} does not divide {n} devices; use a divisor of {n}")
+    if data == -1:
+        data = n // fsdp
+    if data * fsdp != n:
+        raise ValueError(
+            f"mesh.data={data} x mesh.fsdp={fsdp} = {data * fsdp}, but there are {n} devices; "
+            f"set mesh.data=-1 or {n // fsdp}"
+        )
+    return jax.make_mesh(
+        (data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+
+
+def tree_shardings(tree, mesh: Mesh, rules=RULES):
+    """A NamedSharding for every leaf of a parameter, optimiser or train-state tree (by path)."""
+    names = paths.match(tree, rules, what="sharding.RULES", every_rule_used=False)
+
+    def sharding(path, leaf, rule):
+        spec = _fsdp_spec(path, leaf.shape, mesh.shape["fsdp"]) if rule == "fsdp" else ()
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return paths.map_with_path(sharding, tree, names)
+
+
+def _fsdp_spec(path: str, shape: tuple[int, ...], size: int) -> tuple[str | None, ...]:
+    first = 1 if "blocks/" in path else 0
+    axes = [a for a in range(first, len(shape)) if shape[a] % size == 0]
+    if size == 1 or not axes:
+        return ()
+    largest = max(axes, key=lambda a: shape[a])
+    return tuple("fsdp" if a == largest else None for a in range(len(shape)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """One copy on every device of the mesh."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis split over all devices of the mesh."""
+    return NamedSharding(mesh, BATCH)
+
+
+def put_batch(batch, mesh: Mesh):
+    """This process's rows of a batch (numpy) -> global arrays, the first axis over the mesh."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
+    )
+
+
+def check_batch(mesh: Mesh, sizes: Mapping[str, int], accumulation: int) -> None:
+    """Every part of the batch must divide over the devices and the accumulation.
+
+    Raises:
+      ValueError: names the part, its size and the nearest size that fits.
+    """
+    unit = mesh.size * accumulation
+    for name, size in sizes.items():
+        if size % unit:
+            fit = max(unit, round(size / unit) * unit)
+            raise ValueError(
+                f"{name} batch of {size} does not divide over {mesh.size} devices x "
+                f"accumulation {accumulation} = {unit}; use a multiple of {unit}, such as {fit}"
+            )

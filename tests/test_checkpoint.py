@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from depth_anything_jax import checkpoint, sharding
+
+META = {"model": {"variant": "demo", "max_depth": None}, "licence": ["Apache-2.0"]}
+
+
+def state(mesh, fill=1.0):
+    tree = {"params": {"encoder": {"blocks": {"kernel": jnp.full((2, 8, 8), fill)}}}, "step": 3}
+    tree["step"] = jnp.int32(3)
+    return jax.device_put(tree, sharding.tree_shardings(tree, mesh))
+
+
+def abstract(tree, mesh):
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        tree,
+        sharding.tree_shardings(tree, mesh),
+    )
+
+
+def test_restores_onto_another_mesh_and_keeps_what_the_policy_says(tmp_path):
+    four = sharding.make_mesh(2, 4)
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep_last=2, keep_every=10)
+    for step in (5, 10, 15, 20):
+        checkpoints.save(step, state(four, float(step)), META)
+    checkpoints.close()
+    again = checkpoint.Checkpoints(tmp_path)
+    assert again.latest == 20
+    assert again.meta() == META
+    one = sharding.make_mesh(8, 1)
+    restored = again.restore(abstract(state(four), one))
+    kernel = restored["params"]["encoder"]["blocks"]["kernel"]
+    np.testing.assert_array_equal(kernel, 20.0)
+    assert kernel.sharding.is_fully_replicated
+    again.close()
+    assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [10, 15, 20]
+
+
+def test_params_alone_load_without_the_run(tmp_path):
+    mesh = sharding.make_mesh(4, 2)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(7, state(mesh, 2.0), META, wait=True)
+    checkpoints.close()
+    for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "7"):
+        params, meta = checkpoint.load_params(path)
+        assert isinstance(params["encoder"]["blocks"]["kernel"], np.ndarray)
+        np.testing.assert_array_equal(params["encoder"]["blocks"]["kernel"], 2.0)
+        assert meta["model"] == META["model"] and meta["step"] == 7
+
+
+def test_every_misfit_is_listed(tmp_path):
+    mesh = sharding.make_mesh()
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(1, state(mesh), META, wait=True)
+    wanted = {
+        "params": {"encoder": {"blocks": {"kernel": jnp.zeros((2, 8, 9))}, "new": jnp.ones(1)}}
+    }
+    with pytest.raises(ValueError) as error:
+        checkpoints.restore(abstract(wanted, mesh))
+    text = str(error.value)
+    assert "(2, 8, 8) in the checkpoint, (2, 8, 9)" in text
+    assert "missing from the checkpoint: params/encoder/new" in text
+    assert "in the checkpoint only: step" in text
+    checkpoints.close()
+
+
+def test_nothing_there_and_nothing_overwritten(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no Orbax checkpoint"):
+        checkpoint.load_params(tmp_path / "nowhere")
+    checkpoint.save_params(tmp_path / "a", {"encoder": {"x": np.ones(3)}}, META)
+    params, meta = checkpoint.load_params(tmp_path / "a")
+    np.testing.assert_array_equal(params["encoder"]["x"], 1)
+    assert meta["model"] == META["model"]
+    with pytest.raises(FileExistsError, match="not empty"):
+        checkpoint.save_params(tmp_path / "a", {"encoder": {"x": np.ones(3)}}, META)

@@ -1,0 +1,111 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from depth_anything_jax import optim, paths, sharding
+
+CONFIG = dict(
+    encoder_lr=1e-3, decoder_lr=1e-2, warmup=3, schedule="linear", b1=0.9, b2=0.999, eps=1e-8,
+    weight_decay=0.1, clip=1.0, freeze=(),
+)  # fmt: skip
+
+
+def tree(seed=0):
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape))
+
+    return {
+        "encoder": {"qkv": {"kernel": normal(4, 6), "bias": normal(6)}, "mask_token": normal(1, 4)},
+        "decoder": {
+            "output_conv1": {"kernel": normal(3, 3, 2, 2), "bias": normal(2)},
+            "refinenet4": {"resConfUnit1": {"conv1": {"kernel": normal(2, 2)}}},
+        },
+    }
+
+
+def test_schedule_rises_then_falls_to_zero_at_the_last_update():
+    factor = optim.schedule("linear", total_steps=11, warmup=4)
+    got = [float(factor(i)) for i in range(11)]
+    want = [0.25, 0.5, 0.75, 1] + [(10 - i) / 7 for i in range(4, 11)]
+    np.testing.assert_allclose(got, want, rtol=1e-6)  # float32 arithmetic
+    assert got[-1] == 0
+    with pytest.raises(ValueError, match="optim.warmup=11"):
+        optim.schedule("linear", 11, 11)
+    with pytest.raises(ValueError, match="linaer.*linear, poly, constant"):
+        optim.schedule("linaer", 11, 2)
+
+
+def test_equals_torch_adamw_with_two_groups_clip_and_decay(x64):
+    torch = pytest.importorskip("torch")
+    params, steps = tree(), 8
+    tx = optim.make(CONFIG, params, steps)
+    state = tx.init(params)
+    leaves = paths.leaves_by_path(params)
+    live = [p for p in leaves if "mask_token" not in p and "refinenet4" not in p]
+    twin = {p: torch.tensor(np.asarray(leaves[p]), requires_grad=True) for p in live}
+    groups = [
+        dict(params=[twin[p]], lr=1e-3 if p.startswith("encoder") else 1e-2,
+             weight_decay=0.1 if p.endswith("kernel") else 0.0)
+        for p in live
+    ]  # fmt: skip
+    peaks = [g["lr"] for g in groups]
+    adamw = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+    clipped = []
+    for i in range(steps):
+        grads = jax.tree.map(lambda x: x * (0.02 if i % 2 else 3.0), tree(i + 1))  # noqa: B023
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        by_path = paths.leaves_by_path(grads)
+        norm = np.sqrt(sum(float((by_path[p] ** 2).sum()) for p in live))
+        clipped.append(norm > 1)
+        for group, peak, p in zip(adamw.param_groups, peaks, live, strict=True):
+            group["lr"] = peak * min((i + 1) / 3, (steps - 1 - i) / (steps - 3), 1)
+            twin[p].grad = torch.tensor(np.asarray(by_path[p] * min(1.0, 1 / norm)))
+        adamw.step()
+    assert set(clipped) == {True, False}  # the clip was active in some steps only
+    ours = paths.leaves_by_path(params)
+    for p in live:
+        np.testing.assert_allclose(ours[p], twin[p].detach().numpy(), rtol=0, atol=1e-12)
+    for p in set(leaves) - set(live):  # what no forward reads stays bit-exact
+        np.testing.assert_array_equal(ours[p], leaves[p])
+
+
+def test_freezing_leaves_no_optimiser_state_and_refuses_misspelt_paths():
+    params = tree()
+    config = {**CONFIG, "freeze": (r"(?!decoder/output_conv1/kernel).*",)}
+    moments = paths.leaves_by_path(optim.make(config, params, 9).init(params))
+    assert [p for p in moments if "/mu/" in p] == [
+        "inner_states/train/inner_state/1/mu/decoder/output_conv1/kernel"
+    ]
+    with pytest.raises(ValueError, match=r"optim.freeze.*encodr"):
+        optim.make({**CONFIG, "freeze": ("encodr/.*",)}, params, 9)
+    with pytest.raises(ValueError, match="no pattern matches 'head/x'"):
+        optim.groups({"head": {"x": jnp.ones(1)}})
+
+
+def test_mesh_and_batch_errors_name_the_cure():
+    assert dict(sharding.make_mesh(fsdp=2).shape) == {"data": 4, "fsdp": 2}
+    with pytest.raises(ValueError, match="mesh.fsdp=3 does not divide 8"):
+        sharding.make_mesh(fsdp=3)
+    with pytest.raises(ValueError, match="mesh.data=3 x mesh.fsdp=2 = 6, but there are 8"):
+        sharding.make_mesh(3, 2)
+    with pytest.raises(ValueError, match="labelled batch of 20 .* such as 16"):
+        sharding.check_batch(sharding.make_mesh(), {"labelled": 20}, 2)
+
+
+def test_stacked_blocks_are_split_along_width_not_depth():
+    mesh = sharding.make_mesh(2, 4)
+    shapes = {
+        "opt_state": {"mu": {"encoder": {"blocks": {"fc1": {"kernel": jnp.zeros((12, 8, 32))}}}}},
+        "encoder": {"pos_embed": jnp.zeros((1, 64, 8))},
+        "decoder": {"output_conv2_2": {"kernel": jnp.zeros((1, 1, 3, 1))}},
+    }
+    tree_of_shardings = sharding.tree_shardings(shapes, mesh)
+    specs = {p: s.spec for p, s in paths.leaves_by_path(tree_of_shardings).items()}
+    assert specs["opt_state/mu/encoder/blocks/fc1/kernel"] == jax.P(None, None, "fsdp")
+    assert specs["encoder/pos_embed"] == jax.P()
+    assert specs["decoder/output_conv2_2/kernel"] == jax.P()
