@@ -1,0 +1,21 @@
+"""Depth Anything in Flax: encoder, decoder, and the table of sizes."""
+
+from depth_anything_jax.models.depth_anything import (
+    VARIANTS,
+    VERSIONS,
+    DepthAnything,
+    Variant,
+    build,
+    build_encoder,
+)
+from depth_anything_jax.models.dinov2 import EncoderOutput
+
+__all__ = [
+    "VARIANTS",
+    "VERSIONS",
+    "DepthAnything",
+    "EncoderOutput",
+    "Variant",
+    "build",
+    "build_encoder",
+]

@@ -1,0 +1,137 @@
+"""Full self-attention with interchangeable back-ends.
+
+"einsum"  plain, any float dtype, softmax in at least float32; the reference of the tests.
+"xla"     `jax.nn.dot_product_attention`; its softmax is float32, so not for float64.
+"cudnn"   fused kernel of cuDNN: NVIDIA GPUs, bfloat16 or float16.
+"splash"  fused Pallas kernel: TPUs, bfloat16 or float32.
+"auto"    splash on TPU, cudnn on GPU at 16 bits, einsum elsewhere and for float64.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+BACKENDS = ("auto", "einsum", "xla", "cudnn", "splash")
+LANES = 128  # splash blocks are multiples of this many tokens
+
+
+def attention(
+    q: Float[Array, "b n h d"],
+    k: Float[Array, "b n h d"],
+    v: Float[Array, "b n h d"],
+    *,
+    backend: str = "auto",
+) -> Float[Array, "b n h d"]:
+    """softmax(q k^T / sqrt(d)) v per head, in q's dtype.
+
+    Raises:
+      ValueError: `backend` is not one of BACKENDS, or would narrow float64.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"attention={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    if backend == "auto":
+        backend = choose_backend(q.dtype, jax.default_backend())
+    if q.dtype == jnp.float64 and backend != "einsum":
+        raise ValueError(
+            f"attention={backend!r} computes its softmax in float32 and would narrow this float64 "
+            "run; use attention='einsum' or 'auto'"
+        )
+    if backend == "einsum":
+        return einsum_attention(q, k, v)
+    if backend == "splash":
+        return splash_attention(q, k, v)
+    return jax.nn.dot_product_attention(q, k, v, implementation=backend)
+
+
+def choose_backend(dtype: jnp.dtype, platform: str) -> str:
+    """What "auto" means for this compute dtype on this platform ("cpu", "gpu", "tpu")."""
+    if dtype == jnp.float64:
+        return "einsum"
+    if platform == "tpu":
+        return "splash"
+    if platform in ("gpu", "cuda") and jnp.finfo(dtype).bits == 16:
+        return "cudnn"
+    return "einsum"
+
+
+def einsum_attention(
+    q: Float[Array, "b n h d"], k: Float[Array, "b n h d"], v: Float[Array, "b n h d"]
+) -> Float[Array, "b n h d"]:
+    """Attention as two einsums with the softmax in at least float32."""
+    accumulate = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum(
+        "bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=accumulate
+    )
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+def splash_attention(
+    q: Float[Array, "b n h d"],
+    k: Float[Array, "b n h d"],
+    v: Float[Array, "b n h d"],
+    *,
+    interpret: bool = False,
+) -> Float[Array, "b n h d"]:
+    """Attention by the Pallas splash kernel, padded to whole blocks.
+
+    Padding tokens get a segment of their own, so that no real token sees them. The compiler cannot
+    partition the kernel: under `jax.set_mesh` it runs in a shard_map over the batch.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kernel = functools.partial(_splash_local, interpret=interpret)
+    if mesh.empty:
+        return kernel(q, k, v)
+    axes = tuple(mesh.axis_names)
+    if q.shape[0] % mesh.size:
+        raise ValueError(
+            f"splash attention splits the batch over all {mesh.size} devices of the mesh, and "
+            f"{q.shape[0]} images do not divide; change the batch size or use attention='xla'"
+        )
+    spec = jax.P(axes)
+    return jax.shard_map(kernel, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(
+        q, k, v
+    )
+
+
+def _splash_local(q: Array, k: Array, v: Array, *, interpret: bool) -> Array:
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as splash,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    tokens, heads, width = q.shape[1:]
+    padded = -(-tokens // LANES) * LANES
+    narrow, wide = _block(padded, 512), _block(padded, 2048)
+    blocks = splash.BlockSizes(
+        block_q=narrow,
+        block_kv=wide,
+        block_kv_compute=wide,
+        block_q_dkv=narrow,
+        block_kv_dkv=wide,
+        block_kv_dkv_compute=wide,
+        block_q_dq=narrow,
+        block_kv_dq=wide,
+    )
+    mask = masks.MultiHeadMask([masks.FullMask((padded, padded))] * heads)
+    kernel = splash.make_splash_mha(
+        mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret
+    )
+    segments = (jnp.arange(padded) >= tokens).astype(jnp.int32)
+    ids = splash.SegmentIds(q=segments, kv=segments)
+
+    def prepare(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, padded - tokens), (0, 0), (0, 0))).swapaxes(1, 2)
+
+    q, k, v = prepare(q * width**-0.5), prepare(k), prepare(v)
+    out = jax.vmap(lambda q, k, v: kernel(q, k, v, ids))(q, k, v)
+    return out.swapaxes(1, 2)[:, :tokens].astype(v.dtype)
+
+
+def _block(tokens: int, most: int) -> int:
+    """The largest multiple of LANES that divides `tokens` and is at most `most`."""
+    return max(b for b in range(LANES, min(tokens, most) + 1, LANES) if tokens % b == 0)

@@ -1,0 +1,317 @@
+"""DINOv2 vision transformer (ViT-S/B/L/G with 14-pixel patches), as Depth Anything uses it.
+
+The module declares the parameters; the arithmetic is in pure functions of a dict. Parameters of
+the blocks are stacked, (depth, ...), whatever layers are tapped: the same tree serves a scan over
+layers and a plain loop, and V1 and V2 taps. The scan runs in segments between the taps, each over
+a slice of the stack, because a single scan would have to collect every layer's output.
+
+Decisions of the released models (Oquab et al. 2023; Depth Anything V1/V2 code): LayerNorm epsilon
+1e-6, exact GELU, biases everywhere, LayerScale without a small start, no registers, no dropout;
+the final LayerNorm is applied to every tapped output.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from depth_anything_jax.models.attention import attention
+from depth_anything_jax.models.resize import resize_position_embedding
+
+PATCH = 14
+LAYER_NORM_EPSILON = 1e-6
+
+Params = Mapping[str, Any]
+
+# What the backward pass keeps of each block (and of each stage of the decoder); the rest is
+# computed again. "dots" keeps the products of activations with weights, convolutions included.
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        lambda primitive, *_, **__: primitive is jax.lax.conv_general_dilated_p,
+    ),
+}
+
+
+def remat_policy(name: str) -> Callable[..., Any] | None:
+    """The checkpoint policy called `name`; None for no rematerialisation.
+
+    Raises:
+      ValueError: no such name; lists those there are.
+    """
+    if name not in REMAT:
+        raise ValueError(f"remat={name!r} is unknown; choose one of {', '.join(REMAT)}")
+    return REMAT[name]
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder hands on; n patch tokens in row-major order, after the final LayerNorm.
+
+    Attributes:
+      taps: patch tokens of each tapped block, shallow to deep, each (b, n, d).
+      cls: class token of each tapped block, each (b, d).
+      tokens: patch tokens of the last block (b, n, d).
+    """
+
+    taps: tuple[Array, ...]
+    cls: tuple[Array, ...]
+    tokens: Array
+
+
+class Affine(nn.Module):
+    """Declares kernel and bias of `stack` linear maps and returns them as a dict."""
+
+    shape: tuple[int, ...]
+    stack: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self) -> dict[str, Array]:
+        init = nn.initializers.variance_scaling(
+            1.0,
+            "fan_in",
+            "truncated_normal",
+            in_axis=tuple(range(len(self.stack), len(self.stack) + len(self.shape) - 1)),
+            batch_axis=tuple(range(len(self.stack))),
+        )
+        kernel = self.param("kernel", init, self.stack + self.shape)
+        bias = self.param("bias", nn.initializers.zeros, self.stack + self.shape[-1:])
+        return {"kernel": kernel, "bias": bias}
+
+
+class Norm(nn.Module):
+    """Declares scale and bias of `stack` LayerNorms and returns them as a dict."""
+
+    dim: int
+    stack: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self) -> dict[str, Array]:
+        shape = (*self.stack, self.dim)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        return {"scale": scale, "bias": self.param("bias", nn.initializers.zeros, shape)}
+
+
+class LayerScale(nn.Module):
+    """Declares the gammas of `stack` LayerScales and returns them as a dict."""
+
+    dim: int
+    stack: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self) -> dict[str, Array]:
+        return {"gamma": self.param("gamma", nn.initializers.ones, (*self.stack, self.dim))}
+
+
+class _Attn(nn.Module):
+    dim: int
+    stack: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> dict[str, Any]:
+        return {
+            "qkv": Affine((self.dim, 3 * self.dim), self.stack, name="qkv")(),
+            "proj": Affine((self.dim, self.dim), self.stack, name="proj")(),
+        }
+
+
+class _Mlp(nn.Module):
+    dim: int
+    hidden: int
+    swiglu: bool
+    stack: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> dict[str, Any]:
+        names = ("w12", "w3") if self.swiglu else ("fc1", "fc2")
+        width = 2 * self.hidden if self.swiglu else self.hidden
+        return {
+            names[0]: Affine((self.dim, width), self.stack, name=names[0])(),
+            names[1]: Affine((self.hidden, self.dim), self.stack, name=names[1])(),
+        }
+
+
+class _Blocks(nn.Module):
+    dim: int
+    hidden: int
+    swiglu: bool
+    depth: int
+
+    @nn.compact
+    def __call__(self) -> dict[str, Any]:
+        stack = (self.depth,)
+        return {
+            "norm1": Norm(self.dim, stack, name="norm1")(),
+            "attn": _Attn(self.dim, stack, name="attn")(),
+            "ls1": LayerScale(self.dim, stack, name="ls1")(),
+            "norm2": Norm(self.dim, stack, name="norm2")(),
+            "mlp": _Mlp(self.dim, self.hidden, self.swiglu, stack, name="mlp")(),
+            "ls2": LayerScale(self.dim, stack, name="ls2")(),
+        }
+
+
+class DINOv2(nn.Module):
+    """Images to tapped tokens.
+
+    Attributes:
+      dim: token width D.
+      depth: number of blocks.
+      heads: attention heads.
+      hidden: width inside the feed-forward network.
+      taps: blocks (0-based) whose output is handed on, rising.
+      grid: side of the trained patch grid; 37 for the released models (518 pixels).
+      swiglu: gated feed-forward network (ViT-G) instead of GELU.
+      dtype: compute dtype of everything but norms and softmax.
+      scan: scan over the layers between taps; False unrolls them (same parameters).
+      remat: name of a policy in REMAT.
+      attention: name of a back-end in attention.BACKENDS.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    hidden: int
+    taps: tuple[int, ...]
+    grid: int = 37
+    swiglu: bool = False
+    dtype: Any = jnp.float32
+    scan: bool = True
+    remat: str = "none"
+    attention: str = "auto"
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w 3"]) -> EncoderOutput:
+        """Encodes normalised RGB images whose sides are multiples of 14.
+
+        Raises:
+          ValueError: a side is no multiple of 14, or `remat` or `attention` is no known name.
+        """
+        rows, columns = patch_grid(images.shape[1], images.shape[2])
+        params = {
+            "patch_embed": Affine((PATCH, PATCH, 3, self.dim), name="patch_embed")(),
+            "cls_token": self.param("cls_token", nn.initializers.normal(1e-6), (1, 1, self.dim)),
+            "pos_embed": self.param("pos_embed", sincos_position, self.grid, self.dim),
+            "blocks": _Blocks(self.dim, self.hidden, self.swiglu, self.depth, name="blocks")(),
+            "norm": Norm(self.dim, name="norm")(),
+        }
+        # In the released checkpoints, for masked pre-training; no forward pass here uses it.
+        self.param("mask_token", nn.initializers.zeros, (1, self.dim))
+
+        x = embed(params, images, (rows, columns), self.dtype)
+        tapped = {}
+        for start, stop in segments(self.taps, self.depth):
+            x = self._run(params["blocks"], x, start, stop)
+            tapped[stop - 1] = x
+        normed = {i: layer_norm(params["norm"], y) for i, y in tapped.items()}
+        return EncoderOutput(
+            taps=tuple(normed[i][:, 1:] for i in self.taps),
+            cls=tuple(normed[i][:, 0] for i in self.taps),
+            tokens=normed[self.depth - 1][:, 1:],
+        )
+
+    def _run(self, blocks: Params, x: Array, start: int, stop: int) -> Array:
+        """Blocks start .. stop - 1 on the tokens x."""
+
+        def step(x: Array, params: Params) -> tuple[Array, None]:
+            return block(params, x, heads=self.heads, backend=self.attention), None
+
+        policy = remat_policy(self.remat)
+        if policy is not None:
+            # A scan keeps forward and backward apart by itself; only a loop needs the barrier.
+            step = jax.checkpoint(step, policy=policy, prevent_cse=not self.scan)  # type: ignore[assignment]
+        if self.scan and stop - start > 1:
+            return jax.lax.scan(step, x, jax.tree.map(lambda p: p[start:stop], blocks))[0]
+        for i in range(start, stop):
+            x, _ = step(x, jax.tree.map(lambda p, i=i: p[i], blocks))
+        return x
+
+
+def segments(taps: tuple[int, ...], depth: int) -> list[tuple[int, int]]:
+    """Runs of blocks (start, stop) that end at a tap, and the rest up to the last block."""
+    stops = sorted({tap + 1 for tap in taps} | {depth})
+    return list(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def patch_grid(height: int, width: int) -> tuple[int, int]:
+    """Patches (rows, columns) of an image of that many pixels.
+
+    Raises:
+      ValueError: a side is no positive multiple of 14.
+    """
+    if height % PATCH or width % PATCH or not height or not width:
+        raise ValueError(
+            f"images are {height} x {width} pixels; both sides must be multiples of {PATCH}: "
+            f"resize them, e.g. to {max(round(height / PATCH), 1) * PATCH} x "
+            f"{max(round(width / PATCH), 1) * PATCH}"
+        )
+    return height // PATCH, width // PATCH
+
+
+def embed(
+    params: Params, images: Float[Array, "b h w 3"], grid: tuple[int, int], dtype: Any
+) -> Float[Array, "b n d"]:
+    """Patch embedding, class token first, plus positions, in `dtype`."""
+    rows, columns = grid
+    b = images.shape[0]
+    # A convolution whose stride is its kernel: one matrix product of flattened patches.
+    x = images.astype(dtype).reshape(b, rows, PATCH, columns, PATCH, 3)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, PATCH * PATCH * 3)
+    weights = params["patch_embed"]
+    x = dense({**weights, "kernel": weights["kernel"].reshape(x.shape[-1], -1)}, x)
+    cls = jnp.broadcast_to(params["cls_token"].astype(dtype), (b, 1, x.shape[-1]))
+    positions = resize_position_embedding(params["pos_embed"], grid)
+    return jnp.concatenate([cls, x], axis=1) + positions.astype(dtype)
+
+
+def block(
+    params: Params, x: Float[Array, "b n d"], *, heads: int, backend: str
+) -> Float[Array, "b n d"]:
+    """One transformer block with the parameters of one layer, in x's dtype."""
+    b, n, d = x.shape
+    qkv = dense(params["attn"]["qkv"], layer_norm(params["norm1"], x))
+    q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, heads, d // heads), 2, 0)
+    y = dense(params["attn"]["proj"], attention(q, k, v, backend=backend).reshape(b, n, d))
+    x = x + params["ls1"]["gamma"].astype(x.dtype) * y
+    y = feed_forward(params["mlp"], layer_norm(params["norm2"], x))
+    return x + params["ls2"]["gamma"].astype(x.dtype) * y
+
+
+def feed_forward(params: Params, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    """GELU network with weights fc1, fc2, or gated SiLU network with weights w12, w3."""
+    if "w12" in params:
+        gate, value = jnp.split(dense(params["w12"], x), 2, axis=-1)
+        return dense(params["w3"], jax.nn.silu(gate) * value)
+    # Exact: the tanh approximation, Flax's default, is 4.7e-4 off per activation.
+    return dense(params["fc2"], jax.nn.gelu(dense(params["fc1"], x), approximate=False))
+
+
+def dense(params: Params, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+    """x @ kernel + bias, in x's dtype."""
+    return x @ params["kernel"].astype(x.dtype) + params["bias"].astype(x.dtype)
+
+
+def layer_norm(params: Params, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """LayerNorm over the last axis, computed in at least float32, returned in x's dtype."""
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = y - y.mean(axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    return (y * params["scale"].astype(y.dtype) + params["bias"].astype(y.dtype)).astype(x.dtype)
+
+
+def sincos_position(key: Array, grid: int, dim: int) -> Float[Array, "1 n d"]:
+    """Sine-cosine position embedding of a square grid, class token's row 0 first.
+
+    The start for encoders trained from scratch: learnt embeddings of small deviation vanish beside
+    tokens of deviation 1. A quarter of the channels each: sine and cosine of the row, of the
+    column; wavelengths from 2 pi to 10000 * 2 pi (MAE, He et al. 2022). `key` is unused.
+    """
+    frequency = 1.0 / 10000 ** (np.arange(dim // 4) / (dim // 4))
+    row, column = np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij")
+    parts = [f(axis.reshape(-1, 1) * frequency) for axis in (row, column) for f in (np.sin, np.cos)]
+    table = np.concatenate([np.zeros((1, dim)), np.concatenate(parts, axis=1)])
+    return jnp.asarray(table[None], jnp.float32)

@@ -1,0 +1,198 @@
+"""DPT decoder of Depth Anything (Ranftl et al. 2021, as in the V1 and V2 code), channels last.
+
+Tapped tokens become four maps (4x, 2x, 1x, 1/2x the patch grid), which are fused from coarse to
+fine and read out at the image's size. Differences from the PyTorch code that change no result:
+transposed convolutions whose stride is their kernel are matrix products; the 1x1 `out_conv` of a
+fusion block runs before the upsampling (bilinear weights sum to one, so the two commute), a quarter
+of the work; bilinear resizing is two matrix products.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from depth_anything_jax.models.dinov2 import PATCH, remat_policy
+from depth_anything_jax.models.resize import resize_bilinear
+
+HEADS = ("relative", "metric")
+HEAD_HIDDEN = 32  # channels before the last 1x1 convolution, for every size
+
+
+def conv(features: int, size: int, *, dtype: Any, name: str, **kwargs: Any) -> nn.Conv:
+    """Convolution with PyTorch's padding: (size - 1) / 2 on both sides, whatever the stride."""
+    pad = (size - 1) // 2
+    return nn.Conv(
+        features, (size, size), padding=((pad, pad), (pad, pad)), dtype=dtype, name=name, **kwargs
+    )
+
+
+class PatchUpsample(nn.Module):
+    """Transposed convolution with stride = kernel = `factor`: each pixel becomes a patch."""
+
+    features: int
+    factor: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W o"]:
+        b, h, w, c = x.shape
+        f, o = self.factor, self.features
+        init = nn.initializers.variance_scaling(
+            1.0, "fan_in", "truncated_normal", in_axis=-2, out_axis=-1, batch_axis=(0, 1)
+        )
+        kernel = self.param("kernel", init, (f, f, c, o)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (o,)).astype(self.dtype)
+        y = jnp.einsum("bhwc,ijco->bhiwjo", x.astype(self.dtype), kernel)
+        return y.reshape(b, h * f, w * f, o) + bias
+
+
+class ResidualConvUnit(nn.Module):
+    """x + conv(relu(conv(relu(x))))."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        y = conv(self.features, 3, dtype=self.dtype, name="conv1")(jax.nn.relu(x))
+        return x + conv(self.features, 3, dtype=self.dtype, name="conv2")(jax.nn.relu(y))
+
+
+class FusionBlock(nn.Module):
+    """Adds a finer map to the path, refines, and upsamples to `size` (rows, columns)."""
+
+    features: int
+    size: tuple[int, int]
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], skip: Float[Array, "b h w c"] | None = None
+    ) -> Float[Array, "b H W c"]:
+        unit = ResidualConvUnit(self.features, self.dtype, name="resConfUnit1")
+        if skip is not None:
+            x = x + unit(skip)
+        elif self.is_initializing():
+            unit(x)  # the released checkpoints hold this unit of the coarsest block, unused
+        x = ResidualConvUnit(self.features, self.dtype, name="resConfUnit2")(x)
+        x = conv(self.features, 1, dtype=self.dtype, name="out_conv")(x)
+        return resize_bilinear(x, self.size)
+
+
+class WideConv(nn.Module):
+    """Convolution that accumulates and returns at least float32, whatever the compute dtype.
+
+    Bfloat16 depth has bands and hundreds of ties at the median, hence the head's last two.
+    """
+
+    features: int
+    size: int
+    kernel_init: Any = nn.initializers.lecun_normal()
+    bias_init: Any = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(wide)
+        bias = self.param("bias", self.bias_init, (self.features,)).astype(wide)
+        pad = (self.size - 1) // 2
+
+        # Rematerialised so that the backward pass keeps the narrow input, not its wide copy; the
+        # convolution itself is not computed twice, as its gradient does not need its output.
+        @jax.checkpoint
+        def widen_and_convolve(x: Array, kernel: Array) -> Array:
+            return jax.lax.conv_general_dilated(
+                x.astype(wide),
+                kernel,
+                window_strides=(1, 1),
+                padding=((pad, pad), (pad, pad)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+
+        return widen_and_convolve(x, kernel) + bias
+
+
+class DPT(nn.Module):
+    """Tapped patch tokens to a depth map.
+
+    Attributes:
+      features: channels of the fused maps.
+      out_channels: channels of the four maps before fusion, fine to coarse.
+      head: "relative" (ReLU: disparity up to scale and shift) or "metric" (sigmoid * max_depth).
+      max_depth: metres, for the metric head.
+      dtype: compute dtype up to the last two convolutions, which are at least float32.
+      remat: name of a policy in dinov2.REMAT, applied to each fusion block and to the read-out.
+    """
+
+    features: int
+    out_channels: tuple[int, int, int, int]
+    head: str = "relative"
+    max_depth: float | None = None
+    dtype: Any = jnp.float32
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(
+        self, taps: tuple[Float[Array, "b n d"], ...], grid: tuple[int, int]
+    ) -> Float[Array, "b h w"]:
+        """Decodes four taps of a patch grid (rows, columns) to a map of 14x its size.
+
+        Raises:
+          ValueError: not four taps, an unknown head, or a metric head without max_depth.
+        """
+        if len(taps) != 4:
+            raise ValueError(f"the decoder fuses 4 taps, got {len(taps)}; give the encoder 4 taps")
+        if self.head not in HEADS:
+            raise ValueError(f"head={self.head!r} is unknown; choose one of {', '.join(HEADS)}")
+        if (self.head == "metric") != (self.max_depth is not None):
+            raise ValueError(
+                f"head={self.head!r} with max_depth={self.max_depth}: the metric head needs "
+                "max_depth in metres (20 indoor, 80 outdoor), the relative head must have none"
+            )
+        rows, columns = grid
+        maps = []
+        for i, (tap, channels) in enumerate(zip(taps, self.out_channels, strict=True)):
+            x = tap.astype(self.dtype).reshape(tap.shape[0], rows, columns, tap.shape[-1])
+            x = conv(channels, 1, dtype=self.dtype, name=f"projects_{i}")(x)
+            if i < 2:
+                x = PatchUpsample(channels, (4, 2)[i], self.dtype, name=f"resize_layers_{i}")(x)
+            elif i == 3:
+                x = conv(channels, 3, dtype=self.dtype, name="resize_layers_3", strides=(2, 2))(x)
+            name = f"layer{i + 1}_rn"
+            maps.append(conv(self.features, 3, dtype=self.dtype, name=name, use_bias=False)(x))
+
+        fusion, readout = FusionBlock, DPT._read_out
+        policy = remat_policy(self.remat)
+        if policy is not None:
+            fusion = nn.remat(FusionBlock, policy=policy)
+            readout = nn.remat(DPT._read_out, policy=policy)
+        sizes = [(8 * rows, 8 * columns), *(m.shape[1:3] for m in maps[:3])]
+        path = fusion(self.features, sizes[3], self.dtype, name="refinenet4")(maps[3])
+        for i in (2, 1, 0):
+            name = f"refinenet{i + 1}"
+            path = fusion(self.features, sizes[i], self.dtype, name=name)(path, maps[i])
+        return readout(self, path)
+
+    def _read_out(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W"]:
+        """The finest map, 8x the patch grid, to one value a pixel, 14x the patch grid.
+
+        The last 1x1 convolution starts with small weights and, for the ReLU, a positive bias: with
+        symmetric weights a third of all seeds start at zero everywhere, and no gradient ever
+        reaches them.
+        """
+        size = (x.shape[1] // 8 * PATCH, x.shape[2] // 8 * PATCH)
+        x = conv(self.features // 2, 3, dtype=self.dtype, name="output_conv1")(x)
+        x = resize_bilinear(x, size)
+        x = jax.nn.relu(WideConv(HEAD_HIDDEN, 3, name="output_conv2_0")(x))
+        x = WideConv(
+            1,
+            1,
+            kernel_init=nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal"),
+            bias_init=nn.initializers.constant(1.0 if self.head == "relative" else 0.0),
+            name="output_conv2_2",
+        )(x)[..., 0]
+        return jax.nn.relu(x) if self.head == "relative" else jax.nn.sigmoid(x) * self.max_depth

@@ -1,0 +1,109 @@
+"""Resizing as products with small dense matrices, exact against PyTorch.
+
+Two rules are needed and `jax.image.resize` has neither: bilinear with `align_corners=True` (DPT)
+and the bicubic rule of DINOv2's position embedding. Both are separable, so each axis is one
+(out, in) matrix, built in numpy float64 at trace time and cast to the compute dtype: nothing
+narrows a float64 run, and forward and backward are plain matrix products.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+CUBIC_A = -0.75  # PyTorch's (and OpenCV's) bicubic coefficient; jax.image uses -0.5
+POSITION_OFFSET = 0.1  # DINOv2 `interpolate_offset`: the scale is (n + 0.1) / grid, not n / grid
+
+
+@functools.lru_cache(maxsize=64)
+def linear_matrix(n_in: int, n_out: int) -> np.ndarray:
+    """Bilinear weights of one axis with `align_corners=True`: float64 (n_out, n_in).
+
+    Sample i lies at i * (n_in - 1) / (n_out - 1); a single sample lies at 0.
+    """
+    step = (n_in - 1) / (n_out - 1) if n_out > 1 else 0.0
+    position = np.arange(n_out) * step
+    low = np.minimum(np.floor(position).astype(int), n_in - 1)
+    weight = position - low
+    matrix = np.zeros((n_out, n_in))
+    rows = np.arange(n_out)
+    np.add.at(matrix, (rows, low), 1 - weight)
+    np.add.at(matrix, (rows, np.minimum(low + 1, n_in - 1)), weight)
+    return matrix
+
+
+@functools.lru_cache(maxsize=64)
+def cubic_matrix(n_in: int, n_out: int, scale: float) -> np.ndarray:
+    """Bicubic weights of one axis, half-pixel centres, no antialias: float64 (n_out, n_in).
+
+    Sample i lies at (i + 0.5) / scale - 0.5; taps beyond the border repeat the border.
+    """
+    position = (np.arange(n_out) + 0.5) / scale - 0.5
+    base = np.floor(position).astype(int)
+    matrix = np.zeros((n_out, n_in))
+    for tap in range(-1, 3):
+        distance = np.abs(position - (base + tap))
+        near = ((CUBIC_A + 2) * distance - (CUBIC_A + 3)) * distance**2 + 1
+        far = ((distance - 5) * distance + 8) * distance * CUBIC_A - 4 * CUBIC_A
+        weight = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+        np.add.at(matrix, (np.arange(n_out), np.clip(base + tap, 0, n_in - 1)), weight)
+    return matrix
+
+
+def _as_weights(matrix: np.ndarray, dtype: jnp.dtype) -> Array:
+    """The matrix in the compute dtype, with rows that still sum to exactly one.
+
+    Bfloat16 holds k / 256 exactly for k <= 256, so the bilinear weights are rounded to that grid
+    (both of a pair: w and 1 - w) instead of each on its own, which would scale rows by 1 +- 2^-9
+    and print a grid on constant areas.
+    """
+    if jnp.finfo(dtype).bits == 16:
+        matrix = np.round(matrix * 256) / 256
+    return jnp.asarray(matrix, dtype)
+
+
+def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
+    """Bilinear resize with `align_corners=True` to `size` (rows, columns), in x's dtype."""
+    for axis, n_out in ((1, size[0]), (2, size[1])):
+        if x.shape[axis] != n_out:
+            weights = _as_weights(linear_matrix(x.shape[axis], n_out), x.dtype)
+            spec = "Hh,bhwc->bHwc" if axis == 1 else "Ww,bhwc->bhWc"
+            x = jnp.einsum(spec, weights, x)
+    return x
+
+
+def resize_position_embedding(
+    pos_embed: Float[Array, "1 n d"], size: tuple[int, int]
+) -> Float[Array, "1 m d"]:
+    """DINOv2's position embedding for a patch grid of `size` (rows, columns).
+
+    Row 0 is the class token's and stays. The others form a square grid, which is resized by the
+    official rule: bicubic with A = -0.75, no antialias, scale (n + 0.1) / grid. At exactly the
+    trained grid it is returned unchanged. Computed in at least float32; returns that dtype.
+
+    Raises:
+      ValueError: the rows without the class token's are no square grid.
+    """
+    count = pos_embed.shape[1] - 1
+    grid = math.isqrt(count)
+    if grid * grid != count:
+        raise ValueError(
+            f"pos_embed has {count} rows besides the class token's; a square grid is needed, "
+            "e.g. 1369 = 37 x 37 for 518-pixel training"
+        )
+    dtype = jnp.promote_types(pos_embed.dtype, jnp.float32)
+    pos_embed = pos_embed.astype(dtype)
+    if tuple(size) == (grid, grid):
+        return pos_embed
+    rows, columns = (
+        jnp.asarray(cubic_matrix(grid, n, (n + POSITION_OFFSET) / grid), dtype) for n in size
+    )
+    patches = pos_embed[:, 1:].reshape(grid, grid, -1)
+    # Highest precision: a few megaflops, and a TPU's default would round the embedding to bfloat16.
+    patches = jnp.einsum(
+        "Hh,Ww,hwd->HWd", rows, columns, patches, precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.concatenate([pos_embed[:, :1], patches.reshape(1, -1, patches.shape[-1])], axis=1)
