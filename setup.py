@@ -1,4 +1,4 @@
-"""Package depth_anything_jax. Ranges only: the versions that were tested are pinned in constraints.txt."""
+"""The package and what it needs. Ranges only: constraints.txt pins the versions tested."""
 
 from setuptools import find_packages, setup
 
@@ -32,13 +32,16 @@ CORE = [
 setup(
     name="depth_anything_jax",
     version="0.1.0",
-    description="Depth Anything in JAX and Flax: teacher, pseudo labels and student, trained end to end",
+    description="Depth Anything in JAX and Flax, trained end to end",
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=[*find_packages(include=["depth_anything_jax", "depth_anything_jax.*"]), CONFIGS_PACKAGE],
+    packages=[
+        *find_packages(include=["depth_anything_jax", "depth_anything_jax.*"]),
+        CONFIGS_PACKAGE,
+    ],
     package_dir={CONFIGS_PACKAGE: "configs"},
     package_data={"depth_anything_jax": ["assets/*", "py.typed"]},
     install_requires=CORE,

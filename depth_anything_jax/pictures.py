@@ -1,0 +1,58 @@
+"""Disparity maps in colours, and strips of RGB | label | prediction (numpy)."""
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+GREY = 128  # an invalid pixel: a colour that the colour map does not hold
+
+
+def colourise(
+    disparity: Float[np.ndarray, "h w"], valid: Bool[np.ndarray, "h w"] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A disparity map in colours: near is warm (red), far is cold (blue), invalid is grey.
+
+    Each map is stretched over its own 2nd to 98th percentile, because relative disparity has no
+    scale of its own. The colour map is matplotlib's Spectral_r, as in the Depth Anything demos.
+    """
+    from matplotlib import colormaps
+
+    usable = np.isfinite(disparity) if valid is None else np.isfinite(disparity) & valid
+    picture = np.full((*disparity.shape, 3), GREY, np.uint8)
+    if not usable.any():
+        return picture
+    low, high = np.percentile(disparity[usable], [2, 98])
+    if high > low:
+        unit = np.clip((disparity[usable] - low) / (high - low), 0, 1)
+    else:
+        unit = np.full(int(usable.sum()), 0.5)
+    picture[usable] = colormaps["Spectral_r"](unit, bytes=True)[:, :3]
+    return picture
+
+
+def strips(
+    images: Float[np.ndarray, "b h w 3"],
+    labels: Float[np.ndarray, "b h w"],
+    valid: Bool[np.ndarray, "b h w"],
+    predictions: Float[np.ndarray, "b h w"],
+    *,
+    rows: int = 4,
+    gap: int = 2,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The first examples of a batch below each other, each as RGB | label | prediction.
+
+    Args:
+      images: in 0-1, not normalised; values beyond are clipped.
+      labels, predictions: disparity, larger is nearer.
+      valid: pixels of the label that count; the rest is drawn grey in the label.
+      gap: white pixels between the pictures.
+    """
+    lines = []
+    for image, label, mask, prediction in zip(
+        images[:rows], labels, valid, predictions, strict=False
+    ):
+        rgb = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
+        bar = np.full((rgb.shape[0], gap, 3), 255, np.uint8)
+        tiles = [rgb, bar, colourise(label, mask), bar, colourise(prediction)]
+        lines += [np.concatenate(tiles, axis=1)]
+        lines += [np.full((gap, lines[0].shape[1], 3), 255, np.uint8)]
+    return np.concatenate(lines[:-1], axis=0)
