@@ -1,0 +1,133 @@
+"""Which record global example i is, and how it is read: replacement of failures, augmentation.
+
+An example depends on (seed, part, i) alone. A record that fails is replaced by the next index of
+its source and reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from depth_anything_jax.data import transforms
+from depth_anything_jax.data.sources import Source
+
+PARTS = ("labelled", "unlabelled")
+NEIGHBOURS = 16  # records tried in a row before a source counts as broken
+
+
+class DataError(RuntimeError):
+    """Too many records cannot be read; the message names them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A record that could not be read."""
+
+    source: str
+    key: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.key}: {self.error}"
+
+
+def stable_seed(*parts: Any) -> int:
+    """A 31-bit seed from anything with a repr, the same on every machine and in every run."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
+
+
+def plan(
+    sizes: Sequence[int], weights: Sequence[float] | None, seed: int, part: str
+) -> grain.MapDataset:
+    """The endless sequence of record numbers that a part reads; sources are laid end to end.
+
+    Args:
+      sizes: records of each source.
+      weights: of each source in the mixture (kept to 1 % of the smallest), or None for a joint
+        shuffle, in which each record comes once per epoch.
+      seed: the run's.
+      part: "labelled" or "unlabelled": two parts that read the same source shuffle apart.
+    """
+    if weights is None:
+        joint = grain.MapDataset.range(sum(sizes)).seed(stable_seed(seed, part, "joint"))
+        return joint.shuffle().repeat()
+    shuffled, start = [], 0
+    for i, size in enumerate(sizes):
+        records = grain.MapDataset.range(start, start + size).seed(stable_seed(seed, part, i))
+        shuffled.append(records.shuffle().repeat())
+        start += size
+    if len(shuffled) == 1:
+        return shuffled[0]
+    return grain.MapDataset.mix(shuffled, weights=list(weights))
+
+
+class Examples:
+    """Global example number → augmented example, with failed records replaced."""
+
+    def __init__(
+        self,
+        part: str,
+        sources: Sequence[Source],
+        weights: Sequence[float] | None,
+        *,
+        size: int,
+        seed: int,
+        labels: bool,
+    ):
+        """`labels`: examples carry label fields, and a record without a label is a failure."""
+        self.part, self.sources, self.size, self.seed = part, list(sources), size, seed
+        self.labels = labels
+        sizes = [len(s) for s in sources]
+        self.starts = np.cumsum([0, *sizes])
+        self.plan = plan(sizes, weights, seed, part)
+
+    def record_of(self, index: int) -> tuple[int, int]:
+        """Source number and record number of global example `index`, before any replacement."""
+        number = int(self.plan[index])
+        source = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return source, number - int(self.starts[source])
+
+    def read(self, index: int) -> tuple[dict[str, Any], list[Failure]]:
+        """The example and the failures met on the way.
+
+        Raises:
+          DataError: NEIGHBOURS records in a row (or all there are) cannot be read.
+        """
+        number, first = self.record_of(index)
+        source = self.sources[number]
+        failures: list[Failure] = []
+        for offset in range(min(NEIGHBOURS, len(source))):
+            record_index = (first + offset) % len(source)
+            try:
+                return self._augment(source[record_index], index), failures
+            except Exception as error:  # decoders raise all kinds; each one is reported
+                failures.append(_failure(source, record_index, error))
+        raise DataError(
+            f"{len(failures)} {self.part} records in a row cannot be read:\n"
+            + "\n".join(f"  {f}" for f in failures[:5])
+        )
+
+    def _augment(self, record: Mapping[str, Any], index: int) -> dict[str, Any]:
+        if not self.labels:
+            record = {"image": record["image"]}
+        elif "disparity" not in record:
+            raise ValueError("the record has no label, but this part of the batch needs one")
+        # Keyed by the position, not the record: a replacement keeps everything after it in place.
+        rng = np.random.default_rng([self.seed, PARTS.index(self.part), index])
+        height, width = record["image"].shape[:2]
+        geometry = transforms.draw_geometry(rng, height, width, self.size)
+        return transforms.apply_geometry(record, geometry, self.size)
+
+
+def _failure(source: Source, index: int, error: Exception) -> Failure:
+    try:
+        key = source.key(index)
+    except Exception:  # a source too broken to name its record
+        key = f"record {index}"
+    return Failure(source.name, key, f"{type(error).__name__}: {error}")

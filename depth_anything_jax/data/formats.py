@@ -1,0 +1,275 @@
+"""Files → arrays: RGB images and the label formats that depth data sets come in.
+
+Label conventions (`fmt`; the value divided by `scale` is metres, or pixels of disparity):
+  png16          any 16-bit single-channel image (PNG, PGM, TIFF); needs a scale
+  kitti          16-bit PNG, metres × 256 (disparity maps of KITTI 2015 too); 0 = no measurement
+  nyu            16-bit PNG, millimetres (also Redwood, DIML, HoloLens exports); 0 = hole
+  tum            16-bit PNG, metres × 5000 (also ICL-NUIM)
+  vkitti         16-bit PNG, centimetres; 65535 = sky, read as invalid
+  sunrgbd_png16  16-bit PNG in millimetres, rotated left by three bits
+  png8           8-bit image, usually disparity in pixels
+  npy, npz       NumPy array, float or integer (npz: the only array, or the one named by `field`)
+  pfm            portable float map, rows stored bottom-up
+Zero and non-finite values are invalid in all of them.
+
+Images decode as `cv2.imread` decodes them: EXIF orientation applied, alpha dropped, 16 bits cut to
+8, grey repeated; only the channel order is RGB. Truncated files are errors here (OpenCV fills the
+missing part with grey and says nothing to the caller).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pathlib
+import re
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+PathLike = str | os.PathLike[str]
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+LABEL_SUFFIXES = (".png", ".pgm", ".tif", ".tiff", ".npy", ".npz", ".pfm")
+# fmt → (reader, scale that the convention fixes, raw value that means "no measurement")
+FORMATS: dict[str, tuple[str, float | None, int | None]] = {
+    "png16": ("png16", None, None),
+    "kitti": ("png16", 256.0, None),
+    "nyu": ("png16", 1000.0, None),
+    "tum": ("png16", 5000.0, None),
+    "vkitti": ("png16", 100.0, 65535),
+    "sunrgbd_png16": ("sunrgbd", 1000.0, None),
+    "png8": ("png8", 1.0, None),
+    "npy": ("npy", 1.0, None),
+    "npz": ("npz", 1.0, None),
+    "pfm": ("pfm", 1.0, None),
+}
+_JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
+
+
+class FormatError(ValueError):
+    """A file does not hold what its name or its manifest entry promises."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFormat:
+    """How a label file becomes metres of depth or pixels of disparity.
+
+    Attributes:
+      fmt: a key of FORMATS; None goes by the file's suffix (png means png16, which needs a scale).
+      scale: value / scale = metres or pixels; None takes the convention's.
+      absolute: take absolute values (SceneFlow stores negative disparity).
+      offset: added after scaling; turns Middlebury's disparity d into d + doffs, which is
+        proportional to 1/z.
+      field: array name inside an npz.
+    """
+
+    fmt: str | None = None
+    scale: float | None = None
+    absolute: bool = False
+    offset: float = 0.0
+    field: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.fmt is not None and self.fmt not in FORMATS:
+            raise FormatError(f"unknown label format {self.fmt!r}: one of {', '.join(FORMATS)}")
+        if self.scale is not None and not (np.isfinite(self.scale) and self.scale > 0):
+            raise FormatError(f"label scale must be positive, got {self.scale!r}")
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """The file's bytes; an empty file is an error (a failed copy, most often)."""
+    data = pathlib.Path(path).read_bytes()
+    if not data:
+        raise FormatError(f"{path}: the file is empty")
+    return data
+
+
+def _check_complete(data: bytes, name: PathLike) -> None:
+    """Raises FormatError where a JPEG or PNG stops before its end marker."""
+    if data.startswith(b"\xff\xd8"):
+        complete = _JPEG_END in data[-4096:]
+    elif data.startswith(b"\x89PNG"):
+        complete = _PNG_END in data[-4096:]
+    else:
+        return
+    if complete:
+        return
+    # Phones append whole videos after the end marker: let Pillow decide in the rare case.
+    try:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except Exception as error:
+        raise FormatError(f"{name}: truncated image ({error})") from error
+
+
+def decode_image(data: bytes, name: PathLike = "image") -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image file's bytes to RGB uint8, as `cv2.imread` would."""
+    _check_complete(data, name)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise FormatError(f"{name}: not an image that OpenCV can decode ({len(data)} bytes)")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_image(path: PathLike) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads an image file as RGB uint8 (h, w, 3)."""
+    return decode_image(read_bytes(path), path)
+
+
+def decode_raw(data: bytes, name: PathLike, *, bits: int) -> np.ndarray:
+    """Decodes a single-channel 8- or 16-bit image to (h, w), values untouched."""
+    _check_complete(data, name)
+    raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if raw is None:
+        raise FormatError(f"{name}: not an image that OpenCV can decode ({len(data)} bytes)")
+    if raw.ndim == 3:
+        # Grey labels saved as RGB carry the same value in every colour channel.
+        colours = raw[..., :3]
+        if raw.shape[2] == 2 or not (colours == colours[..., :1]).all():
+            raise FormatError(
+                f"{name}: has {raw.shape[2]} differing channels where a label has one; "
+                "a colour-mapped picture of depth cannot be read as depth"
+            )
+        raw = np.ascontiguousarray(raw[..., 0])
+    wanted = np.uint16 if bits == 16 else np.uint8
+    if raw.dtype != wanted:
+        raise FormatError(
+            f"{name}: holds {raw.dtype} where {bits}-bit values were announced; "
+            f"{'use fmt png8 if it really is 8-bit' if bits == 16 else 'use fmt png16'}"
+        )
+    return raw
+
+
+def decode_pfm(data: bytes, name: PathLike = "pfm") -> Float[np.ndarray, "h w"]:
+    """Decodes a portable float map (of three channels, the first) to float32, top row first."""
+    # \s matches one whitespace byte after the scale: the pixels may begin with any byte.
+    header = re.match(rb"(P[Ff])\s+(\d+)\s+(\d+)\s+([-+.\deE]+)\s", data)
+    if header is None:
+        raise FormatError(f"{name}: no PFM header ('Pf', width height, scale)")
+    channels = 3 if header[1] == b"PF" else 1
+    width, height, scale = int(header[2]), int(header[3]), float(header[4])
+    count, start = width * height * channels, header.end()
+    if len(data) - start < 4 * count:
+        raise FormatError(
+            f"{name}: truncated PFM, {len(data) - start} bytes of pixels, {4 * count} announced"
+        )
+    pixels = np.frombuffer(data, "<f4" if scale < 0 else ">f4", count, start)
+    pixels = pixels.reshape(height, width, channels)[::-1, :, 0]
+    return np.ascontiguousarray(pixels, np.float32)
+
+
+def encode_pfm(values: Float[np.ndarray, "h w"]) -> bytes:
+    """Encodes (h, w) as a little-endian one-channel PFM."""
+    height, width = values.shape
+    pixels = np.ascontiguousarray(values[::-1], "<f4")
+    return f"Pf\n{width} {height}\n-1.0\n".encode() + pixels.tobytes()
+
+
+def encode_png(values: np.ndarray) -> bytes:
+    """Encodes uint8 or uint16 (h, w), or RGB uint8 (h, w, 3), as PNG."""
+    if values.ndim == 3:
+        values = cv2.cvtColor(values, cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode(".png", values)
+    if not ok:
+        raise FormatError(f"cannot write {values.dtype} {values.shape} as PNG")
+    return data.tobytes()
+
+
+def _decode_npy(data: bytes, name: PathLike, field: str | None) -> np.ndarray:
+    try:
+        loaded: Any = np.load(io.BytesIO(data), allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        names = loaded.files
+        if field is None and len(names) != 1:
+            raise FormatError(f"{name}: holds the arrays {names}; say which with 'field'")
+        if field is not None and field not in names:
+            raise FormatError(f"{name}: no array {field!r}, it holds {names}")
+        return loaded[field or names[0]]
+    except FormatError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own kinds
+        raise FormatError(f"{name}: not a NumPy file ({error})") from error
+
+
+def guess_format(path: PathLike) -> str:
+    """The label format that a file's suffix says."""
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix in (".npy", ".npz", ".pfm"):
+        return suffix[1:]
+    if suffix in LABEL_SUFFIXES:
+        return "png16"
+    raise FormatError(f"{path}: no label format for suffix {suffix!r}: {', '.join(LABEL_SUFFIXES)}")
+
+
+def decode_label(
+    data: bytes, name: PathLike, spec: LabelFormat = LabelFormat()
+) -> Float[np.ndarray, "h w"]:
+    """Decodes a label file's bytes to metres of depth or pixels of disparity.
+
+    Args:
+      data: the file.
+      name: its path, for errors and, where `spec.fmt` is None, for the format.
+      spec: format, scale and the rest.
+
+    Returns:
+      float32 (h, w); every invalid pixel is 0.
+
+    Raises:
+      FormatError: naming the file and what is wrong with it.
+    """
+    reader, fixed, void = FORMATS[spec.fmt or guess_format(name)]
+    scale = spec.scale if spec.scale is not None else fixed
+    if scale is None:
+        raise FormatError(
+            f"{name}: a 16-bit image needs 'scale' (value / scale = metres), or a convention with "
+            "one: kitti (256), nyu (1000), tum (5000), vkitti (100)"
+        )
+    if reader in ("png16", "sunrgbd"):
+        raw = decode_raw(data, name, bits=16)
+    elif reader == "png8":
+        raw = decode_raw(data, name, bits=8)
+    elif reader == "pfm":
+        raw = decode_pfm(data, name)
+    else:
+        raw = _decode_npy(data, name, spec.field)
+    if reader == "sunrgbd":
+        raw = (raw >> 3) | (raw << 13)
+    if raw.ndim == 3 and 1 in (raw.shape[0], raw.shape[2]):
+        raw = raw[0] if raw.shape[0] == 1 else raw[..., 0]
+    if raw.ndim != 2 or raw.size == 0 or raw.dtype.kind not in "fiu":
+        raise FormatError(f"{name}: a label is numbers (h, w), this is {raw.dtype} {raw.shape}")
+    values = raw.astype(np.float32)
+    if spec.absolute:
+        values = np.abs(values)
+    valid = np.isfinite(values) & (values > 0)
+    if void is not None:
+        valid &= raw != void
+    values = values / np.float32(scale) + np.float32(spec.offset)
+    return np.where(valid & (values > 0), values, np.float32(0))
+
+
+def read_label(path: PathLike, spec: LabelFormat = LabelFormat()) -> Float[np.ndarray, "h w"]:
+    """Reads a label file: float32 (h, w) metres or pixels, 0 where invalid."""
+    return decode_label(read_bytes(path), path, spec)
+
+
+def read_mask(path: PathLike) -> np.ndarray:
+    """Reads a mask image or NumPy array as bool (h, w): non-zero is True."""
+    data = read_bytes(path)
+    if pathlib.Path(path).suffix.lower() in (".npy", ".npz"):
+        mask = np.squeeze(_decode_npy(data, path, None))
+    else:
+        _check_complete(data, path)
+        mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if mask is None:
+            raise FormatError(f"{path}: not an image that OpenCV can decode")
+        mask = mask[..., :3].any(-1) if mask.ndim == 3 else mask
+    if mask.ndim != 2:
+        raise FormatError(f"{path}: a mask is (h, w), this is {mask.shape}")
+    return mask != 0

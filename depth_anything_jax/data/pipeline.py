@@ -1,0 +1,297 @@
+"""Batches for training and examples for validation, exact in their position.
+
+Read from `train_batches`: it builds the sources (`sources.make`), `examples.Examples` reads and
+augments global example i, `_Steps` gathers one process's rows of step s, and Grain runs the steps
+in threads or worker processes.
+
+Decisions:
+  - Row j of step s is example s · global batch + j of its part. So the position of a run is its
+    step, and a step holds the same examples and augmentations for any number of workers, threads
+    and processes, and wherever the run was resumed.
+  - Processes take contiguous rows of the global batch, as `jax.make_array_from_process_local_data`
+    expects under a mesh whose data axis runs over processes in order.
+  - mix="size" shuffles all records of a part together: each once per epoch ("simply combined
+    without re-sampling", Depth Anything V1 §4.1). mix="weights" shuffles each source by itself and
+    interleaves them in proportion to their "weight".
+  - A record that fails is replaced by the next index of its source and counted; more than .1 %
+    stops the run (judged from the 1000th example on, or when no neighbour can be read either).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from depth_anything_jax.data import sources as sources_lib
+from depth_anything_jax.data import transforms
+from depth_anything_jax.data.examples import PARTS, DataError, Examples, Failure
+from depth_anything_jax.data.sources import Source
+
+Batch = dict[str, Any]
+MIXES = ("size", "weights")
+FAILURE_LIMIT = 1e-3  # share of failed records that stops a run
+FAILURE_MINIMUM = 1000  # examples before that share is judged
+_FAILED = "_failed"
+
+
+class _Steps:
+    """Step → this process's rows of it: a Grain data source without an end."""
+
+    def __init__(self, parts: Mapping[str, tuple[Examples, int]], process: int, processes: int):
+        """`parts`: examples and global batch size of each part."""
+        self.parts, self.process, self.processes = dict(parts), process, processes
+
+    def __len__(self) -> int:
+        return sys.maxsize // 2
+
+    def __getitem__(self, step: int) -> Batch:
+        # Grain's threads and workers are the parallelism; OpenCV's own would fight them.
+        cv2.setNumThreads(1)
+        batch: Batch = {}
+        failures: list[Failure] = []
+        for part, (examples, total) in self.parts.items():
+            rows = total // self.processes
+            start = step * total + self.process * rows
+            arrays: dict[str, np.ndarray] = {}
+            for row in range(rows):
+                example, failed = examples.read(start + row)
+                failures += failed
+                for field, value in example.items():
+                    value = np.asarray(value)
+                    if field not in arrays:
+                        arrays[field] = np.empty((rows, *value.shape), value.dtype)
+                    arrays[field][row] = value
+            batch[part] = arrays
+        batch[_FAILED] = [(f.source, f.key, f.error) for f in failures]
+        return batch
+
+
+class Batches(Iterator[Batch]):
+    """Iterator over a process's batches; close it (or use `with`) to stop its workers.
+
+    Attributes:
+      step: the step whose batch `next` gives.
+      seen: examples delivered to this process since the iterator was made.
+      failures: records among them that failed and were replaced.
+      failed: the last few of those.
+    """
+
+    def __init__(self, iterator: Any, *, start_step: int, rows: int):
+        self._iterator, self._rows = iterator, rows
+        self.step, self.seen, self.failures = start_step, 0, 0
+        self.failed: list[Failure] = []
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            raise ValueError("these batches are closed")
+        batch = dict(next(self._iterator))
+        failed = [Failure(*f) for f in batch.pop(_FAILED)]
+        self.step += 1
+        self.seen += self._rows
+        self.failures += len(failed)
+        self.failed = (self.failed + failed)[-20:]
+        if failed and self.seen >= FAILURE_MINIMUM and self.failures > FAILURE_LIMIT * self.seen:
+            raise DataError(
+                f"{self.failures} of {self.seen} records failed, more than {FAILURE_LIMIT:.1%}; "
+                "mend or leave out the files (tools/prepare_data.py finds them all). The last ones:\n"
+                + "\n".join(f"  {f}" for f in self.failed)
+            )
+        return batch
+
+    def close(self) -> None:
+        """Stops threads and worker processes; calling it again does nothing."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _weights(specs: Sequence[Mapping[str, Any]], part: str, mix: str) -> list[float] | None:
+    given = [s.get("weight") for s in specs]
+    if mix == "size":
+        if any(w is not None for w in given):
+            raise ValueError(f"data.{part}: 'weight' needs mix='weights', not mix='size'")
+        return None
+    weights = [float(w) for w in given if w is not None]
+    if len(weights) != len(given) or not all(np.isfinite(w) and w > 0 for w in weights):
+        raise ValueError(
+            f"data.{part}: mix='weights' needs a positive 'weight' in each source, got {given}"
+        )
+    return weights
+
+
+def _specs(data_cfg: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
+    specs = data_cfg.get(part) or []
+    specs = [specs] if isinstance(specs, Mapping) else specs
+    specs = [dict(s) for s in specs]
+    labels = data_cfg.get("labels")
+    if part == "unlabelled" and labels:
+        if len(specs) > 1 and not all(s.get("labels") for s in specs):
+            raise ValueError(
+                f"data.labels is for one unlabelled source and there are {len(specs)}; give each "
+                "of them its own 'labels'"
+            )
+        specs = [{"labels": dict(labels), **s} for s in specs]
+    return specs
+
+
+def make_sources(data_cfg: Mapping[str, Any], part: str) -> list[Source]:
+    """The sources of one part of the batch, as `train_batches` reads them."""
+    return [sources_lib.make(spec) for spec in _specs(data_cfg, part)]
+
+
+def train_batches(
+    data_cfg: Mapping[str, Any],
+    *,
+    labelled_batch: int,
+    unlabelled_batch: int,
+    size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """This process's rows of each global batch, from `start_step` on, without an end.
+
+    Args:
+      data_cfg: "labelled" and "unlabelled" (a source description or a list of them), "mix" ("size"
+        or "weights"), "workers" (processes; 0 = in this one), "threads" (per process or worker),
+        "labels" (for the unlabelled source; labels make that part carry label fields too).
+      labelled_batch, unlabelled_batch: global batch sizes; a part of size 0 is left out.
+      size: side of the square crops, a multiple of 14.
+      seed: of shuffles and augmentations.
+      start_step: step of the first batch.
+      process_index, process_count: this process among all.
+
+    Returns:
+      An iterator over {"labelled": {...}, "unlabelled": {...}}; for b rows of a part, "image"
+      (b, size, size, 3) float32 in about [0, 1], and with labels "disparity" float32, "valid" and
+      "sky" bool (b, size, size), "shift_known" bool (b,).
+
+    Raises:
+      ValueError: sizes that do not divide, an unknown mix.
+      SourceError, ManifestError: a source that is not as described.
+      DataError: from `next`, when too many records fail.
+    """
+    if size <= 0 or size % transforms.PATCH:
+        raise ValueError(f"size={size} is not a multiple of the {transforms.PATCH}-pixel patch")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index={process_index} of process_count={process_count}")
+    mix = data_cfg.get("mix") or "size"
+    if mix not in MIXES:
+        raise ValueError(f"data.mix={mix!r}: one of {', '.join(MIXES)}")
+    parts: dict[str, tuple[Examples, int]] = {}
+    for part, total in zip(PARTS, (labelled_batch, unlabelled_batch), strict=True):
+        if total == 0:
+            continue
+        if total < 0 or total % process_count:
+            raise ValueError(f"{part} batch {total} does not divide over {process_count} processes")
+        specs = _specs(data_cfg, part)
+        if not specs:
+            raise ValueError(f"data.{part} names no source, and the batch wants {total} from it")
+        examples = Examples(
+            part,
+            make_sources(data_cfg, part),
+            _weights(specs, part, mix),
+            size=size,
+            seed=seed,
+            labels=part == "labelled" or any(s.get("labels") for s in specs),
+        )
+        parts[part] = (examples, total)
+    if not parts:
+        raise ValueError("both batch sizes are 0")
+    steps = grain.MapDataset.source(_Steps(parts, process_index, process_count))
+    workers, threads = _count(data_cfg, "workers", 0), _count(data_cfg, "threads", 2)
+    rows = (labelled_batch + unlabelled_batch) // process_count
+    return Batches(_iterate(steps[start_step:], workers, threads), start_step=start_step, rows=rows)
+
+
+def _count(data_cfg: Mapping[str, Any], field: str, default: int) -> int:
+    value = data_cfg.get(field)
+    value = default if value is None else value
+    if value < 0:
+        raise ValueError(f"data.{field}={value} is negative")
+    return int(value)
+
+
+def _iterate(steps: grain.MapDataset, workers: int, threads: int) -> Any:
+    """Runs a data set of whole batches; only a few are kept ready, as each is large."""
+    dataset = steps.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    )
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's pool reads absl flags; notebooks parse none
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        )
+    return iter(dataset)
+
+
+class _Validation:
+    """Record → network input and label, without chance."""
+
+    def __init__(self, source: Source, size: int, crop: str):
+        self.source, self.size, self.crop = source, size, crop
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.source[index]
+        height, width = record["image"].shape[:2]
+        example = {k: v for k, v in record.items() if k != "image"}
+        if self.crop == "centre":
+            geometry = transforms.centre_geometry(height, width, self.size)
+            example |= transforms.apply_geometry(record, geometry, self.size)
+        else:
+            resized = transforms.network_size(height, width, self.size)
+            example["image"] = transforms.resize_image(record["image"], *resized)
+        return example | {"index": index, "image_hw": (height, width)}
+
+
+def validation_examples(
+    source: Source,
+    *,
+    size: int,
+    crop: str = "none",
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+) -> Iterator[dict[str, Any]]:
+    """One process's share of a source, in order, each record once; no chance, no replacement.
+
+    Args:
+      source: records.
+      size: short side of the network's input.
+      crop: "none" gives the image at its network size and the label at its own; "centre" the
+        central size × size square of both.
+      process_index, process_count: record i goes to process i mod process_count.
+      threads: that read ahead.
+
+    Yields:
+      The record with "image" (h, w, 3) float32 in about [0, 1], "index" in the source, and
+      "image_hw", the image's own size. A record that cannot be read raises.
+    """
+    if crop not in ("none", "centre"):
+        raise ValueError(f"crop={crop!r}: one of none, centre")
+    if not range(process_index, len(source), process_count):
+        return
+    dataset = grain.MapDataset.source(_Validation(source, size, crop))
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    iterator = iter(dataset[process_index::process_count].to_iter_dataset(read))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
