@@ -1,5 +1,8 @@
 """The package and what it needs. Ranges only: constraints.txt pins the versions tested."""
 
+import pathlib
+import re
+
 from setuptools import find_packages, setup
 
 # Configs lie at the top of the repository, where people look for them, and travel in the wheel as
@@ -29,11 +32,15 @@ CORE = [
     "tqdm>=4.66",
 ]
 
+HERE = pathlib.Path(__file__).parent
+INIT = (HERE / "depth_anything_jax" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE)
+
 setup(
     name="depth_anything_jax",
-    version="0.1.0",
+    version=VERSION[1],
     description="Depth Anything in JAX and Flax, trained end to end",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],

@@ -48,8 +48,8 @@ class Report:
       resumed_from: the restored step; None for a fresh start, which supersedes all old lines.
       tensorboard: also write TensorBoard event files.
       active: False on every process but one: nothing is written or printed, the calls stay valid.
-      show: scalars on the console line, in this order; None shows all but those with a "/" in
-        their name.
+      show: scalars on the console line, in this order, by the part of their name after the last
+        "/"; None shows those without a "/".
     """
 
     def __init__(
@@ -200,7 +200,9 @@ class Report:
         if not self._active:
             return
         shown = self.show if self.show is not None else [k for k in values if "/" not in k]
-        parts = [f"{k} {_number(k, values[k]):.4g}" for k in shown if k in values]
+        parts = [
+            f"{k.rpartition('/')[2]} {_number(k, values[k]):.4g}" for k in shown if k in values
+        ]
         width = len(f"{self.total_steps:,}")
         head = f"step {step:>{width},}/{self.total_steps:,} {step / self.total_steps:4.0%}"
         tail = []
@@ -318,23 +320,24 @@ class ProfileWindow:
 
     Args:
       workdir: the trace goes to workdir/plugins/profile.
-      window: (first, last) step to record, counted like the loop's; () records nothing.
+      first, last: the steps to record, counted like the loop's; without them nothing is.
 
     Raises:
-      ValueError: a window that is not two ordered steps.
+      ValueError: only one of the two, or a last step before the first.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], window: Sequence[int] = ()):
-        if window and (len(window) != 2 or not 0 <= window[0] <= window[1]):
-            raise ValueError(f"profile window {tuple(window)}: give (first, last) step, or ()")
-        self._workdir, self._window = os.fspath(workdir), tuple(window)
+    def __init__(
+        self, workdir: str | os.PathLike[str], first: int | None = None, last: int | None = None
+    ):
+        if (first is None) != (last is None) or not (first or 0) <= (last or 0):
+            raise ValueError(f"profile window ({first}, {last}): give the first and the last step")
+        self._workdir = os.fspath(workdir)
+        self._window = range(0) if first is None or last is None else range(first, last + 1)
         self._running = False
 
     def before(self, step: int) -> None:
         """Call before each step: starts and stops the trace at the window's edges."""
-        if not self._window:
-            return
-        inside = self._window[0] <= step <= self._window[1]
+        inside = step in self._window
         if self._running and not inside:
             self.close()
         elif inside and not self._running:

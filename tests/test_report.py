@@ -65,6 +65,12 @@ def test_line_shows_progress_rates_and_time_to_go(tmp_path):
     assert "ETA" not in lines[-1]
 
 
+def test_line_shows_what_it_is_asked_to(tmp_path):
+    made, lines = make(tmp_path, show=("loss/total", "absent", "lr"))
+    made.line(10, {"lr": 0.001, "loss/total": 0.5, "other": 1})
+    assert lines == ["step  10/100  10%  total 0.5  lr 0.001"]
+
+
 def test_eta_follows_a_change_of_speed_smoothly(tmp_path):
     clock = Clock()
     made, lines = make(tmp_path, clock, total_steps=1000)
@@ -198,7 +204,7 @@ def test_profile_window_records_its_steps_only(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append("start"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
-    window = report.ProfileWindow(tmp_path, (3, 4))
+    window = report.ProfileWindow(tmp_path, 3, 4)
     for step in range(1, 8):
         window.before(step)
         calls.append(step)
@@ -207,7 +213,9 @@ def test_profile_window_records_its_steps_only(tmp_path, monkeypatch):
     report.ProfileWindow(tmp_path).before(3)
     assert calls[-1] == 7
     with pytest.raises(ValueError, match=re.escape("(4, 3)")):
-        report.ProfileWindow(tmp_path, (4, 3))
+        report.ProfileWindow(tmp_path, 4, 3)
+    with pytest.raises(ValueError, match="None"):
+        report.ProfileWindow(tmp_path, 3)
 
 
 def test_colourise_near_is_warm_far_is_cold_invalid_is_grey():
