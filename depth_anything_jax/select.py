@@ -1,0 +1,85 @@
+"""Exact order statistics of masked maps without a sort.
+
+A float's bits can be mapped to an unsigned integer of the same order. The k-th smallest element is
+then found bit by bit from the top: one pass per bit counts the elements below a candidate. That is
+32 (float32) or 64 (float64) cheap reductions instead of a sort, the same bits out, and nothing but
+elementwise work and sums: it shards over the batch without communication.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+_UNSIGNED = {4: jnp.uint32, 8: jnp.uint64}
+
+
+def at_least_float32(x: Array) -> Array:
+    """x in its own dtype or float32, whichever is wider; float64 is never narrowed."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def ordered_bits(x: Float[Array, "..."]) -> UInt[Array, "..."]:
+    """Unsigned integers that compare as the float32 or float64 values of x do.
+
+    -0 lies just below +0, NaN above +inf (below -inf if its sign bit is set).
+    """
+    unsigned = _UNSIGNED[x.dtype.itemsize]
+    top = jnp.array(1 << (8 * x.dtype.itemsize - 1), unsigned)
+    bits = lax.bitcast_convert_type(x, unsigned)
+    return jnp.where(bits >= top, ~bits, bits | top)
+
+
+def from_ordered_bits(bits: UInt[Array, "..."]) -> Float[Array, "..."]:
+    """The floats that `ordered_bits` came from."""
+    floating = {4: jnp.float32, 8: jnp.float64}[bits.dtype.itemsize]
+    top = jnp.array(1 << (8 * bits.dtype.itemsize - 1), bits.dtype)
+    return lax.bitcast_convert_type(jnp.where(bits >= top, bits ^ top, ~bits), floating)
+
+
+def kth_smallest(
+    x: Float[Array, "#*batch h w"], mask: Bool[Array, "*batch h w"], k: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """The k-th smallest of the elements of x where mask holds, k from 1; no gradient.
+
+    x (..., h, w) is broadcast against mask, so that one map can be read through several masks; the
+    last two axes are reduced. k is clipped to [1, number of elements]; 0 where the mask is empty.
+    """
+    x = lax.stop_gradient(at_least_float32(x))
+    size = 8 * x.dtype.itemsize
+    bits = ordered_bits(x)
+    n = jnp.sum(mask, axis=(-2, -1), dtype=jnp.int32)
+    k = jnp.clip(k.astype(jnp.int32), 1, jnp.maximum(n, 1))
+
+    def set_bit(i, found):
+        shift = jnp.asarray(size - 1 - i).astype(bits.dtype)
+        candidate = found | (jnp.array(1, bits.dtype) << shift)
+        below = mask & (bits < candidate[..., None, None])
+        return jnp.where(jnp.sum(below, axis=(-2, -1), dtype=jnp.int32) < k, candidate, found)
+
+    found = lax.fori_loop(0, size, set_bit, jnp.zeros(mask.shape[:-2], bits.dtype))
+    return jnp.where(n > 0, from_ordered_bits(found), 0)
+
+
+@jax.custom_jvp
+def masked_median(
+    x: Float[Array, "#*batch h w"], mask: Bool[Array, "*batch h w"]
+) -> Float[Array, "*batch"]:
+    """The lower median of x where mask holds (as `torch.median`), in at least float32.
+
+    x is broadcast against mask as in `kth_smallest`; 0 (without gradient) where the mask is empty.
+    The gradient is spread evenly over the elements under the mask that equal the median.
+    """
+    n = jnp.sum(mask, axis=(-2, -1), dtype=jnp.int32)
+    return kth_smallest(x, mask, (n + 1) // 2)
+
+
+@masked_median.defjvp
+def _masked_median_jvp(primals, tangents):
+    x, mask = primals
+    dx, _ = tangents
+    median = masked_median(x, mask)
+    at_median = mask & (at_least_float32(x) == median[..., None, None])
+    ties = jnp.sum(at_median, axis=(-2, -1), dtype=jnp.int32)
+    share = jnp.sum(jnp.where(at_median, at_least_float32(dx), 0), axis=(-2, -1))
+    return median, share / jnp.maximum(ties, 1)
