@@ -99,7 +99,7 @@ class Batches(Iterator[Batch]):
         if failed and self.seen >= FAILURE_MINIMUM and self.failures > FAILURE_LIMIT * self.seen:
             raise DataError(
                 f"{self.failures} of {self.seen} records failed, more than {FAILURE_LIMIT:.1%}; "
-                "mend or leave out the files (tools/prepare_data.py finds them all). The last ones:\n"
+                "mend or leave out the files (tools/prepare_data.py finds all of them). Last:\n"
                 + "\n".join(f"  {f}" for f in self.failed)
             )
         return batch
