@@ -20,6 +20,7 @@ CORE = [
     "jax>=0.10",  # first with ResizeMethod.CUBIC_PYTORCH
     "jaxtyping>=0.3",
     "matplotlib>=3.9",
+    "ml-dtypes>=0.5",
     "ml-collections>=1.0",
     "numpy>=2.0",
     "opencv-python-headless>=4.10",
@@ -64,6 +65,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.11",
+            "setuptools>=77",  # a test builds the wheel
             "transformers>=4.50",
         ],
         "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],

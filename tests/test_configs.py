@@ -1,0 +1,71 @@
+import os
+import pathlib
+
+import pytest
+
+from depth_anything_jax import configs
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """A package with two shipped configs, and an empty current folder."""
+    monkeypatch.setattr(configs, "_HERE", tmp_path / "package")
+    folder = tmp_path / "package" / "_configs"
+    folder.mkdir(parents=True)
+    (folder / "student.py").write_text('"""A student.\n\nMore."""\n')
+    (folder / "teacher.py").write_text("x = 1\n")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["configs/student.py", "student.py", "student"])
+@pytest.mark.parametrize("argument", ["", ":vits", ":vitl,v2", ":"])
+def test_shipped_files_stand_in_for_missing_ones(shipped, name, argument):
+    assert configs.resolve(name + argument) == f"{shipped / 'student.py'}{argument}"
+
+
+def test_a_file_of_ones_own_comes_first(shipped):
+    pathlib.Path("configs").mkdir()
+    pathlib.Path("configs/student.py").write_text("")
+    assert configs.resolve("configs/student.py:demo") == "configs/student.py:demo"
+    absolute = os.path.abspath("configs/student.py")
+    assert configs.resolve(absolute) == absolute
+
+
+def test_no_shipped_file_for_a_path_elsewhere(shipped):
+    with pytest.raises(FileNotFoundError, match=r"mine/student\.py.*did you mean configs/student"):
+        configs.resolve("mine/student.py")
+
+
+def test_a_typo_names_the_nearest(shipped):
+    with pytest.raises(FileNotFoundError, match=r"configs/techer\.py.*configs/teacher\.py"):
+        configs.resolve("configs/techer.py:vits")
+
+
+def test_copy_gives_all_and_overwrites_nothing(shipped, tmp_path):
+    assert [p.name for p in configs.copy("mine")] == ["student.py", "teacher.py"]
+    configs.copy("mine")  # the same contents are no conflict
+    pathlib.Path("mine/teacher.py").write_text("edited")
+    pathlib.Path("mine/student.py").unlink()
+    with pytest.raises(FileExistsError, match=r"mine/teacher\.py"):
+        configs.copy("mine")
+    assert pathlib.Path("mine/teacher.py").read_text() == "edited"
+    assert not pathlib.Path("mine/student.py").exists()
+
+
+def test_the_list_shows_names_and_first_lines(shipped, capsys):
+    configs.main([])
+    assert capsys.readouterr().out.splitlines()[1].split(maxsplit=1) == ["student", "A student."]
+
+
+def test_a_broken_installation_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(configs, "_HERE", tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="install the package again"):
+        configs.folder()
+
+
+def test_the_checkout_ships_the_documented_ones():
+    assert {"student", "teacher", "finetune"} <= set(configs.names())
+    for name in configs.names():
+        assert configs.summary(name).endswith("."), name
