@@ -1,0 +1,99 @@
+"""Licences of weights, and how they travel: teacher -> labels -> student -> export.
+
+A *chain* is a list of {"role", "source", "licence"}, oldest first, kept in the metadata of
+checkpoints, label sets and exports. What is made from several things may be used as the most
+restrictive of them allows. This is bookkeeping, not legal advice.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+UNKNOWN = "unknown"
+
+# From free to restrictive, by SPDX identifier. Unknown terms may forbid anything, so they rank
+# above every licence that allows commercial use; what is known to forbid it ranks above them.
+_PERMISSIVE = ("Apache-2.0", "BSD-3-Clause", "MIT", "CC-BY-4.0", "CC-BY-SA-4.0")
+_NON_COMMERCIAL = ("CC-BY-NC-4.0", "CC-BY-NC-SA-4.0")
+_ORDER = (*_PERMISSIVE, UNKNOWN, *_NON_COMMERCIAL)
+
+
+def released(family: str, variant: str) -> str:
+    """The licence of released weights.
+
+    Source: the authors' READMEs (Depth Anything V1: Apache-2.0; V2: Small Apache-2.0, Base, Large
+    and Giant CC-BY-NC-4.0, metric models and ports alike; DINOv2: Apache-2.0).
+
+    Args:
+      family: "v1", "v2" or "dinov2".
+      variant: "vits", "vitb", "vitl" or "vitg".
+    """
+    return "CC-BY-NC-4.0" if family == "v2" and variant != "vits" else "Apache-2.0"
+
+
+def spdx(name: str | None) -> str:
+    """The SPDX identifier of a known licence in any letter case; other names as they are."""
+    by_lower = {known.lower(): known for known in _ORDER}
+    return by_lower.get((name or UNKNOWN).lower(), name or UNKNOWN)
+
+
+def commercial_use(licence: str | None) -> bool | None:
+    """Whether commercial use is allowed; None: unknown."""
+    name = spdx(licence)
+    return False if name in _NON_COMMERCIAL else True if name in _PERMISSIVE else None
+
+
+def combine(licences: Iterable[str | None]) -> str:
+    """The most restrictive of several licences; "unknown" of none at all."""
+    names = [spdx(x) for x in licences] or [UNKNOWN]
+    return max(names, key=lambda n: _ORDER.index(n if n in _ORDER else UNKNOWN))
+
+
+def extend(
+    chain: Sequence[Mapping[str, Any]], role: str, source: str, licence: str | None
+) -> list[dict[str, Any]]:
+    """The chain with one more link.
+
+    Args:
+      role: "teacher", "encoder", "labels", "student", "weights", "export", …
+      source: hub id, path or name of the thing.
+      licence: of that thing by itself; None: unknown.
+    """
+    link = {"role": role, "source": source, "licence": spdx(licence)}
+    links = [dict(x) for x in chain]
+    return links if link in links else [*links, link]
+
+
+def combined(chain: Iterable[Mapping[str, Any]]) -> str:
+    """The licence of what stands at the end of a chain."""
+    return combine(link.get("licence") for link in chain)
+
+
+@functools.cache
+def show(licence: str | None, source: str) -> None:
+    """Warns, once a process, that these weights are not (known to be) free for commercial use."""
+    allowed = commercial_use(licence)
+    if allowed is False:
+        logging.warning(
+            "licence of %s: %s, not free for commercial use; nor is anything trained on its "
+            "output or from its weights",
+            source,
+            spdx(licence),
+        )
+    elif allowed is None:
+        logging.warning("licence of %s: %s; find out before you pass it on", source, spdx(licence))
+
+
+def note(chain: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown that tells a reader the licence and where it comes from."""
+    licence = combined(chain)
+    text = {
+        True: "commercial use is allowed under its terms",
+        False: "NOT free for commercial use",
+        None: "find out before you pass it on",
+    }[commercial_use(licence)]
+    rows = [f"| {x['role']} | {x['source']} | {spdx(x['licence'])} |" for x in chain]
+    table = ["| role | source | licence |", "|---|---|---|", *rows]
+    return "\n".join([f"Licence: {licence} ({text}), the most restrictive of:", "", *table])

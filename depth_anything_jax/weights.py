@@ -1,0 +1,336 @@
+"""Weights from anywhere: torch and safetensors files, the Hugging Face Hub, Orbax checkpoints.
+
+`load` reads them and says what they are; `load_pretrained` gives a ready model. Tensors are
+compared with the model's own, so that every missing, superfluous or mis-shaped one is listed at
+once.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from depth_anything_jax import convert, licences, weight_files
+from depth_anything_jax.models import depth_anything
+
+FILLS = ("init", "zeros")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Parameters and what they are.
+
+    Attributes:
+      params: {"encoder": …, "decoder": …}, numpy, at least float32; "encoder" alone for a backbone.
+      variant: name in `models.depth_anything.VARIANTS`.
+      version: "v1" or "v2", which blocks are tapped; None for an encoder that nobody tapped yet.
+      head: "relative" or "metric".
+      max_depth: metres, of a metric head.
+      licence: SPDX name, the most restrictive along the chain; None: unknown.
+      source: what was asked for.
+      parts: "all" or "encoder".
+      metadata: of the file or checkpoint, and "layout", "licence_chain" (see `licences`) and, where
+        tensors were missing, "filled" ({"by": "init" or "zeros", "tensors": names}).
+    """
+
+    params: dict[str, Any]
+    variant: str
+    version: str | None
+    head: str
+    max_depth: float | None
+    licence: str | None
+    source: str
+    parts: str
+    metadata: dict[str, Any]
+
+
+def load(
+    source: str,
+    *,
+    version: str | None = None,
+    variant: str | None = None,
+    max_depth: float | None = None,
+    parts: str | None = None,
+    allow_missing: str | None = None,
+    fill: str = "init",
+) -> Weights:
+    """Weights of a file, a folder, a Hub repository, or the package.
+
+    Args:
+      source: .safetensors, .pth or .bin file; folder of transformers' or an Orbax checkpoint (of a
+        run or of `tools/import_torch.py`); "owner/name" on the Hugging Face Hub; "demo-encoder".
+      version: "v1" or "v2", where neither config.json nor metadata nor a known name tells.
+      variant: size, where the shapes do not tell.
+      max_depth: metres; makes a head metric of which nothing says what it is.
+      parts: "encoder" reads the encoder alone, whatever else is there; "all" insists on a decoder;
+        None: what is there.
+      allow_missing: regex; missing tensors with a match in their name (as the error lists it) are
+        filled, which is logged and noted in the metadata.
+      fill: "init" (the model's initialiser, seed 0) or "zeros".
+
+    Raises:
+      FileNotFoundError: nothing there, or no network; says what to put where.
+      ImportError: a torch file and no torch.
+      convert.TensorMismatch: lists every missing, superfluous and mis-shaped tensor.
+      ValueError: something about the weights is unknown, or an argument contradicts them.
+    """
+    _one_of("fill", fill, FILLS)
+    _one_of("parts", parts, (None, "all", "encoder"))
+    _one_of("version", version, (None, *depth_anything.VERSIONS))
+    _one_of("variant", variant, (None, *depth_anything.VARIANTS))
+    found = weight_files.find(source)
+    state, layout = found.state, convert.detect_layout(found.state)
+    if parts is None:
+        held = {convert.part_of(name, layout) for name in state}
+        parts = "all" if "decoder" in held else "encoder"
+    if parts == "encoder":
+        state = {n: x for n, x in state.items() if convert.part_of(n, layout) == "encoder"}
+    elif "decoder" not in layout.prefixes:
+        raise ValueError(f"{source} holds an encoder alone; ask for parts='encoder'")
+
+    variant = variant or _first(found.hints, "variant") or _infer_variant(source, state)
+    _one_of(f"{source}: variant", variant, tuple(depth_anything.VARIANTS))
+    facts = _facts(source, found.hints, variant, version, max_depth, parts)
+    filled = _fill(source, state, layout, variant, parts, allow_missing, fill)
+    params = jax.tree.map(_at_least_float32, convert.from_torch(state, layout, source=source))
+
+    chain = _chain(found)
+    metadata = {**found.metadata, "layout": layout.name, "licence_chain": chain}
+    if filled:
+        metadata["filled"] = {"by": fill, "tensors": filled}
+    licence = licences.combined(chain)
+    licences.show(licence, source)
+    known = None if licence == licences.UNKNOWN else licence
+    return Weights(
+        params=params,
+        variant=variant,
+        version=facts["version"],
+        head=facts["head"],
+        max_depth=facts["max_depth"],
+        licence=known,
+        source=source,
+        parts=parts,
+        metadata=metadata,
+    )
+
+
+def load_pretrained(
+    source: str,
+    *,
+    version: str | None = None,
+    variant: str | None = None,
+    max_depth: float | None = None,
+    allow_missing: str | None = None,
+    fill: str = "init",
+    dtype: Any = jnp.float32,
+    **build_kwargs: Any,
+) -> tuple[depth_anything.DepthAnything, dict[str, Any]]:
+    """A model and its parameters: `model.apply({"params": params}, images)` gives depth.
+
+    Args:
+      source, version, variant, max_depth, allow_missing, fill: as for `load`.
+      dtype: compute dtype; the parameters stay float32.
+      **build_kwargs: of `models.depth_anything.build`: scan, remat, attention.
+
+    Raises:
+      ValueError: the source holds an encoder alone.
+      Exception: all that `load` raises.
+    """
+    found = load(
+        source,
+        version=version,
+        variant=variant,
+        max_depth=max_depth,
+        allow_missing=allow_missing,
+        fill=fill,
+    )
+    if found.parts == "encoder" or found.version is None:
+        raise ValueError(
+            f"{source} holds an encoder alone, which predicts no depth; use weights.load and "
+            "models.depth_anything.build_encoder, or start a training run from it"
+        )
+    model = depth_anything.build(
+        found.variant,
+        version=found.version,
+        head=found.head,
+        max_depth=found.max_depth,
+        dtype=dtype,
+        **build_kwargs,
+    )
+    return model, jax.tree.map(jnp.asarray, found.params)
+
+
+def expected_tensors(
+    variant: str, layout: convert.Layout | str, parts: str = "all"
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """{torch name: shape and dtype} of a complete file of this size in this layout."""
+    layout = convert.LAYOUTS[layout] if isinstance(layout, str) else layout
+    return jax.eval_shape(lambda key: _initial(key, variant, layout, parts), jax.random.key(0))
+
+
+def _initial(key: Any, variant: str, layout: convert.Layout, parts: str) -> dict[str, Any]:
+    """Freshly initialised parameters, as torch tensors."""
+    side = 14 * depth_anything.VARIANTS[variant].grid
+    images = jnp.zeros((1, side, side, 3))
+    if parts == "encoder":
+        params = {"encoder": depth_anything.build_encoder(variant).init(key, images)["params"]}
+    else:
+        params = depth_anything.build(variant).init(key, images)["params"]
+    return convert.to_torch(params, layout)
+
+
+def _fill(
+    source: str,
+    state: dict[str, Any],
+    layout: convert.Layout,
+    variant: str,
+    parts: str,
+    allow_missing: str | None,
+    fill: str,
+) -> list[str]:
+    """Compares with the model's tensors; adds to `state` what may be filled, returns its names."""
+    expected = expected_tensors(variant, layout, parts)
+    shapes = {name: tuple(x.shape) for name, x in expected.items()}
+    missing = [name for name in expected if name not in state]
+    filled = [n for n in missing if allow_missing and re.search(allow_missing, n)]
+    missing = [n for n in missing if n not in filled]
+    extra = sorted(name for name in state if name not in expected)
+    misshaped = {
+        name: (tuple(x.shape), shapes[name])
+        for name, x in state.items()
+        if name in shapes and tuple(x.shape) != shapes[name]
+    }
+    if missing or extra or misshaped:
+        cure = f"(compared with {variant!r} in the {layout.name} layout)"
+        if missing:
+            cure += "\nto fill missing tensors give allow_missing=REGEX (--allow-missing REGEX)"
+        if any("register_tokens" in name for name in extra):
+            cure += "\nDINOv2 with registers is another encoder, which Depth Anything does not use"
+        raise convert.TensorMismatch(source, missing, extra, misshaped, cure)
+    if not filled:
+        return filled
+    logging.warning("%s: missing, filled by %s: %s", source, fill, ", ".join(filled))
+
+    def initial(key):  # jitted, so that only what is kept gets computed
+        tensors = _initial(key, variant, layout, parts)
+        return {name: tensors[name] for name in filled}
+
+    if fill == "zeros":
+        state.update({name: np.zeros(shapes[name], np.float32) for name in filled})
+    else:
+        state.update(jax.tree.map(np.asarray, jax.jit(initial)(jax.random.key(0))))
+    return filled
+
+
+def _facts(
+    source: str,
+    hints: list[dict[str, Any]],
+    variant: str,
+    version: str | None,
+    max_depth: float | None,
+    parts: str,
+) -> dict[str, Any]:
+    """version, head and max_depth, from the arguments and the hints; raises where none tells."""
+    if parts == "encoder":  # the same whichever of its blocks are tapped
+        return {
+            "version": version or _first(hints, "version"),
+            "head": "relative",
+            "max_depth": None,
+        }
+    hints = [{**hint, **_version_of_taps(source, hint, variant, version)} for hint in hints]
+    for name, given in (("version", version), ("max_depth", max_depth)):
+        for hint in hints:
+            said, origin = hint.get(name), hint["origin"]
+            if given is None or said in (None, given):
+                continue
+            if hint["firm"]:
+                raise ValueError(
+                    f"{source}: {name}={given!r} contradicts {origin}, which says {said!r}; leave "
+                    f"{name} out"
+                )
+            logging.warning("%s: %s=%r, though %s says %r", source, name, given, origin, said)
+    version = version or _first(hints, "version")
+    if version is None:
+        raise ValueError(
+            f"{source}: tensors alone do not say whether this is V1 (taps the last four blocks) or "
+            "V2; pass version='v1' or version='v2' (--version)"
+        )
+    firm = _first([hint for hint in hints if hint["firm"]], "head")
+    head = firm or ("metric" if max_depth is not None else _first(hints, "head"))
+    if head is None:
+        head = "relative"
+        logging.warning(
+            "%s: taken for a relative model, as nothing says otherwise; a metric one (metres) has "
+            "the same tensors: pass max_depth if it is one",
+            source,
+        )
+    if head == "relative":
+        if max_depth is not None:
+            raise ValueError(f"{source}: max_depth={max_depth} for a relative head; leave it out")
+        return {"version": version, "head": head, "max_depth": None}
+    metres = max_depth if max_depth is not None else _first(hints, "max_depth")
+    if metres is None:
+        raise ValueError(
+            f"{source}: a metric head whose range is not in the file; pass max_depth in metres "
+            "(--max-depth): 20 for V2's indoor (Hypersim) models, 80 for the outdoor (VKITTI) ones"
+        )
+    return {"version": version, "head": head, "max_depth": float(metres)}
+
+
+def _version_of_taps(
+    source: str, hint: Mapping[str, Any], variant: str, version: str | None
+) -> dict[str, Any]:
+    """The version whose taps a config.json lists; where both have them, the one asked for."""
+    if "taps" not in hint:
+        return {}
+    size = depth_anything.VARIANTS[variant]
+    fits = [v for v in ("v2", "v1") if size.taps(v) == tuple(hint["taps"])]
+    if not fits:
+        raise ValueError(
+            f"{source}: {hint['origin']} taps blocks {hint['taps']} (counted from 0), but of "
+            f"{variant!r} V1 taps {size.taps('v1')} and V2 {size.taps('v2')}"
+        )
+    return {"version": version if version in fits else fits[0]}
+
+
+def _infer_variant(source: str, state: Mapping[str, Any]) -> str:
+    """The variant of this width and number of blocks."""
+    width = next((x.shape[-1] for n, x in state.items() if n.endswith("cls_token")), None)
+    depth = convert.depth_of(state)
+    sizes = depth_anything.VARIANTS.items()
+    fits = [name for name, v in sizes if (v.dim, v.depth) == (width, depth)]
+    if len(fits) == 1:
+        return fits[0]
+    known = ", ".join(f"{name} {v.dim} x {v.depth}" for name, v in sizes)
+    raise ValueError(
+        f"{source}: width {width} and {depth} blocks are those of {fits or 'no variant'} "
+        f"(width x blocks: {known}); pass variant"
+    )
+
+
+def _chain(found: weight_files.Found) -> list[dict[str, Any]]:
+    """The licence chain: the one in the metadata, else one link of all that is said."""
+    chain = _first(found.hints, "licence_chain")
+    if chain:
+        return [dict(link) for link in chain]
+    said = [hint["licence"] for hint in found.hints if hint.get("licence")]
+    return licences.extend([], "weights", found.name, licences.combine(said))
+
+
+def _at_least_float32(x: np.ndarray) -> np.ndarray:
+    return x if x.dtype.itemsize >= 4 else x.astype(np.float32)
+
+
+def _first(hints: Iterable[Mapping[str, Any]], name: str) -> Any:
+    return next((hint[name] for hint in hints if hint.get(name) is not None), None)
+
+
+def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        names = ", ".join(str(x) for x in allowed if x is not None)
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {names}")

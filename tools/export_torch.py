@@ -1,0 +1,31 @@
+"""A checkpoint to PyTorch weights.
+
+    python tools/export_torch.py CKPT DST --layout official|hf
+
+CKPT: a run's folder, an Orbax checkpoint, or anything else that `weights.load` reads.
+DST: official: a new .safetensors (or .pth) file; hf: a new folder, which transformers'
+`from_pretrained` loads. The licence chain goes along.
+"""
+
+import argparse
+
+from depth_anything_jax import export, weights
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ckpt")
+    parser.add_argument("dst")
+    parser.add_argument("--layout", required=True, choices=export.LAYOUTS)
+    parser.add_argument("--version", help="v1 or v2, where CKPT does not tell")
+    parser.add_argument("--max-depth", type=float, help="metres, of a metric model")
+    args = parser.parse_args(arguments)
+    found = weights.load(args.ckpt, version=args.version, max_depth=args.max_depth)
+    path = export.export(found, args.dst, layout=args.layout)
+    print(f"{path}: {found.parts} of {found.variant}, licence {found.licence or 'unknown'}")
+
+
+if __name__ == "__main__":
+    main()

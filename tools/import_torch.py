@@ -1,0 +1,43 @@
+"""Torch weights to an Orbax checkpoint.
+
+    python tools/import_torch.py SRC DST [--version v1|v2] [--max-depth METRES]
+                                 [--allow-missing REGEX [--fill init|zeros]]
+
+SRC: a .safetensors, .pth or .bin file, a folder of transformers', or a Hugging Face id.
+DST: a new folder, for `--config.init_from`, `--checkpoint` and `weights.load`.
+"""
+
+import argparse
+
+from depth_anything_jax import checkpoint, export, weights
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("src")
+    parser.add_argument("dst")
+    parser.add_argument("--version", help="v1 or v2, where SRC does not tell")
+    parser.add_argument("--variant", help="size, where the shapes do not tell")
+    parser.add_argument("--max-depth", type=float, help="metres, of a metric model")
+    parser.add_argument("--allow-missing", metavar="REGEX", help="missing tensors to fill")
+    parser.add_argument("--fill", default="init", choices=weights.FILLS, help="what with")
+    args = parser.parse_args(arguments)
+    found = weights.load(
+        args.src,
+        version=args.version,
+        variant=args.variant,
+        max_depth=args.max_depth,
+        allow_missing=args.allow_missing,
+        fill=args.fill,
+    )
+    metadata = export.describe(found)
+    checkpoint.save_params(args.dst, found.params, metadata)
+    print(f"{args.dst}: {found.parts} of {found.variant}, licence {metadata['licence']}")
+    for name in metadata.get("filled", {}).get("tensors", []):
+        print(f"  filled by {args.fill}: {name}")
+
+
+if __name__ == "__main__":
+    main()
