@@ -12,7 +12,6 @@ CONFIGS_PACKAGE = "depth_anything_jax._configs"
 CORE = [
     "absl-py>=2.1",
     "array-record>=0.8",
-    "einops>=0.8",
     "etils[epath]>=1.9",
     "flax>=0.12",
     "grain>=0.2.15",
