@@ -73,7 +73,7 @@ class Report:
         self._writer: Any = None
         self._remote: epath.Path | None = None
         self._restart_interval()
-        self._seconds_per_step: float | None = None  # smoothed, for ETA
+        self._recent = (0.0, 0.0)  # seconds and steps, older ones weigh less: for ETA
         self._warm = False
         if not active:
             return
@@ -144,12 +144,10 @@ class Report:
         self._restart_interval()
         if steps == 0 or elapsed <= 0:
             return {}
-        now = elapsed / steps
-        old = self._seconds_per_step
-        self._seconds_per_step = now if old is None else 0.7 * old + 0.3 * now
+        self._recent = 0.7 * self._recent[0] + elapsed, 0.7 * self._recent[1] + steps
         return {
             "rate/images_per_second": examples / elapsed,
-            "rate/seconds_per_step": now,
+            "rate/seconds_per_step": elapsed / steps,
             "rate/data_wait_share": waited / elapsed,
         }
 
@@ -212,8 +210,9 @@ class Report:
                 f"{rates['rate/seconds_per_step']:.3g} s/step",
                 f"data {rates['rate/data_wait_share']:.0%}",
             ]
-        if self._seconds_per_step is not None and step < self.total_steps:
-            tail.append(f"ETA {duration((self.total_steps - step) * self._seconds_per_step)}")
+        seconds, steps = self._recent
+        if steps and step < self.total_steps:
+            tail.append(f"ETA {duration((self.total_steps - step) * seconds / steps)}")
         self._print("  ".join([head, *parts] + (["|", *tail] if tail else [])))
 
     def text(self, message: str) -> None:
