@@ -46,6 +46,7 @@ FORMATS: dict[str, tuple[str, float | None, int | None]] = {
     "npz": ("npz", 1.0, None),
     "pfm": ("pfm", 1.0, None),
 }
+_ORIENTATION = 0x0112  # EXIF tag
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
@@ -119,6 +120,16 @@ def decode_image(data: bytes, name: PathLike = "image") -> UInt8[np.ndarray, "h 
 def read_image(path: PathLike) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an image file as RGB uint8 (h, w, 3)."""
     return decode_image(read_bytes(path), path)
+
+
+def is_plain_rgb(data: bytes) -> bool:
+    """Whether every reader gives the same pixels for an image file: 8-bit RGB JPEG or PNG without
+    alpha, palette or EXIF rotation."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        upright = image.getexif().get(_ORIENTATION, 1) == 1
+        return image.format in ("JPEG", "PNG") and image.mode == "RGB" and upright
 
 
 def decode_raw(data: bytes, name: PathLike, *, bits: int) -> np.ndarray:

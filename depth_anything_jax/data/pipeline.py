@@ -19,8 +19,9 @@ Decisions:
 
 from __future__ import annotations
 
+import concurrent.futures
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -41,35 +42,56 @@ _FAILED = "_failed"
 
 
 class _Steps:
-    """Step → this process's rows of it: a Grain data source without an end."""
+    """Step → this process's rows of it: a Grain data source without an end.
 
-    def __init__(self, parts: Mapping[str, tuple[Examples, int]], process: int, processes: int):
+    The rows of a step are read by `threads` threads, so that few batches need to be in the making:
+    one of 64 + 128 examples at 518 pixels is 0.8 GB.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, tuple[Examples, int]],
+        process: int,
+        processes: int,
+        threads: int,
+    ):
         """`parts`: examples and global batch size of each part."""
         self.parts, self.process, self.processes = dict(parts), process, processes
+        self.threads = threads
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_pool": None}
 
     def __len__(self) -> int:
         return sys.maxsize // 2
 
     def __getitem__(self, step: int) -> Batch:
-        # Grain's threads and workers are the parallelism; OpenCV's own would fight them.
+        # Threads and workers are the parallelism; OpenCV's own would fight them.
         cv2.setNumThreads(1)
         batch: Batch = {}
         failures: list[Failure] = []
         for part, (examples, total) in self.parts.items():
             rows = total // self.processes
             start = step * total + self.process * rows
-            arrays: dict[str, np.ndarray] = {}
-            for row in range(rows):
-                example, failed = examples.read(start + row)
+            batch[part] = arrays = {}
+            indices = range(start, start + rows)
+            for row, (example, failed) in enumerate(self._map(examples.read, indices)):
                 failures += failed
                 for field, value in example.items():
                     value = np.asarray(value)
                     if field not in arrays:
                         arrays[field] = np.empty((rows, *value.shape), value.dtype)
                     arrays[field][row] = value
-            batch[part] = arrays
         batch[_FAILED] = [(f.source, f.key, f.error) for f in failures]
         return batch
+
+    def _map(self, function: Callable[[int], Any], indices: range) -> Iterator[Any]:
+        if self.threads < 2:
+            return map(function, indices)
+        if self._pool is None:
+            self._pool = concurrent.futures.ThreadPoolExecutor(self.threads, "data")
+        return self._pool.map(function, indices)
 
 
 class Batches(Iterator[Batch]):
@@ -142,7 +164,9 @@ def _specs(data_cfg: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
                 f"data.labels is for one unlabelled source and there are {len(specs)}; give each "
                 "of them its own 'labels'"
             )
-        specs = [{"labels": dict(labels), **s} for s in specs]
+        specs = [{"labels": labels, **s} for s in specs]
+    if part == "unlabelled":  # labels that nobody will look at need not be read
+        specs = [s if s.get("type") == "folder" else {"labelled": False, **s} for s in specs]
     return specs
 
 
@@ -166,8 +190,9 @@ def train_batches(
 
     Args:
       data_cfg: "labelled" and "unlabelled" (a source description or a list of them), "mix" ("size"
-        or "weights"), "workers" (processes; 0 = in this one), "threads" (per process or worker),
-        "labels" (for the unlabelled source; labels make that part carry label fields too).
+        or "weights"), "workers" (processes; 0 = in this one), "threads" (that read the rows of a
+        batch, in each worker; with neither workers nor threads nothing is read ahead), "labels"
+        (for the unlabelled source; labels make that part carry label fields too).
       labelled_batch, unlabelled_batch: global batch sizes; a part of size 0 is left out.
       size: side of the square crops, a multiple of 14.
       seed: of shuffles and augmentations.
@@ -200,9 +225,12 @@ def train_batches(
         specs = _specs(data_cfg, part)
         if not specs:
             raise ValueError(f"data.{part} names no source, and the batch wants {total} from it")
+        sources = make_sources(data_cfg, part)
+        if part == "labelled":
+            _check_labelled(sources)
         examples = Examples(
             part,
-            make_sources(data_cfg, part),
+            sources,
             _weights(specs, part, mix),
             size=size,
             seed=seed,
@@ -211,10 +239,20 @@ def train_batches(
         parts[part] = (examples, total)
     if not parts:
         raise ValueError("both batch sizes are 0")
-    steps = grain.MapDataset.source(_Steps(parts, process_index, process_count))
     workers, threads = _count(data_cfg, "workers", 0), _count(data_cfg, "threads", 2)
+    steps = grain.MapDataset.source(_Steps(parts, process_index, process_count, threads))
     rows = (labelled_batch + unlabelled_batch) // process_count
-    return Batches(_iterate(steps[start_step:], workers, threads), start_step=start_step, rows=rows)
+    ahead = min(threads, 1) if workers == 0 else 0
+    return Batches(_iterate(steps[start_step:], workers, ahead), start_step=start_step, rows=rows)
+
+
+def _check_labelled(sources: Sequence[Source]) -> None:
+    without = [s.name for s in sources if not sources_lib.is_labelled(s)]
+    if without:
+        raise ValueError(
+            f"data.labelled names sources without labels: {', '.join(without)} (docs/data.md says "
+            "how images and labels are described)"
+        )
 
 
 def _count(data_cfg: Mapping[str, Any], field: str, default: int) -> int:
@@ -225,16 +263,16 @@ def _count(data_cfg: Mapping[str, Any], field: str, default: int) -> int:
     return int(value)
 
 
-def _iterate(steps: grain.MapDataset, workers: int, threads: int) -> Any:
-    """Runs a data set of whole batches; only a few are kept ready, as each is large."""
+def _iterate(steps: grain.MapDataset, workers: int, ahead: int) -> Any:
+    """Runs a data set of whole batches, one or two ahead of their use as each is large."""
     dataset = steps.to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
     )
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's pool reads absl flags; notebooks parse none
         dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         )
     return iter(dataset)
 

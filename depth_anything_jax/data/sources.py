@@ -133,6 +133,8 @@ def check_same_view(key: str, image: np.ndarray, maps: Mapping[str, np.ndarray])
 class FolderSource:
     """All images below a folder, sorted; the key is the path relative to it."""
 
+    labelled = False
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -168,7 +170,17 @@ class RGBDSource:
         labelled: bool = True,
         name: str | None = None,
     ):
-        """`labelled=False` gives the images alone."""
+        """`labelled=False` gives the images alone.
+
+        Raises:
+          SourceError: labels are wanted, and entries name none.
+        """
+        without = [e.rgb for e in entries if e.depth is None] if labelled else []
+        if without:
+            raise SourceError(
+                f"{name or root}: {len(without)} of {len(entries)} entries have no 'depth' (first: "
+                f"{without[0]}); add it, or set labelled=False to use the images alone"
+            )
         self.root = str(root)
         self.entries = list(entries)
         self.labelled = labelled
@@ -202,8 +214,7 @@ class RGBDSource:
         return os.path.join(self.root, relative)
 
     def _label(self, entry: Entry) -> Record:
-        if entry.depth is None:
-            raise SourceError(f"{entry.rgb}: the manifest gives no 'depth' for it")
+        assert entry.depth is not None  # checked when the source was made
         values = formats.read_label(self._path(entry.depth), entry.label_format)
         masks = {}
         for field in ("valid", "sky"):
@@ -231,6 +242,14 @@ class Subset:
 
     def __getitem__(self, index: int) -> Record:
         return self.source[self.indices[index]]
+
+
+def is_labelled(source: Source) -> bool:
+    """Whether records carry labels; reads one where the source does not say."""
+    while isinstance(source, Subset):
+        source = source.source
+    said = getattr(source, "labelled", None)
+    return "disparity" in source[0] if said is None else bool(said)
 
 
 def _folder(path: str, *, exclude: Sequence[str] = (), name: str | None = None) -> Source:

@@ -1,0 +1,227 @@
+"""Every label format against hand-made files; image decoding against cv2.imread; clear errors."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from depth_anything_jax.data import formats
+from depth_anything_jax.data.formats import FormatError, LabelFormat
+
+RNG = np.random.default_rng(0)
+DEPTH = RNG.uniform(0.5, 12, (6, 9)).astype(np.float32)
+DEPTH[2, 3] = 0
+
+
+def npy(array, **arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays) if array is None else np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("fmt", "scale"), [("kitti", 256), ("nyu", 1000), ("tum", 5000), ("vkitti", 100)]
+)
+def test_sixteen_bit_conventions(tmp_path, fmt, scale):
+    raw = np.round(DEPTH * scale).astype(np.uint16)
+    path = tmp_path / "d.png"
+    cv2.imwrite(str(path), raw)
+    expected = raw.astype(np.float64) / scale
+    for spec in (LabelFormat(fmt), LabelFormat("png16", scale), LabelFormat(None, scale)):
+        got = formats.read_label(path, spec)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, expected, rtol=1e-7)  # one float32 rounding
+    assert got[2, 3] == 0
+
+
+def test_pgm_and_tiff_are_sixteen_bit_images_too(tmp_path):
+    raw = np.round(DEPTH * 1000).astype(np.uint16)
+    for name in ("d.pgm", "d.tiff"):
+        cv2.imwrite(str(tmp_path / name), raw)
+        got = formats.read_label(tmp_path / name, LabelFormat("nyu"))
+        np.testing.assert_allclose(got, raw / 1000, rtol=1e-7)
+
+
+def test_sky_value_of_vkitti_is_invalid():
+    raw = np.array([[100, 65535]], np.uint16)
+    got = formats.decode_label(formats.encode_png(raw), "d.png", LabelFormat("vkitti"))
+    np.testing.assert_array_equal(got, [[1, 0]])
+
+
+def test_sunrgbd_bits_are_rotated_back():
+    depth_mm = RNG.integers(1, 2**13, (5, 7)).astype(np.uint16)
+    stored = (depth_mm << 3) | (depth_mm >> 13)
+    data = formats.encode_png(stored)
+    got = formats.decode_label(data, "d.png", LabelFormat("sunrgbd_png16"))
+    np.testing.assert_allclose(got, depth_mm / 1000, rtol=1e-7)
+
+
+def test_eight_bit_disparity():
+    raw = RNG.integers(0, 256, (4, 5), np.uint8)
+    data = formats.encode_png(raw)
+    np.testing.assert_array_equal(formats.decode_label(data, "d.png", LabelFormat("png8")), raw)
+    got = formats.decode_label(data, "d.png", LabelFormat("png8", scale=4, offset=2))
+    np.testing.assert_allclose(got, np.where(raw > 0, raw / 4 + 2, 0), rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
+def test_numpy_files(dtype):
+    values = DEPTH.astype(dtype)
+    data = npy(values)
+    np.testing.assert_array_equal(formats.decode_label(data, "d.npy"), values.astype(np.float32))
+    data = npy(None, depth=values, other=values + 1)
+    got = formats.decode_label(data, "d.npz", LabelFormat(field="depth"))
+    np.testing.assert_array_equal(got, values.astype(np.float32))
+    np.testing.assert_array_equal(formats.decode_label(npy(values[None]), "d.npy").shape, (6, 9))
+    np.testing.assert_array_equal(
+        formats.decode_label(npy(values[..., None]), "d.npy").shape, (6, 9)
+    )
+
+
+def test_non_finite_and_negative_values_are_invalid():
+    values = np.array([[np.nan, np.inf, -np.inf, -2, 0, 3]], np.float32)
+    np.testing.assert_array_equal(formats.decode_label(npy(values), "d.npy"), [[0, 0, 0, 0, 0, 3]])
+    got = formats.decode_label(npy(values), "d.npy", LabelFormat(absolute=True))
+    np.testing.assert_array_equal(got, [[0, 0, 0, 2, 0, 3]])
+
+
+def test_pfm_round_trip_and_byte_order():
+    np.testing.assert_array_equal(formats.decode_pfm(formats.encode_pfm(DEPTH)), DEPTH)
+    big = b"Pf\n9 6\n1.0\n" + DEPTH[::-1].astype(">f4").tobytes()
+    np.testing.assert_array_equal(formats.decode_label(big, "d.pfm"), DEPTH)
+    colour = np.repeat(DEPTH[::-1, :, None], 3, 2).astype("<f4")
+    np.testing.assert_array_equal(formats.decode_pfm(b"PF 9 6 -0.5\n" + colour.tobytes()), DEPTH)
+
+
+def test_pfm_pixels_may_look_like_whitespace():
+    values = np.frombuffer(b"\n\n\n\n    ", "<f4").reshape(1, 2)
+    data = b"Pf\n2 1\n-1.0\n" + values.tobytes()
+    np.testing.assert_array_equal(formats.decode_pfm(data), values)
+
+
+def test_pfm_agrees_with_opencv(tmp_path):
+    path = tmp_path / "d.pfm"
+    path.write_bytes(formats.encode_pfm(DEPTH))
+    np.testing.assert_array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), DEPTH)
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "spec", "message"),
+    [
+        (formats.encode_png(np.ones((3, 4), np.uint16)), "a.png", LabelFormat(), "needs 'scale'"),
+        (formats.encode_png(np.ones((3, 4), np.uint8)), "a.png", LabelFormat("nyu"), "holds uint8"),
+        (formats.encode_png(np.ones((3, 4), np.uint16)), "a.png", LabelFormat("png8"), "16"),
+        (
+            formats.encode_png(RNG.integers(0, 255, (3, 4, 3), np.uint8)),
+            "a.png",
+            LabelFormat("nyu"),
+            "colour-mapped",
+        ),
+        (b"hello", "a.png", LabelFormat("nyu"), "not an image"),
+        (b"hello", "a.pfm", LabelFormat(), "no PFM header"),
+        (formats.encode_pfm(DEPTH)[:-1], "a.pfm", LabelFormat(), "truncated PFM"),
+        (npy(DEPTH)[:-1], "a.npy", LabelFormat(), "not a NumPy file"),
+        (npy(None, a=DEPTH, b=DEPTH), "a.npz", LabelFormat(), r"arrays \['a', 'b'\]"),
+        (npy(None, a=DEPTH), "a.npz", LabelFormat(field="depth"), "no array 'depth'"),
+        (npy(np.ones((2, 3, 4))), "a.npy", LabelFormat(), r"\(2, 3, 4\)"),
+        (b"", "a.exr", LabelFormat(), "suffix '.exr'"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_bad_labels_are_named(data, name, spec, message):
+    with pytest.raises(FormatError, match=f"a.*{message}"):
+        formats.decode_label(data, name, spec)
+
+
+def test_bad_descriptions_are_refused():
+    with pytest.raises(FormatError, match="'kiti'.*kitti"):
+        LabelFormat("kiti")
+    with pytest.raises(FormatError, match="positive"):
+        LabelFormat("png16", 0.0)
+
+
+# --- images ------------------------------------------------------------------------------------
+
+
+def photo(height=20, width=30, channels=3, dtype=np.uint8):
+    top = np.iinfo(dtype).max
+    shape = (height, width, channels) if channels else (height, width)
+    return RNG.integers(0, top, shape, dtype, endpoint=True)
+
+
+def test_images_decode_as_cv2_imread_does(tmp_path):
+    files = {
+        "rgb.png": photo(),
+        "alpha.png": photo(channels=4),
+        "grey.png": photo(channels=0),
+        "deep.png": photo(dtype=np.uint16),
+        "rgb.jpg": photo(),
+        "rgb.bmp": photo(),
+        "rgb.tiff": photo(),
+    }
+    for name, pixels in files.items():
+        cv2.imwrite(str(tmp_path / name), pixels)
+        got = formats.read_image(tmp_path / name)
+        assert got.dtype == np.uint8 and got.shape == (20, 30, 3)
+        np.testing.assert_array_equal(got, cv2.imread(str(tmp_path / name))[..., ::-1], name)
+    np.testing.assert_array_equal(
+        formats.read_image(tmp_path / "rgb.png"), files["rgb.png"][..., ::-1]
+    )
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = Image.fromarray(photo())
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90° clockwise to show
+    image.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    got = formats.read_image(tmp_path / "turned.jpg")
+    assert got.shape == (30, 20, 3)
+    np.testing.assert_array_equal(got, cv2.imread(str(tmp_path / "turned.jpg"))[..., ::-1])
+    assert not formats.is_plain_rgb((tmp_path / "turned.jpg").read_bytes())
+
+
+def test_plain_rgb_is_recognised():
+    def png(image):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        return file.getvalue()
+
+    assert formats.is_plain_rgb(png(Image.fromarray(photo())))
+    assert not formats.is_plain_rgb(png(Image.fromarray(photo(channels=4))))
+    assert not formats.is_plain_rgb(png(Image.fromarray(photo(channels=0))))
+    assert not formats.is_plain_rgb(png(Image.fromarray(photo()).convert("P")))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_truncated_images_are_errors(tmp_path, suffix):
+    ok, encoded = cv2.imencode(suffix, photo(200, 300))
+    assert ok
+    data = encoded.tobytes()
+    assert formats.decode_image(data).shape == (200, 300, 3)
+    with pytest.raises(FormatError, match="a/b.*truncated"):
+        formats.decode_image(data[: len(data) * 2 // 3], "a/b")
+    # A photo with a video behind its end marker is whole.
+    assert formats.decode_image(data + b"\0" * 9000).shape == (200, 300, 3)
+
+
+def test_no_image_and_empty_file(tmp_path):
+    with pytest.raises(FormatError, match="x.jpg.*not an image"):
+        formats.decode_image(b"<html>404</html>", "x.jpg")
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(FormatError, match="empty.jpg.*empty"):
+        formats.read_image(tmp_path / "empty.jpg")
+
+
+def test_masks(tmp_path):
+    mask = photo(6, 7, 0) > 128
+    cv2.imwrite(str(tmp_path / "m.png"), mask.astype(np.uint8) * 255)
+    cv2.imwrite(str(tmp_path / "ids.png"), mask.astype(np.uint16) * 3)
+    np.save(tmp_path / "m.npy", mask[..., None])
+    for name in ("m.png", "ids.png", "m.npy"):
+        np.testing.assert_array_equal(formats.read_mask(tmp_path / name), mask, name)
+    np.save(tmp_path / "bad.npy", np.zeros((2, 3, 4)))
+    with pytest.raises(FormatError, match="bad.npy"):
+        formats.read_mask(tmp_path / "bad.npy")
