@@ -1,25 +1,32 @@
 # Everything here starts from nothing but Python >= 3.11 and make: .venv is made where it is missing,
 # filled from setup.py with the versions of constraints.txt, and used. Say `make help`.
 
-PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(if $(shell \
-	$(p) -c 'import sys; print(1) if sys.version_info >= (3, 11) else 0' 2>/dev/null),$(p))))
 VENV ?= .venv
 PY := $(VENV)/bin/python
+
+# The interpreter of a .venv that is yet to be made: the first that is new enough.
+ifeq ($(wildcard $(PY)),)
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+else
+PYTHON := $(PY)
+endif
 
 # The tests against PyTorch run where torch is installed and are skipped elsewhere. TORCH=1 installs
 # it, TORCH=0 does not. On Linux the wheel of the public index brings several GB of CUDA libraries;
 # CONTRIBUTING.md says how to have the CPU build.
-PYTHON_MINOR = $(shell ($(PY) -c 'import sys; print(sys.version_info[1])' || \
-	$(PYTHON) -c 'import sys; print(sys.version_info[1])') 2>/dev/null)
-TORCH ?= $(if $(filter 11,$(PYTHON_MINOR)),1,0)
-TEST_EXTRAS = test,notebook$(if $(filter 1,$(TORCH)),$(comma)torch)
+ifndef TORCH
+TORCH := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))' 2>/dev/null))
+endif
 comma := ,
+TEST_EXTRAS := test,notebook$(if $(filter 1,$(TORCH)),$(comma)torch)
 
 PYTEST ?= $(PY) -m pytest -q
 JOBS ?= 2
 
 .PHONY: help demo demo-long demo-encoder test nightly lint format types clean
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:  # half a .venv is none
 
 help:
 	@echo 'make demo          the whole method on rendered scenes, report in demo/report.html (WEIGHTS=SOURCE adds a released model)'
@@ -31,7 +38,7 @@ help:
 	@echo 'PYTHON=python3.12 chooses the interpreter of a new .venv; TORCH=1 or 0 installs PyTorch for the tests or not'
 
 $(PY):
-	@test -n "$(PYTHON)" || { echo 'make: no Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python3.12' >&2; exit 1; }
+	@test -n '$(PYTHON)' || { echo 'make: no Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python >= 3.11 is needed: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
