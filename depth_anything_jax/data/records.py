@@ -45,7 +45,10 @@ def find_dataset(path: str | os.PathLike[str]) -> epath.Path:
             raise SourceError(f"{root} holds several data sets ({names}); name one of them")
         if found:
             return max(found, key=_version)
-    unfinished = list(root.glob("**/.progress/plan.json")) if root.exists() else []
+    unfinished = root.exists() and [
+        *root.glob(".progress/plan.json"),
+        *root.glob("*/.progress/plan.json"),
+    ]
     raise SourceError(
         f"no data set at {root}: "
         + (

@@ -1,0 +1,247 @@
+"""tools/prepare_data.py: what goes in comes out, broken files are listed, a kill is no loss."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from depth_anything_jax.data import pipeline, records, sources
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TOOL = ROOT / "tools" / "prepare_data.py"
+RNG = np.random.default_rng(0)
+
+
+def command(*arguments):
+    return [sys.executable, str(TOOL), *map(str, arguments)]
+
+
+def environment():
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def prepare(*arguments):
+    return subprocess.run(
+        command(*arguments), env=environment(), capture_output=True, text=True, timeout=120
+    )
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location("prepare_data", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_pairs(folder, count=7):
+    """Pairs in 16 bits with a sky mask each, of which some are broken in their own ways."""
+    entries = []
+    for i in range(count):
+        image = RNG.integers(0, 256, (24, 32, 3), np.uint8)
+        suffix = "jpg" if i % 2 else "png"
+        cv2.imwrite(str(folder / f"{i}.{suffix}"), image)
+        depth = RNG.integers(0, 5000, (24, 32)).astype(np.uint16)
+        cv2.imwrite(str(folder / f"{i}_depth.png"), depth)
+        cv2.imwrite(str(folder / f"{i}_sky.png"), (depth == 0).astype(np.uint8))
+        entries.append(
+            {
+                "rgb": f"{i}.{suffix}",
+                "depth": f"{i}_depth.png",
+                "sky": f"{i}_sky.png",
+                "fmt": "nyu",
+                "dataset": f"set{i % 2}",
+                "domain": "indoor",
+                "K": [10, 0, 16, 0, 10, 12, 0, 0, 1],
+            }
+        )
+    # Palette images decode differently from reader to reader: they are stored as plain RGB.
+    cv2.imwrite(str(folder / "0.png"), RNG.integers(0, 256, (24, 32), np.uint8))
+    (folder / "manifest.json").write_text(json.dumps(entries))
+    return entries
+
+
+def assert_same_record(got, expected):
+    assert got.keys() == expected.keys()
+    for field, value in expected.items():
+        # Intrinsics are kept in float32; everything else comes back to the bit.
+        if field == "K":
+            np.testing.assert_allclose(got[field], value, rtol=1e-7)
+        else:
+            np.testing.assert_array_equal(got[field], value, field)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Seven pairs, two of them broken, prepared in shards of two."""
+    folder = tmp_path_factory.mktemp("raw")
+    write_pairs(folder)
+    good = sources.make({"type": "rgbd", "path": str(folder)})
+    expected = [good[i] for i in (0, 1, 3, 4, 6)]
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:300])
+    cv2.imwrite(str(folder / "5_depth.png"), np.zeros((24, 32), np.uint16))
+    out = tmp_path_factory.mktemp("out")
+    done = prepare(
+        "--source", f"rgbd:{folder}", "--out", out, "--name", "mine", "--licence", "CC BY 4.0",
+        "--shard_size", 2, "--workers", 1,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {"raw": folder, "out": out, "expected": expected, "run": done}
+
+
+def test_records_come_back_to_the_bit(prepared):
+    source = sources.make({"type": "tfds", "path": str(prepared["out"] / "mine")})
+    assert len(source) == 5 and source.name == "mine" and sources.is_labelled(source)
+    for i, expected in enumerate(prepared["expected"]):
+        assert_same_record(source[i], expected)
+    again = pickle.loads(pickle.dumps(source))
+    assert_same_record(again[4], prepared["expected"][4])
+    assert len({source.key(i) for i in range(5)}) == 5
+    with pytest.raises(IndexError, match="record 5 of 5 in mine"):
+        source[5]
+
+
+def test_images_alone(prepared):
+    source = sources.make(
+        {"type": "tfds", "path": str(prepared["out"]), "labelled": False, "split": "train[1:3]"}
+    )
+    assert len(source) == 2
+    np.testing.assert_array_equal(source[0]["image"], prepared["expected"][1]["image"])
+    assert "disparity" not in source[0]
+
+
+def test_tfds_reads_them_without_us(prepared):
+    import tensorflow_datasets as tfds
+
+    data = tfds.data_source("mine", split="train", data_dir=str(prepared["out"]))
+    for example, expected in zip(data, prepared["expected"], strict=True):
+        np.testing.assert_array_equal(example["image"], expected["image"])
+        assert example["depth"].dtype == np.uint16
+        depth = example["depth"][..., 0] / np.float32(example["scale"])
+        valid = expected["valid"]
+        np.testing.assert_allclose(depth[valid], 1 / expected["disparity"][valid], rtol=1e-6)
+        np.testing.assert_array_equal(example["sky"][..., 0] > 0, expected["sky"])
+    assert "tensorflow" not in sys.modules
+
+
+def test_card_lists_what_was_skipped(prepared):
+    card = records.read_card(prepared["out"] / "mine")
+    assert card["records"] == 5 and card["skipped"] == 2 and card["licence"] == "CC BY 4.0"
+    assert card["label_encoding"] == "png16" and card["masks"] == ["sky"]
+    reasons = {item["key"]: item["error"] for item in card["skipped_files"]}
+    assert set(reasons) == {"2.png", "5.jpg"}
+    assert "truncated" in reasons["2.png"] and "no valid pixel" in reasons["5.jpg"]
+    output = prepared["run"].stdout + prepared["run"].stderr
+    assert "5 records in 4 shards" in output and "2 skipped" in output
+    assert "skipped 2.png: FormatError" in output and "7/7" in output  # the progress bar
+
+
+def test_wrong_split_and_feature_are_named(prepared):
+    spec = {"type": "tfds", "path": str(prepared["out"])}
+    with pytest.raises(sources.SourceError, match=r"no split 'test' \(train\)"):
+        sources.make(spec | {"split": "test"})
+    with pytest.raises(sources.SourceError, match="no feature 'rgb': .*image"):
+        sources.make(spec | {"image": "rgb"})
+
+
+def test_training_reads_them(prepared):
+    cfg = {"labelled": {"type": "tfds", "path": str(prepared["out"] / "mine")}, "threads": 2}
+    with pipeline.train_batches(
+        cfg, labelled_batch=5, unlabelled_batch=0, size=14, seed=0
+    ) as stream:
+        batch = next(stream)["labelled"]
+    assert batch["valid"].any((1, 2)).all() and stream.failures == 0
+
+
+def test_a_complete_data_set_is_left_alone(prepared, capsys):
+    tool = load_tool()
+    arguments = ["--out", str(prepared["out"]), "--name", "mine", "--source"]
+    tool.main([*arguments, f"rgbd:{prepared['raw']}"])
+    assert "is complete already: 5 records" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="holds another data set, made from rgbd:"):
+        tool.main([*arguments, f"rgbd:{prepared['raw']}?datasets=set1"])
+
+
+def test_bad_command_lines(tmp_path, capsys):
+    tool = load_tool()
+    arguments = ["--out", str(tmp_path), "--name", "x", "--source"]
+    with pytest.raises(SystemExit, match="no folder .*nowhere"):
+        tool.main([*arguments, f"folder:{tmp_path}/nowhere"])
+    with pytest.raises(SystemExit):
+        tool.main(["--out", str(tmp_path), "--name", "My-Set", "--source", "folder:x"])
+    assert "lower case letters, digits and _" in capsys.readouterr().err
+    (tmp_path / "x/1.0.0").mkdir(parents=True)
+    (tmp_path / "x/1.0.0/other").touch()
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((3, 3, 3), np.uint8))
+    with pytest.raises(SystemExit, match="is not empty"):
+        tool.main([*arguments, f"folder:{tmp_path}"])
+
+
+def test_unlike_labels_are_kept_in_float32(shared, tmp_path):
+    """PFM, 8-bit disparity, rotated bits: one set of floats that gives the same records."""
+    raw = shared / "data" / "labelled"
+    wanted = ["middlebury", "sunrgbd", "icl_nuim"]
+    done = prepare(
+        "--source", f"rgbd:{raw}?datasets={','.join(wanted)}", "--out", tmp_path, "--name", "mixed"
+    )
+    assert done.returncode == 0, done.stderr
+    assert records.read_card(tmp_path)["label_encoding"] == "float32"
+    source = sources.make({"type": "tfds", "path": str(tmp_path)})
+    original = sources.make({"type": "rgbd", "path": str(raw), "datasets": wanted})
+    assert len(source) == len(original) == 9
+    for i in range(9):
+        assert_same_record(source[i], original[i])
+
+
+def test_a_killed_preparation_continues(tmp_path):
+    """SIGKILL in the middle: finished shards stay, the rest is written, nothing twice."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    ok, encoded = cv2.imencode(".jpg", RNG.integers(0, 256, (480, 640, 3), np.uint8))
+    assert ok
+    for i in range(240):
+        (raw / f"{i:03d}.jpg").write_bytes(encoded.tobytes())
+    out = tmp_path / "out"
+    arguments = ["--source", f"folder:{raw}", "--out", out, "--name", "many", "--shard_size", 8]
+    running = subprocess.Popen(
+        command(*arguments, "--workers", 1), env=environment(), stderr=subprocess.DEVNULL
+    )
+    folder = out / "many" / "1.0.0"
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob(".progress/0*.json"))) < 3:
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    time.sleep(1.5)  # an orphaned worker notices within half a second
+    notes = sorted(folder.glob(".progress/0*.json"))
+    assert 3 <= len(notes) < 30
+    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.array_record-*")}
+    assert len(before) in (len(notes), len(notes) + 1)  # the note comes after its shard
+
+    tool = load_tool()
+    with pytest.raises(
+        SystemExit, match="begun with other shard_size, shards: shard_size 8, now 9"
+    ):
+        tool.main([*map(str, arguments[:-1]), "9"])
+    with pytest.raises(sources.SourceError, match="has not finished"):
+        sources.make({"type": "tfds", "path": str(out / "many")})
+
+    again = prepare(*arguments, "--workers", 1)
+    assert again.returncode == 0, again.stderr
+    assert f"continuing: {len(notes)} of 30 shards are there" in again.stdout
+    after = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.array_record-*")}
+    kept = [name for name in before if after[name] == before[name]]
+    assert len(after) == 30 and len(kept) == len(notes)
+    assert not (folder / ".progress").exists()
+    source = sources.make({"type": "tfds", "path": str(out / "many")})
+    assert [source[i]["key"] for i in range(240)] == [f"{i:03d}.jpg" for i in range(240)]

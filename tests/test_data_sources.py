@@ -1,0 +1,288 @@
+"""Sources: keys, labels, selections, layouts that are not there."""
+
+import json
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+
+from depth_anything_jax.data import formats, sources, specs
+from depth_anything_jax.data.manifest import ManifestError
+from depth_anything_jax.data.sources import SourceError
+
+RNG = np.random.default_rng(0)
+
+
+def write_image(path, height=12, width=16):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = RNG.integers(0, 256, (height, width, 3), np.uint8)
+    assert cv2.imwrite(str(path), pixels)
+    return pixels[..., ::-1]
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+def test_folder_is_recursive_and_sorted(tmp_path):
+    names = ["b/2.png", "b/10.png", "a.PNG", "c/d/e.png", ".hidden/x.png", "b/.y.png"]
+    pixels = {name: write_image(tmp_path / name) for name in names}
+    (tmp_path / "notes.txt").write_text("no image")
+    source = sources.make({"type": "folder", "path": str(tmp_path)})
+    keys = [source.key(i) for i in range(len(source))]
+    assert keys == ["a.PNG", "b/10.png", "b/2.png", "c/d/e.png"]
+    for i, key in enumerate(keys):
+        record = source[i]
+        assert set(record) == {"key", "image"} and record["key"] == key
+        np.testing.assert_array_equal(record["image"], pixels[key])
+    assert not sources.is_labelled(source)
+    assert isinstance(source, sources.Source)
+    excluded = sources.make({"type": "folder", "path": str(tmp_path), "exclude": ["b/*"]})
+    assert [excluded.key(i) for i in range(len(excluded))] == ["a.PNG", "c/d/e.png"]
+
+
+def test_slices(tmp_path):
+    for i in range(5):
+        write_image(tmp_path / f"{i}.png")
+    spec = {"type": "folder", "path": str(tmp_path)}
+    part = sources.make(spec | {"slice": [1, 3]})
+    assert [part.key(i) for i in range(len(part))] == ["1.png", "2.png"]
+    assert part[1]["key"] == "2.png"
+    assert len(sources.make(spec | {"slice": [3, None]})) == 2
+    with pytest.raises(SourceError, match=r"slice \[7, 9\] of the 5"):
+        sources.make(spec | {"slice": [7, 9]})
+
+
+def test_wrong_folders_say_what_was_looked_for(tmp_path):
+    with pytest.raises(SourceError, match="no folder .*nowhere"):
+        sources.make({"type": "folder", "path": str(tmp_path / "nowhere")})
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(SourceError, match=r"no image below it \(1 other files\).*\.jpg"):
+        sources.make({"type": "folder", "path": str(tmp_path)})
+
+
+def test_descriptions_are_checked(tmp_path):
+    write_image(tmp_path / "a.png")
+    with pytest.raises(SourceError, match="unknown source type 'fodler'.*folder"):
+        sources.make({"type": "fodler"})
+    with pytest.raises(SourceError, match="no field 'exlude'; did you mean 'exclude'"):
+        sources.make({"type": "folder", "path": str(tmp_path), "exlude": []})
+    with pytest.raises(SourceError, match="needs the field 'path'"):
+        sources.make({"type": "folder"})
+    with pytest.raises(SourceError, match="'datsets'; did you mean 'datasets'"):
+        sources.make({"type": "rgbd", "path": str(tmp_path), "datsets": ["nyu"]})
+
+
+# --- RGB-D -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Six pairs: two data sets, three scenes, every kind of label."""
+    entries = []
+
+    def add(name, dataset, label, **fields):
+        write_image(tmp_path / f"{name}.png")
+        path = tmp_path / label
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = RNG.uniform(1, 9, (12, 16)).astype(np.float32)
+        values[0, :4] = 0
+        if label.endswith(".npy"):
+            np.save(path, values)
+        elif label.endswith(".pfm"):
+            path.write_bytes(formats.encode_pfm(values))
+        else:
+            cv2.imwrite(str(path), np.round(values * 1000).astype(np.uint16))
+        entries.append({"rgb": f"{name}.png", "depth": label, "dataset": dataset, **fields})
+
+    add("one/a", "rooms", "one/a.npy", scene="hall", domain="indoor", split="train")
+    add("one/b", "rooms", "one/b_d.png", scale=1000, K=[[1, 0, 2], [0, 3, 4], [0, 0, 1]])
+    add("two/c", "rooms", "two/c_d.png", fmt="nyu", K=list(range(9)), scene="hall")
+    add("two/d", "stereo", "two/d.pfm", kind="disparity")
+    add("two/e", "stereo", "two/e.pfm", kind="disparity", offset=2.5)
+    add("two/f", "stereo", "two/f.pfm", kind="disparity", shift_known=True, domain="outdoor")
+    (tmp_path / "manifest.json").write_text(json.dumps(entries))
+    return tmp_path
+
+
+def keys(source):
+    return [source.key(i) for i in range(len(source))]
+
+
+def test_manifest_gives_disparity(pairs):
+    source = sources.make({"type": "rgbd", "path": str(pairs)})
+    assert len(source) == 6 and sources.is_labelled(source)
+    first, last = source[0], source[5]
+    depth = np.load(pairs / "one/a.npy").astype(np.float64)
+    assert first["valid"].sum() == 12 * 16 - 4
+    measured = first["valid"]
+    np.testing.assert_allclose(first["disparity"][measured], 1 / depth[measured], rtol=1e-6)
+    np.testing.assert_array_equal(first["disparity"][~measured], 0)
+    assert first["disparity"].dtype == np.float32 and not first["sky"].any()
+    assert first["kind"] == "depth" and first["domain"] == "indoor"
+    disparity = formats.read_label(pairs / "two/f.pfm")
+    np.testing.assert_array_equal(last["disparity"], disparity)
+    np.testing.assert_array_equal(last["valid"], disparity > 0)
+    # Depth has a true infinity; disparity only where somebody said so.
+    assert [source[i]["shift_known"] for i in range(6)] == [True] * 3 + [False, True, True]
+    np.testing.assert_array_equal(source[4]["disparity"].min(), 0)
+    assert source[4]["disparity"][source[4]["valid"]].min() >= 3.5
+    np.testing.assert_array_equal(source[1]["K"], [[1, 0, 2], [0, 3, 4], [0, 0, 1]])
+    np.testing.assert_array_equal(source[2]["K"], np.arange(9).reshape(3, 3))
+    assert "K" not in source[0]
+
+
+def test_manifest_selections(pairs):
+    def make(**fields):
+        return keys(sources.make({"type": "rgbd", "path": str(pairs / "manifest.json"), **fields}))
+
+    assert make(datasets=["stereo"]) == ["two/d.png", "two/e.png", "two/f.png"]
+    assert make(datasets=["r*"], exclude=["one/b.png"]) == ["one/a.png", "two/c.png"]
+    assert make(exclude=["hall", "stereo"]) == ["one/b.png"]  # scenes and data sets alike
+    assert make(scenes=["two"]) == ["two/d.png", "two/e.png", "two/f.png"]  # by default the folder
+    assert make(splits=["train"]) == ["one/a.png"]
+    assert make(domains=["outdoor"]) == ["two/f.png"]
+    with pytest.raises(ManifestError, match="no dataset matches 'room'; did you mean 'rooms'"):
+        make(datasets=["room"])
+    with pytest.raises(ManifestError, match="image to exclude matches 'stero'; did you"):
+        make(exclude=["stero"])
+    with pytest.raises(ManifestError, match="none of its 6 entries is left"):
+        make(datasets=["stereo"], splits=["train"])
+
+
+def test_images_alone_need_no_depth(pairs):
+    (pairs / "list.txt").write_text("one/a.png\ntwo/c.png\n")
+    source = sources.make({"type": "rgbd", "path": str(pairs / "list.txt"), "labelled": False})
+    assert "disparity" not in source[1] and not sources.is_labelled(source)
+    with pytest.raises(SourceError, match="2 of 2 entries have no 'depth'.*one/a.png"):
+        sources.make({"type": "rgbd", "path": str(pairs / "list.txt")})
+
+
+def test_lists_take_their_conventions_from_the_source(pairs):
+    (pairs / "list.txt").write_text("one/b.png one/b_d.png\ntwo/c.png two/c_d.png\n")
+    (pairs / "list.jsonl").write_text('{"rgb": "one/b.png", "depth": "one/b_d.png"}\n')
+    expected = sources.make({"type": "rgbd", "path": str(pairs)})
+    for name in ("list.txt", "list.jsonl"):
+        source = sources.make({"type": "rgbd", "path": str(pairs / name), "fmt": "nyu"})
+        np.testing.assert_array_equal(source[0]["disparity"], expected[1]["disparity"])
+
+
+def test_broken_manifests_are_named(tmp_path):
+    def load(text, name="m.json"):
+        (tmp_path / name).write_text(text)
+        return sources.make({"type": "rgbd", "path": str(tmp_path / name)})
+
+    with pytest.raises(ManifestError, match=r"no manifest at .*manifest\.json"):
+        sources.make({"type": "rgbd", "path": str(tmp_path)})
+    with pytest.raises(ManifestError, match="m.json: not JSON"):
+        load("{")
+    with pytest.raises(ManifestError, match="non-empty list"):
+        load("{}")
+    with pytest.raises(ManifestError, match=r"m.json, entry 0: an entry is an object with 'rgb'"):
+        load('[{"image": "a.png"}]')
+    with pytest.raises(ManifestError, match="entry 1: kind must be depth or disparity, got 'dept'"):
+        load('[{"rgb": "a", "depth": "b"}, {"rgb": "a", "kind": "dept"}]')
+    with pytest.raises(ManifestError, match="entry 0: unknown label format 'exr'"):
+        load('[{"rgb": "a", "fmt": "exr"}]')
+    with pytest.raises(ManifestError, match="K has 4 numbers"):
+        load('[{"rgb": "a", "K": [1, 2, 3, 4]}]')
+
+
+def test_masks(pairs):
+    sky = np.zeros((12, 16), np.uint8)
+    sky[0, :4] = 255
+    cv2.imwrite(str(pairs / "sky.png"), sky)
+    valid = np.full((12, 16), 255, np.uint8)
+    valid[5] = 0
+    cv2.imwrite(str(pairs / "valid.png"), valid)
+    entry = {"rgb": "two/d.png", "depth": "two/d.pfm", "sky": "sky.png", "valid": "valid.png"}
+    (pairs / "m.json").write_text(json.dumps([entry, entry | {"kind": "disparity"}]))
+    source = sources.make({"type": "rgbd", "path": str(pairs / "m.json")})
+    values = formats.read_label(pairs / "two/d.pfm")
+    np.testing.assert_array_equal(source[0]["sky"], sky > 0)
+    np.testing.assert_array_equal(source[0]["valid"], (values > 0) & (valid > 0))
+    # A mask says where disparity holds, so its zeros are far points, not holes.
+    np.testing.assert_array_equal(source[1]["valid"], valid > 0)
+    cv2.imwrite(str(pairs / "sky.png"), sky[:6])
+    with pytest.raises(formats.FormatError, match=r"sky.png: sky mask is \(6, 16\)"):
+        source[0]
+
+
+def test_another_view_is_refused(pairs):
+    write_image(pairs / "one/a.png", 16, 12)
+    source = sources.make({"type": "rgbd", "path": str(pairs)})
+    with pytest.raises(formats.FormatError, match="one/a.png: the image is 16x12.*12x16.*EXIF"):
+        source[0]
+    write_image(pairs / "one/a.png", 24, 32)  # another resolution of the same view is fine
+    assert source[0]["image"].shape == (24, 32, 3)
+
+
+def test_paired_folders(tmp_path):
+    for name in ("x/1", "x/2"):
+        write_image(tmp_path / "rgb" / f"{name}.jpg")
+    (tmp_path / "gt/x").mkdir(parents=True)
+    for name in ("1.png", "2_depth.png"):
+        cv2.imwrite(str(tmp_path / "gt/x" / name), np.full((12, 16), 512, np.uint16))
+    spec = {
+        "type": "pairs",
+        "images": str(tmp_path / "rgb"),
+        "depths": str(tmp_path / "gt"),
+        "fmt": "kitti",
+    }
+    source = sources.make(spec)
+    assert keys(source) == ["x/1.jpg", "x/2.jpg"]
+    np.testing.assert_array_equal(source[1]["disparity"], np.full((12, 16), 0.5))
+    (tmp_path / "gt/x/1.png").unlink()
+    with pytest.raises(ManifestError, match="1 of 2 images.*x/1.jpg"):
+        sources.make(spec)
+    with pytest.raises(ManifestError, match="no folder .*nowhere.*'depths'"):
+        sources.make(spec | {"depths": str(tmp_path / "nowhere")})
+
+
+def test_sources_can_be_sent_to_workers(pairs):
+    for spec in ({"type": "folder"}, {"type": "rgbd", "datasets": ["rooms"]}):
+        source = sources.make({"path": str(pairs), **spec})
+        again = pickle.loads(pickle.dumps(source))
+        assert keys(again) == keys(source)
+        np.testing.assert_array_equal(again[0]["image"], source[0]["image"])
+
+
+def test_missing_tfds_data_set_says_where_it_looked(tmp_path):
+    with pytest.raises(SourceError, match="no data set at .*dataset_info.json.*prepare_data"):
+        sources.make({"type": "tfds", "path": str(tmp_path / "sa1b")})
+    with pytest.raises(SourceError, match="either 'path' or 'dataset'"):
+        sources.make({"type": "tfds"})
+    (tmp_path / "sa1b/1.0.0/.progress").mkdir(parents=True)
+    (tmp_path / "sa1b/1.0.0/.progress/plan.json").write_text("{}")
+    with pytest.raises(SourceError, match="has not finished; run the same"):
+        sources.make({"type": "tfds", "path": str(tmp_path / "sa1b")})
+
+
+def test_rendered_scenes_are_a_source():
+    source = sources.make(specs.parse("scenes:A?count=3&size=56&seed=5"))
+    record = source[2]
+    assert record["image"].shape == (56, 56, 3) and record["image"].dtype == np.uint8
+    assert record["disparity"].shape == (56, 56) and record["shift_known"]
+    assert sources.is_labelled(source)
+
+
+# --- the real pairs ----------------------------------------------------------------------------
+
+
+def test_the_whole_shared_manifest_loads(shared):
+    folder = shared / "data" / "labelled"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    source = sources.make({"type": "rgbd", "path": str(folder)})
+    assert len(source) == len(manifest) == 100
+    for i, entry in enumerate(manifest):
+        record = source[i]
+        assert record["key"] == entry["rgb"] and list(record["valid"].shape) == entry["hw"]
+        values = record["disparity"][record["valid"]].astype(np.float64)
+        if entry["kind"] == "depth":
+            values = 1 / values
+        # The manifest's figures are rounded to 4 and 3 digits after the point.
+        assert abs(record["valid"].mean() - entry["valid_frac"]) <= 1e-4, entry["rgb"]
+        percentiles = np.percentile(values, [1, 50, 99])
+        np.testing.assert_allclose(
+            percentiles, entry["p1_p50_p99"], rtol=1e-5, atol=1e-3, err_msg=entry["rgb"]
+        )
