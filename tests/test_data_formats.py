@@ -44,10 +44,18 @@ def test_pgm_and_tiff_are_sixteen_bit_images_too(tmp_path):
         np.testing.assert_allclose(got, raw / 1000, rtol=1e-7)
 
 
-def test_sky_value_of_vkitti_is_invalid():
-    raw = np.array([[100, 65535]], np.uint16)
-    got = formats.decode_label(formats.encode_png(raw), "d.png", LabelFormat("vkitti"))
-    np.testing.assert_array_equal(got, [[1, 0]])
+def test_sky_of_renderers():
+    raw = formats.encode_png(np.array([[100, 65534, 65535, 0]], np.uint16))
+    spec = LabelFormat("vkitti")
+    values, sky = formats.decode_label_and_sky(raw, "d.png", spec)
+    np.testing.assert_array_equal(sky, [[False, True, True, False]])
+    np.testing.assert_array_equal(values, [[1, 0, 0, 0]])
+    np.testing.assert_array_equal(formats.decode_label(raw, "d.png", spec), values)
+    data = npy(np.array([[3, 999, 1001, np.inf, np.nan]], np.float32))
+    values, sky = formats.decode_label_and_sky(data, "d.npy", LabelFormat(sky_above=1000))
+    np.testing.assert_array_equal(sky, [[False, False, True, True, False]])
+    np.testing.assert_array_equal(values, [[3, 999, 0, 0, 0]])
+    assert spec.tells_sky and LabelFormat(sky_above=9).tells_sky and not LabelFormat().tells_sky
 
 
 def test_sunrgbd_bits_are_rotated_back():

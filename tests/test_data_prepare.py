@@ -245,3 +245,17 @@ def test_a_killed_preparation_continues(tmp_path):
     assert not (folder / ".progress").exists()
     source = sources.make({"type": "tfds", "path": str(out / "many")})
     assert [source[i]["key"] for i in range(240)] == [f"{i:03d}.jpg" for i in range(240)]
+
+
+def test_sky_that_the_depth_tells_is_stored(prepared):
+    spec = {"type": "rgbd", "path": str(prepared["raw"]), "exclude": ["2.png", "5.jpg"]}
+    plain, far = sources.make(spec), sources.make(spec | {"sky_above": 4.0})
+    assert records.label_encoding(plain) == "png16"
+    assert records.label_encoding(far) == "float32"  # 16 bits as they are would lose the rule
+    assert records.mask_fields(far) == ["sky"]
+    example = records.encode(far, 1, encoding="float32", masks=["sky"])
+    sky = cv2.imdecode(np.frombuffer(example["sky"], np.uint8), cv2.IMREAD_UNCHANGED) > 0
+    np.testing.assert_array_equal(sky, far[1]["sky"])
+    depth = cv2.imread(str(prepared["raw"] / "1_depth.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(sky, (depth == 0) | (depth > 4000))
+    assert not example["depth"][sky].any()

@@ -208,6 +208,19 @@ def test_masks(pairs):
         source[0]
 
 
+def test_sky_by_depth(pairs):
+    values = np.full((12, 16), 5, np.float32)
+    values[:3] = 10000
+    np.save(pairs / "far.npy", values)
+    (pairs / "m.json").write_text(json.dumps([{"rgb": "one/a.png", "depth": "far.npy"}]))
+    spec = {"type": "rgbd", "path": str(pairs / "m.json")}
+    record = sources.make(spec | {"sky_above": 1000})[0]
+    np.testing.assert_array_equal(record["sky"], values > 1000)
+    np.testing.assert_array_equal(record["valid"], values < 1000)
+    assert not record["disparity"][:3].any() and record["disparity"][3:].all()
+    assert not sources.make(spec)[0]["sky"].any()
+
+
 def test_another_view_is_refused(pairs):
     write_image(pairs / "one/a.png", 16, 12)
     source = sources.make({"type": "rgbd", "path": str(pairs)})

@@ -5,7 +5,7 @@ Label conventions (`fmt`; the value divided by `scale` is metres, or pixels of d
   kitti          16-bit PNG, metres × 256 (disparity maps of KITTI 2015 too); 0 = no measurement
   nyu            16-bit PNG, millimetres (also Redwood, DIML, HoloLens exports); 0 = hole
   tum            16-bit PNG, metres × 5000 (also ICL-NUIM)
-  vkitti         16-bit PNG, centimetres; 65535 = sky, read as invalid
+  vkitti         16-bit PNG, centimetres; 65535 = sky
   sunrgbd_png16  16-bit PNG in millimetres, rotated left by three bits
   png8           8-bit image, usually disparity in pixels
   npy, npz       NumPy array, float or integer (npz: the only array, or the one named by `field`)
@@ -28,18 +28,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 PathLike = str | os.PathLike[str]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 LABEL_SUFFIXES = (".png", ".pgm", ".tif", ".tiff", ".npy", ".npz", ".pfm")
-# fmt → (reader, scale that the convention fixes, raw value that means "no measurement")
-FORMATS: dict[str, tuple[str, float | None, int | None]] = {
+# fmt → (reader, scale that the convention fixes, depth in metres above which it means sky)
+FORMATS: dict[str, tuple[str, float | None, float | None]] = {
     "png16": ("png16", None, None),
     "kitti": ("png16", 256.0, None),
     "nyu": ("png16", 1000.0, None),
     "tum": ("png16", 5000.0, None),
-    "vkitti": ("png16", 100.0, 65535),
+    "vkitti": ("png16", 100.0, 655.0),
     "sunrgbd_png16": ("sunrgbd", 1000.0, None),
     "png8": ("png8", 1.0, None),
     "npy": ("npy", 1.0, None),
@@ -65,6 +65,8 @@ class LabelFormat:
       offset: added after scaling; turns Middlebury's disparity d into d + doffs, which is
         proportional to 1/z.
       field: array name inside an npz.
+      sky_above: depth (metres, after scaling) above which a pixel is sky, as renderers write it;
+        None takes the convention's.
     """
 
     fmt: str | None = None
@@ -72,12 +74,20 @@ class LabelFormat:
     absolute: bool = False
     offset: float = 0.0
     field: str | None = None
+    sky_above: float | None = None
 
     def __post_init__(self) -> None:
         if self.fmt is not None and self.fmt not in FORMATS:
             raise FormatError(f"unknown label format {self.fmt!r}: one of {', '.join(FORMATS)}")
         if self.scale is not None and not (np.isfinite(self.scale) and self.scale > 0):
             raise FormatError(f"label scale must be positive, got {self.scale!r}")
+        if self.sky_above is not None and not self.sky_above > 0:
+            raise FormatError(f"sky_above must be a positive depth, got {self.sky_above!r}")
+
+    @property
+    def tells_sky(self) -> bool:
+        """Whether the label itself says where the sky is."""
+        return self.sky_above is not None or bool(self.fmt and FORMATS[self.fmt][2])
 
 
 def read_bytes(path: PathLike) -> bytes:
@@ -221,7 +231,17 @@ def guess_format(path: PathLike) -> str:
 def decode_label(
     data: bytes, name: PathLike, spec: LabelFormat = LabelFormat()
 ) -> Float[np.ndarray, "h w"]:
-    """Decodes a label file's bytes to metres of depth or pixels of disparity.
+    """Decodes a label file's bytes to metres of depth or pixels of disparity, 0 where invalid.
+
+    As `decode_label_and_sky`, whose sky is invalid here.
+    """
+    return decode_label_and_sky(data, name, spec)[0]
+
+
+def decode_label_and_sky(
+    data: bytes, name: PathLike, spec: LabelFormat = LabelFormat()
+) -> tuple[Float[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+    """Decodes a label file's bytes to metres of depth or pixels of disparity, and to sky.
 
     Args:
       data: the file.
@@ -229,12 +249,12 @@ def decode_label(
       spec: format, scale and the rest.
 
     Returns:
-      float32 (h, w); every invalid pixel is 0.
+      float32 (h, w), 0 at invalid pixels and in the sky; and bool (h, w), True in the sky.
 
     Raises:
       FormatError: naming the file and what is wrong with it.
     """
-    reader, fixed, void = FORMATS[spec.fmt or guess_format(name)]
+    reader, fixed, sky_above = FORMATS[spec.fmt or guess_format(name)]
     scale = spec.scale if spec.scale is not None else fixed
     if scale is None:
         raise FormatError(
@@ -259,10 +279,12 @@ def decode_label(
     if spec.absolute:
         values = np.abs(values)
     valid = np.isfinite(values) & (values > 0)
-    if void is not None:
-        valid &= raw != void
-    values = values / np.float32(scale) + np.float32(spec.offset)
-    return np.where(valid & (values > 0), values, np.float32(0))
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities are invalid, no news
+        values = values / np.float32(scale) + np.float32(spec.offset)
+    sky_above = sky_above if spec.sky_above is None else spec.sky_above
+    # A renderer may well write infinity for the sky.
+    sky = np.zeros(values.shape, np.bool_) if sky_above is None else values > sky_above
+    return np.where(valid & (values > 0) & ~sky, values, np.float32(0)), sky
 
 
 def read_label(path: PathLike, spec: LabelFormat = LabelFormat()) -> Float[np.ndarray, "h w"]:

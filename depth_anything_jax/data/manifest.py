@@ -9,6 +9,7 @@ paths are relative to its folder. Fields of an entry:
   abs             take the label's absolute value
   offset          added to the scaled value (Middlebury's doffs)
   field           array name inside an npz
+  sky_above       depth in metres above which a pixel is sky (renderers: TartanAir 1000, IRS 200)
   sky, valid      masks at the label's size, non-zero = True
   shift_known     disparity only: zero means infinitely far, as in stereo (default false, or true
                   where `offset` is given)
@@ -31,7 +32,8 @@ from depth_anything_jax.data import formats
 
 # Fields that a source's description may give for all entries that lack them.
 DEFAULT_FIELDS = [
-    "fmt", "scale", "kind", "abs", "offset", "field", "shift_known", "dataset", "domain", "split",
+    "fmt", "scale", "kind", "abs", "offset", "field", "sky_above", "shift_known", "dataset",
+    "domain", "split",
 ]  # fmt: skip
 
 
@@ -77,6 +79,7 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
             absolute=bool(fields.get("abs", False)),
             offset=float(fields.get("offset", 0.0)),
             field=fields.get("field"),
+            sky_above=fields.get("sky_above"),
         )
     except (formats.FormatError, TypeError) as error:
         raise ManifestError(f"{where}: {error}") from error

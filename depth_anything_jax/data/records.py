@@ -226,8 +226,9 @@ def label_encoding(source: sources.Source) -> str:
         return "float32"
     for index in indices:
         spec, depth = base.entries[index].label_format, base.entries[index].depth or ""
-        reader, _, void = formats.FORMATS[spec.fmt or formats.guess_format(depth)]
-        if reader != "png16" or void is not None or spec.absolute or spec.offset:
+        reader, _, sky_above = formats.FORMATS[spec.fmt or formats.guess_format(depth)]
+        as_is = not (spec.absolute or spec.offset or sky_above or spec.sky_above)
+        if reader != "png16" or not as_is:
             return "float32"
     return "png16"
 
@@ -237,7 +238,9 @@ def mask_fields(source: sources.Source) -> list[str]:
     base, indices = _unwrap(source, range(len(source)))
     if isinstance(base, RGBDSource):
         entries = [base.entries[i] for i in indices]
-        return [f for f in ("valid", "sky") if any(getattr(e, f) for e in entries)]
+        masks = [f for f in ("valid", "sky") if any(getattr(e, f) for e in entries)]
+        by_depth = any(e.label_format.tells_sky for e in entries)
+        return masks + ["sky"] * (by_depth and "sky" not in masks)
     return ["sky"]
 
 

@@ -215,8 +215,11 @@ class RGBDSource:
 
     def _label(self, entry: Entry) -> Record:
         assert entry.depth is not None  # checked when the source was made
-        values = formats.read_label(self._path(entry.depth), entry.label_format)
-        masks = {}
+        path = self._path(entry.depth)
+        values, sky = formats.decode_label_and_sky(
+            formats.read_bytes(path), path, entry.label_format
+        )
+        masks = {"sky": sky}
         for field in ("valid", "sky"):
             if path := getattr(entry, field):
                 masks[field] = mask = formats.read_mask(self._path(path))
@@ -225,6 +228,7 @@ class RGBDSource:
                         f"{path}: {field} mask is {mask.shape}, its label {entry.depth} "
                         f"{values.shape}"
                     )
+        masks["sky"] |= sky
         return label_fields(values, entry.kind, shift_known=entry.shift_known, **masks)
 
 
