@@ -43,7 +43,7 @@ class LossSum(NamedTuple):
 class _Label(NamedTuple):
     """What the label alone decides, for each map (b) and each of its regions (b, r)."""
 
-    regions: Array  # (b, r, h, w) bool: valid pixels of each region
+    regions: Array  # (b, r, h·w) bool: valid pixels of each region
     n: Array  # (b, r) their number
     median: Array
     deviation: Array
@@ -94,7 +94,7 @@ def contributing_maps(
     min_region_scale: float = 0.0,
 ) -> Float[Array, ""]:
     """The count that `cutmix` (mask given) or `affine_invariant` will report, from labels alone."""
-    decided = _decide(label, valid, mask, min_valid, min_region_scale)
+    decided = _decide(*_flat(label, valid, mask), min_valid, min_region_scale)
     return _total(jnp.any(decided.contributes, axis=1), decided.median.dtype)
 
 
@@ -192,32 +192,34 @@ def _map_loss(
     if trim_per not in ("sample", "region"):
         raise ValueError(f"trim_per={trim_per!r}: choose 'sample' or 'region'")
 
+    shape = pred.shape
+    raw, label, valid, mask = _flat(at_least_float32(pred), label, valid, mask)
     decided = _decide(label, valid, mask, min_valid, min_region_scale)
-    contributes = decided.contributes
-    used_regions = decided.regions & contributes[..., None, None]
-    used = jnp.any(used_regions, axis=1)
+    regions = decided.regions & decided.contributes[..., None]
+    used = jnp.any(regions, axis=1)
     # zeros where nothing is asked: no arithmetic ever meets what stands there
-    raw = at_least_float32(pred)
     pred = jnp.where(used, raw, 0)
     label = jnp.where(used, at_least_float32(lax.stop_gradient(label)), 0)
 
-    median, deviation, n_r = _statistics(pred, used_regions, mask)
-    flat = contributes & (deviation < MIN_DEVIATION)
-    clamped = jnp.where(deviation < MIN_DEVIATION, MIN_DEVIATION, deviation)
-    p = (pred - _spread(median, mask)) / _spread(clamped, mask)
-    safe = jnp.where(contributes, decided.deviation, 1)
-    d = (label - _spread(decided.median, mask)) / _spread(safe, mask)
+    median, deviation, n_r = _statistics(pred, regions, mask)
+    flat = deviation < MIN_DEVIATION
+    p = (pred - _spread(median, mask)) / _spread(jnp.where(flat, MIN_DEVIATION, deviation), mask)
+    scale = jnp.where(decided.contributes, decided.deviation, 1)
+    d = (label - _spread(decided.median, mask)) / _spread(scale, mask)
     difference = jnp.where(used, p - d, 0)
 
-    n = jnp.maximum(jnp.sum(decided.n, axis=1), 1)
-    per_map, kept = _reduce(difference, used_regions, n_r, n, mask, trim, trim_per)
-    counted = jnp.any(contributes, axis=1)
-    count = _total(counted, per_map.dtype)
-    logs = _logs(raw, pred, median, deviation, used, kept, flat, decided, mask)
+    n = jnp.sum(decided.n, axis=1)
+    per_map, kept = _reduce(difference, regions, n_r, n, mask, trim, trim_per)
+    whole = median, deviation
+    if mask is not None:
+        whole = _statistics(lax.stop_gradient(pred), used[:, None], None)[:2]
+    logs = _logs(raw, *whole, flat, used, kept, decided)
+    count = _total(jnp.any(decided.contributes, axis=1), per_map.dtype)
     if gradient_weight:
-        matching = _gradient_term(difference, used, valid, mask)
-        logs["affine"] = (lax.stop_gradient(jnp.sum(per_map)), count)
-        logs["gradient"] = (lax.stop_gradient(jnp.sum(matching)), count)
+        maps = (difference, used, valid, mask)
+        matching = _gradient_term(*(m if m is None else m.reshape(shape) for m in maps))
+        logs["affine"] = lax.stop_gradient(jnp.sum(per_map)), count
+        logs["gradient"] = lax.stop_gradient(jnp.sum(matching)), count
         per_map = per_map + gradient_weight * matching
     return LossSum(jnp.sum(per_map), count, logs)
 
@@ -240,7 +242,7 @@ def _decide(label, valid, mask, min_valid, min_region_scale) -> _Label:
 
 
 def _reduce(difference, regions, n_r, n, mask, trim, trim_per) -> tuple[Array, Array]:
-    """Loss of each map (b,) from the residuals that stay, and the mask of those (b, h, w)."""
+    """Loss of each map (b,) from the residuals that stay, and the mask of those (b, h·w)."""
     rho = _absolute(difference)
     if trim_per == "sample":
         regions = jnp.any(regions, axis=1, keepdims=True)
@@ -250,9 +252,9 @@ def _reduce(difference, regions, n_r, n, mask, trim, trim_per) -> tuple[Array, A
         ranked = lax.optimization_barrier(lax.stop_gradient(rho))
         threshold = kth_smallest(ranked[:, None], regions, n_r - _share(n_r, trim))
         regions = regions & (ranked <= _spread(threshold, mask))[:, None]
-    total = jnp.sum(jnp.where(regions, rho[:, None], 0), axis=(2, 3))
-    stay = jnp.sum(regions, axis=(2, 3), dtype=jnp.int32)
-    weight = n_r / n[:, None].astype(rho.dtype)
+    total = jnp.sum(jnp.where(regions, rho[:, None], 0), axis=-1)
+    stay = jnp.sum(regions, axis=-1, dtype=jnp.int32)
+    weight = n_r / jnp.maximum(n, 1)[:, None].astype(rho.dtype)
     return jnp.sum(weight * total / jnp.maximum(stay, 1), axis=1), jnp.any(regions, axis=1)
 
 
@@ -279,47 +281,50 @@ def _gradient_term(difference, used, valid, mask) -> Array:
     return total
 
 
-def _logs(raw, pred, median, deviation, used, kept, flat, decided, mask) -> dict[str, Pair]:
-    """Signs of drift, as (sum, count); see docs for how to read them."""
-    raw, pred, median, deviation = map(lax.stop_gradient, (raw, pred, median, deviation))
-    if mask is not None:
-        median, deviation, _ = _statistics(pred, used[:, None], None)
-    counted = jnp.any(decided.contributes, axis=1)
-    present = decided.n > 0
-    pixels = jnp.sum(used, axis=(1, 2), dtype=jnp.int32)
-    trimmed = pixels - jnp.sum(kept, axis=(1, 2), dtype=jnp.int32)
+def _logs(pred, median, deviation, flat, used, kept, decided: _Label) -> dict[str, Pair]:
+    """Signs of drift as (sum, count); median and deviation are those of the pixels used (b, 1)."""
     dtype = pred.dtype
-    maps, regions = _total(counted, dtype), _total(present, dtype)
     images = jnp.asarray(len(pred), dtype)
-    return {
-        "flat_predictions": (_total(flat, dtype), _total(decided.contributes, dtype)),
-        "trimmed_share": (jnp.sum(trimmed / jnp.maximum(pixels, 1), dtype=dtype), maps),
+    maps = _total(jnp.any(decided.contributes, axis=1), dtype)
+    contributing = _total(decided.contributes, dtype)
+    present = decided.n > 0
+    regions = _total(present, dtype)
+    trimmed = jnp.sum(used & ~kept, axis=1) / jnp.maximum(jnp.sum(used, axis=1), 1)
+    logs = {
+        "pred_median": (jnp.sum(median), maps),
+        "pred_deviation": (jnp.sum(deviation), maps),
+        "pred_zero_share": (jnp.sum(jnp.mean(pred == 0, axis=1, dtype=dtype)), images),
+        "flat_predictions": (_total(flat & decided.contributes, dtype), contributing),
+        "trimmed_share": (jnp.sum(trimmed, dtype=dtype), maps),
         "dropped_maps": (images - maps, images),
         "dropped_regions": (_total(present & ~decided.contributes, dtype), regions),
         "small_regions": (_total(decided.small, dtype), regions),
-        "pred_median": (jnp.sum(jnp.where(counted, median[:, 0], 0)), maps),
-        "pred_deviation": (jnp.sum(jnp.where(counted, deviation[:, 0], 0)), maps),
-        "pred_zero_share": (jnp.sum(jnp.mean(raw == 0, axis=(1, 2), dtype=dtype)), images),
     }
+    return {name: tuple(map(lax.stop_gradient, pair)) for name, pair in logs.items()}
 
 
 def _statistics(x, regions, mask) -> tuple[Array, Array, Array]:
-    """Median, mean absolute deviation and number (b, r) of x (b, h, w) in regions (b, r, h, w)."""
-    n = jnp.sum(regions, axis=(2, 3), dtype=jnp.int32)
+    """Median, mean absolute deviation and number (b, r) of x (b, h·w) in regions (b, r, h·w)."""
+    n = jnp.sum(regions, axis=-1, dtype=jnp.int32)
     median = masked_median(x[:, None], regions)
     away = _absolute(x - _spread(median, mask))
-    deviation = jnp.sum(jnp.where(regions, away[:, None], 0), axis=(2, 3)) / jnp.maximum(n, 1)
+    deviation = jnp.sum(jnp.where(regions, away[:, None], 0), axis=-1) / jnp.maximum(n, 1)
     return median, deviation, n
 
 
-def _regions(valid, mask) -> Bool[Array, "b r h w"]:
+def _flat(*maps: Array | None) -> tuple[Array | None, ...]:
+    """(b, h, w) to (b, h·w): reductions of one axis are the faster ones."""
+    return tuple(m if m is None else m.reshape(len(m), -1) for m in maps)
+
+
+def _regions(valid, mask) -> Bool[Array, "b r n"]:
     return valid[:, None] if mask is None else jnp.stack([valid & ~mask, valid & mask], axis=1)
 
 
-def _spread(values: Float[Array, "b r"], mask: Bool[Array, "b h w"] | None) -> Array:
-    """Each region's value at each of its pixels, (b, h, w) or (b, 1, 1)."""
-    first = values[:, 0, None, None]
-    return first if mask is None else jnp.where(mask, values[:, 1, None, None], first)
+def _spread(values: Float[Array, "b r"], mask: Bool[Array, "b n"] | None) -> Array:
+    """Each region's value at each of its pixels, (b, h·w) or (b, 1)."""
+    first = values[:, :1]
+    return first if mask is None else jnp.where(mask, values[:, 1:], first)
 
 
 def _absolute(x: Array) -> Array:
@@ -331,7 +336,7 @@ def _unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     """x over its norm; a zero vector stays zero and has zero gradient."""
     x = at_least_float32(x)
     square = jnp.sum(x * x, axis=-1, keepdims=True)
-    zero = square == 0
+    zero = square < jnp.finfo(x.dtype).tiny  # false for NaN
     return x * jnp.where(zero, 0, 1 / jnp.sqrt(jnp.where(zero, 1, square)))
 
 

@@ -38,48 +38,49 @@ def from_ordered_bits(bits: UInt[Array, "..."]) -> Float[Array, "..."]:
 
 
 def kth_smallest(
-    x: Float[Array, "#*batch h w"], mask: Bool[Array, "*batch h w"], k: Int[Array, "*batch"]
+    x: Float[Array, "#*batch n"], mask: Bool[Array, "*batch n"], k: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """The k-th smallest of the elements of x where mask holds, k from 1; no gradient.
+    """The k-th smallest of the elements of x (along its last axis) under the mask, k from 1.
 
-    x (..., h, w) is broadcast against mask, so that one map can be read through several masks; the
-    last two axes are reduced. k is clipped to [1, number of elements]; 0 where the mask is empty.
+    x is broadcast against the mask, so that one map can be read through several masks. k is clipped
+    to [1, number of elements]; 0 where the mask is empty. No gradient.
     """
     x = lax.stop_gradient(at_least_float32(x))
     size = 8 * x.dtype.itemsize
+    number = jnp.sum(mask, axis=-1, dtype=jnp.int32)
+    k = jnp.clip(k.astype(jnp.int32), 1, jnp.maximum(number, 1))
     bits = ordered_bits(x)
-    n = jnp.sum(mask, axis=(-2, -1), dtype=jnp.int32)
-    k = jnp.clip(k.astype(jnp.int32), 1, jnp.maximum(n, 1))
+    # what is masked lies above every candidate, since none exceeds all ones
+    bits = jnp.where(mask, bits, ~jnp.zeros_like(bits))
 
     def set_bit(i, found):
         shift = jnp.asarray(size - 1 - i).astype(bits.dtype)
         candidate = found | (jnp.array(1, bits.dtype) << shift)
-        below = mask & (bits < candidate[..., None, None])
-        return jnp.where(jnp.sum(below, axis=(-2, -1), dtype=jnp.int32) < k, candidate, found)
+        below = jnp.sum(bits < candidate[..., None], axis=-1, dtype=jnp.int32)
+        return jnp.where(below < k, candidate, found)
 
-    found = lax.fori_loop(0, size, set_bit, jnp.zeros(mask.shape[:-2], bits.dtype))
-    return jnp.where(n > 0, from_ordered_bits(found), 0)
+    found = lax.fori_loop(0, size, set_bit, jnp.zeros(mask.shape[:-1], bits.dtype))
+    return jnp.where(number > 0, from_ordered_bits(found), 0)
 
 
 @jax.custom_jvp
 def masked_median(
-    x: Float[Array, "#*batch h w"], mask: Bool[Array, "*batch h w"]
+    x: Float[Array, "#*batch n"], mask: Bool[Array, "*batch n"]
 ) -> Float[Array, "*batch"]:
-    """The lower median of x where mask holds (as `torch.median`), in at least float32.
+    """The lower median (as `torch.median`) along the last axis of x under the mask.
 
-    x is broadcast against mask as in `kth_smallest`; 0 (without gradient) where the mask is empty.
+    In at least float32, x broadcast against the mask; 0, without gradient, where the mask is empty.
     The gradient is spread evenly over the elements under the mask that equal the median.
     """
-    n = jnp.sum(mask, axis=(-2, -1), dtype=jnp.int32)
-    return kth_smallest(x, mask, (n + 1) // 2)
+    number = jnp.sum(mask, axis=-1, dtype=jnp.int32)
+    return kth_smallest(x, mask, (number + 1) // 2)
 
 
 @masked_median.defjvp
 def _masked_median_jvp(primals, tangents):
     x, mask = primals
-    dx, _ = tangents
     median = masked_median(x, mask)
-    at_median = mask & (at_least_float32(x) == median[..., None, None])
-    ties = jnp.sum(at_median, axis=(-2, -1), dtype=jnp.int32)
-    share = jnp.sum(jnp.where(at_median, at_least_float32(dx), 0), axis=(-2, -1))
+    at_median = mask & (at_least_float32(x) == median[..., None])
+    ties = jnp.sum(at_median, axis=-1, dtype=jnp.int32)
+    share = jnp.sum(jnp.where(at_median, at_least_float32(tangents[0]), 0), axis=-1)
     return median, share / jnp.maximum(ties, 1)
