@@ -308,8 +308,12 @@ def lamp_post(rng, pal):
     ]
 
 
-def rock(rng, pal):
-    m, size = pal.stone(), rng.uniform(0.2, 1.2)
+def boulder(rng, pal):
+    return rock(rng, pal, (0.9, 2.4))
+
+
+def rock(rng, pal, sizes=(0.2, 1.2)):
+    m, size = pal.stone(), rng.uniform(*sizes)
     out = []
     for _ in range(int(rng.integers(1, 4))):
         x, y = rng.normal(0, 0.5 * size, 2)

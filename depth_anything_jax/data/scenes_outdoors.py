@@ -167,7 +167,7 @@ def street(rng: np.random.Generator, pal: Palette) -> Stage:
 
 
 def terrain(rng: np.random.Generator, pal: Palette) -> Stage:
-    """A small valley: steep ground close by, rocks, trees, a hut."""
+    """A gully or a hollow: steep ground close by, boulders, trees, a hut."""
     g, extent = 129, 90.0
     axis = np.linspace(-extent / 2, extent / 2, g, dtype=np.float32)
     x, y = np.meshgrid(axis, axis)
@@ -178,9 +178,17 @@ def terrain(rng: np.random.Generator, pal: Palette) -> Stage:
             k = 2 * math.pi / (wave * rng.uniform(0.7, 1.4))
             turn = np.float32(k * math.cos(angle)) * x + np.float32(k * math.sin(angle)) * y
             heights += np.float32(high / 2) * np.sin(turn + np.float32(phase))
-    # slopes rise around the middle, so that there is something near in every direction
-    radius = np.sqrt((x / rng.uniform(0.8, 1.3)) ** 2 + (y / rng.uniform(0.8, 1.3)) ** 2)
-    heights += np.float32(rng.uniform(4, 9)) * np.clip((radius - 5) / 12, 0, 1.6) ** 1.5
+    # Slopes begin a few metres away, on both sides of a gully or all around a hollow: there is
+    # something near in most directions, and no one layout that fits all pictures.
+    if rng.random() < 0.65:
+        angle = rng.uniform(0, 2 * math.pi)
+        bend = rng.uniform(1, 4) * np.sin(x * np.float32(rng.uniform(0.05, 0.2)))
+        away = np.abs(np.float32(math.cos(angle)) * x + np.float32(math.sin(angle)) * y + bend)
+    else:
+        away = np.sqrt((x / rng.uniform(0.8, 1.3)) ** 2 + (y / rng.uniform(0.8, 1.3)) ** 2)
+    start, run, steep = rng.uniform(1.0, 4.0), rng.uniform(4, 9), rng.uniform(0.6, 1.2)
+    rise = np.clip((away - start) / run, 0, 1.6) ** 1.3
+    heights += (run * steep * rise).astype(np.float32)
     material = pal.grass()
     if rng.random() < 0.4:
         hue = ((0.06, 0.12), (0.15, 0.5), (0.4, 0.85))
@@ -189,7 +197,8 @@ def terrain(rng: np.random.Generator, pal: Palette) -> Stage:
     out: list[Solid] = []
     builders = [
         things.rock,
-        things.rock,
+        things.boulder,
+        things.boulder,
         things.tree,
         things.tree,
         things.bush,
@@ -198,8 +207,8 @@ def terrain(rng: np.random.Generator, pal: Palette) -> Stage:
         things.bench,
         things.person,
     ]
-    taken = [(0.0, 0.0, 0.8)]
-    for reach, n in ((7, int(rng.integers(5, 12))), (18, int(rng.integers(8, 18)))):
+    taken = [(0.0, 0.0, 0.3)]
+    for reach, n in ((6, int(rng.integers(8, 18))), (18, int(rng.integers(8, 18)))):
         for px, py in scatter(rng, n, (-reach, reach, -reach, reach), taken, (0.5, 1.3)):
             build = builders[int(rng.integers(len(builders)))]
             z = float(ground.height(np.array([px]), np.array([py]))[0])
