@@ -1,0 +1,207 @@
+"""The demo: its programs and their order, resuming, the table's honesty, the report."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from depth_anything_jax import demo, demo_report, metrics
+from depth_anything_jax.data.scenes import SceneSource
+from depth_anything_jax.demo import Marks, Plan, Stage
+
+SMALL = Plan(size=28, images=6, held_out=4)
+
+
+def flags_of(stage):
+    return dict(x.removeprefix("--").split("=", 1) for x in stage.command if "=" in x)
+
+
+def test_stages_are_the_programs_a_user_runs(tmp_path):
+    stages = demo.stages(dataclasses.replace(SMALL, folder=str(tmp_path)))
+    assert [s.name for s in stages] == ["teacher", "labels", "student", "shuffled", "alone"]
+    assert [s.command[0] for s in stages] == ["train", "pseudo_label", "train", "train", "train"]
+    by = {s.name: s for s in stages}
+    assert flags_of(by["teacher"])["config"] == "configs/teacher.py:demo"
+    for name in ("student", "shuffled", "alone"):
+        assert flags_of(by[name])["config"] == "configs/student.py:demo"
+    student, shuffled = flags_of(by["student"]), flags_of(by["shuffled"])
+    changed = {k for k in student if student[k] != shuffled[k]}
+    assert changed == {"workdir", "config.data.labels"}
+    assert "?shuffle=1" in shuffled["config.data.labels"]
+    # labels are made for exactly the images that the student reads
+    data = by["labels"].command[by["labels"].command.index("--data") + 1]
+    assert data in student["config.data.unlabelled"]
+    assert "labelled=False" in data and "scenes:B" in data
+
+
+def test_alone_has_equal_updates_and_equal_labelled_samples():
+    import runpy
+
+    from ml_collections import config_flags  # noqa: F401  (the configs' own dependency)
+
+    from depth_anything_jax import configs
+
+    config = runpy.run_path(configs.resolve("configs/student.py"))["get_config"]("demo")
+    fields = dict(f.split("=", 1) for f in demo.alone())
+    labelled = (
+        config.batch_size
+        * config.labelled_ratio
+        // (config.labelled_ratio + config.unlabelled_ratio)
+    )
+    assert int(fields["batch_size"]) == labelled
+    assert fields["unlabelled_ratio"] == "0"
+    assert "total_steps" not in fields and "optim" not in str(fields)
+
+
+def test_three_seeds_have_their_own_folders_and_labels():
+    plan = dataclasses.replace(SMALL, seeds=(0, 1, 2))
+    stages = demo.stages(plan)
+    assert len(stages) == 15
+    assert len({s.workdir for s in stages if s.workdir}) == 12
+    for stage in stages:
+        if stage.name == "student":
+            assert f"labels-{stage.seed}" in flags_of(stage)["config.data.labels"]
+            assert flags_of(stage)["config.seed"] == str(stage.seed)
+
+
+def test_marks_resume_and_notice_changed_commands(tmp_path):
+    marks = Marks(str(tmp_path))
+    assert not marks.done("a", ["x"])
+    marks.set("a", ["x"], 1.0)
+    assert Marks(str(tmp_path)).done("a", ["x"]) and not marks.done("a", ["y"])
+
+
+def test_a_failing_program_stops_the_demo_and_names_its_log(tmp_path, monkeypatch):
+    plan = dataclasses.replace(SMALL, folder=str(tmp_path))
+    stage = Stage("teacher", 0, ("train", "--config=configs/nonsense.py"), str(tmp_path), 0)
+    said = []
+    with pytest.raises(SystemExit, match=r"teacher ended with status .*teacher-0\.log"):
+        demo.run_stage(stage, plan, said.append)
+    assert "nonsense" in (tmp_path / "logs" / "teacher-0.log").read_text()
+    assert said
+    # a program that stops early without an error is no finished stage
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *a, real=subprocess.Popen, **k: real(["true"], **k)
+    )
+    with pytest.raises(SystemExit, match="before its last step"):
+        demo.run_stage(stage, plan, said.append)
+
+
+def test_mean_label_is_what_a_constant_can_know(tmp_path):
+    source = SceneSource("A", 5, size=28, cache=str(tmp_path))
+    mean = demo_report.mean_label(source)
+    expected = np.mean(
+        [
+            metrics.normalise(source[i]["disparity"].astype(float).ravel()).reshape(28, 28)
+            for i in range(5)
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)  # kept in float32
+
+
+def fake_scores(shift, n=60, seeds=1):
+    """Scores in which the student is better than alone by `shift`, up to a little noise."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.3, 0.8, n)
+    offsets = {"constant": 0.4, "teacher": 0.0, "alone": 0.05, "student": 0.05 - shift}
+    out = {}
+    for row, offset in {**offsets, "shuffled": 0.3}.items():
+        out[row] = {}
+        for domain in demo.DOMAINS:
+            error = base + offset + 0.02 * rng.standard_normal((seeds, n))
+            out[row][domain] = {"abs_rel": error / 2, "norm_l1": error, "delta1": 1 - error}
+    return out
+
+
+@pytest.mark.parametrize(
+    "shift, said", [(0.05, "better"), (-0.05, "worse"), (0.0, "no effect measured")]
+)
+def test_verdicts_follow_the_intervals(shift, said):
+    scores = fake_scores(shift)
+    for metric in demo_report.METRICS:
+        found = demo_report.interval(scores, "student", "alone", "B", metric)
+        assert demo_report.verdict(found, metric) == said
+    lines = demo_report.table(scores).splitlines()
+    row = next(x for x in lines if x.startswith("| student − alone") and "| B |" in x)
+    assert row.count(said) == 3
+
+
+def test_table_prints_what_was_measured():
+    scores = fake_scores(0.02, seeds=3)
+    text = demo_report.table(scores)
+    row = next(x for x in text.splitlines() if x.startswith("| student (A"))
+    cells = [float(c) for c in row.strip("|").split("|")[1:]]
+    expected = [scores["student"][d][m].mean() for d in "ABC" for m in demo_report.METRICS]
+    np.testing.assert_allclose(cells, expected, atol=5.1e-4)  # three digits are printed
+    ratio = scores["constant"]["B"]["norm_l1"].mean() / scores["teacher"]["B"]["norm_l1"].mean()
+    assert f"On B the constant map has {ratio:.2f} x" in text
+    assert "released" not in text
+    scores["released"] = scores["teacher"]
+    assert "| released model |" in demo_report.table(scores)
+
+
+def test_active_share_says_when_it_says_nothing():
+    assert "off" in demo_report.active_share([{"step": 1}])
+    rows = [{"features/active_fraction": 0.0}] * 5
+    assert "says nothing" in demo_report.active_share(rows)
+    rows = [{"features/active_fraction": x} for x in (0.0, 0.1, 0.2, 0.3, 0.4)]
+    assert "20.0% of the tokens, 40.0% in the last fifth" in demo_report.active_share(rows)
+
+
+def test_report_is_one_file_with_everything_in_it(tmp_path, monkeypatch):
+    plan = dataclasses.replace(SMALL, folder=str(tmp_path))
+    logged = {
+        name: [{"step": s, "loss/labelled": 1 / s, "features/active_fraction": 0.1} for s in (1, 2)]
+        for name in demo.RUNS
+    }
+    monkeypatch.setattr(demo_report, "curves", lambda plan: logged)
+    monkeypatch.setattr(
+        demo_report,
+        "predictors",
+        lambda plan, weights: ((row, 0, 28, lambda x: x[..., 0]) for row in ("teacher", "student")),
+    )
+    docs = tmp_path / "docs"
+    marks = {"teacher-0": {"command": [], "seconds": 61.0}}
+    demo_report.write(plan, fake_scores(0.05), marks, docs=str(docs))
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<img src='data:image/png;base64,") == 4
+    assert "src='http" not in page and "better" in page and "not DINOv2" in page
+    saved = json.loads((tmp_path / "scores.json").read_text())
+    assert set(saved["student"]["B"]) == set(demo_report.METRICS)
+    (note,) = docs.glob("*.md")
+    assert "L_feat acted on 10.0%" in note.read_text()
+    assert len(list((docs / "images").glob("*.png"))) == 4
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_the_whole_demo_in_little(tmp_path, monkeypatch):
+    """All programs in earnest, two steps each; a second call runs none of them again."""
+    monkeypatch.chdir(tmp_path)
+    plan = Plan(
+        folder=str(tmp_path / "demo"),
+        size=28,
+        images=12,
+        held_out=11,
+        teacher=("total_steps=2",),
+        student=("total_steps=2",),
+    )
+    scores = demo.demo(plan)
+    assert set(scores) == {"constant", *demo.RUNS}
+    assert all(
+        np.isfinite(v).all() for r in scores.values() for d in r.values() for v in d.values()
+    )
+    assert (tmp_path / "demo/report.html").exists()
+    monkeypatch.setattr(demo, "run_stage", None)
+    again = demo.demo(plan)
+    for row in scores:
+        np.testing.assert_array_equal(scores[row]["B"]["norm_l1"], again[row]["B"]["norm_l1"])
+
+
+def test_help_needs_no_jax():
+    code = "import sys; import depth_anything_jax.demo; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
