@@ -259,3 +259,47 @@ def test_sky_that_the_depth_tells_is_stored(prepared):
     depth = cv2.imread(str(prepared["raw"] / "1_depth.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(sky, (depth == 0) | (depth > 4000))
     assert not example["depth"][sky].any()
+
+
+def test_other_peoples_tfds_data_sets(tmp_path):
+    """A builder's features, no key, scale or kind: the source's description says what they are."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    kinds = tfds.features
+    features = kinds.FeaturesDict(
+        {
+            "rgb": kinds.Image(shape=(8, 10, 3)),
+            "z": kinds.Tensor(shape=(8, 10), dtype=np.float16, encoding="zlib"),
+        }
+    )
+    folder = tmp_path / "rooms" / "2.1.0"
+    folder.mkdir(parents=True)
+    writer = ArrayRecordWriter(
+        str(folder / "rooms-val.array_record-00000-of-00001"), "group_size:1"
+    )
+    image = RNG.integers(0, 256, (8, 10, 3), np.uint8)
+    depth = RNG.uniform(1, 9, (8, 10)).astype(np.float16)
+    ok, encoded = cv2.imencode(".png", image[..., ::-1])
+    assert ok
+    writer.write(features.serialize_example({"rgb": encoded.tobytes(), "z": depth}))
+    writer.close()
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name="rooms", split="val", filetype_suffix="array_record"
+    )
+    split = tfds.core.SplitInfo(
+        name="val", shard_lengths=[1], num_bytes=100, filename_template=template
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=features, split_infos=[split], check_data=False
+    )
+    fields = {"type": "tfds", "split": "val", "image": "rgb", "depth": "z", "scale": 2.0}
+    by_path = sources.make(fields | {"path": str(tmp_path / "rooms")})
+    by_name = sources.make(fields | {"dataset": "rooms", "data_dir": str(tmp_path)})
+    for source in (by_path, by_name):
+        record = source[0]
+        assert source.name == "rooms" and record["key"] == "val:0" and record["shift_known"]
+        np.testing.assert_array_equal(record["image"], image)
+        np.testing.assert_allclose(record["disparity"], 2 / depth.astype(np.float64), rtol=1e-6)
+    images = sources.make(fields | {"path": str(tmp_path), "depth": "none"})
+    assert not sources.is_labelled(images) and "disparity" not in images[0]

@@ -299,10 +299,10 @@ def read_mask(path: PathLike) -> np.ndarray:
         mask = np.squeeze(_decode_npy(data, path, None))
     else:
         _check_complete(data, path)
-        mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if mask is None:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if decoded is None:
             raise FormatError(f"{path}: not an image that OpenCV can decode")
-        mask = mask[..., :3].any(-1) if mask.ndim == 3 else mask
+        mask = decoded if decoded.ndim == 2 else np.any(decoded[..., :3], axis=-1)
     if mask.ndim != 2:
         raise FormatError(f"{path}: a mask is (h, w), this is {mask.shape}")
     return mask != 0

@@ -122,8 +122,9 @@ def network_input(
     Before normalisation it equals the official float64 pre-processing to 1e-4: the only difference
     is that OpenCV's float32 path rounds source positions to float32.
     """
-    height, width = network_size(*image.shape[:2], size, method=method, keep_aspect=keep_aspect)
-    return normalise(resize_image(image, height, width))
+    height, width = image.shape[:2]
+    new_h, new_w = network_size(height, width, size, method=method, keep_aspect=keep_aspect)
+    return normalise(resize_image(image, new_h, new_w))
 
 
 def draw_geometry(
