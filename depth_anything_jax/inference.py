@@ -1,0 +1,199 @@
+"""Running a model over many images of many shapes: SPMD batches of one shape, nothing padded.
+
+`Predictor` is the device side, `predict_all` the host side: it reads ahead in threads, puts images
+of one shape together, keeps two batches in flight, and gives results as they come.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
+
+from depth_anything_jax.metrics import MIN_DEPTH
+
+# Normalised NHWC images (b, h, w, 3) → disparity (b, h, w), numpy or on the device.
+Predict = Callable[[np.ndarray], Any]
+IN_FLIGHT = 2  # batches on the device while the host prepares and stores others
+
+
+class Predictor:
+    """A model on this process's devices: normalised images in, disparity out.
+
+    The batch is split over the devices, the parameters are on each of them. One program is compiled
+    for each shape. Processes do not wait for each other.
+
+    Args:
+      model: as `models.build` gives it; a metric head's depth is turned into disparity, 1 / depth.
+      params: its parameters.
+      devices: None takes this process's.
+    """
+
+    def __init__(self, model: Any, params: Any, *, devices: list[Any] | None = None):
+        self.devices = jax.local_devices() if devices is None else devices
+        mesh = Mesh(np.array(self.devices), ("data",), axis_types=(AxisType.Auto,))
+        self._split = NamedSharding(mesh, PartitionSpec("data"))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self._params = jax.device_put(params, everywhere)
+        metric = getattr(model.decoder, "head", "relative") == "metric"
+
+        def run(params: Any, images: jax.Array) -> jax.Array:
+            out = model.apply({"params": params}, images)
+            return 1 / jnp.maximum(out, MIN_DEPTH) if metric else out
+
+        self._run = jax.jit(run, out_shardings=self._split)
+
+    def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> jax.Array:
+        """Disparity (b, h, w), computed asynchronously.
+
+        Raises:
+          ValueError: the batch does not divide over the devices.
+        """
+        if len(images) % len(self.devices):
+            raise ValueError(
+                f"a batch of {len(images)} does not divide over {len(self.devices)} devices"
+            )
+        return self._run(self._params, jax.device_put(images, self._split))
+
+
+class Input(NamedTuple):
+    """An image ready for the network.
+
+    Attributes:
+      tag: whatever comes back with the prediction.
+      image: normalised (h, w, 3) float32.
+    """
+
+    tag: Any
+    image: np.ndarray
+
+
+class Output(NamedTuple):
+    """A prediction: the tag of its input, and disparity (h, w)."""
+
+    tag: Any
+    disparity: np.ndarray
+
+
+class Stats:
+    """What `predict_all` did.
+
+    Attributes:
+      shapes: (batch, height, width) that the network ran at: one program each.
+      images: predicted.
+      padding: images computed only to fill batches.
+    """
+
+    def __init__(self) -> None:
+        self.shapes: set[tuple[int, int, int]] = set()
+        self.images = self.padding = 0
+
+
+def read_ahead(
+    read: Callable[[int], Any], indices: Iterable[int], *, threads: int
+) -> Iterator[tuple[int, Any]]:
+    """(index, what `read` gave, or the exception it raised), in order, read in threads."""
+
+    def attempt(index: int) -> Any:
+        try:
+            return read(index)
+        except Exception as error:  # decoders raise all kinds; the caller decides
+            return error
+
+    window: collections.deque[tuple[int, concurrent.futures.Future]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
+        try:
+            for index in indices:
+                window.append((index, pool.submit(attempt, index)))
+                if len(window) > 2 * threads:
+                    first, future = window.popleft()
+                    yield first, future.result()
+            while window:
+                first, future = window.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in window:
+                future.cancel()
+
+
+def predict_all(
+    predict: Predict,
+    inputs: Iterable[Input],
+    *,
+    batch_size: int,
+    stats: Stats | None = None,
+    max_waiting: int = 256,
+) -> Iterator[Output]:
+    """Predictions for all inputs, in the order in which batches of one shape fill up.
+
+    An incomplete batch repeats its last image, whose further copies are dropped: one program for
+    each shape, and no label depends on who its neighbours are.
+
+    Args:
+      predict: see Predict; called with exactly `batch_size` images of one shape.
+      inputs: consumed lazily.
+      batch_size: images at a time.
+      stats: counts of this and earlier calls.
+      max_waiting: images held back until others of their shape come; beyond it the largest
+        incomplete batch runs.
+
+    Raises:
+      RuntimeError: the network failed; the message has the batch's shape.
+    """
+    stats = Stats() if stats is None else stats
+    waiting: dict[tuple[int, ...], list[Input]] = collections.defaultdict(list)
+    held = 0
+    flying: collections.deque[tuple[list[Input], Any]] = collections.deque()
+
+    def start(shape: tuple[int, ...]) -> None:
+        nonlocal held
+        group = waiting.pop(shape)
+        held -= len(group)
+        padding = batch_size - len(group)
+        images = np.stack([x.image for x in group] + [group[-1].image] * padding)
+        stats.shapes.add((batch_size, shape[0], shape[1]))
+        stats.images += len(group)
+        stats.padding += padding
+        flying.append((group, _explained(lambda: predict(images), images.shape)))
+
+    def land() -> Iterator[Output]:
+        group, out = flying.popleft()
+        shape = (batch_size, *group[0].image.shape)
+        disparity = _explained(lambda: np.asarray(out), shape)
+        if disparity.shape != shape[:3]:
+            raise RuntimeError(f"the network made {disparity.shape} of a batch of {shape}")
+        for x, y in zip(group, disparity, strict=False):
+            yield Output(x.tag, y)
+
+    for x in inputs:
+        waiting[x.image.shape].append(x)
+        held += 1
+        if len(waiting[x.image.shape]) == batch_size:
+            start(x.image.shape)
+        elif held > max_waiting:
+            start(max(waiting, key=lambda shape: len(waiting[shape])))
+        while len(flying) > IN_FLIGHT:
+            yield from land()
+    for shape in sorted(waiting):
+        start(shape)
+        while len(flying) > IN_FLIGHT:
+            yield from land()
+    while flying:
+        yield from land()
+
+
+def _explained(call: Callable[[], Any], shape: tuple[int, ...]) -> Any:
+    try:
+        return call()
+    except RuntimeError as error:  # XlaRuntimeError: mostly memory
+        raise RuntimeError(
+            f"the network failed on a batch of {shape[0]} images of {shape[1]}x{shape[2]}: "
+            f"{error}. A smaller batch needs less memory; so do long thin images at fewer pixels"
+        ) from error

@@ -1,0 +1,317 @@
+"""Labelling a whole image source with a teacher, shard by shard: what `pseudo_label` runs.
+
+`label_source` reads from top to bottom; `choose_buckets` and `label_shape` say at which shape an
+image is labelled, `fingerprint` which teacher it is, `contact_sheet` shows the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import numpy as np
+from etils import epath
+
+from depth_anything_jax import __version__, inference, paths, pictures
+from depth_anything_jax.data import formats, label_record, label_store, transforms
+from depth_anything_jax.data.label_store import LabelStore, LabelWriter
+from depth_anything_jax.data.sources import Source
+from depth_anything_jax.report import duration
+
+SAMPLE = 256  # images whose shapes choose the buckets
+_PROGRESS_SECONDS = 5.0
+
+
+@dataclasses.dataclass
+class Summary:
+    """What a call of `label_source` did.
+
+    Attributes:
+      images: labelled by this call.
+      invalid: of all images, those without a label.
+      skipped: images in shards that were already there.
+      seconds: of labelling, compilation included.
+      programs: shapes that the network was compiled for.
+      padding: images computed only to fill batches.
+    """
+
+    images: int = 0
+    invalid: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    programs: int = 0
+    padding: int = 0
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput, compilation included."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    def __str__(self) -> str:
+        computed = max(1, self.images + self.padding)
+        return (
+            f"{self.images} images labelled in {self.seconds:.1f} s ({self.images_per_second:.2f} "
+            f"images/s, compilation included), {self.programs} compiled programs, "
+            f"{self.padding / computed:.0%} of the computed images filled batches; "
+            f"{self.skipped} were there already, {self.invalid} have no label"
+        )
+
+
+def choose_buckets(shapes: Sequence[tuple[int, int]], k: int) -> list[int]:
+    """The K longer sides nearest to those of a sample of network shapes.
+
+    Exact: minimises the summed |log| of the stretch over the sample (one-dimensional k-medians by
+    dynamic programming over the distinct lengths, which are few: multiples of 14).
+
+    Args:
+      shapes: (height, width) of the network's input, one for each image.
+      k: how many; fewer come back where the sample has fewer lengths.
+    """
+    lengths, counts = np.unique([max(s) for s in shapes], return_counts=True)
+    n, logs = len(lengths), np.log(lengths)
+
+    def cost(start: int, stop: int) -> tuple[float, int]:
+        """Of one bucket for lengths start … stop − 1, and the length it takes."""
+        stretch = np.abs(logs[start:stop, None] - logs[None, start:stop])
+        sums = counts[start:stop] @ stretch
+        return float(sums.min()), start + int(sums.argmin())
+
+    nothing: tuple[float, list[int]] = (math.inf, [])
+    best: list[tuple[float, list[int]]] = [(0.0, []), *[nothing] * n]
+    for _ in range(min(k, n)):
+        best = [nothing] + [
+            min(
+                (best[i][0] + c, [*best[i][1], j])
+                for i in range(stop)
+                for c, j in [cost(i, stop)]
+            )
+            for stop in range(1, n + 1)
+        ]  # fmt: skip
+    return [int(lengths[j]) for j in best[n][1]]
+
+
+def label_shape(height: int, width: int, size: int, buckets: Sequence[int] = ()) -> tuple[int, int]:
+    """Shape at which an image is labelled: official, or the longer side at a bucket's length."""
+    shape = transforms.network_size(height, width, size)
+    if not buckets:
+        return shape
+    longer = max(shape)
+    nearest = min(buckets, key=lambda b: abs(math.log(b / longer)))
+    return (nearest, shape[1]) if shape[0] == longer else (shape[0], nearest)
+
+
+def _sampled_buckets(source: Source, size: int, k: int) -> list[int]:
+    shapes = []
+    for index in np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)):
+        try:
+            height, width = source[int(index)]["image"].shape[:2]
+            shapes.append(transforms.network_size(height, width, size))
+        except Exception:  # a broken image is reported when its turn comes
+            continue
+    if not shapes:
+        raise ValueError(f"{source.name}: none of {SAMPLE} sampled images can be read")
+    return choose_buckets(shapes, k)
+
+
+def fingerprint(params: Any) -> str:
+    """SHA-256 over a tree of arrays, in the order of their paths: exactly which teacher this is."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(paths.leaves_by_path(params).items()):
+        leaf = np.ascontiguousarray(leaf)
+        digest.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
+        digest.update(leaf.data.cast("B") if leaf.size else b"")
+    return digest.hexdigest()
+
+
+def label_source(
+    predict: Callable[[np.ndarray], Any],
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    teacher: Mapping[str, Any],
+    size: int = transforms.SIZE,
+    dtype: str = "float32",
+    flip: bool = False,
+    buckets: int = 0,
+    batch_size: int = 1,
+    shard_size: int = 1024,
+    shift_known: bool = False,
+    notes: Mapping[str, Any] | None = None,
+    threads: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+    barrier: Callable[[str], None] = lambda name: None,
+    tell: Callable[[str], None] = print,
+) -> Summary:
+    """Labels every image of a source that has no label yet.
+
+    Args:
+      predict: normalised images (b, h, w, 3) → disparity (b, h, w); `inference.Predictor`, or any
+        function. Called with `batch_size` images of one shape.
+      source: the images.
+      out: folder of the labels, local or on gs://; see `label_store`.
+      teacher: what identifies it, as JSON values ("fingerprint" above all): a store is continued by
+        the same teacher only.
+      size: short side of the network's input, a multiple of 14.
+      dtype: what the teacher computes in, for the card.
+      flip: average with the flipped label of the flipped image.
+      buckets: 0 for exact shapes, else how many lengths the longer side may have.
+      batch_size: images at a time in this process.
+      shard_size: labels in a shard: what a kill can cost.
+      shift_known: zero disparity means infinitely far (a metric teacher).
+      notes: what else the card should tell; "licence_chain" is read by the trainer.
+      threads: that read images and encode labels.
+      process_index, process_count: this process among all; shard i belongs to i mod process_count.
+      barrier: waits for all processes.
+      tell: takes lines for the person who waits.
+
+    Returns:
+      What this process did; `invalid` counts all images of the store.
+
+    Raises:
+      LabelError: the folder holds labels of other images, of another teacher or made otherwise.
+      ValueError: a size that is no multiple of 14, or a source in which nothing can be read.
+    """
+    if size % transforms.PATCH or size <= 0:
+        fit = max(transforms.PATCH, round(size / transforms.PATCH) * transforms.PATCH)
+        raise ValueError(f"size={size} is no multiple of {transforms.PATCH}; use {fit}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: use 1 or more")
+    chosen = _sampled_buckets(source, size, buckets) if buckets else []
+    identity = {
+        "source": {"count": len(source), "keys_sha256": label_store.keys_digest(source)},
+        "teacher": dict(teacher),
+        "input": {"size": size, "flip": flip, "buckets": chosen, "dtype": dtype},
+        "shard_size": shard_size,
+        "shift_known": shift_known,
+    }
+    notes = {"version": __version__, "source_name": source.name, **(notes or {})}
+    if process_index != 0:
+        barrier("card")
+    writer = LabelWriter(out, identity, notes, create=process_index == 0)
+    if process_index == 0:
+        barrier("card")
+    mine = [s for s in range(writer.shards) if s % process_count == process_index]
+    todo = [s for s in mine if not writer.done(s)]
+    summary = Summary(skipped=sum(len(writer.range(s)) for s in set(mine) - set(todo)))
+    total = sum(len(writer.range(s)) for s in todo)
+    if summary.skipped:
+        tell(f"{out}: {summary.skipped} images have their labels, {total} to go")
+    stats = inference.Stats()
+    progress = _Progress(total, stats, tell)
+
+    def read(index: int) -> tuple[str, tuple[int, int], np.ndarray]:
+        record = source[index]
+        image = record["image"]
+        image_hw = (image.shape[0], image.shape[1])
+        shape = label_shape(image_hw[0], image_hw[1], size, chosen)
+        return record["key"], image_hw, transforms.normalise(transforms.resize_image(image, *shape))
+
+    run = _flipped(predict) if flip else predict
+    start = time.monotonic()
+    with ThreadPoolExecutor(max(1, threads)) as encoders:
+        for shard in todo:
+            records: dict[int, Any] = {}
+            errors: dict[str, str] = {}
+
+            def inputs(shard=shard, records=records, errors=errors):
+                found = inference.read_ahead(read, writer.range(shard), threads=threads)
+                for index, value in found:
+                    if isinstance(value, Exception):
+                        key, error = source.key(index), f"{type(value).__name__}: {value}"
+                        errors[key] = error
+                        records[index] = label_record.encode_invalid(key, error)
+                        tell(f"cannot label {key}: {error}")
+                        progress.step()
+                    else:
+                        yield inference.Input((index, *value[:2]), value[2])
+
+            for y in inference.predict_all(run, inputs(), batch_size=batch_size, stats=stats):
+                index, key, image_hw = y.tag
+                if np.isfinite(y.disparity).any():
+                    records[index] = encoders.submit(
+                        label_record.encode, y.disparity, key, image_hw
+                    )
+                else:
+                    errors[key] = "the teacher gave no finite value"
+                    records[index] = label_record.encode_invalid(key, errors[key])
+                    tell(f"cannot label {key}: {errors[key]}")
+                progress.step()
+            done = (records[i] for i in writer.range(shard))
+            data = [r if isinstance(r, bytes) else r.result() for r in done]
+            writer.write_shard(shard, data, errors)
+            summary.images += len(data) - len(errors)
+    summary.seconds = time.monotonic() - start
+    summary.programs, summary.padding = len(stats.shapes), stats.padding
+    barrier("labelled")
+    if process_index == 0:
+        speed = {} if not total else {"images_per_second": round(summary.images_per_second, 3)}
+        writer.finish(**speed, programs=summary.programs)
+        contact_sheet(source, LabelStore(out))
+    barrier("finished")
+    summary.invalid = len(label_store.read_card(out)["invalid"])
+    return summary
+
+
+def _flipped(predict: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
+    def both(images: np.ndarray) -> Any:
+        mirrored = predict(np.ascontiguousarray(images[:, :, ::-1]))
+        return (predict(images) + mirrored[:, :, ::-1]) / 2
+
+    return both
+
+
+class _Progress:
+    """A line every few seconds: images done, rate, programs, time to go."""
+
+    def __init__(self, total: int, stats: Any, tell: Callable[[str], None]):
+        self.total, self.stats, self.tell = total, stats, tell
+        self.done, self.start = 0, time.monotonic()
+        self.next = self.start + _PROGRESS_SECONDS
+
+    def step(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if now < self.next and self.done != self.total:
+            return
+        self.next = now + _PROGRESS_SECONDS
+        rate = self.done / max(now - self.start, 1e-9)
+        share = f"{self.done}/{self.total} {self.done / self.total:4.0%}"
+        self.tell(
+            f"labelled {share}  {rate:.2f} images/s  "
+            f"{len(self.stats.shapes)} programs  ETA {duration((self.total - self.done) / rate)}"
+        )
+
+
+def contact_sheet(source: Source, store: LabelStore, *, count: int = 8, height: int = 160) -> None:
+    """Writes contact.png beside the labels: evenly spaced images, each as RGB | label.
+
+    Nothing is written where no image of the store can be shown.
+    """
+    tiles = []
+    for index in np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).astype(int)):
+        key = source.key(int(index))
+        if key in store.invalid:
+            continue
+        label = store.read(int(index), key)
+        image = source[int(index)]["image"]
+        width = max(1, round(image.shape[1] * height / image.shape[0]))
+        colours = pictures.colourise(label.disparity, label.valid)
+        pair = [
+            cv2.resize(x, (width, height), interpolation=cv2.INTER_AREA) for x in (image, colours)
+        ]
+        tiles.append(np.concatenate(pair, axis=1))
+    if not tiles:
+        return
+    widest = max(t.shape[1] for t in tiles)
+    rows = [
+        np.pad(t, ((0, 4), (0, widest - t.shape[1]), (0, 0)), constant_values=255) for t in tiles
+    ]
+    (epath.Path(store.path) / "contact.png").write_bytes(formats.encode_png(np.concatenate(rows)))

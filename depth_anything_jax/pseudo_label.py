@@ -1,0 +1,170 @@
+"""Label images with a teacher: the pseudo labels that a student learns from.
+
+    python -m depth_anything_jax.pseudo_label \\
+        --checkpoint runs/teacher --data photos --out labels/photos
+    python -m depth_anything_jax.pseudo_label --buckets 8 \\
+        --checkpoint depth-anything/Depth-Anything-V2-Small-hf \\
+        --data tfds:data/sa1b --out gs://bucket/labels/sa1b
+
+Every image is labelled whole, at its exact official shape: short side --size, the longer one in
+proportion, both multiples of 14. Images of one shape share a batch; a program is compiled for each
+shape. Where a data set has hundreds of shapes, --buckets K resizes the longer side to the nearest
+of K lengths (chosen from the data; nothing is padded).
+
+A killed run continues with the same command and loses the shard it was at. With several processes
+(started alike on each host) every process labels shards of its own. Exit status: 0 done; 3 done,
+but more than .1 % of the images have no label (card.json lists them); 1 an error.
+"""
+
+# The heavy imports are inside the functions: the flags are looked at before jax starts.
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from depth_anything_jax.data import transforms
+from depth_anything_jax.data.sources import Source, Subset
+from depth_anything_jax.labelling import Summary, fingerprint, label_source
+
+FAILURE_LIMIT = 1e-3  # share of images without a label: more stops a training run, too
+
+
+def label(
+    checkpoint: str,
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    dtype: str = "auto",
+    batch_size: int = 0,
+    load: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    attention: str = "auto",
+    **options: Any,
+) -> Summary:
+    """Loads a teacher and labels a source with it, on this process's devices.
+
+    Args:
+      checkpoint: any source that `weights.load` takes.
+      source: the images.
+      out: folder of the labels.
+      dtype: compute dtype; "auto" is bfloat16 where the devices have it.
+      batch_size: images at a time in this process; 0: 8 an accelerator, 1 a CPU device.
+      load: further arguments of `weights.load`.
+      notes: further notes for the card.
+      **options: of `label_source`.
+
+    Raises:
+      ValueError: the weights are a bare encoder; batch_size does not divide over the devices; and
+        what `label_source` and `weights.load` raise.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    from depth_anything_jax import inference, initial, licences, models, weights
+
+    teacher = weights.load(checkpoint, **(load or {}))
+    if "decoder" not in teacher.params or teacher.version is None:
+        raise ValueError(f"{checkpoint} holds an encoder alone: a teacher needs its decoder too")
+    compute = initial.compute_dtype(dtype)
+    model = models.build(
+        teacher.variant, version=teacher.version, head=teacher.head, max_depth=teacher.max_depth,
+        dtype=compute, attention=attention,
+    )  # fmt: skip
+    predict = inference.Predictor(model, teacher.params)
+    each = 1 if predict.devices[0].platform == "cpu" else 8
+    batch_size = batch_size or each * len(predict.devices)
+    if batch_size % len(predict.devices):
+        raise ValueError(
+            f"batch_size={batch_size} does not divide over {len(predict.devices)} devices; use a "
+            f"multiple of {len(predict.devices)}"
+        )
+    chain = licences.extend(
+        teacher.metadata.get("licence_chain", []), "teacher", teacher.source, teacher.licence
+    )
+    several = jax.process_count() > 1
+    return label_source(
+        predict,
+        source,
+        out,
+        teacher={
+            "fingerprint": fingerprint(teacher.params),
+            "variant": teacher.variant,
+            "version": teacher.version,
+            "head": teacher.head,
+            "max_depth": teacher.max_depth,
+        },
+        dtype=str(np.dtype(compute)),
+        batch_size=batch_size,
+        shift_known=teacher.head == "metric",
+        notes={
+            "teacher_source": teacher.source,
+            "licence": licences.combined(chain),
+            "licence_chain": chain,
+            "filled": teacher.metadata.get("filled"),
+            **(notes or {}),
+        },
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        barrier=multihost_utils.sync_global_devices if several else lambda name: None,
+        **options,
+    )
+
+
+def main() -> None:
+    """The command line; see the module's docstring and --helpshort."""
+    from absl import app, flags
+
+    text, number = flags.DEFINE_string, flags.DEFINE_integer
+    checkpoint = text(
+        "checkpoint", None, "teacher: Orbax folder, file, hub id or local HF folder", required=True
+    )
+    data = text(
+        "data", None, "folder of images, or a source as 'type:path?field=value'", required=True
+    )
+    out = text("out", None, "folder for the labels, local or gs://", required=True)
+    size = number("size", transforms.SIZE, "short side of the network's input, multiple of 14")
+    dtype = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "of the teacher")
+    buckets = number("buckets", 0, "lengths the longer side may have; 0: exact shapes")
+    flip = flags.DEFINE_boolean("flip", False, "average with the mirrored image's label")
+    batch_size = number("batch_size", 0, "images at a time and process; 0: 8 a device, 1 on CPUs")
+    shard_size = number("shard_size", 1024, "labels in a shard; a kill costs at most one shard")
+    limit = number("limit", 0, "label the first so many images; 0: all")
+    threads = number("threads", os.cpu_count() or 2, "that read images and encode labels")
+    version = flags.DEFINE_enum("version", None, ["v1", "v2"], "where the weights do not say")
+    allow_missing = text("allow_missing", None, "regex of tensors that the weights may lack")
+    fill = flags.DEFINE_enum("fill", "init", ["init", "zeros"], "what stands in for those")
+
+    def run(argv: list[str]) -> None:
+        if argv[1:]:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        from depth_anything_jax.data import sources, specs
+
+        try:
+            source = sources.make(specs.parse(data.value))
+            if limit.value:
+                source = Subset(source, range(min(limit.value, len(source))))
+            print(f"{len(source)} images of {data.value} → {out.value}", flush=True)
+            summary = label(
+                checkpoint.value, source, out.value,
+                size=size.value, dtype=dtype.value, buckets=buckets.value, flip=flip.value,
+                batch_size=batch_size.value, shard_size=shard_size.value, threads=threads.value,
+                notes={"data": data.value},
+                load={"version": version.value, "allow_missing": allow_missing.value,
+                      "fill": fill.value},
+            )  # fmt: skip
+        except (ValueError, FileNotFoundError, RuntimeError) as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+        print(summary)
+        if summary.invalid > FAILURE_LIMIT * len(source):
+            print(f"{summary.invalid} of {len(source)} have no label: see {out.value}/card.json")
+            sys.exit(3)
+
+    app.run(run)
+
+
+if __name__ == "__main__":
+    main()
