@@ -5,7 +5,6 @@ not): one global-norm clip over all trainable parameters -> Adam -> + weight_dec
 kernels -> * the group's peak rate * schedule -> minus.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -63,7 +62,7 @@ def groups(params) -> Any:
     return paths.match(params, [(f"{g}/.*", g) for g in GROUPS], what="learning-rate groups")
 
 
-def make(config: Mapping[str, Any], params, total_steps: int) -> optax.GradientTransformation:
+def make(config: Any, params, total_steps: int) -> optax.GradientTransformation:
     """The optimiser of `config.optim` for a tree of parameters (arrays or their shapes).
 
     Args:
@@ -72,19 +71,19 @@ def make(config: Mapping[str, Any], params, total_steps: int) -> optax.GradientT
       params: decides groups, decay and freezing by path.
       total_steps: number of updates.
     """
-    peak = {"encoder": config["encoder_lr"], "decoder": config["decoder_lr"]}
+    peak = {"encoder": config.encoder_lr, "decoder": config.decoder_lr}
     rates = jax.tree.map(lambda g: peak[g], groups(params))
     decay = paths.map_with_path(lambda path, _: path.endswith("/kernel"), params)
-    factor = schedule(config["schedule"], total_steps, config["warmup"])
+    factor = schedule(config.schedule, total_steps, config.warmup)
     chain = optax.chain(
-        optax.clip_by_global_norm(config["clip"]) if config["clip"] else optax.identity(),
-        optax.scale_by_adam(config["b1"], config["b2"], config["eps"]),
-        optax.masked(optax.add_decayed_weights(config["weight_decay"]), decay),
+        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
+        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.masked(optax.add_decayed_weights(config.weight_decay), decay),
         _scale_by_tree(rates),
         optax.scale_by_schedule(lambda i: -factor(i)),
     )
     labels = jax.tree.map(
-        lambda t: "train" if t else "frozen", trainable(params, (*UNUSED, *config["freeze"]))
+        lambda t: "train" if t else "frozen", trainable(params, (*UNUSED, *config.freeze))
     )
     return optax.partition({"train": chain, "frozen": optax.set_to_zero()}, labels)
 
@@ -105,4 +104,4 @@ def _scale_by_tree(factors) -> optax.GradientTransformation:
 
 def group_norms(tree, prefix: str) -> dict[str, jax.Array]:
     """L2 norm of a parameter-shaped tree per learning-rate group: {prefix/encoder: scalar, …}."""
-    return {f"{prefix}/{g}": optax.global_norm(tree[g]) for g in GROUPS if g in tree}
+    return {f"{prefix}/{g}": optax.tree.norm(tree[g]) for g in GROUPS if g in tree}

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from depth_anything_jax import optim, paths, sharding
 
@@ -42,7 +43,7 @@ def test_schedule_rises_then_falls_to_zero_at_the_last_update():
 def test_equals_torch_adamw_with_two_groups_clip_and_decay(x64):
     torch = pytest.importorskip("torch")
     params, steps = tree(), 8
-    tx = optim.make(CONFIG, params, steps)
+    tx = optim.make(ConfigDict(CONFIG), params, steps)
     state = tx.init(params)
     leaves = paths.leaves_by_path(params)
     live = [p for p in leaves if "mask_token" not in p and "refinenet4" not in p]
@@ -77,12 +78,12 @@ def test_equals_torch_adamw_with_two_groups_clip_and_decay(x64):
 def test_freezing_leaves_no_optimiser_state_and_refuses_misspelt_paths():
     params = tree()
     config = {**CONFIG, "freeze": (r"(?!decoder/output_conv1/kernel).*",)}
-    moments = paths.leaves_by_path(optim.make(config, params, 9).init(params))
+    moments = paths.leaves_by_path(optim.make(ConfigDict(config), params, 9).init(params))
     assert [p for p in moments if "/mu/" in p] == [
         "inner_states/train/inner_state/1/mu/decoder/output_conv1/kernel"
     ]
     with pytest.raises(ValueError, match=r"optim.freeze.*encodr"):
-        optim.make({**CONFIG, "freeze": ("encodr/.*",)}, params, 9)
+        optim.make(ConfigDict({**CONFIG, "freeze": ("encodr/.*",)}), params, 9)
     with pytest.raises(ValueError, match="no pattern matches 'head/x'"):
         optim.groups({"head": {"x": jnp.ones(1)}})
 

@@ -1,0 +1,114 @@
+"""Every field of a training run, with its default; teacher.py, student.py, finetune.py start here.
+
+Defaults are the paper's (Depth Anything, arXiv 2401.10891: "V1"; 2406.09414: "V2") and, where the
+papers are silent, this project's choices; docs/method.md says which is which. Override any field on
+the command line: --config.optim.encoder_lr=1e-5
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """All fields; data, teacher and lengths are the variants' business."""
+    c = ConfigDict()
+    c.seed = 0
+    c.workdir = ""
+    c.total_steps = 0
+    # Images per update over all devices, split labelled : unlabelled; both parts must divide by
+    # devices x accumulation. V1 4.1: 1 : 2.
+    c.batch_size = 192
+    c.labelled_ratio = 1
+    c.unlabelled_ratio = 2
+    c.accumulation = 1
+    c.input_size = 518  # side of the square training crop, a multiple of 14 (V1, appendix)
+    c.dtype = "auto"  # bfloat16 on TPUs and GPUs that have it, else float32
+    c.ema_decay = 0.0  # 0: no running average of the parameters
+
+    # Where the student starts. A source is an Orbax folder, a .safetensors or .pth file, a local
+    # Hugging Face folder or a hub id. Parts: "encoder", "params" (encoder and decoder), "all"
+    # (Orbax only: optimiser and step too). allow_missing: a regex of tensors the file may lack.
+    c.init_from = ""
+    c.init_parts = "encoder"
+    c.allow_missing = ""
+    # Pseudo labels: "records" (written by pseudo_label), "files" (a folder of another tool's PNG
+    # or NPY), "online" (teacher_from labels the crop inside the step) or "none".
+    c.teacher = "none"
+    c.teacher_from = ""
+    c.frozen_encoder = ""  # L_feat's DINOv2, of the student's size; "" only where its weight is 0
+
+    c.model = ConfigDict()
+    c.model.variant = "vits"  # vits, vitb, vitl, vitg; demo
+    c.model.version = "v1"  # which blocks feed the decoder: v1 the last four, v2 spread out
+    c.model.head = "relative"
+    c.model.max_depth = 0.0  # metres, for head="metric"
+    c.model.scan = True
+    c.model.remat = "none"  # "none", "dots", "full": what the backward pass computes again
+    c.model.attention = "auto"
+
+    c.loss = ConfigDict()
+    c.loss.weights = (1 / 3, 1 / 3, 1 / 3)  # labelled, unlabelled, features (V1 3.3: the average)
+    c.loss.gradient_weight = 0.0  # V2: 2.0
+    c.loss.trim = 0.1  # share of largest residuals left out on unlabelled images (V2 5.2)
+    c.loss.trim_per = "sample"  # or "region"
+    c.loss.min_valid = 10  # pixels a map needs to contribute
+    c.loss.min_region_scale = 0.0  # CutMix regions flatter than this share of the map drop out
+    c.loss.sky = True  # sky without a label counts as disparity 0 (V1 3.1)
+    c.loss.feat_margin = 0.85  # V1 3.3: tokens at least this similar are left alone
+    c.loss.feat_denominator = "image"  # or "global"
+    c.loss.feat_input = "student"  # what the frozen encoder sees; or "clean"
+
+    c.perturb = ConfigDict()
+    c.perturb.distort = True
+    c.perturb.colour = ConfigDict()  # UniMatch's strong augmentation (V1#240)
+    c.perturb.colour.brightness = c.perturb.colour.contrast = c.perturb.colour.saturation = 0.5
+    c.perturb.colour.hue = 0.25
+    c.perturb.colour.jitter_p = 0.8
+    c.perturb.colour.grey_p = 0.2
+    c.perturb.colour.blur_p = 0.5
+    c.perturb.colour.blur_sigma = (0.1, 2.0)  # pixels at 518; scales with input_size
+    c.perturb.cutmix = ConfigDict()
+    c.perturb.cutmix.p = 0.5
+    c.perturb.cutmix.size_min, c.perturb.cutmix.size_max = 0.02, 0.4  # of the image's area
+    c.perturb.cutmix.ratio_min, c.perturb.cutmix.ratio_max = 0.3, 1 / 0.3  # height / width
+
+    c.optim = ConfigDict()
+    c.optim.encoder_lr = 5e-6  # V1 4.1; for a pre-trained encoder
+    c.optim.decoder_lr = 5e-5
+    c.optim.schedule = "linear"  # "linear", "poly", "constant"
+    c.optim.warmup = 500
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.999
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.01
+    c.optim.clip = 1.0
+    c.optim.freeze = ()  # regexes of parameter paths
+
+    # Sources are "type:path?field=value&…"; see docs/data.md.
+    c.data = ConfigDict()
+    c.data.labelled = ()
+    c.data.unlabelled = ()
+    c.data.labels = ()  # one per unlabelled source, for teacher="records" or "files"
+    c.data.mix = "size"  # V1 4.1: sets are joined without re-sampling; or "weights"
+    c.data.workers = 0  # processes that decode; 0: threads of this one
+    c.data.threads = 4  # of each worker
+
+    c.mesh = ConfigDict()
+    c.mesh.data = -1  # -1: all devices that fsdp leaves
+    c.mesh.fsdp = 1
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 1000
+    c.checkpoint.keep_last = 2
+    c.checkpoint.keep_every = 0
+
+    c.log = ConfigDict()
+    c.log.every = 20
+    c.log.images = 500  # steps between strips of RGB | label | prediction
+    c.log.tensorboard = True
+    c.log.profile = ()  # (first, last) step to profile
+
+    c.eval = ConfigDict()
+    c.eval.every = 0  # steps; 0: never
+    c.eval.data = ()
+    c.eval.limit = 0  # images per set; 0: all
+    return c

@@ -1,0 +1,48 @@
+"""Fine-tune released weights: repair one missing tensor, or adapt to a folder of one's own.
+
+    python -m depth_anything_jax.train --config=configs/finetune.py:repair \\
+        --config.init_from=weights.safetensors \\
+        --config.data.labelled="('rgbd:pairs/manifest.json',)"
+    python -m depth_anything_jax.train --config=configs/finetune.py:folder \\
+        --config.init_from=depth-anything/Depth-Anything-V2-Small-hf \\
+        --config.data.labelled="('rgbd:pairs/manifest.json',)"
+
+`repair` freezes everything but decoder/resize_layers_3/kernel, fills it by the initialiser and
+trains it alone with Adam at 1e-3 (crops of 364 pixels, batch 1, a few hundred steps, ten minutes on
+two CPU cores). `folder` trains encoder and decoder with the paper's rates at 518 pixels.
+"""
+
+import pathlib
+import runpy
+
+COMMON = runpy.run_path(str(pathlib.Path(__file__).with_name("common.py")))
+
+
+def get_config(arg: str = "folder"):
+    """`arg`: repair or folder (default)."""
+    c = COMMON["get_config"]()
+    c.labelled_ratio, c.unlabelled_ratio = 1, 0
+    c.loss.weights = (1.0, 0.0, 0.0)
+    c.model.variant, c.model.version = "vits", "v2"
+    c.init_parts = "params"
+    if arg == "repair":
+        c.workdir = "runs/repair"
+        c.allow_missing = r"depth_head\.resize_layers\.3\.weight"
+        c.optim.freeze = (r"(?!decoder/resize_layers_3/kernel).*",)
+        c.optim.decoder_lr = 1e-3
+        c.optim.weight_decay = 0.0
+        c.optim.clip = 0.0
+        c.optim.warmup = 10
+        c.input_size = 364
+        c.batch_size = 1
+        c.total_steps = 400
+        c.checkpoint.every = 100
+        c.log.images = 100
+    elif arg == "folder":
+        c.workdir = "runs/finetune"
+        c.batch_size = 8
+        c.total_steps = 5000
+        c.optim.warmup = 100
+    else:
+        raise ValueError(f"finetune.py:{arg}: choose repair or folder")
+    return c

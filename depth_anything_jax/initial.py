@@ -1,0 +1,159 @@
+"""What a run starts from: the networks, their weights, and the chain of licences they bring."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from depth_anything_jax import checkpoint, licences, models, paths, sharding, weights
+from depth_anything_jax.state import Networks, TrainState
+
+
+def compute_dtype(name: str):
+    """float32 or bfloat16; "auto" is bfloat16 on TPUs and on GPUs of compute capability >= 8.0.
+
+    Raises:
+      ValueError: another name.
+    """
+    if name in ("float32", "bfloat16", "float64"):
+        return jnp.dtype(name)
+    if name != "auto":
+        raise ValueError(f"dtype={name!r}: auto, float32 or bfloat16")
+    device = jax.devices()[0]
+    if device.platform == "gpu":  # a T4 (7.5) has no bfloat16
+        capable = float(getattr(device, "compute_capability", "0")) >= 8.0
+        return jnp.dtype("bfloat16" if capable else "float32")
+    return jnp.dtype("bfloat16" if device.platform == "tpu" else "float32")
+
+
+def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
+    """The student, the frozen networks' parameters on the mesh, and the run's metadata.
+
+    Returns:
+      (Networks, {"encoder": …, "teacher": …} where present, metadata: what the model is, and
+      "licence_chain").
+    """
+    m = config.model
+    dtype = compute_dtype(config.dtype)
+    how = dict(dtype=dtype, scan=m.scan, remat=m.remat, attention=m.attention)
+    student = models.build(
+        m.variant, version=m.version, head=m.head, max_depth=m.max_depth or None, **how
+    )
+    meta: dict[str, Any] = {
+        "variant": m.variant,
+        "version": m.version,
+        "head": m.head,
+        "max_depth": m.max_depth or None,
+        "licence_chain": [],
+    }
+    frozen: dict[str, Any] = {}
+    encoder = teacher = None
+    forward = {**how, "remat": "none"}
+    if config.unlabelled_ratio and config.loss.weights[2]:
+        loaded = weights.load(config.frozen_encoder)
+        encoder = models.build_encoder(loaded.variant, **forward)
+        frozen["encoder"] = loaded.params["encoder"]
+        meta["licence_chain"] = _chain(meta, "frozen encoder", loaded)
+        student_dim = frozen["encoder"]["cls_token"].shape[-1]
+        if student_dim != models.VARIANTS[m.variant].dim:
+            raise ValueError(
+                f"frozen_encoder={config.frozen_encoder!r} is {loaded.variant} ({student_dim} "
+                f"wide), the student {m.variant} ({models.VARIANTS[m.variant].dim} wide): L_feat "
+                "compares features of the same size"
+            )
+    if config.unlabelled_ratio and config.teacher == "online":
+        loaded = weights.load(config.teacher_from)
+        teacher = models.build(
+            loaded.variant, version=loaded.version, head=loaded.head, max_depth=loaded.max_depth,
+            **forward,
+        )  # fmt: skip
+        frozen["teacher"] = loaded.params
+        meta["licence_chain"] = _chain(meta, "teacher", loaded)
+    shardings = sharding.tree_shardings(frozen, mesh)
+    return Networks(student, encoder, teacher), jax.device_put(frozen, shardings), meta
+
+
+def _chain(meta: dict[str, Any], role: str, loaded: weights.Weights) -> list[dict[str, Any]]:
+    """The licences so far and those of one more network, its own history included."""
+    history = loaded.metadata.get("licence_chain", [])
+    chain = meta["licence_chain"] + [x for x in history if x not in meta["licence_chain"]]
+    return licences.extend(chain, role, loaded.source, loaded.licence)
+
+
+def init_params(student, config):
+    """key -> random parameters of the student (float32)."""
+
+    def init(key):
+        size = 14 * models.VARIANTS[config.model.variant].grid
+        return student.init(key, jnp.zeros((1, size, size, 3)))["params"]
+
+    return init
+
+
+def compile_quickly(new_state, layout):
+    """key -> state, laid out over the mesh; run once, so not worth optimising.
+
+    Fifty random draws in one program keep XLA's CPU compiler busy four times longer at its default
+    level than at 0.
+    """
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    lowered = jax.jit(new_state, out_shardings=layout).lower(jax.random.key(0))
+    return lowered.compile(compiler_options=options)
+
+
+def load_initial(
+    config, state: TrainState, abstract: TrainState, meta: dict[str, Any]
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state with init_from's weights in place, and the metadata with their licence.
+
+    Raises:
+      ValueError: weights of another size, or parts that the source does not hold.
+    """
+    source, parts = config.init_from, config.init_parts
+    if not source:
+        logging.warning(
+            "init_from is empty: the encoder starts from random weights, for which "
+            "optim.encoder_lr=%g is too low (use optim.decoder_lr=%g or more)",
+            config.optim.encoder_lr,
+            config.optim.decoder_lr,
+        )
+        return state, meta
+    if parts == "all":
+        step = checkpoint.find(source)
+        if step is None:
+            raise ValueError(
+                f"init_parts='all' needs an Orbax folder; init_from={source!r} is none"
+            )
+        checkpoints = checkpoint.Checkpoints(step.parent)
+        meta = {**meta, "licence_chain": checkpoints.meta(int(step.name)).get("licence_chain", [])}
+        restored = checkpoints.restore(abstract, int(step.name))
+        checkpoints.close()
+        return restored, meta
+    loaded = weights.load(source, variant=config.model.variant, version=config.model.version,
+                          allow_missing=config.allow_missing or None)  # fmt: skip
+    if parts == "params" and "decoder" not in loaded.params:
+        raise ValueError(
+            f"init_parts='params', but {source!r} holds an encoder only; use init_parts='encoder'"
+        )
+    chosen = {"encoder": loaded.params["encoder"]}
+    if parts == "params":
+        chosen["decoder"] = loaded.params["decoder"]
+    have = {p: x.shape for p, x in paths.leaves_by_path(chosen).items()}
+    want = {p: x.shape for p, x in paths.leaves_by_path(state.params).items()}
+    wrong = [f"{p} {have[p]} (here {want.get(p)})" for p in have if want.get(p) != have[p]]
+    if wrong:
+        raise ValueError(
+            f"init_from={source!r} does not fit model.variant={config.model.variant!r}: "
+            + "; ".join(wrong[:5])
+        )
+    placed = jax.tree.map(
+        lambda x, old: jax.device_put(x.astype(old.dtype), old.sharding),
+        chosen,
+        {name: state.params[name] for name in chosen},
+    )
+    params = {**state.params, **placed}
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    meta = {**meta, "licence_chain": _chain(meta, "initial weights", loaded)}
+    # The moments are zero whatever the parameters are.
+    return state.replace(params=params, ema=ema), meta

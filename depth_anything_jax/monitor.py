@@ -1,0 +1,142 @@
+"""What the trainer tells about itself: the first page, memory, signs of a dead model, pictures."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from depth_anything_jax import (
+    evaluation,
+    inference,
+    losses,
+    optim,
+    paths,
+    perturb,
+    pictures,
+    sharding,
+)
+from depth_anything_jax.data import sources, specs
+
+# More zeros than this in the first output: a ReLU head that no gradient will ever reach.
+DEAD_SHARE = 0.99
+
+
+def describe(config, mesh, shapes, networks, start: int, meta: dict[str, Any]) -> str:
+    """The page printed before the first step."""
+    leaves = paths.leaves_by_path(shapes)
+    learns = paths.leaves_by_path(optim.trainable(shapes, (*optim.UNUSED, *config.optim.freeze)))
+    total = sum(int(np.prod(x.shape)) for x in leaves.values())
+    learning = sum(int(np.prod(x.shape)) for p, x in leaves.items() if learns[p])
+    dtype = np.dtype(networks.student.encoder.dtype).name
+    frozen = [
+        n for n, net in (("encoder", networks.frozen_encoder), ("teacher", networks.teacher)) if net
+    ]
+    lines = [
+        f"{config.model.variant} {config.model.version} {config.model.head}, {total:,} parameters, "
+        f"{learning:,} learn; frozen beside it: {', '.join(frozen) or 'nothing'}",
+        f"{mesh.size} {jax.devices()[0].platform} devices as data {mesh.shape['data']} x fsdp "
+        f"{mesh.shape['fsdp']}, {jax.process_count()} processes; {dtype} compute; batch "
+        f"{config.batch_size} of {config.input_size} px, accumulation {config.accumulation}",
+        f"{'continues after' if start else 'starts at'} step {start} of {config.total_steps}",
+    ]
+    for link in meta.get("licence_chain", []):
+        lines.append(f"{link['role']}: {link['source']} ({link['licence']})")
+    return "\n".join(lines)
+
+
+def memory(compiled) -> str:
+    """Bytes per device that the compiled step needs, as a line."""
+    found = compiled.memory_analysis()
+    if found is None:
+        return "memory: this backend does not tell"
+    gib = 2.0**30
+    return (
+        f"memory per device: {found.argument_size_in_bytes / gib:.2f} GiB of arrays, "
+        f"{found.temp_size_in_bytes / gib:.2f} GiB while computing"
+    )
+
+
+def check_alive(metrics: dict[str, float]) -> None:
+    """Raises FloatingPointError where the first output is almost all zeros."""
+    for part in ("labelled", "unlabelled"):
+        zeros = metrics.get(f"{part}/pred_zero_share", 0.0)
+        if zeros > DEAD_SHARE:
+            raise FloatingPointError(
+                f"{zeros:.1%} of the first {part} prediction is exactly 0: the head's last ReLU is "
+                "dead and no gradient will reach it. Start the head from this package's "
+                "initialiser (init_parts='encoder'), or another seed"
+            )
+
+
+def rates(config, step: int) -> dict[str, float]:
+    """The learning rates of update `step` (from 0)."""
+    factor = float(
+        optim.schedule(config.optim.schedule, config.total_steps, config.optim.warmup)(step)
+    )
+    return {
+        "lr/encoder": config.optim.encoder_lr * factor,
+        "lr/decoder": config.optim.decoder_lr * factor,
+    }
+
+
+def predictor(student):
+    """(params, images in [0, 1] (b, h, w, 3)) -> prediction (b, h, w), compiled per shape."""
+    return jax.jit(
+        lambda params, images: student.apply({"params": params}, perturb.normalise(images))
+    )
+
+
+def strips(predict, params, batch, *, rows: int = 4) -> dict[str, np.ndarray]:
+    """Pictures RGB | label | prediction of this process's first rows, by part of the batch."""
+    drawn = {}
+    for part, x in batch.items():
+        x = {k: np.asarray(v[:rows]) for k, v in x.items()}
+        if jax.process_count() > 1:  # every process computes, on the first one's rows
+            x = multihost_utils.broadcast_one_to_all(x)
+        images = x["image"]
+        prediction = np.asarray(jax.device_get(predict(params, images)))
+        if "disparity" in x:
+            label, valid = losses.prepare_label(
+                *(x[k] for k in ("disparity", "valid", "sky", "shift_known"))
+            )
+        else:
+            label, valid = np.zeros_like(prediction), np.zeros(prediction.shape, bool)
+        drawn[part] = pictures.strips(
+            images, np.asarray(label), np.asarray(valid), prediction, rows=rows
+        )
+    return drawn
+
+
+class Evaluator:
+    """Scores the student on config.eval.data, by the same code as everywhere: eval/SET/METRIC.
+
+    The running average is scored where there is one. One process scores; the others go on.
+    """
+
+    def __init__(self, config, student, mesh):
+        self._config, self._student = config, student
+        found = (
+            [sources.make(specs.parse(s)) for s in config.eval.data] if config.eval.every else []
+        )
+        self._sources = {source.name: source for source in found}
+        self._gather = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
+
+    def __call__(self, state) -> dict[str, float]:
+        """Scalars of the state's parameters."""
+        params = jax.device_get(self._gather(state.params if state.ema is None else state.ema))
+        if jax.process_index():
+            return {}
+        predict = inference.Predictor(self._student, params)
+        scalars = {}
+        for name, source in self._sources.items():
+            scores = evaluation.evaluate(
+                predict,
+                source,
+                size=self._config.input_size,
+                batch_size=len(predict.devices),
+                limit=self._config.eval.limit,
+            )
+            for metric in ("abs_rel", "delta1", "norm_l1"):
+                scalars[f"eval/{name}/{metric}"] = getattr(scores, metric)
+        return scalars

@@ -1,0 +1,305 @@
+"""The train state and the step: section 3 of the paper as one jit-compiled function.
+
+`make_train_step` reads top to bottom as the paper does: labels and perturbations of the whole
+batch, the number of contributing maps, then forward and backward per microbatch, one update.
+Losses arrive as (sum, count); the counts are known from the labels before the backward pass, so
+that microbatches and devices add up to exactly the gradient of the whole batch.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from depth_anything_jax import losses, optim, perturb, sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that resumes: the next update's number (int32), parameters, optimiser, average.
+
+    The data position is `step` itself: example i of step s is number s * batch_size + i.
+    """
+
+    step: Any
+    params: Any
+    opt_state: Any
+    ema: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The student and, where the method asks for them, the two networks that never learn.
+
+    Attributes:
+      student: (b, h, w, 3) normalised images -> depth, and features on request.
+      frozen_encoder: DINOv2 for the feature alignment; its parameters are frozen["encoder"].
+      teacher: labels the clean crop inside the step; its parameters are frozen["teacher"].
+    """
+
+    student: nn.Module
+    frozen_encoder: nn.Module | None = None
+    teacher: nn.Module | None = None
+
+
+def new_state(params, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
+    """A state at step 0. The average is a copy, because donation forbids sharing buffers."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def make_train_step(networks: Networks, tx: optax.GradientTransformation, config):
+    """The update, ready for jit: (state, frozen, batch) -> (state, metrics).
+
+    Args:
+      config: fields seed, batch_size, accumulation, ema_decay, loss.*, perturb.*, teacher,
+        optim.freeze (see configs/common.py).
+
+    The batch holds "labelled" and/or "unlabelled", each a dict of arrays over the whole global
+    batch: image (b, s, s, 3) float32 in about [0, 1], disparity (b, s, s), valid and sky
+    (b, s, s) bool, shift_known (b,) bool. Metrics are float32 scalars, whole-batch means.
+    """
+    loss, accumulation = config.loss, config.accumulation
+    weights = dict(zip(("labelled", "unlabelled", "features"), loss.weights, strict=True))
+
+    def step(state: TrainState, frozen, batch):
+        # 1. What the student sees and what it is asked for, on the whole batch.
+        inputs = {}
+        if "labelled" in batch:
+            inputs["labelled"] = labelled_inputs(batch["labelled"], use_sky=loss.sky)
+        if "unlabelled" in batch:
+            seen = batch["unlabelled"]
+            if networks.teacher is not None:
+                seen = label_online(networks.teacher, frozen["teacher"], seen, accumulation)
+            keys = perturb.example_keys(config.seed, state.step, seen["image"].shape[0])
+            inputs["unlabelled"] = unlabelled_inputs(seen, keys, config)
+        # 2. How many maps contribute, from the labels alone.
+        counts = {
+            part: losses.contributing_maps(
+                x["label"],
+                x["valid"],
+                x.get("mask"),
+                min_valid=loss.min_valid,
+                min_region_scale=loss.min_region_scale if "mask" in x else 0.0,
+            )
+            for part, x in inputs.items()
+        }
+        microbatches = _split(inputs, accumulation)
+        trainable = optim.trainable(state.params, (*optim.UNUSED, *config.optim.freeze))
+        if networks.frozen_encoder is not None and "unlabelled" in inputs:
+            counts["features"] = _count_features(
+                networks, state.params, frozen, microbatches, inputs, loss
+            )
+
+        # 3. Forward and backward, a microbatch at a time.
+        def forward(params, inputs):
+            params = jax.tree.map(
+                lambda p, t: p if t else jax.lax.stop_gradient(p), params, trainable
+            )
+            parts = loss_parts(networks, params, frozen, inputs, loss)
+            means = {k: out.sum / jnp.maximum(counts[k], 1) for k, out in parts.items()}
+            return sum(weights[k] * mean for k, mean in means.items()), (means, parts)
+
+        def forward_and_backward(inputs):
+            (total, aux), grads = jax.value_and_grad(forward, has_aux=True)(state.params, inputs)
+            return total, aux, grads
+
+        if accumulation == 1:
+            sums = forward_and_backward(_first(microbatches))
+        else:
+            shapes = jax.eval_shape(forward_and_backward, _first(microbatches))
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            sums, _ = jax.lax.scan(
+                lambda carry, x: (jax.tree.map(jnp.add, carry, forward_and_backward(x)), None),
+                zeros,
+                microbatches,
+            )
+        total, (means, parts), grads = sums
+
+        # 4. One update.
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = optax.incremental_update(params, ema, 1 - config.ema_decay)
+        metrics = {"loss/total": total}
+        for name, out in parts.items():
+            metrics[f"loss/{name}"] = means[name]
+            metrics |= {f"{name}/{k}": s / jnp.maximum(n, 1) for k, (s, n) in out.logs.items()}
+        metrics |= optim.group_norms(grads, "grad_norm") | optim.group_norms(updates, "update_norm")
+        new = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
+        return new, metrics
+
+    return step
+
+
+def labelled_inputs(batch, *, use_sky: bool) -> dict[str, jax.Array]:
+    """Images as they are (the paper distorts only unlabelled ones), labels normalised to 0-1."""
+    label, valid = losses.prepare_label(
+        batch["disparity"], batch["valid"], batch["sky"], batch["shift_known"], use_sky=use_sky
+    )
+    return {"image": perturb.normalise(batch["image"]), "label": label, "valid": valid}
+
+
+def unlabelled_inputs(batch, keys, config) -> dict[str, jax.Array]:
+    """The paper's perturbation S and CutMix, on images and teacher labels alike (section 3.2).
+
+    Every image is distorted on its own, then mixed with the next image of the global batch:
+    inside the box (mask True) stand the partner's pixels, with the partner's label.
+    """
+    p = config.perturb
+    label, valid = losses.prepare_label(
+        batch["disparity"],
+        batch["valid"],
+        batch["sky"],
+        batch["shift_known"],
+        use_sky=config.loss.sky,
+    )
+    colour_keys, box_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    clean = batch["image"]
+    strong = perturb.colour(colour_keys, clean, **p.colour) if p.distort else clean
+    mask = perturb.cutmix_masks(box_keys, *clean.shape[1:3], **p.cutmix)
+
+    def mixed(x):
+        return perturb.mix(x, perturb.partner(x), mask)
+
+    inputs = {
+        "image": perturb.normalise(mixed(strong)),
+        "label": mixed(label),
+        "valid": mixed(valid),
+        "mask": mask,
+    }
+    if config.loss.feat_input == "clean":
+        inputs["frozen_image"] = perturb.normalise(mixed(clean))
+    return inputs
+
+
+def label_online(teacher: nn.Module, params, batch, accumulation: int) -> dict[str, Any]:
+    """The unlabelled batch with the frozen teacher's disparity of each clean crop."""
+
+    def predict(images):
+        return teacher.apply({"params": params}, perturb.normalise(images))
+
+    split = _split(batch["image"], accumulation)
+    disparity = _unsplit(jax.lax.map(predict, split))
+    everywhere = jnp.ones(disparity.shape, bool)
+    return {
+        **batch,
+        "disparity": disparity,
+        "valid": everywhere,
+        "sky": ~everywhere,
+        "shift_known": jnp.zeros(disparity.shape[0], bool),
+    }
+
+
+def loss_parts(networks: Networks, params, frozen, inputs, loss) -> dict[str, losses.LossSum]:
+    """L_l, L_u and L_feat of one microbatch, by name, as (sum, count)."""
+    depth, features = _student(networks, params, inputs)
+    parts = {}
+    if "labelled" in inputs:
+        x = inputs["labelled"]
+        parts["labelled"] = losses.affine_invariant(
+            depth["labelled"],
+            x["label"],
+            x["valid"],
+            min_valid=loss.min_valid,
+            gradient_weight=loss.gradient_weight,
+        )
+    if "unlabelled" in inputs:
+        x = inputs["unlabelled"]
+        parts["unlabelled"] = losses.cutmix(
+            depth["unlabelled"],
+            x["label"],
+            x["valid"],
+            x["mask"],
+            trim=loss.trim,
+            trim_per=loss.trim_per,
+            min_valid=loss.min_valid,
+            min_region_scale=loss.min_region_scale,
+            gradient_weight=loss.gradient_weight,
+        )
+        if networks.frozen_encoder is not None:
+            parts["features"] = _alignment(networks, frozen, x, features["unlabelled"], loss)
+    return parts
+
+
+def _student(networks: Networks, params, inputs):
+    """Depth and final tokens by part, from one forward pass over both.
+
+    The parts are interleaved in the ratio of their sizes rather than laid end to end, so that
+    every device's rows stay on it.
+    """
+    sizes = {part: x["image"].shape[0] for part, x in inputs.items()}
+    units = math.gcd(*sizes.values())
+
+    def grouped(x):
+        return x.reshape(units, -1, *x.shape[1:])
+
+    images = jnp.concatenate([grouped(x["image"]) for x in inputs.values()], axis=1)
+    depth, features = networks.student.apply(
+        {"params": params}, images.reshape(-1, *images.shape[2:]), return_features=True
+    )
+    ends = np.cumsum([n // units for n in sizes.values()])[:-1]
+
+    def by_part(x):
+        pieces = jnp.split(grouped(x), ends, axis=1)
+        return {k: v.reshape(-1, *v.shape[2:]) for k, v in zip(sizes, pieces, strict=True)}
+
+    return by_part(depth), by_part(features.tokens)
+
+
+def _alignment(networks, frozen, inputs, tokens, loss) -> losses.LossSum:
+    image = inputs.get("frozen_image", inputs["image"])
+    target = networks.frozen_encoder.apply({"params": frozen["encoder"]}, image).tokens
+    return losses.feature_alignment(
+        tokens,
+        jax.lax.stop_gradient(target),
+        margin=loss.feat_margin,
+        denominator=loss.feat_denominator,
+    )
+
+
+def _count_features(networks, params, frozen, microbatches, inputs, loss):
+    """L_feat's count for the whole batch: images, or kept tokens by a forward-only pass."""
+    if loss.feat_denominator == "image":
+        return jnp.float32(inputs["unlabelled"]["image"].shape[0])
+
+    def count(x):
+        _, tokens = _student(networks, params, {"unlabelled": x})
+        return _alignment(networks, frozen, x, tokens["unlabelled"], loss).count
+
+    return jax.lax.map(count, microbatches["unlabelled"]).sum()
+
+
+def _split(tree, parts: int):
+    """(b, …) -> (parts, b / parts, …) without moving rows between devices."""
+    return jax.tree.map(
+        lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree
+    )
+
+
+def _unsplit(tree):
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
+
+
+def _first(tree):
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def jit_train_step(step, mesh, state_shardings):
+    """Compiles the step with the state's layout pinned and its buffers donated."""
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(state_shardings, sharding.replicated(mesh)),
+    )

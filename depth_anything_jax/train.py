@@ -1,0 +1,248 @@
+"""Train a teacher, a student or a fine-tuned model.
+
+    python -m depth_anything_jax.train --config=configs/student.py:demo [--config.field=value …]
+
+One program for one chip, one host or many hosts (start it once on each). It resumes from its
+workdir by itself; SIGTERM saves and exits 0. `train` below reads in the order things happen:
+mesh, networks, state, data, step, loop. The method itself is in state.py, losses.py, perturb.py.
+"""
+
+# Grain's spawned workers import this module again: what is heavy is imported inside `train`.
+import contextlib
+import json
+import math
+import signal
+import sys
+import threading
+
+
+def train(config, workdir: str) -> dict[str, float]:
+    """Runs `config` to its last step; returns the last step's metrics.
+
+    Args:
+      config: see configs/common.py for every field.
+      workdir: checkpoints, logs and pictures go here; what is there is continued.
+    Raises:
+      ValueError: a field that does not fit, named with its value and the cure.
+      FileNotFoundError: data, labels or weights that are not there yet, and how to make them.
+      FloatingPointError: a quantity that is not finite, with the step.
+    """
+    import jax
+
+    from depth_anything_jax import checkpoint, initial, monitor, optim, preflight, sharding, state
+    from depth_anything_jax.data import pipeline
+    from depth_anything_jax.report import ProfileWindow, Report
+
+    # 1. What must hold before anything is loaded.
+    sizes = preflight.batch_sizes(config)
+    preflight.check(config, sizes, workdir)
+
+    # 2. Mesh.
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    sharding.check_batch(mesh, sizes, config.accumulation)
+
+    # 3. Networks: the student, and those that never learn.
+    networks, frozen, meta = initial.networks(config, mesh)
+
+    # 4. Shapes before arrays: where every part of the state will lie.
+    new_params = initial.init_params(networks.student, config)
+    shapes = jax.eval_shape(new_params, jax.random.key(0))
+    tx = optim.make(config.optim, shapes, config.total_steps)
+
+    def new_state(key):
+        return state.new_state(new_params(key), tx, ema=config.ema_decay > 0)
+
+    abstract = jax.eval_shape(new_state, jax.random.key(0))
+    layout = sharding.tree_shardings(abstract, mesh)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout
+    )
+
+    # 5. The state. The order matters: an interrupted run always continues; else init_from's
+    #    weights; else random ones.
+    checkpoints = checkpoint.Checkpoints(
+        f"{workdir}/checkpoints",
+        keep_last=config.checkpoint.keep_last,
+        keep_every=config.checkpoint.keep_every,
+    )
+    resumed = checkpoints.latest
+    if resumed is not None:
+        preflight.check_same_run(checkpoints.meta(), config, workdir)
+        train_state = checkpoints.restore(abstract)
+        meta["licence_chain"] = checkpoints.meta()["licence_chain"]
+    else:
+        train_state = initial.compile_quickly(new_state, layout)(jax.random.key(config.seed))
+        train_state, meta = initial.load_initial(config, train_state, abstract, meta)
+    start = int(train_state.step)
+    meta["config"] = json.loads(config.to_json_best_effort())
+
+    # 6. What a person sees, and the data: example i of step s is number s * batch + i, whatever
+    #    was interrupted.
+    report = Report(
+        workdir,
+        total_steps=config.total_steps,
+        every=config.log.every,
+        resumed_from=resumed,
+        tensorboard=config.log.tensorboard,
+        active=jax.process_index() == 0,
+        show=("loss/total", "loss/labelled", "loss/unlabelled", "loss/features"),
+    )
+    report.text(monitor.describe(config, mesh, shapes, networks, start, meta))
+    batches = pipeline.train_batches(
+        preflight.data_config(config),
+        labelled_batch=sizes["labelled"],
+        unlabelled_batch=sizes["unlabelled"],
+        size=config.input_size,
+        seed=config.seed,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    step_function = state.jit_train_step(state.make_train_step(networks, tx, config), mesh, layout)
+    predict = monitor.predictor(networks.student)
+    evaluator = monitor.Evaluator(config, networks.student, mesh)
+    profile = ProfileWindow(workdir, *config.log.profile)
+
+    # 7. The loop. Do not change the order in it: a step's numbers are fetched when the next step
+    #    is under way, and a state is saved only after its numbers were seen to be finite.
+    compiled, pending, numbers = None, None, {}
+    with _Stop() as stop, contextlib.closing(batches), jax.set_mesh(mesh):
+        for step in range(start, config.total_steps):
+            done = step + 1
+            profile.before(step)
+            with report.waiting():
+                local = next(batches)
+            batch = sharding.put_batch(local, mesh)
+            if compiled is None:
+                with report.paused():
+                    compiled = step_function.lower(train_state, frozen, batch).compile()
+                report.text(monitor.memory(compiled))
+            train_state, metrics = compiled(train_state, frozen, batch)
+            report.step(config.batch_size)
+
+            if pending is not None:
+                report.log(*_numbers(config, *pending))
+                pending = None
+            last = done == config.total_steps or stop.agreed(done)
+            save = last or done % config.checkpoint.every == 0
+            if save or step == start:
+                numbers = _numbers(config, done, metrics)[1]
+            if step == start and resumed is None:
+                monitor.check_alive(numbers)
+            if report.due(done) or step == start or last:
+                pending = done, metrics
+            if save:
+                with report.paused():
+                    checkpoints.save(done, train_state, {**meta, "next_step": done}, wait=last)
+            if config.log.images and (done % config.log.images == 0 or step == start):
+                with report.paused():
+                    report.images(done, monitor.strips(predict, train_state.params, local))
+            if config.eval.every and (done % config.eval.every == 0 or last):
+                with report.paused():
+                    report.scalars(done, evaluator(train_state))
+            if last:
+                report.log(*_numbers(config, *pending))
+                break
+    profile.close()
+    checkpoints.close()
+    if start >= config.total_steps:
+        report.text(f"{workdir} already holds all {config.total_steps} steps")
+    if stop.received and done < config.total_steps:
+        report.text(f"{stop.received}: saved after step {done}; the same command continues")
+    report.close()
+    return numbers
+
+
+def _numbers(config, done: int, metrics) -> tuple[int, dict[str, float]]:
+    """A step's device scalars as numbers, with its learning rates; all must be finite."""
+    import jax
+
+    from depth_anything_jax import monitor
+
+    numbers = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    bad = [f"{k} is {v}" for k, v in numbers.items() if not math.isfinite(v)]
+    if bad:
+        raise FloatingPointError(
+            f"step {done}: {', '.join(bad)}. The last checkpoint is from before; look at the "
+            "batch with --config.log.images=1, or lower optim.encoder_lr and optim.decoder_lr"
+        )
+    return done, numbers | monitor.rates(config, done - 1)
+
+
+class _Stop:
+    """SIGTERM and SIGINT ask the loop to save and leave; all processes agree on the step."""
+
+    def __init__(self):
+        self.received = ""
+
+    def __enter__(self):
+        import jax
+
+        # With several processes jax.distributed listens to SIGTERM itself and spreads the news.
+        alone = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGTERM, signal.SIGINT) if alone else ()
+        self._old = {s: signal.signal(s, self._receive) for s in signals}
+        return self
+
+    def __exit__(self, *exc):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, frame):
+        if self.received:  # asked twice: now
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+    def agreed(self, step: int) -> bool:
+        """Whether every process stops after this step."""
+        import jax
+
+        if jax.process_count() == 1:
+            return bool(self.received)
+        from jax.experimental import multihost_utils
+
+        if multihost_utils.reached_preemption_sync_point(step):
+            self.received = "SIGTERM"
+        return bool(self.received)
+
+
+def main() -> None:
+    """The command line: --config=FILE[:VARIANT], --workdir, any field as --config.field=value."""
+    from absl import app, flags, logging
+    from ml_collections import config_flags
+
+    from depth_anything_jax import configs
+
+    sys.argv = [_resolve(argument, configs.resolve) for argument in sys.argv]
+    config = config_flags.DEFINE_config_file(
+        "config", None, "configs/NAME.py[:VARIANT]", lock_config=True
+    )
+    workdir = flags.DEFINE_string("workdir", None, "where the run lives; else config.workdir")
+    distributed = flags.DEFINE_bool(
+        "distributed", False, "one of several processes, found by jax.distributed.initialize"
+    )
+    flags.mark_flag_as_required("config")
+
+    def run(argv):
+        if argv[1:]:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        logging.set_verbosity(logging.WARNING)  # Orbax tells thirty lines a checkpoint
+        if distributed.value:
+            import jax
+
+            jax.distributed.initialize()
+        try:
+            train(config.value, workdir.value or config.value.workdir)
+        except (ValueError, FileNotFoundError, FloatingPointError) as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+
+    app.run(run)
+
+
+def _resolve(argument: str, resolve) -> str:
+    flag, equals, value = argument.partition("=")
+    return f"{flag}={resolve(value)}" if equals and flag.lstrip("-") == "config" else argument
+
+
+if __name__ == "__main__":
+    main()
