@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -42,13 +43,7 @@ class Predictor:
         self._split = NamedSharding(mesh, PartitionSpec("data"))
         everywhere = NamedSharding(mesh, PartitionSpec())
         self._params = jax.device_put(params, everywhere)
-        metric = getattr(model.decoder, "head", "relative") == "metric"
-
-        def run(params: Any, images: jax.Array) -> jax.Array:
-            out = model.apply({"params": params}, images)
-            return 1 / jnp.maximum(out, MIN_DEPTH) if metric else out
-
-        self._run = jax.jit(run, out_shardings=self._split)
+        self._run = _program(model, self._split)
 
     def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> jax.Array:
         """Disparity (b, h, w), computed asynchronously.
@@ -61,6 +56,19 @@ class Predictor:
                 f"a batch of {len(images)} does not divide over {len(self.devices)} devices"
             )
         return self._run(self._params, jax.device_put(images, self._split))
+
+
+@functools.lru_cache(maxsize=8)
+def _program(model: Any, split: NamedSharding) -> Callable[[Any, jax.Array], jax.Array]:
+    """The jitted forward pass; one for all predictors of a model, so that an evaluation in the
+    middle of training compiles once and not every time."""
+    metric = model.decoder.head == "metric"
+
+    def run(params: Any, images: jax.Array) -> jax.Array:
+        out = model.apply({"params": params}, images)
+        return 1 / jnp.maximum(out, MIN_DEPTH) if metric else out
+
+    return jax.jit(run, out_shardings=split)
 
 
 class Input(NamedTuple):

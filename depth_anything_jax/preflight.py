@@ -129,6 +129,7 @@ def _missing(config, sizes: dict[str, int]) -> list[tuple[str, str]]:
                 )
     if sizes["unlabelled"] and config.teacher in ("records", "files"):
         for path, source in zip(config.data.labels, config.data.unlabelled, strict=False):
+            path = path.partition("?")[0]
             if not _exists(path):
                 found.append(
                     (

@@ -12,8 +12,9 @@ shape. Where a data set has hundreds of shapes, --buckets K resizes the longer s
 of K lengths (chosen from the data; nothing is padded).
 
 A killed run continues with the same command and loses the shard it was at. With several processes
-(started alike on each host) every process labels shards of its own. Exit status: 0 done; 3 done,
-but more than .1 % of the images have no label (card.json lists them); 1 an error.
+(started alike on each host, with --distributed) every process labels shards of its own. Exit
+status: 0 done; 3 done, but more than .1 % of the images have no label (card.json lists them); 1 an
+error.
 """
 
 # The heavy imports are inside the functions: the flags are looked at before jax starts.
@@ -116,7 +117,7 @@ def label(
 
 def main() -> None:
     """The command line; see the module's docstring and --helpshort."""
-    from absl import app, flags
+    from absl import app, flags, logging
 
     text, number = flags.DEFINE_string, flags.DEFINE_integer
     checkpoint = text(
@@ -135,12 +136,20 @@ def main() -> None:
     limit = number("limit", 0, "label the first so many images; 0: all")
     threads = number("threads", os.cpu_count() or 2, "that read images and encode labels")
     version = flags.DEFINE_enum("version", None, ["v1", "v2"], "where the weights do not say")
+    distributed = flags.DEFINE_boolean(
+        "distributed", False, "one of several processes, found by jax.distributed.initialize"
+    )
     allow_missing = text("allow_missing", None, "regex of tensors that the weights may lack")
     fill = flags.DEFINE_enum("fill", "init", ["init", "zeros"], "what stands in for those")
 
     def run(argv: list[str]) -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        logging.set_verbosity(logging.WARNING)  # Orbax tells thirty lines a checkpoint
+        if distributed.value:
+            import jax
+
+            jax.distributed.initialize()
         from depth_anything_jax.data import sources, specs
 
         try:

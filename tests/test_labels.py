@@ -430,4 +430,5 @@ def test_unknown_fields_are_named(tmp_path):
 def test_the_licence_chain_is_handed_on(tmp_path):
     make_store(tmp_path / "out", Photos(3))
     assert labels.licences(tmp_path / "out") == [{"role": "teacher"}]
+    assert labels.licences(f"{tmp_path}/out?shuffle=1") == [{"role": "teacher"}]
     assert labels.licences(tmp_path) == []

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -420,6 +421,19 @@ def test_a_metric_teacher_gives_disparity():
     np.testing.assert_allclose(predict(images), 1 / np.maximum(depth, 1e-3), rtol=1e-4)
 
 
+def test_predictors_of_one_model_share_their_program():
+    model = Convolution()
+    images = np.random.default_rng(0).normal(0, 1, (8, 14, 14, 3)).astype(np.float32)
+    first = inference.Predictor(model, KERNEL)
+    second = inference.Predictor(model, {"kernel": 2 * KERNEL["kernel"]})
+    np.testing.assert_allclose(second(images), 2 * np.asarray(first(images)), rtol=1e-6)  # float32
+    assert first._run is second._run and first._run._cache_size() == 1
+    # Linen modules are told apart by their fields, not by who built them.
+    a, b, c = (models.build(TINY, scan=scan) for scan in (True, True, False))
+    programs = [inference.Predictor(m, KERNEL)._run for m in (a, b, c)]
+    assert programs[0] is programs[1] is not programs[2]
+
+
 class Squares(Photos):
     """Images whose whole is one training crop: record and online teacher see the same input."""
 
@@ -548,3 +562,44 @@ def test_fingerprints_tell_teachers_apart():
         {**params, "b": {"d": np.zeros((2, 3))}},
     ):
         assert labelling.fingerprint(params) != labelling.fingerprint(other)
+
+
+PROCESS = """
+import sys
+import jax
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+from depth_anything_jax import pseudo_label
+from depth_anything_jax.data import sources
+
+source = sources.make({"type": "folder", "path": sys.argv[4]})
+summary = pseudo_label.label(sys.argv[3], source, sys.argv[5], size=56, shard_size=3)
+print("DONE", summary.images, summary.skipped, summary.invalid)
+"""
+
+
+@pytest.mark.nightly
+def test_two_real_processes_share_the_shards(tmp_path, teacher):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(8):
+        image = np.random.default_rng(i).integers(0, 256, (60, 60, 3), np.uint8)
+        (photos / f"{i}.png").write_bytes(formats.encode_png(image))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, address, str(i), teacher[0], photos, tmp_path / "two"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    said = [p.communicate(timeout=300)[0] for p in started]
+    assert [p.returncode for p in started] == [0, 0], "\n".join(said)
+    # Three shards of 3, 3 and 2: the first process has the first and the last.
+    assert "DONE 5 0 0" in said[0] and "DONE 3 0 0" in said[1]
+    source = sources.make({"type": "folder", "path": str(photos)})
+    assert len(labels.attach(source, str(tmp_path / "two"))) == 8

@@ -339,7 +339,7 @@ def attach(source: Source, spec: Mapping[str, Any] | str) -> Labelled:
 def licences(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The chain of licences behind a store's labels; empty for another tool's files."""
     try:
-        return list(read_card(path).get("licence_chain", []))
+        return list(read_card(os.fspath(path).partition("?")[0]).get("licence_chain", []))
     except LabelError:
         return []
 
