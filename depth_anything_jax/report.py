@@ -74,7 +74,8 @@ class Report:
         self._remote: epath.Path | None = None
         self._restart_interval()
         self._recent = (0.0, 0.0)  # seconds and steps, older ones weigh less: for ETA
-        self._warm = False
+        # The first step compiles, and its numbers are waited for: rates start behind the second.
+        self._unsteady = 2
         if not active:
             return
         self._folder = pathlib.Path(os.path.expanduser(os.fspath(workdir)))
@@ -123,8 +124,8 @@ class Report:
 
     def step(self, examples: int) -> None:
         """One step is done, over `examples` images of the global batch."""
-        if not self._warm:  # the first step compiles; rates start after it
-            self._warm = True
+        if self._unsteady:
+            self._unsteady -= 1
             self._restart_interval()
             return
         self._steps += 1
@@ -137,7 +138,7 @@ class Report:
     def rates(self) -> dict[str, float]:
         """images_per_second, seconds_per_step and data_wait_share since the last call.
 
-        Empty while only the first step, which compiles, is done.
+        Empty while only the first two steps are done.
         """
         elapsed = self._clock() - self._since - self._paused
         steps, examples, waited = self._steps, self._examples, self._waited
