@@ -154,7 +154,8 @@ class TensorMismatch(ValueError):
             f"  shape of {name}: {have} in the file, {want} in the model"
             for name, (have, want) in self.misshaped.items()
         ]
-        text = f"{source}: {len(lines)} tensors do not fit\n" + "\n".join(lines)
+        count = "1 tensor does" if len(lines) == 1 else f"{len(lines)} tensors do"
+        text = f"{source}: {count} not fit\n" + "\n".join(lines)
         super().__init__(text + (f"\n{cure}" if cure else ""))
 
 

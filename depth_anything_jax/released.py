@@ -115,6 +115,9 @@ def fetch(repo: str) -> pathlib.Path:
             "read; check the spelling, or log in with `hf auth login` if it is private"
         ) from error
     except Exception as error:  # offline, proxy, disk: the Hub's client has a dozen kinds
+        cached = huggingface_hub.try_to_load_from_cache(repo, file)
+        if isinstance(cached, str):  # all that is needed, though not all that was asked for
+            return pathlib.Path(cached).parent
         raise FileNotFoundError(_by_hand(repo, file, url, _reason(error))) from error
     if not any(next(pathlib.Path(folder).glob(pattern), None) for pattern in wanted):
         raise FileNotFoundError(_by_hand(repo, file, url, f"{file} is not in what it holds"))

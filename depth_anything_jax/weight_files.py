@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,13 +51,13 @@ def find(source: str) -> Found:
       ValueError: something that is no weights file.
     """
     if source == DEMO_ENCODER:
-        found = _file(_ASSETS / "demo_encoder.safetensors")
+        found = _file(epath.Path(_ASSETS / "demo_encoder.safetensors"))
         return dataclasses.replace(found, name=DEMO_ENCODER)
     path = epath.Path(source)
     if path.is_dir():
         return _folder(path)
     if path.exists():
-        return _file(pathlib.Path(source))
+        return _file(path)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in (
         ".safetensors",
         *TORCH_SUFFIXES,
@@ -84,7 +85,7 @@ def _folder(folder: epath.Path) -> Found:
         names = _weights_file(folder)
     if not names:
         return _orbax(folder)
-    parts = [_file(pathlib.Path(folder / name)) for name in names]
+    parts = [_file(folder / name) for name in names]
     found = dataclasses.replace(parts[0], name=folder.name)
     for part in parts[1:]:
         found.state |= part.state
@@ -107,16 +108,16 @@ def _weights_file(folder: epath.Path) -> list[str]:
     return []
 
 
-def _file(path: pathlib.Path) -> Found:
-    if path.suffix == ".safetensors":
-        state, metadata = _safetensors(path)
-    elif path.suffix in TORCH_SUFFIXES:
-        state, metadata = _pickled(path)
-    else:
-        raise ValueError(
-            f"{path}: weights are read from .safetensors, {', '.join(TORCH_SUFFIXES)} files and "
-            "from folders"
-        )
+def _file(path: epath.Path) -> Found:
+    readers = {".safetensors": _safetensors} | dict.fromkeys(TORCH_SUFFIXES, _pickled)
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: weights are read from {', '.join(readers)} files and folders")
+    with tempfile.TemporaryDirectory() as scratch:
+        local = pathlib.Path(path)
+        if _is_remote(path):
+            local = pathlib.Path(scratch, path.name)
+            path.copy(local)
+        state, metadata = readers[path.suffix](local)
     hints = []
     if metadata:
         hints.append({"origin": "its metadata", "firm": True, **metadata})
@@ -124,6 +125,10 @@ def _file(path: pathlib.Path) -> Found:
     if known:
         hints.append(_known_hint(known))
     return Found(convert.canonical(state), hints, metadata, path.name)
+
+
+def _is_remote(path: epath.Path) -> bool:
+    return "://" in str(path)
 
 
 def _safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,6 +6,7 @@ once.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -93,7 +94,7 @@ def load(
     elif "decoder" not in layout.prefixes:
         raise ValueError(f"{source} holds an encoder alone; ask for parts='encoder'")
 
-    variant = variant or _first(found.hints, "variant") or _infer_variant(source, state)
+    variant = variant or _first(_firm(found.hints), "variant") or _infer_variant(source, state)
     _one_of(f"{source}: variant", variant, tuple(depth_anything.VARIANTS))
     facts = _facts(source, found.hints, variant, version, max_depth, parts)
     filled = _fill(source, state, layout, variant, parts, allow_missing, fill)
@@ -169,18 +170,22 @@ def expected_tensors(
     variant: str, layout: convert.Layout | str, parts: str = "all"
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """{torch name: shape and dtype} of a complete file of this size in this layout."""
-    layout = convert.LAYOUTS[layout] if isinstance(layout, str) else layout
-    return jax.eval_shape(lambda key: _initial(key, variant, layout, parts), jax.random.key(0))
+    name = layout if isinstance(layout, str) else layout.name
+    return dict(_expected(depth_anything.VARIANTS[variant], name, parts))
 
 
-def _initial(key: Any, variant: str, layout: convert.Layout, parts: str) -> dict[str, Any]:
+@functools.cache
+def _expected(size: depth_anything.Variant, layout: str, parts: str) -> dict[str, Any]:
+    return jax.eval_shape(lambda key: _initial(key, size, layout, parts), jax.random.key(0))
+
+
+def _initial(key: Any, size: depth_anything.Variant, layout: str, parts: str) -> dict[str, Any]:
     """Freshly initialised parameters, as torch tensors."""
-    side = 14 * depth_anything.VARIANTS[variant].grid
-    images = jnp.zeros((1, side, side, 3))
+    images = jnp.zeros((1, 14 * size.grid, 14 * size.grid, 3))
     if parts == "encoder":
-        params = {"encoder": depth_anything.build_encoder(variant).init(key, images)["params"]}
+        params = {"encoder": depth_anything.build_encoder(size).init(key, images)["params"]}
     else:
-        params = depth_anything.build(variant).init(key, images)["params"]
+        params = depth_anything.build(size).init(key, images)["params"]
     return convert.to_torch(params, layout)
 
 
@@ -217,7 +222,7 @@ def _fill(
     logging.warning("%s: missing, filled by %s: %s", source, fill, ", ".join(filled))
 
     def initial(key):  # jitted, so that only what is kept gets computed
-        tensors = _initial(key, variant, layout, parts)
+        tensors = _initial(key, depth_anything.VARIANTS[variant], layout.name, parts)
         return {name: tensors[name] for name in filled}
 
     if fill == "zeros":
@@ -260,8 +265,9 @@ def _facts(
             f"{source}: tensors alone do not say whether this is V1 (taps the last four blocks) or "
             "V2; pass version='v1' or version='v2' (--version)"
         )
-    firm = _first([hint for hint in hints if hint["firm"]], "head")
-    head = firm or ("metric" if max_depth is not None else _first(hints, "head"))
+    head = _first(_firm(hints), "head") or (
+        "metric" if max_depth is not None else _first(hints, "head")
+    )
     if head is None:
         head = "relative"
         logging.warning(
@@ -324,6 +330,11 @@ def _chain(found: weight_files.Found) -> list[dict[str, Any]]:
 
 def _at_least_float32(x: np.ndarray) -> np.ndarray:
     return x if x.dtype.itemsize >= 4 else x.astype(np.float32)
+
+
+def _firm(hints: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that are more than a name."""
+    return [hint for hint in hints if hint["firm"]]
 
 
 def _first(hints: Iterable[Mapping[str, Any]], name: str) -> Any:
