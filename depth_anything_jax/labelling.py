@@ -1,17 +1,16 @@
 """Labelling a whole image source with a teacher, shard by shard: what `pseudo_label` runs.
 
-`label_source` reads from top to bottom; `choose_buckets` and `label_shape` say at which shape an
-image is labelled, `fingerprint` which teacher it is, `contact_sheet` shows the result.
+`label_source` reads from top to bottom; `fingerprint` says which teacher it is, `residual` what
+lower precision costs, `contact_sheet` shows the result.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,12 +19,12 @@ import numpy as np
 from etils import epath
 
 from depth_anything_jax import __version__, inference, paths, pictures
+from depth_anything_jax.data import buckets as buckets_lib
 from depth_anything_jax.data import formats, label_record, label_store, transforms
 from depth_anything_jax.data.label_store import LabelStore, LabelWriter
 from depth_anything_jax.data.sources import Source
 from depth_anything_jax.report import duration
 
-SAMPLE = 256  # images whose shapes choose the buckets
 _PROGRESS_SECONDS = 5.0
 
 
@@ -62,62 +61,6 @@ class Summary:
             f"{self.padding / computed:.0%} of the computed images filled batches; "
             f"{self.skipped} were there already, {self.invalid} have no label"
         )
-
-
-def choose_buckets(shapes: Sequence[tuple[int, int]], k: int) -> list[int]:
-    """The K longer sides nearest to those of a sample of network shapes.
-
-    Exact: minimises the summed |log| of the stretch over the sample (one-dimensional k-medians by
-    dynamic programming over the distinct lengths, which are few: multiples of 14).
-
-    Args:
-      shapes: (height, width) of the network's input, one for each image.
-      k: how many; fewer come back where the sample has fewer lengths.
-    """
-    lengths, counts = np.unique([max(s) for s in shapes], return_counts=True)
-    n, logs = len(lengths), np.log(lengths)
-
-    def cost(start: int, stop: int) -> tuple[float, int]:
-        """Of one bucket for lengths start … stop − 1, and the length it takes."""
-        stretch = np.abs(logs[start:stop, None] - logs[None, start:stop])
-        sums = counts[start:stop] @ stretch
-        return float(sums.min()), start + int(sums.argmin())
-
-    nothing: tuple[float, list[int]] = (math.inf, [])
-    best: list[tuple[float, list[int]]] = [(0.0, []), *[nothing] * n]
-    for _ in range(min(k, n)):
-        best = [nothing] + [
-            min(
-                (best[i][0] + c, [*best[i][1], j])
-                for i in range(stop)
-                for c, j in [cost(i, stop)]
-            )
-            for stop in range(1, n + 1)
-        ]  # fmt: skip
-    return [int(lengths[j]) for j in best[n][1]]
-
-
-def label_shape(height: int, width: int, size: int, buckets: Sequence[int] = ()) -> tuple[int, int]:
-    """Shape at which an image is labelled: official, or the longer side at a bucket's length."""
-    shape = transforms.network_size(height, width, size)
-    if not buckets:
-        return shape
-    longer = max(shape)
-    nearest = min(buckets, key=lambda b: abs(math.log(b / longer)))
-    return (nearest, shape[1]) if shape[0] == longer else (shape[0], nearest)
-
-
-def _sampled_buckets(source: Source, size: int, k: int) -> list[int]:
-    shapes = []
-    for index in np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)):
-        try:
-            height, width = source[int(index)]["image"].shape[:2]
-            shapes.append(transforms.network_size(height, width, size))
-        except Exception:  # a broken image is reported when its turn comes
-            continue
-    if not shapes:
-        raise ValueError(f"{source.name}: none of {SAMPLE} sampled images can be read")
-    return choose_buckets(shapes, k)
 
 
 def fingerprint(params: Any) -> str:
@@ -184,7 +127,7 @@ def label_source(
         raise ValueError(f"size={size} is no multiple of {transforms.PATCH}; use {fit}")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: use 1 or more")
-    chosen = _sampled_buckets(source, size, buckets) if buckets else []
+    chosen = buckets_lib.sampled(source, size, buckets) if buckets else []
     identity = {
         "source": {"count": len(source), "keys_sha256": label_store.keys_digest(source)},
         "teacher": dict(teacher),
@@ -211,7 +154,7 @@ def label_source(
         record = source[index]
         image = record["image"]
         image_hw = (image.shape[0], image.shape[1])
-        shape = label_shape(image_hw[0], image_hw[1], size, chosen)
+        shape = buckets_lib.label_shape(image_hw[0], image_hw[1], size, chosen)
         return record["key"], image_hw, transforms.normalise(transforms.resize_image(image, *shape))
 
     run = _flipped(predict) if flip else predict
@@ -258,6 +201,49 @@ def label_source(
     barrier("finished")
     summary.invalid = len(label_store.read_card(out)["invalid"])
     return summary
+
+
+def residual(
+    predict: Callable[[np.ndarray], Any],
+    reference: Callable[[np.ndarray], Any],
+    source: Source,
+    *,
+    size: int,
+    batch_size: int,
+) -> dict[str, float]:
+    """How far a teacher in lower precision is from itself in float32, on the first readable images.
+
+    Args:
+      predict, reference: the two, called with one batch of `batch_size` images of one shape.
+      source: the images; the first and those of its shape among the next few are used.
+      size: short side of the network's input.
+      batch_size: images at a time.
+
+    Returns:
+      "median" and "worst" |difference|, as shares of the float32 label's range, and "images".
+
+    Raises:
+      ValueError: none of the first images can be read.
+    """
+    inputs: list[np.ndarray] = []
+    for index in range(min(4 * batch_size, len(source))):
+        try:
+            image = transforms.network_input(source[index]["image"], size)
+        except Exception:  # it will be reported when its turn comes
+            continue
+        if len(inputs) < min(4, batch_size) and (not inputs or inputs[0].shape == image.shape):
+            inputs.append(image)
+    if not inputs:
+        raise ValueError(f"{source.name}: none of the first images can be read")
+    batch = np.stack((inputs * batch_size)[:batch_size])
+    low, full = (np.asarray(p(batch), np.float64)[: len(inputs)] for p in (predict, reference))
+    spread = np.maximum(np.ptp(full, axis=(1, 2)), np.finfo(np.float32).tiny)
+    share = np.abs(low - full) / spread[:, None, None]
+    return {
+        "images": len(inputs),
+        "median": float(np.median(share)),
+        "worst": float(share.max()),
+    }
 
 
 def _flipped(predict: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:

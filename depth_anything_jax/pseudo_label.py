@@ -29,7 +29,7 @@ import numpy as np
 
 from depth_anything_jax.data import transforms
 from depth_anything_jax.data.sources import Source, Subset
-from depth_anything_jax.labelling import Summary, fingerprint, label_source
+from depth_anything_jax.labelling import Summary, fingerprint, label_source, residual
 
 FAILURE_LIMIT = 1e-3  # share of images without a label: more stops a training run, too
 
@@ -68,14 +68,19 @@ def label(
     from depth_anything_jax import inference, initial, licences, models, weights
 
     teacher = weights.load(checkpoint, **(load or {}))
-    if "decoder" not in teacher.params or teacher.version is None:
+    version = teacher.version
+    if "decoder" not in teacher.params or version is None:
         raise ValueError(f"{checkpoint} holds an encoder alone: a teacher needs its decoder too")
     compute = initial.compute_dtype(dtype)
-    model = models.build(
-        teacher.variant, version=teacher.version, head=teacher.head, max_depth=teacher.max_depth,
-        dtype=compute, attention=attention,
-    )  # fmt: skip
-    predict = inference.Predictor(model, teacher.params)
+
+    def predictor(precision: Any) -> inference.Predictor:
+        model = models.build(
+            teacher.variant, version=version, head=teacher.head,
+            max_depth=teacher.max_depth, dtype=precision, attention=attention,
+        )  # fmt: skip
+        return inference.Predictor(model, teacher.params)
+
+    predict = predictor(compute)
     each = 1 if predict.devices[0].platform == "cpu" else 8
     batch_size = batch_size or each * len(predict.devices)
     if batch_size % len(predict.devices):
@@ -86,6 +91,16 @@ def label(
     chain = licences.extend(
         teacher.metadata.get("licence_chain", []), "teacher", teacher.source, teacher.licence
     )
+    notes = dict(notes or {})
+    if compute != np.float32:
+        notes["residual"] = found = residual(
+            predict, predictor(np.float32), source,
+            size=options.get("size", transforms.SIZE), batch_size=batch_size,
+        )  # fmt: skip
+        options.get("tell", print)(
+            f"{np.dtype(compute)} against float32, in shares of the label's range: median "
+            f"{found['median']:.1e}, worst pixel {found['worst']:.1e} ({found['images']} images)"
+        )
     several = jax.process_count() > 1
     return label_source(
         predict,
@@ -106,7 +121,7 @@ def label(
             "licence": licences.combined(chain),
             "licence_chain": chain,
             "filled": teacher.metadata.get("filled"),
-            **(notes or {}),
+            **notes,
         },
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -150,8 +165,11 @@ def main() -> None:
             import jax
 
             jax.distributed.initialize()
+        import cv2
+
         from depth_anything_jax.data import sources, specs
 
+        cv2.setNumThreads(1)  # the threads that read are the parallelism
         try:
             source = sources.make(specs.parse(data.value))
             if limit.value:
