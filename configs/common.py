@@ -105,7 +105,7 @@ def get_config() -> ConfigDict:
     c.log.every = 20
     c.log.images = 500  # steps between strips of RGB | label | prediction
     c.log.tensorboard = True
-    c.log.profile = ()  # (first, last) step to profile
+    c.log.profile = (0, 0)  # first and last step of a JAX profile; equal: none
 
     c.eval = ConfigDict()
     c.eval.every = 0  # steps; 0: never

@@ -35,7 +35,7 @@ def get_config(arg: str = "folder"):
         c.optim.warmup = 10
         c.input_size = 364
         c.batch_size = 1
-        c.total_steps = 400
+        c.total_steps = 500
         c.checkpoint.every = 100
         c.log.images = 100
     elif arg == "folder":

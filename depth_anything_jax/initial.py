@@ -65,7 +65,7 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
     if config.unlabelled_ratio and config.teacher == "online":
         loaded = weights.load(config.teacher_from)
         teacher = models.build(
-            loaded.variant, version=loaded.version, head=loaded.head, max_depth=loaded.max_depth,
+            loaded.variant, version=loaded.version or "v2", head=loaded.head, max_depth=loaded.max_depth,
             **forward,
         )  # fmt: skip
         frozen["teacher"] = loaded.params
@@ -75,10 +75,13 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
 
 
 def _chain(meta: dict[str, Any], role: str, loaded: weights.Weights) -> list[dict[str, Any]]:
-    """The licences so far and those of one more network, its own history included."""
-    history = loaded.metadata.get("licence_chain", [])
-    chain = meta["licence_chain"] + [x for x in history if x not in meta["licence_chain"]]
-    return licences.extend(chain, role, loaded.source, loaded.licence)
+    """The licences so far and those behind one more network; the last link names its role here."""
+    chain = list(meta["licence_chain"])
+    history = loaded.metadata.get("licence_chain") or licences.extend(
+        [], role, loaded.source, loaded.licence
+    )
+    links = [*history[:-1], {**history[-1], "role": role}]
+    return chain + [link for link in links if link not in chain]
 
 
 def init_params(student, config):
@@ -156,4 +159,4 @@ def load_initial(
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     meta = {**meta, "licence_chain": _chain(meta, "initial weights", loaded)}
     # The moments are zero whatever the parameters are.
-    return state.replace(params=params, ema=ema), meta
+    return TrainState(state.step, params, state.opt_state, ema), meta

@@ -57,6 +57,12 @@ def memory(compiled) -> str:
     )
 
 
+def profile_window(config) -> tuple[int, int] | tuple[()]:
+    """First and last step to profile, or nothing."""
+    first, last = config.log.profile
+    return (first, last) if last > first else ()
+
+
 def check_alive(metrics: dict[str, float]) -> None:
     """Raises FloatingPointError where the first output is almost all zeros."""
     for part in ("labelled", "unlabelled"):

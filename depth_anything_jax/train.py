@@ -101,12 +101,18 @@ def train(config, workdir: str) -> dict[str, float]:
     step_function = state.jit_train_step(state.make_train_step(networks, tx, config), mesh, layout)
     predict = monitor.predictor(networks.student)
     evaluator = monitor.Evaluator(config, networks.student, mesh)
-    profile = ProfileWindow(workdir, *config.log.profile)
+    profile = ProfileWindow(workdir, *monitor.profile_window(config))
 
     # 7. The loop. Do not change the order in it: a step's numbers are fetched when the next step
     #    is under way, and a state is saved only after its numbers were seen to be finite.
     compiled, pending, numbers = None, None, {}
-    with _Stop() as stop, contextlib.closing(batches), jax.set_mesh(mesh):
+    with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
+        for thing in (report, checkpoints, profile, batches):
+            stack.enter_context(contextlib.closing(thing))
+        stop = stack.enter_context(_Stop())
+        stack.enter_context(jax.set_mesh(mesh))
+        if start >= config.total_steps:
+            report.text(f"{workdir} already holds all {config.total_steps} steps")
         for step in range(start, config.total_steps):
             done = step + 1
             profile.before(step)
@@ -142,14 +148,9 @@ def train(config, workdir: str) -> dict[str, float]:
                     report.scalars(done, evaluator(train_state))
             if last:
                 report.log(*_numbers(config, *pending))
+                if done < config.total_steps:
+                    report.text(f"{stop.received}: saved after step {done}; start again to go on")
                 break
-    profile.close()
-    checkpoints.close()
-    if start >= config.total_steps:
-        report.text(f"{workdir} already holds all {config.total_steps} steps")
-    if stop.received and done < config.total_steps:
-        report.text(f"{stop.received}: saved after step {done}; the same command continues")
-    report.close()
     return numbers
 
 

@@ -1,0 +1,184 @@
+"""The trainer as a user runs it: from shipped configs, interrupted, continued, misused."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from depth_anything_jax import checkpoint, configs, paths, preflight, report, sharding, train
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = {
+    "input_size": 28,
+    "batch_size": 2,
+    "total_steps": 4,
+    "init_from": "",
+    "data.labelled": ("scenes:A?count=6&size=28",),
+    "optim.warmup": 2,
+    "checkpoint.every": 2,
+    "log.every": 1,
+    "log.images": 0,
+    "log.tensorboard": False,
+}
+
+
+def teacher(**fields):
+    import runpy
+
+    c = runpy.run_path(str(configs.folder() / "teacher.py"))["get_config"]("demo")
+    c.update_from_flattened_dict({**SMALL, **fields})
+    return c
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device_and_quick_compilation():
+    """Bit-exactness is promised for one device; compiling well takes longer than these runs."""
+    patch = pytest.MonkeyPatch()
+    make = sharding.make_mesh
+    patch.setattr(sharding, "make_mesh", lambda *a: make(*a, devices=jax.devices()[:1]))
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("straight")
+    train.train(teacher(), str(folder))
+    return folder
+
+
+def final(folder):
+    params, meta = checkpoint.load_params(folder)
+    assert meta["step"] == 4
+    return paths.leaves_by_path(params)
+
+
+def test_resumed_run_ends_bit_equal_to_a_straight_one(straight, tmp_path, monkeypatch):
+    class Died(Exception):
+        pass
+
+    def die_after_the_third(self, step):
+        if step == 3:
+            raise Died
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Stop, "agreed", die_after_the_third)
+        with pytest.raises(Died):
+            train.train(teacher(), str(tmp_path))
+    assert checkpoint.find(tmp_path).name == "2"  # step 3 was lost with the process
+    train.train(teacher(), str(tmp_path))
+    ours, theirs = final(tmp_path), final(straight)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    rows = report.read_metrics(tmp_path)
+    assert [r["step"] for r in rows] == [1, 2, 3, 4]  # what was done twice stands there once
+    assert rows[-1]["loss/total"] == report.read_metrics(straight)[-1]["loss/total"]
+
+
+def test_a_run_is_continued_only_by_itself(straight):
+    with pytest.raises(ValueError, match="batch_size: 2 in the checkpoint, 4 now"):
+        train.train(teacher(batch_size=4), str(straight))
+
+
+def test_checkpoint_says_what_the_model_is(straight):
+    _, meta = checkpoint.load_params(straight)
+    assert (meta["variant"], meta["version"], meta["head"]) == ("demo", "v2", "relative")
+    assert meta["config"]["total_steps"] == 4
+
+
+def test_numbers_that_are_not_finite_stop_the_run_by_name(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"step \d: .*(loss/total|norm/\w+) is (nan|inf)"):
+        train.train(teacher(**{"optim.decoder_lr": 1e30, "optim.warmup": 1}), str(tmp_path))
+
+
+def test_the_papers_student_without_data_gets_a_page_of_commands(tmp_path, monkeypatch):
+    import runpy
+
+    monkeypatch.chdir(tmp_path)
+    c = runpy.run_path(str(configs.folder() / "student.py"))["get_config"]()
+    with pytest.raises(FileNotFoundError) as error:
+        train.train(c, "runs/x")
+    page = str(error.value)
+    assert "labelled data data/irs" in page and "tools/prepare_data.py" in page
+    assert "pseudo labels labels/sa1b" in page and "depth_anything_jax.pseudo_label" in page
+    assert "make demo" in page and ":demo" in page
+    assert not os.path.exists("runs")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"input_size": 30}, "input_size=30 is no multiple of 14; use 28"),
+        ({"teacher": "onlin"}, "teacher='onlin'.*did you mean 'online'"),
+        ({"labelled_ratio": 1, "unlabelled_ratio": 2}, "batch_size=2 does not split .* 1 : 2"),
+        ({"labelled_ratio": 0, "unlabelled_ratio": 1}, "whose loss weight is 0"),
+        ({"loss.weights": (1.0, 0.0)}, "three numbers"),
+        ({"init_parts": "all", "init_from": "nowhere"}, "needs an Orbax folder"),
+        ({"total_steps": 2}, "optim.warmup=2"),
+        ({"dtype": "float16"}, "dtype='float16'"),
+    ],
+)
+def test_fields_that_do_not_fit_are_named(fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train.train(teacher(**fields), str(tmp_path))
+
+
+def test_student_labels_must_pair_with_sources():
+    import runpy
+
+    c = runpy.run_path(str(configs.folder() / "student.py"))["get_config"]("demo")
+    assert preflight.batch_sizes(c) == {"labelled": 4, "unlabelled": 8}
+    assert preflight.data_config(c)["unlabelled"][0]["labels"]["type"] == "records"
+    c.data.labels = ()
+    with pytest.raises(ValueError, match="data.labels names 0 sets of labels for 1"):
+        preflight.data_config(c)
+
+
+def command(workdir, *more):
+    fields = [f"--config.{k}={v}" for k, v in SMALL.items()]
+    return [sys.executable, "-m", "depth_anything_jax.train", "--config=configs/teacher.py:demo",
+            f"--workdir={workdir}", *fields, *more]  # fmt: skip
+
+
+@pytest.fixture
+def environment():
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_path, environment):
+    # A thousand steps, so that the signal finds it running whatever the machine does.
+    many = ("--config.total_steps=1000", "--config.checkpoint.every=1000")
+    run = subprocess.Popen(
+        command(tmp_path, *many), env=environment, cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    lines = []
+    for line in run.stdout:
+        lines.append(line)
+        if line.startswith("step ") and " 2/" in line:
+            run.send_signal(signal.SIGTERM)
+    assert run.wait() == 0, "".join(lines)
+    stopped = int(checkpoint.find(tmp_path).name)
+    assert 2 <= stopped < 1000
+    assert f"SIGTERM: saved after step {stopped}" in "".join(lines)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == stopped
+
+
+def test_a_misspelt_field_names_the_nearest(environment, tmp_path):
+    found = subprocess.run(
+        command(tmp_path, "--config.optim.encoder_lrr=1"), env=environment, cwd=ROOT,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode != 0
+    assert 'Did you mean "encoder_lr" instead of "encoder_lrr"' in found.stdout + found.stderr
