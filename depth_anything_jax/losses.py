@@ -251,7 +251,8 @@ def _reduce(difference, regions, n_r, n, mask, trim, trim_per) -> tuple[Array, A
         # one buffer for ranking and comparing: recomputed residuals could differ in the last bit
         ranked = lax.optimization_barrier(lax.stop_gradient(rho))
         threshold = kth_smallest(ranked[:, None], regions, n_r - _share(n_r, trim))
-        regions = regions & (ranked <= _spread(threshold, mask))[:, None]
+        above = ranked > _spread(threshold, mask)  # false for NaN, which must reach the sum
+        regions = regions & ~above[:, None]
     total = jnp.sum(jnp.where(regions, rho[:, None], 0), axis=-1)
     stay = jnp.sum(regions, axis=-1, dtype=jnp.int32)
     weight = n_r / jnp.maximum(n, 1)[:, None].astype(rho.dtype)
