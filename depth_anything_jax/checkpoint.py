@@ -5,6 +5,7 @@ the model's description (variant, version, head, max_depth), its licence chain, 
 and the data position. Folders may be local or on `gs://`.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +31,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder, *, keep_last: int = 2, keep_every: int = 0):
-        self.folder = epath.Path(folder)
+        self.folder = _absolute(folder)
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(keep_last)]
         if keep_every:
@@ -104,12 +105,18 @@ def _compare(stored, expected, where: str) -> None:
         )
 
 
+def _absolute(path) -> epath.Path:
+    """Orbax refuses relative paths; gs://… is none, though `epath` would resolve it like one."""
+    path = os.fspath(path)
+    return epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
+
+
 def find(path) -> epath.Path | None:
     """The step folder that `path` means, or None.
 
     `path` may be a run's workdir, its "checkpoints" folder or one step; the newest step is taken.
     """
-    path = epath.Path(path)
+    path = _absolute(path)
     for folder in (path / "checkpoints", path):
         if folder.is_dir():
             steps = [p for p in folder.iterdir() if _STEP.fullmatch(p.name)]

@@ -52,6 +52,19 @@ def test_params_alone_load_without_the_run(tmp_path):
         assert meta["model"] == META["model"] and meta["step"] == 7
 
 
+def test_relative_folders_and_home(tmp_path, monkeypatch):
+    """Configs name relative work folders, and Orbax refuses those."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    checkpoints = checkpoint.Checkpoints("runs/one/checkpoints")
+    checkpoints.save(3, state(sharding.make_mesh()), META, wait=True)
+    checkpoints.close()
+    for path in ("runs/one", "~/runs/one", "runs/one/checkpoints/3"):
+        assert checkpoint.load_params(path)[1]["step"] == 3
+    assert checkpoint.find("runs/two") is None
+    assert str(checkpoint._absolute("gs://bucket/run")) == "gs://bucket/run"
+
+
 def test_every_misfit_is_listed(tmp_path):
     mesh = sharding.make_mesh()
     checkpoints = checkpoint.Checkpoints(tmp_path)
