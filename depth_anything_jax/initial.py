@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from depth_anything_jax import checkpoint, licences, models, paths, sharding, weights
+from depth_anything_jax.data import labels
 from depth_anything_jax.state import Networks, TrainState
 
 
@@ -51,7 +52,7 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
     encoder = teacher = None
     forward = {**how, "remat": "none"}
     if config.unlabelled_ratio and config.loss.weights[2]:
-        loaded = weights.load(config.frozen_encoder)
+        loaded = weights.load(config.frozen_encoder, parts="encoder")
         encoder = models.build_encoder(loaded.variant, **forward)
         frozen["encoder"] = loaded.params["encoder"]
         meta["licence_chain"] = _chain(meta, "frozen encoder", loaded)
@@ -65,11 +66,18 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
     if config.unlabelled_ratio and config.teacher == "online":
         loaded = weights.load(config.teacher_from)
         teacher = models.build(
-            loaded.variant, version=loaded.version or "v2", head=loaded.head, max_depth=loaded.max_depth,
+            loaded.variant,
+            version=loaded.version or "v2",
+            head=loaded.head,
+            max_depth=loaded.max_depth,
             **forward,
-        )  # fmt: skip
+        )
         frozen["teacher"] = loaded.params
         meta["licence_chain"] = _chain(meta, "teacher", loaded)
+    if config.unlabelled_ratio and config.teacher in ("records", "files"):
+        links = [link for path in config.data.labels for link in labels.licences(path)]
+        chain = meta["licence_chain"]
+        chain += [link for i, link in enumerate(links) if link not in chain + links[:i]]
     shardings = sharding.tree_shardings(frozen, mesh)
     return Networks(student, encoder, teacher), jax.device_put(frozen, shardings), meta
 
@@ -133,15 +141,14 @@ def load_initial(
         restored = checkpoints.restore(abstract, int(step.name))
         checkpoints.close()
         return restored, meta
-    loaded = weights.load(source, variant=config.model.variant, version=config.model.version,
-                          allow_missing=config.allow_missing or None)  # fmt: skip
-    if parts == "params" and "decoder" not in loaded.params:
-        raise ValueError(
-            f"init_parts='params', but {source!r} holds an encoder only; use init_parts='encoder'"
-        )
-    chosen = {"encoder": loaded.params["encoder"]}
-    if parts == "params":
-        chosen["decoder"] = loaded.params["decoder"]
+    # An encoder is the same whatever blocks are tapped; a decoder belongs to its taps.
+    loaded = weights.load(
+        source,
+        version=config.model.version if parts == "params" else None,
+        parts="all" if parts == "params" else "encoder",
+        allow_missing=config.allow_missing or None,
+    )
+    chosen = {name: loaded.params[name] for name in ("encoder", "decoder") if name in loaded.params}
     have = {p: x.shape for p, x in paths.leaves_by_path(chosen).items()}
     want = {p: x.shape for p, x in paths.leaves_by_path(state.params).items()}
     wrong = [f"{p} {have[p]} (here {want.get(p)})" for p in have if want.get(p) != have[p]]

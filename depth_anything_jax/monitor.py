@@ -57,10 +57,10 @@ def memory(compiled) -> str:
     )
 
 
-def profile_window(config) -> tuple[int, int] | tuple[()]:
-    """First and last step to profile, or nothing."""
+def profile_window(config) -> tuple[int | None, int | None]:
+    """First and last step to profile; None for both: nothing."""
     first, last = config.log.profile
-    return (first, last) if last > first else ()
+    return (first, last) if last > first else (None, None)
 
 
 def check_alive(metrics: dict[str, float]) -> None:

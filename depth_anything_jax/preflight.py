@@ -130,7 +130,7 @@ def _missing(config, sizes: dict[str, int]) -> list[tuple[str, str]]:
     if sizes["unlabelled"] and config.teacher in ("records", "files"):
         for path, source in zip(config.data.labels, config.data.unlabelled, strict=False):
             path = path.partition("?")[0]
-            if not _exists(path):
+            if not _exists(path.partition("?")[0]):
                 found.append(
                     (
                         f"pseudo labels {path}",
