@@ -15,7 +15,7 @@ import numpy as np
 
 from depth_anything_jax import metrics, pictures
 from depth_anything_jax.data.scenes import SceneSource
-from depth_anything_jax.demo import DOMAINS, SPLITS, Plan
+from depth_anything_jax.demo_plan import DOMAINS, RUNS, SPLITS, Plan
 
 METRICS = {"abs_rel": "AbsRel", "norm_l1": "normalised L1", "delta1": "δ1"}
 # Rows of the table, in order, and what stands in it for them.
@@ -55,13 +55,13 @@ def mean_label(source: SceneSource) -> np.ndarray:
 
 def predictors(plan: Plan, weights: str) -> Iterator[tuple[str, int, int, Callable]]:
     """(row, seed, network size, images -> disparity) of everything that is scored."""
-    from depth_anything_jax import demo, inference
+    from depth_anything_jax import inference
     from depth_anything_jax.weights import load_pretrained
 
     constant = mean_label(SceneSource("A", plan.images, SPLITS["train"], plan.size))
     for seed in plan.seeds:
         yield "constant", seed, plan.size, lambda images: np.repeat(constant[None], len(images), 0)
-        for name in demo.RUNS:
+        for name in RUNS:
             model, params = load_pretrained(plan.run(name, seed), scan=False)
             yield name, seed, plan.size, inference.Predictor(model, params)
         if weights:
@@ -137,10 +137,9 @@ def table(scores: Scores) -> str:
 
 def curves(plan: Plan) -> dict[str, list[dict[str, Any]]]:
     """The logged rows of each training run of the first seed."""
-    from depth_anything_jax import demo
     from depth_anything_jax.report import read_metrics
 
-    return {name: read_metrics(plan.run(name, plan.seeds[0])) for name in demo.RUNS}
+    return {name: read_metrics(plan.run(name, plan.seeds[0])) for name in RUNS}
 
 
 def active_share(rows: list[dict[str, Any]]) -> str:

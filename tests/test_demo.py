@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from depth_anything_jax import demo, demo_report, metrics
+from depth_anything_jax import demo, demo_plan, demo_report, metrics
 from depth_anything_jax.data.scenes import SceneSource
 from depth_anything_jax.demo import Marks, Plan, Stage
 
@@ -156,7 +156,7 @@ def test_report_is_one_file_with_everything_in_it(tmp_path, monkeypatch):
     plan = dataclasses.replace(SMALL, folder=str(tmp_path))
     logged = {
         name: [{"step": s, "loss/labelled": 1 / s, "features/active_fraction": 0.1} for s in (1, 2)]
-        for name in demo.RUNS
+        for name in demo_plan.RUNS
     }
     monkeypatch.setattr(demo_report, "curves", lambda plan: logged)
     monkeypatch.setattr(
@@ -191,7 +191,7 @@ def test_the_whole_demo_in_little(tmp_path, monkeypatch):
         student=("total_steps=2",),
     )
     scores = demo.demo(plan)
-    assert set(scores) == {"constant", *demo.RUNS}
+    assert set(scores) == {"constant", *demo_plan.RUNS}
     assert all(
         np.isfinite(v).all() for r in scores.values() for d in r.values() for v in d.values()
     )

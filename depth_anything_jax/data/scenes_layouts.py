@@ -60,6 +60,7 @@ def wall(a, b, height, thick, material, openings, semantic=SEM["wall"]) -> list[
 
 
 def openings(rng, length, height, count, door=False):
+    """Windows, or doors, along a wall: (start, end, sill, top) in metres from its lower corner."""
     out, at = [], 0.3
     for _ in range(count):
         width = rng.uniform(0.7, 1.8)

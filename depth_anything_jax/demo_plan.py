@@ -1,0 +1,48 @@
+"""How large the demo is, and what its runs and sets of scenes are called."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+SPLITS = {"train": 0, "val": 100, "test": 200}  # seeds of the sets of scenes
+DOMAINS = ("A", "B", "C")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How large a demo is. Rates, lengths and batches of the short one are the configs' :demo."""
+
+    folder: str = "demo"
+    size: int = 112
+    images: int = 1500  # of A, and of B
+    held_out: int = 500  # of each domain
+    seeds: tuple[int, ...] = (0,)
+    split: str = "test"  # "val" where lengths and rates are chosen
+    teacher: tuple[str, ...] = ()  # overrides of config fields, as on the command line
+    student: tuple[str, ...] = ()
+
+    def source(self, domain: str, split: str, *, labelled: bool = True) -> str:
+        """A set of scenes as programs take it."""
+        count = self.images if split == "train" else self.held_out
+        text = f"scenes:{domain}?count={count}&seed={SPLITS[split]}&size={self.size}"
+        return text if labelled else f"{text}&labelled=False"
+
+    def path(self, *parts: str) -> str:
+        """A path below the demo's folder."""
+        return os.path.join(self.folder, *parts)
+
+    def run(self, name: str, seed: int) -> str:
+        """The work folder of a training run."""
+        return self.path(name if len(self.seeds) == 1 else f"{name}-{seed}")
+
+
+LONG = Plan(
+    folder="demo-long",
+    size=168,
+    images=3000,
+    seeds=(0, 1, 2),
+    teacher=("total_steps=1200", "checkpoint.every=400"),
+    student=("total_steps=1200", "checkpoint.every=400"),
+)
+RUNS = ("teacher", "alone", "student", "shuffled")
