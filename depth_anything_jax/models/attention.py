@@ -8,6 +8,7 @@
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def attention(
     return jax.nn.dot_product_attention(q, k, v, implementation=backend)
 
 
-def choose_backend(dtype: jnp.dtype, platform: str) -> str:
+def choose_backend(dtype: Any, platform: str) -> str:
     """What "auto" means for this compute dtype on this platform ("cpu", "gpu", "tpu")."""
     if dtype == jnp.float64:
         return "einsum"

@@ -263,9 +263,9 @@ def embed(
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, PATCH * PATCH * 3)
     weights = params["patch_embed"]
     x = dense({**weights, "kernel": weights["kernel"].reshape(x.shape[-1], -1)}, x)
-    cls = jnp.broadcast_to(params["cls_token"].astype(dtype), (b, 1, x.shape[-1]))
     positions = resize_position_embedding(params["pos_embed"], grid)
-    return jnp.concatenate([cls, x], axis=1) + positions.astype(dtype)
+    cls = jnp.broadcast_to(params["cls_token"], (b, 1, x.shape[-1]))
+    return (jnp.concatenate([cls, x], axis=1) + positions).astype(dtype)
 
 
 def block(
@@ -276,9 +276,9 @@ def block(
     qkv = dense(params["attn"]["qkv"], layer_norm(params["norm1"], x))
     q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, heads, d // heads), 2, 0)
     y = dense(params["attn"]["proj"], attention(q, k, v, backend=backend).reshape(b, n, d))
-    x = x + params["ls1"]["gamma"].astype(x.dtype) * y
+    x = add_scaled(params["ls1"], x, y)
     y = feed_forward(params["mlp"], layer_norm(params["norm2"], x))
-    return x + params["ls2"]["gamma"].astype(x.dtype) * y
+    return add_scaled(params["ls2"], x, y)
 
 
 def feed_forward(params: Params, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -291,13 +291,31 @@ def feed_forward(params: Params, x: Float[Array, "b n d"]) -> Float[Array, "b n 
 
 
 def dense(params: Params, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-    """x @ kernel + bias, in x's dtype."""
-    return x @ params["kernel"].astype(x.dtype) + params["bias"].astype(x.dtype)
+    """x @ kernel + bias, in x's dtype.
+
+    The bias is added in at least float32, here and in the decoder: its gradient is a sum over all
+    tokens, which bfloat16 would lose.
+    """
+    y = widen(x @ params["kernel"].astype(x.dtype))
+    return (y + params["bias"].astype(y.dtype)).astype(x.dtype)
+
+
+def add_scaled(
+    params: Params, x: Float[Array, "*b d"], y: Float[Array, "*b d"]
+) -> Float[Array, "*b d"]:
+    """x + gamma * y (LayerScale and residual), added in at least float32, in x's dtype."""
+    wide = widen(y)
+    return (widen(x) + params["gamma"].astype(wide.dtype) * wide).astype(x.dtype)
+
+
+def widen(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """x in at least float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def layer_norm(params: Params, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     """LayerNorm over the last axis, computed in at least float32, returned in x's dtype."""
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = widen(x)
     y = y - y.mean(axis=-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
     return (y * params["scale"].astype(y.dtype) + params["bias"].astype(y.dtype)).astype(x.dtype)

@@ -14,19 +14,61 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from depth_anything_jax.models.dinov2 import PATCH, remat_policy
+from depth_anything_jax.models.dinov2 import PATCH, remat_policy, widen
 from depth_anything_jax.models.resize import resize_bilinear
 
 HEADS = ("relative", "metric")
 HEAD_HIDDEN = 32  # channels before the last 1x1 convolution, for every size
 
 
-def conv(features: int, size: int, *, dtype: Any, name: str, **kwargs: Any) -> nn.Conv:
-    """Convolution with PyTorch's padding: (size - 1) / 2 on both sides, whatever the stride."""
-    pad = (size - 1) // 2
-    return nn.Conv(
-        features, (size, size), padding=((pad, pad), (pad, pad)), dtype=dtype, name=name, **kwargs
-    )
+class Conv(nn.Module):
+    """Convolution with PyTorch's padding: (size - 1) / 2 on both sides, whatever the stride.
+
+    Attributes:
+      features: output channels.
+      size: side of the kernel, odd.
+      dtype: compute dtype.
+      stride: step of the kernel.
+      use_bias: has a bias; added in at least float32, see dinov2.dense.
+      wide: accumulate and return at least float32. Bfloat16 depth has bands and hundreds of ties
+        at the median, hence the head's last two convolutions.
+    """
+
+    features: int
+    size: int
+    dtype: Any
+    stride: int = 1
+    use_bias: bool = True
+    wide: bool = False
+    kernel_init: Any = nn.initializers.lecun_normal()
+    bias_init: Any = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W o"]:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        accumulate = jnp.promote_types(self.dtype, jnp.float32)
+        pad = (self.size - 1) // 2
+
+        def convolve(x: Array, kernel: Array) -> Array:
+            dtype = accumulate if self.wide else self.dtype
+            return jax.lax.conv_general_dilated(
+                x.astype(dtype),
+                kernel.astype(dtype),
+                window_strides=(self.stride, self.stride),
+                padding=((pad, pad), (pad, pad)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+
+        if self.wide:
+            # Rematerialised so that the backward pass keeps the narrow input, not its wide copy;
+            # the convolution is not computed twice, as its gradient does not need its output.
+            convolve = jax.checkpoint(convolve)
+        y = convolve(x, kernel)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,))
+            y = y.astype(accumulate) + bias.astype(accumulate)
+        return y if self.wide else y.astype(self.dtype)
 
 
 class PatchUpsample(nn.Module):
@@ -44,9 +86,9 @@ class PatchUpsample(nn.Module):
             1.0, "fan_in", "truncated_normal", in_axis=-2, out_axis=-1, batch_axis=(0, 1)
         )
         kernel = self.param("kernel", init, (f, f, c, o)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (o,)).astype(self.dtype)
-        y = jnp.einsum("bhwc,ijco->bhiwjo", x.astype(self.dtype), kernel)
-        return y.reshape(b, h * f, w * f, o) + bias
+        bias = self.param("bias", nn.initializers.zeros, (o,))
+        y = widen(jnp.einsum("bhwc,ijco->bhiwjo", x.astype(self.dtype), kernel))
+        return (y + bias.astype(y.dtype)).astype(self.dtype).reshape(b, h * f, w * f, o)
 
 
 class ResidualConvUnit(nn.Module):
@@ -57,8 +99,8 @@ class ResidualConvUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        y = conv(self.features, 3, dtype=self.dtype, name="conv1")(jax.nn.relu(x))
-        return x + conv(self.features, 3, dtype=self.dtype, name="conv2")(jax.nn.relu(y))
+        y = Conv(self.features, 3, self.dtype, name="conv1")(jax.nn.relu(x))
+        return x + Conv(self.features, 3, self.dtype, name="conv2")(jax.nn.relu(y))
 
 
 class FusionBlock(nn.Module):
@@ -78,42 +120,8 @@ class FusionBlock(nn.Module):
         elif self.is_initializing():
             unit(x)  # the released checkpoints hold this unit of the coarsest block, unused
         x = ResidualConvUnit(self.features, self.dtype, name="resConfUnit2")(x)
-        x = conv(self.features, 1, dtype=self.dtype, name="out_conv")(x)
+        x = Conv(self.features, 1, self.dtype, name="out_conv")(x)
         return resize_bilinear(x, self.size)
-
-
-class WideConv(nn.Module):
-    """Convolution that accumulates and returns at least float32, whatever the compute dtype.
-
-    Bfloat16 depth has bands and hundreds of ties at the median, hence the head's last two.
-    """
-
-    features: int
-    size: int
-    kernel_init: Any = nn.initializers.lecun_normal()
-    bias_init: Any = nn.initializers.zeros
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(wide)
-        bias = self.param("bias", self.bias_init, (self.features,)).astype(wide)
-        pad = (self.size - 1) // 2
-
-        # Rematerialised so that the backward pass keeps the narrow input, not its wide copy; the
-        # convolution itself is not computed twice, as its gradient does not need its output.
-        @jax.checkpoint
-        def widen_and_convolve(x: Array, kernel: Array) -> Array:
-            return jax.lax.conv_general_dilated(
-                x.astype(wide),
-                kernel,
-                window_strides=(1, 1),
-                padding=((pad, pad), (pad, pad)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-
-        return widen_and_convolve(x, kernel) + bias
 
 
 class DPT(nn.Module):
@@ -157,13 +165,13 @@ class DPT(nn.Module):
         maps = []
         for i, (tap, channels) in enumerate(zip(taps, self.out_channels, strict=True)):
             x = tap.astype(self.dtype).reshape(tap.shape[0], rows, columns, tap.shape[-1])
-            x = conv(channels, 1, dtype=self.dtype, name=f"projects_{i}")(x)
+            x = Conv(channels, 1, self.dtype, name=f"projects_{i}")(x)
             if i < 2:
                 x = PatchUpsample(channels, (4, 2)[i], self.dtype, name=f"resize_layers_{i}")(x)
             elif i == 3:
-                x = conv(channels, 3, dtype=self.dtype, name="resize_layers_3", strides=(2, 2))(x)
+                x = Conv(channels, 3, self.dtype, stride=2, name="resize_layers_3")(x)
             name = f"layer{i + 1}_rn"
-            maps.append(conv(self.features, 3, dtype=self.dtype, name=name, use_bias=False)(x))
+            maps.append(Conv(self.features, 3, self.dtype, use_bias=False, name=name)(x))
 
         fusion, readout = FusionBlock, DPT._read_out
         policy = remat_policy(self.remat)
@@ -185,12 +193,14 @@ class DPT(nn.Module):
         reaches them.
         """
         size = (x.shape[1] // 8 * PATCH, x.shape[2] // 8 * PATCH)
-        x = conv(self.features // 2, 3, dtype=self.dtype, name="output_conv1")(x)
+        x = Conv(self.features // 2, 3, self.dtype, name="output_conv1")(x)
         x = resize_bilinear(x, size)
-        x = jax.nn.relu(WideConv(HEAD_HIDDEN, 3, name="output_conv2_0")(x))
-        x = WideConv(
+        x = jax.nn.relu(Conv(HEAD_HIDDEN, 3, self.dtype, wide=True, name="output_conv2_0")(x))
+        x = Conv(
             1,
             1,
+            self.dtype,
+            wide=True,
             kernel_init=nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal"),
             bias_init=nn.initializers.constant(1.0 if self.head == "relative" else 0.0),
             name="output_conv2_2",

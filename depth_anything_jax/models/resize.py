@@ -8,6 +8,7 @@ narrows a float64 run, and forward and backward are plain matrix products.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def cubic_matrix(n_in: int, n_out: int, scale: float) -> np.ndarray:
     return matrix
 
 
-def _as_weights(matrix: np.ndarray, dtype: jnp.dtype) -> Array:
+def _as_weights(matrix: np.ndarray, dtype: Any) -> Array:
     """The matrix in the compute dtype, with rows that still sum to exactly one.
 
     Bfloat16 holds k / 256 exactly for k <= 256, so the bilinear weights are rounded to that grid
