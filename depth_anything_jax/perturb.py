@@ -31,7 +31,7 @@ BLUR_SIZE = 518
 BLUR_TRUNCATE = 4.0  # kernel radius in standard deviations: leaves out 6e-5 of the mass
 BOX_PROPOSALS = 256  # at an area of .4 of a square one in 16 fits
 
-_COLOUR_STREAM, _BOX_STREAM = 0, 1  # keeps draws apart that are made from the same key
+_COLOUR_STREAM, _BOX_STREAM = 0, 100  # keeps draws apart that are made from the same key
 
 
 class ColourFactors(NamedTuple):
@@ -115,21 +115,21 @@ def draw_colour(
         raise ValueError(f"blur_sigma={blur_sigma}: give (low, high) with 0 < low <= high")
 
     def draw(key):
-        keys = jax.random.split(jax.random.fold_in(key, _COLOUR_STREAM), 9)
+        u = _uniforms(key, _COLOUR_STREAM, 9, 4)
 
-        def uniform(i, low, high):
-            return _uniform(keys[i], low, high)
+        def between(i, low, high):
+            return low + (high - low) * u[i, 0]
 
         return ColourFactors(
-            jitter=uniform(0, 0.0, 1.0) < jitter_p,
-            brightness=uniform(1, max(0.0, 1 - brightness), 1 + brightness),
-            contrast=uniform(2, max(0.0, 1 - contrast), 1 + contrast),
-            saturation=uniform(3, max(0.0, 1 - saturation), 1 + saturation),
-            hue=uniform(4, -hue, hue),
-            order=jnp.argsort(jax.random.bits(keys[5], (4,), jnp.uint32)).astype(jnp.int32),
-            grey=uniform(6, 0.0, 1.0) < grey_p,
-            blur=uniform(7, 0.0, 1.0) < blur_p,
-            sigma=uniform(8, *blur_sigma),
+            jitter=u[0, 0] < jitter_p,
+            brightness=between(1, max(0.0, 1 - brightness), 1 + brightness),
+            contrast=between(2, max(0.0, 1 - contrast), 1 + contrast),
+            saturation=between(3, max(0.0, 1 - saturation), 1 + saturation),
+            hue=between(4, -hue, hue),
+            order=jnp.argsort(u[5]).astype(jnp.int32),
+            grey=u[6, 0] < grey_p,
+            blur=u[7, 0] < blur_p,
+            sigma=between(8, *blur_sigma),
         )
 
     return jax.vmap(draw)(keys)
@@ -259,17 +259,14 @@ def draw_boxes(
         raise ValueError(f"ratio_min={ratio_min}, ratio_max={ratio_max}: 0 < min <= max is needed")
 
     def draw(key):
-        keys = jax.random.split(jax.random.fold_in(key, _BOX_STREAM), 5)
-        drawn = _uniform(keys[0], 0.0, 1.0) < p
-        area = _uniform(keys[1], size_min, size_max) * (h * w)
-        ratio = _uniform(keys[2], ratio_min, ratio_max, BOX_PROPOSALS)
-        ratio = jnp.append(ratio, jnp.float32(h / w))
-        height = jnp.clip(jnp.floor(jnp.sqrt(area * ratio)), 1).astype(jnp.int32)
-        width = jnp.clip(jnp.floor(jnp.sqrt(area / ratio)), 1).astype(jnp.int32)
-        y = _uniform(keys[3], 0.0, 1.0, BOX_PROPOSALS + 1)
-        x = _uniform(keys[4], 0.0, 1.0, BOX_PROPOSALS + 1)
+        u = _uniforms(key, _BOX_STREAM, 5, BOX_PROPOSALS + 1)
+        drawn, y, x = u[0, 0] < p, u[3], u[4]
+        area = (size_min + (size_max - size_min) * u[1, 0]) * (h * w)
         # the last one always fits: the image's aspect, its corner drawn from those that fit
         last = jnp.arange(BOX_PROPOSALS + 1) == BOX_PROPOSALS
+        ratio = jnp.where(last, h / w, ratio_min + (ratio_max - ratio_min) * u[2])
+        height = jnp.clip(jnp.floor(jnp.sqrt(area * ratio)), 1).astype(jnp.int32)
+        width = jnp.clip(jnp.floor(jnp.sqrt(area / ratio)), 1).astype(jnp.int32)
         height = jnp.where(last, jnp.minimum(height, h), height)
         width = jnp.where(last, jnp.minimum(width, w), width)
         rows, columns = jnp.where(last, h - height + 1, h), jnp.where(last, w - width + 1, w)
@@ -308,8 +305,10 @@ def mix(x: Array, partner_x: Array, mask: Bool[Array, "b h w"]) -> Array:
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), partner_x, x)
 
 
-def _uniform(key, low: float, high: float, *shape: int) -> Array:
-    return jax.random.uniform(key, shape, jnp.float32, low, high)
+def _uniforms(key, stream: int, n: int, size: int) -> Float[Array, "n size"]:
+    """Uniform in [0, 1), each of the n rows from a key of its own; compiled once for all."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(stream + jnp.arange(n, dtype=jnp.uint32))
+    return jax.vmap(lambda key: jax.random.uniform(key, (size,), jnp.float32))(keys)
 
 
 def _wide(per_example: Array) -> Array:

@@ -45,16 +45,16 @@ def jitter(image, factors, order):
 
 
 def blur(image, sigma, radius):
-    """Gaussian by its definition; coordinates outside the image are clamped to it."""
+    """Gaussian by its definition in two dimensions; edge pixels repeat outwards."""
     h, w, _ = image.shape
-    weights = [math.exp(-((i / sigma) ** 2) / 2) for i in range(-radius, radius + 1)]
-    out = np.zeros_like(image)
-    for y, x in np.ndindex(h, w):
-        for i, wy in zip(range(-radius, radius + 1), weights, strict=True):
-            for j, wx in zip(range(-radius, radius + 1), weights, strict=True):
-                pixel = image[min(max(y + i, 0), h - 1), min(max(x + j, 0), w - 1)]
-                out[y, x] += wy * wx * pixel
-    return out / sum(weights) ** 2
+    around = np.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="edge")
+    out, mass = np.zeros_like(image), 0.0
+    for y in range(-radius, radius + 1):
+        for x in range(-radius, radius + 1):
+            weight = math.exp(-(y * y + x * x) / (2 * sigma**2))
+            out += weight * around[radius + y : radius + y + h, radius + x : radius + x + w]
+            mass += weight
+    return out / mass
 
 
 def box(rng, h, w, size=(0.02, 0.4), ratio=(0.3, 1 / 0.3), redraw_area=False):
