@@ -97,8 +97,8 @@ def main() -> None:
         load = {"allow_missing": missing.value, "fill": fill.value, "version": version.value}
         try:
             results = {
-                c: scores(c, data.value, size=size.value, limit=limit.value, **load)
-                for c in checkpoint.value
+                c: scores(c, data.value or [], size=size.value, limit=limit.value, **load)
+                for c in checkpoint.value or []
             }
         except (ValueError, FileNotFoundError) as error:
             sys.exit(f"{type(error).__name__}: {error}")

@@ -94,7 +94,8 @@ def contributing_maps(
     min_region_scale: float = 0.0,
 ) -> Float[Array, ""]:
     """The count that `cutmix` (mask given) or `affine_invariant` will report, from labels alone."""
-    decided = _decide(*_flat(label, valid, mask), min_valid, min_region_scale)
+    label, valid, mask = _flat(label, valid, mask)
+    decided = _decide(label, valid, mask, min_valid, min_region_scale)
     return _total(jnp.any(decided.contributes, axis=1), decided.median.dtype)
 
 

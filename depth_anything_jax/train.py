@@ -14,6 +14,7 @@ import math
 import signal
 import sys
 import threading
+from typing import Any
 
 
 def train(config, workdir: str) -> dict[str, float]:
@@ -105,7 +106,9 @@ def train(config, workdir: str) -> dict[str, float]:
 
     # 7. The loop. Do not change the order in it: a step's numbers are fetched when the next step
     #    is under way, and a state is saved only after its numbers were seen to be finite.
-    compiled, pending, numbers = None, None, {}
+    compiled: Any = None
+    pending: Any = None
+    numbers: dict[str, float] = {}
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
         for thing in (report, checkpoints, profile, batches):
             stack.enter_context(contextlib.closing(thing))
