@@ -75,7 +75,7 @@ def demo(c):
     c.total_steps = 750
     c.optim.encoder_lr, c.optim.decoder_lr, c.optim.warmup = 1e-4, 2e-3, 50
     c.data.labelled = ("scenes:A?count=1500&size=112",)
-    c.data.unlabelled = ("scenes:B?count=1500&size=112&labelled=0",)
+    c.data.unlabelled = ("scenes:B?count=1500&size=112&labelled=False",)
     c.data.labels = ("runs/labels_demo",)
     c.checkpoint.every = 375
     c.log.images = 375

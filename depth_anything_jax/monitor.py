@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -104,7 +105,7 @@ def strips(predict, params, batch, *, rows: int = 4) -> dict[str, np.ndarray]:
         prediction = np.asarray(jax.device_get(predict(params, images)))
         if "disparity" in x:
             label, valid = losses.prepare_label(
-                *(x[k] for k in ("disparity", "valid", "sky", "shift_known"))
+                *(jnp.asarray(x[k]) for k in ("disparity", "valid", "sky", "shift_known"))
             )
         else:
             label, valid = np.zeros_like(prediction), np.zeros(prediction.shape, bool)

@@ -1,0 +1,97 @@
+"""Teacher -> pseudo labels -> student, from the shipped configs, on a handful of small scenes."""
+
+import runpy
+
+import jax
+import numpy as np
+import pytest
+
+from depth_anything_jax import (
+    checkpoint,
+    configs,
+    export,
+    paths,
+    pseudo_label,
+    report,
+    train,
+    weights,
+)
+from depth_anything_jax.data import sources, specs
+
+SIZE = 28
+UNLABELLED = f"scenes:B?count=6&size={SIZE}&labelled=False"
+SMALL = {
+    "input_size": SIZE,
+    "total_steps": 3,
+    "optim.warmup": 1,
+    "data.labelled": (f"scenes:A?count=6&size={SIZE}",),
+    "checkpoint.every": 3,
+    "log.every": 1,
+    "log.images": 3,
+    "log.tensorboard": False,
+    "mesh.data": -1,
+}
+
+
+def shipped(name, **fields):
+    c = runpy.run_path(str(configs.folder() / f"{name}.py"))["get_config"]("demo")
+    c.update_from_flattened_dict({**SMALL, **fields})
+    return c
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The three stages on eight devices; the student in four microbatches would not fit: two."""
+    folder = tmp_path_factory.mktemp("method")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        train.train(
+            shipped("teacher", batch_size=8, init_from="demo-encoder"), str(folder / "teacher")
+        )
+        source = sources.make(specs.parse(UNLABELLED))
+        pseudo_label.label(
+            str(folder / "teacher"), source, folder / "labels", size=SIZE, batch_size=8
+        )
+        c = shipped("student", batch_size=24, **{
+            "data.unlabelled": (UNLABELLED,), "data.labels": (str(folder / "labels"),),
+            "eval.every": 3, "eval.data": (f"scenes:C?count=2&size={SIZE}",),
+        })  # fmt: skip
+        train.train(c, str(folder / "student"))
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    return folder
+
+
+def test_student_learns_from_both_and_says_so(runs):
+    rows = report.read_metrics(runs / "student")
+    losses = [r for r in rows if "loss/total" in r]
+    assert [r["step"] for r in losses] == [1, 2, 3]
+    for name in ("labelled", "unlabelled", "features"):
+        assert all(np.isfinite(r[f"loss/{name}"]) for r in losses)
+    # The student starts as the frozen encoder: L_feat has nothing to pull at yet.
+    assert losses[0]["features/active_fraction"] == 0
+    assert losses[0]["loss/features"] == 0
+    assert losses[-1]["unlabelled/pred_zero_share"] < 0.5
+    scored = [r for r in rows if "eval/scenes C/norm_l1" in r]
+    assert [r["step"] for r in scored] == [3] and scored[0]["eval/scenes C/norm_l1"] > 0
+    strips = sorted(p.name for p in (runs / "student" / "strips").iterdir())
+    assert strips == [
+        f"{part}_{step:08d}.png" for part in ("labelled", "unlabelled") for step in (1, 3)
+    ]
+
+
+def test_licences_travel_from_teacher_and_labels_to_the_student(runs):
+    _, meta = checkpoint.load_params(runs / "student")
+    roles = [link["role"] for link in meta["licence_chain"]]
+    assert {"initial weights", "frozen encoder", "teacher"} <= set(roles)
+
+
+def test_trained_student_goes_to_torch_layout_and_back(runs, tmp_path):
+    found = weights.load(str(runs / "student"))
+    export.export(found, str(tmp_path / "student.safetensors"), layout="official")
+    again = weights.load(str(tmp_path / "student.safetensors"))
+    ours, theirs = (paths.leaves_by_path(w.params) for w in (found, again))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert (again.variant, again.version) == ("demo", "v2")
