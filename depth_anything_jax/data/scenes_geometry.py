@@ -16,6 +16,7 @@ import numpy as np
 _TINY = np.float32(1e-9)
 FAR = np.float32(1e9)
 _RUN = 64  # rays that are culled together
+_LARGE = 2.0  # metres; what is larger is traced first, and hides the rest
 
 
 @dataclasses.dataclass
@@ -155,19 +156,19 @@ _INTERVAL = {"box": _box, "ball": _round, "cylinder": _cylinder, "cone": _cone}
 
 
 def _runs(x: np.ndarray) -> np.ndarray:
-    """(3, n) as runs of neighbours (3, m, 64), the last one filled with its last column."""
+    """(c, n) as runs of neighbours (c, m, 64), the last one filled with its last column."""
     m = -(-x.shape[1] // _RUN)
     fill = m * _RUN - x.shape[1]
     if fill:
         x = np.concatenate([x, np.repeat(x[:, -1:], fill, axis=1)], axis=1)
-    return x.reshape(3, m, _RUN)
+    return x.reshape(len(x), m, _RUN)
 
 
-def _cone_meets_balls(rays, to, radius, *, lengths: bool = False) -> np.ndarray:
+def _cone_meets_balls(rays, to, radius, *, tips: bool = False):
     """Which runs of rays come near which balls: (balls, runs) bool, never a false no.
 
     rays (3, n) from a common origin; ``to`` (k, 3) leads from there to the balls' centres. With
-    ``lengths`` a ray ends at its own tip.
+    ``tips`` a ray ends at its own tip. Also gives the rays' lengths (n,).
     """
     runs = _runs(rays)
     norm = np.sqrt((runs * runs).sum(0)) + _TINY
@@ -179,9 +180,9 @@ def _cone_meets_balls(rays, to, radius, *, lengths: bool = False) -> np.ndarray:
     size = np.where(distance > radius, np.arcsin(np.minimum(radius / distance, 1)), np.pi)
     angle = np.arccos(np.clip((to / distance[:, None]) @ axis, -1, 1))
     near = angle <= size[:, None] + spread + 2e-3
-    if lengths:
+    if tips:
         near &= norm.max(1) > (distance - radius)[:, None]
-    return near
+    return near, norm.reshape(-1)[: rays.shape[1]]
 
 
 def _members(near: np.ndarray, n: int):
@@ -242,15 +243,27 @@ class Pack:
         if not self.solids or not n:
             return t, ids
         to = self.centre - origin
-        near = _cone_meets_balls(rays, to, self.radius)
-        for k, idx in _members(near, n):
+        near, length = _cone_meets_balls(rays, to, self.radius)
+        closest = np.sqrt((to * to).sum(1)) - self.radius
+        large = np.flatnonzero(self.radius > _LARGE)
+        small = np.flatnonzero(self.radius <= _LARGE)
+        self._trace_some(large, near[large], to, rays, t, ids)
+        # what walls and houses hide from a whole run of rays needs no test
+        reach = _runs((t * length)[None]).max((0, 2))
+        hidden = closest[small, None] > reach
+        self._trace_some(small, near[small] & ~hidden, to, rays, t, ids)
+        return t, ids
+
+    def _trace_some(self, solids, near, to, rays, t, ids) -> None:
+        """Lets some of the solids stop rays (3, n): updates t and ids (n,) in place."""
+        for row, idx in _members(near, rays.shape[1]):
+            k = int(solids[row])
             o = (self.to_unit[k] @ to[k] * -1)[:, None]
             d = self.to_unit[k] @ (rays if idx is None else rays[:, idx])
             first, last = _INTERVAL[self.solids[k].kind](o, d)
             hit = (first <= last) & (first > 1e-4) & (first < (t if idx is None else t[idx]))
             won = np.flatnonzero(hit) if idx is None else idx[hit]
             t[won], ids[won] = first[hit], k
-        return t, ids
 
     def occluded(
         self, points: np.ndarray, light: np.ndarray, *, directional: bool, through_shell: bool
@@ -278,8 +291,8 @@ class Pack:
         if directional:
             near = self._columns_meet(points, light, use)
         else:
-            near = _cone_meets_balls(
-                points - light[:, None], self.centre[use] - light, self.radius[use], lengths=True
+            near, _ = _cone_meets_balls(
+                points - light[:, None], self.centre[use] - light, self.radius[use], tips=True
             )
         gone = 0  # points that are dark already need no further test
         for row, idx in _members(near, n):

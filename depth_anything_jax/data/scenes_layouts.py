@@ -112,7 +112,7 @@ def room(rng: np.random.Generator, pal: Palette) -> Stage:
     for k, (a, b) in enumerate(sides(w, d)):
         length = math.dist(a, b)
         door = rng.random() < 0.2
-        gaps = openings(rng, length, h, int(rng.choice([0, 1, 1, 2])), door)
+        gaps = openings(rng, length, h, int(rng.choice([0, 0, 1, 1, 2])), door)
         out += wall(a, b, h, 0.15, walls[k % 2], gaps)
         at = math.atan2(b[1] - a[1], b[0] - a[0])
         for start, stop, sill, top in gaps:
@@ -132,7 +132,7 @@ def room(rng: np.random.Generator, pal: Palette) -> Stage:
             out += place(bars[: 1 if door else 2], a[0], a[1], 0, at)
         # along the wall, facing into the room
         along = rng.uniform(0.3, 0.8)
-        while along < length - 1.0 and rng.random() < 0.85:
+        while along < length - 1.0 and rng.random() < 0.7:
             build = [
                 things.cabinet,
                 things.bookcase,
@@ -180,7 +180,7 @@ def room(rng: np.random.Generator, pal: Palette) -> Stage:
         things.person,
         things.toy,
     ]
-    for x, y in scatter(rng, int(rng.integers(3, 10)), free, taken, (0.3, 0.6)):
+    for x, y in scatter(rng, int(rng.integers(2, 7)), free, taken, (0.3, 0.6)):
         build = builders[int(rng.integers(len(builders)))]
         out += place(build(rng, pal), x, y, 0, rng.uniform(0, 2 * math.pi))
     if rng.random() < 0.6:

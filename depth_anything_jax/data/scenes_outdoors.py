@@ -77,7 +77,7 @@ def courtyard(rng: np.random.Generator, pal: Palette) -> Stage:
     taken: list = []
     free = (-w / 2 + 1, w / 2 - 1, -d / 2 + 1, d / 2 - 1)
     lamps = []
-    for x, y in scatter(rng, int(rng.integers(5, 15)), free, taken, (0.5, 1.1)):
+    for x, y in scatter(rng, int(rng.integers(4, 11)), free, taken, (0.5, 1.1)):
         build = builders[int(rng.integers(len(builders)))]
         solids = place(build(rng, pal), x, y, 0, rng.uniform(0, 2 * math.pi))
         lamps += [s.centre for s in solids if s.semantic == SEM["lamp"]]
@@ -208,7 +208,7 @@ def terrain(rng: np.random.Generator, pal: Palette) -> Stage:
         things.person,
     ]
     taken = [(0.0, 0.0, 0.3)]
-    for reach, n in ((6, int(rng.integers(8, 18))), (18, int(rng.integers(8, 18)))):
+    for reach, n in ((6, int(rng.integers(6, 13))), (18, int(rng.integers(6, 14)))):
         for px, py in scatter(rng, n, (-reach, reach, -reach, reach), taken, (0.5, 1.3)):
             build = builders[int(rng.integers(len(builders)))]
             z = float(ground.height(np.array([px]), np.array([py]))[0])

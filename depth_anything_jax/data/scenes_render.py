@@ -74,7 +74,7 @@ def _place_camera(rng: np.random.Generator, stage: Stage, pack: Pack) -> Camera:
         if seen.mean() < 0.5 or (counts > 0).sum() < 4 or counts.max() > most * x.size:
             continue
         near, middle, far = np.quantile(t[seen], [0.02, 0.5, 0.9])
-        if near > 0.3 and middle > 0.9 and far > 2 * near:
+        if near > 0.6 and middle > 1.2 and far > 2 * near:
             return camera
     return camera
 
