@@ -53,7 +53,7 @@ setup(
     package_data={"depth_anything_jax": ["assets/*", "py.typed"]},
     install_requires=CORE,
     extras_require={
-        "tpu": ["jax[tpu]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10", "gcsfs>=2024.6"],  # gs:// is where TPUs keep their files
         "cuda": ["jax[cuda12]>=0.10"],
         "torch": ["torch>=2.6"],  # reads .pth and .bin; safetensors need no torch
         "test": [
