@@ -132,7 +132,7 @@ def test_height_field_hits_lie_on_the_ground():
     stage = LAYOUTS["terrain"](rng, Palette(rng, "any"))
     ground: HeightField = stage.ground
     origin = np.array([0, 0, float(ground.height(np.zeros(1), np.zeros(1))[0]) + 2], np.float32)
-    rays = np.stack([np.ones(900), rng.uniform(-1, 1, 900), rng.uniform(-0.7, 0.5, 900)])
+    rays = np.stack([np.ones(900), rng.uniform(-1, 1, 900), rng.uniform(-0.7, 3.0, 900)])
     rays = rays.astype(np.float32)
     t = ground.trace(origin, rays)
     hit = t < FAR
@@ -175,7 +175,7 @@ def test_records(domain):
         np.testing.assert_array_equal(r["sky"], r["disparity"] == 0)
         np.testing.assert_array_equal(r["sky"], r["semantic"] == SEM["sky"])
         kinds |= set(np.unique(r["semantic"]))
-        assert r["image"].std() > 8, "nothing to see"
+        assert r["image"].std() > 5, "nothing to see"
     assert len(kinds) > 5 and max(kinds) < len(SEMANTICS)
 
 

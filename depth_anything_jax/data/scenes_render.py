@@ -123,7 +123,10 @@ def _shade(stage, pack, look, camera, rays, pixel):
     out = base * _light(stage, pack, look, points, normals, view / length, gloss)
     out += base * glow * np.float32(0.3 + 2.5 * look.window_light)
     if look.fog > 0:
-        clear = np.exp(-np.float32(look.fog) * near * length)
+        # never so thick that nothing is left to see: a third of the light at the median distance
+        away = near * length
+        thick = np.float32(min(look.fog, 1.0 / float(np.median(away))))
+        clear = np.exp(-thick * away)
         out = look.fog_colour[:, None] + (out - look.fog_colour[:, None]) * clear
     rgb[:, hit] = out
     return rgb, t, ids
