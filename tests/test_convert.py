@@ -88,6 +88,7 @@ def test_names_of_the_released_file(shared):
 @pytest.mark.parametrize("model", ["DepthAnythingForDepthEstimation", "Dinov2Model"])
 def test_names_that_transformers_saves_and_holds(variant, model, tmp_path):
     """In its files and, differing in recent versions, in memory."""
+    pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     from safetensors.numpy import load_file
 
