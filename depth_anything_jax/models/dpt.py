@@ -52,15 +52,18 @@ class Conv(nn.Module):
 
         def convolve(x: Array, kernel: Array) -> Array:
             dtype = accumulate if self.wide else self.dtype
+            x, kernel = x.astype(dtype), kernel.astype(dtype)
+            if self.size == self.stride == 1:
+                return x @ kernel[0, 0]  # on CPU 2.5 times faster than the convolution
             return jax.lax.conv_general_dilated(
-                x.astype(dtype),
-                kernel.astype(dtype),
+                x,
+                kernel,
                 window_strides=(self.stride, self.stride),
                 padding=((pad, pad), (pad, pad)),
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
 
-        if self.wide:
+        if self.wide and accumulate != x.dtype:
             # Rematerialised so that the backward pass keeps the narrow input, not its wide copy;
             # the convolution is not computed twice, as its gradient does not need its output.
             convolve = jax.checkpoint(convolve)
