@@ -152,7 +152,7 @@ def main() -> None:
     threads = number("threads", os.cpu_count() or 2, "that read images and encode labels")
     version = flags.DEFINE_enum("version", None, ["v1", "v2"], "where the weights do not say")
     distributed = flags.DEFINE_boolean(
-        "distributed", False, "one of several processes, found by jax.distributed.initialize"
+        "distributed", False, "this is one of several processes; see sharding.join_processes"
     )
     allow_missing = text("allow_missing", None, "regex of tensors that the weights may lack")
     fill = flags.DEFINE_enum("fill", "init", ["init", "zeros"], "what stands in for those")
@@ -162,9 +162,9 @@ def main() -> None:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)  # Orbax tells thirty lines a checkpoint
         if distributed.value:
-            import jax
+            from depth_anything_jax import sharding
 
-            jax.distributed.initialize()
+            sharding.join_processes()
         import cv2
 
         from depth_anything_jax.data import sources, specs

@@ -223,7 +223,7 @@ def main() -> None:
     )
     workdir = flags.DEFINE_string("workdir", None, "where the run lives; else config.workdir")
     distributed = flags.DEFINE_bool(
-        "distributed", False, "one of several processes, found by jax.distributed.initialize"
+        "distributed", False, "this is one of several processes; see sharding.join_processes"
     )
     flags.mark_flag_as_required("config")
 
@@ -232,9 +232,9 @@ def main() -> None:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)  # Orbax tells thirty lines a checkpoint
         if distributed.value:
-            import jax
+            from depth_anything_jax import sharding
 
-            jax.distributed.initialize()
+            sharding.join_processes()
         try:
             train(config.value, workdir.value or config.value.workdir)
         except (ValueError, FileNotFoundError, FloatingPointError) as error:

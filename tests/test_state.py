@@ -117,8 +117,9 @@ def check_same(one, other, rtol):
     for a, b in zip(one[1], other[1], strict=True):
         assert a.keys() == b.keys()
         for name in a:
-            # Norms are sums over squares that cancel less well than losses do.
-            bound = rtol * (10 if "norm" in name else 1)
+            # The gradient of |r| jumps where rounding turns the sign of a residual near 0, and
+            # where it moves one across the trimming threshold; the losses do not.
+            bound = rtol * (100 if "norm" in name else 1)
             assert a[name] == pytest.approx(b[name], rel=bound, abs=bound), name
     a, b = (paths.leaves_by_path(x[0].params) for x in (one, other))
     for name in a:
