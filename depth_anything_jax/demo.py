@@ -100,7 +100,7 @@ def alone() -> tuple[str, ...]:
         f"batch_size={labelled * config.labelled_ratio}",
         "unlabelled_ratio=0",
         "loss.weights=(1.0,0.0,0.0)",
-        "teacher='none'",
+        "teacher=none",
         "data.unlabelled=()",
         "data.labels=()",
     )
