@@ -66,3 +66,21 @@ def test_official_output(shared, params, name):
     assert parity.relative_error(depth[0], reference) <= parity.GOLDEN_MAX
     pearson = np.corrcoef(np.ravel(depth[0]), reference.ravel())[0, 1]
     assert pearson >= parity.GOLDEN_PEARSON
+
+
+@pytest.mark.nightly
+def test_fifty_decoders_start_alive_on_real_tokens(shared, params):
+    """Tokens of the released encoder are larger than a fresh LayerNorm's, and far from Gaussian."""
+    (path, *_) = sorted((shared / "data" / "photos").rglob("*.jpg"))
+    image = official_input(path, (252, 252))
+    model = build("vits")
+    taps = jax.jit(lambda p: model.encoder.apply({"params": p}, image[None]).taps)(
+        params["encoder"]
+    )
+
+    def zeros(key):
+        decoder = model.decoder.init(key, taps, (18, 18))["params"]
+        return (model.decoder.apply({"params": decoder}, taps, (18, 18)) == 0).mean()
+
+    shares = jax.jit(lambda keys: jax.lax.map(zeros, keys))(jax.random.split(jax.random.key(0), 50))
+    assert shares.max() < 0.01

@@ -204,7 +204,7 @@ class DPT(nn.Module):
             1,
             self.dtype,
             wide=True,
-            kernel_init=nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal"),
+            kernel_init=nn.initializers.variance_scaling(1e-3, "fan_in", "truncated_normal"),
             bias_init=nn.initializers.constant(1.0 if self.head == "relative" else 0.0),
             name="output_conv2_2",
         )(x)[..., 0]
