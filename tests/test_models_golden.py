@@ -74,9 +74,8 @@ def test_fifty_decoders_start_alive_on_real_tokens(shared, params):
     (path, *_) = sorted((shared / "data" / "photos").rglob("*.jpg"))
     image = official_input(path, (252, 252))
     model = build("vits")
-    taps = jax.jit(lambda p: model.encoder.apply({"params": p}, image[None]).taps)(
-        params["encoder"]
-    )
+    encode = jax.jit(lambda p, x: model.encoder.apply({"params": p}, x).taps)
+    taps = encode(params["encoder"], image[None])
 
     def zeros(key):
         decoder = model.decoder.init(key, taps, (18, 18))["params"]
