@@ -231,8 +231,8 @@ def facts(plan: Plan, logged: dict, marks: dict) -> list[str]:
     return [
         f"Rendered scenes of {plan.size} pixels: {plan.images} labelled (A: rooms and courtyards "
         f"on a clear day), {plan.images} unlabelled (B: also streets; dusk, night, overcast, fog, "
-        f"a cheap camera), {plan.held_out} held out of each domain ({plan.split} sets). C, small "
-        "valleys, is seen by no training here.",
+        f"a cheap camera), {plan.held_out} held out of each domain ({plan.split} sets). C, hamlets "
+        "and attics, is seen by no training here, nor were such places in the encoder's.",
         "The encoder is not DINOv2: a tiny one that comes with the package, pre-trained on "
         "rendered pictures of all these kinds without depth, starts teacher and student and is "
         "the frozen encoder of L_feat.",

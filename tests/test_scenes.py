@@ -11,7 +11,7 @@ from depth_anything_jax.data import scenes, scenes_geometry, scenes_render, scen
 from depth_anything_jax.data.scenes import SceneSource, fill_cache
 from depth_anything_jax.data.scenes_geometry import FAR, HeightField, Pack, Solid
 from depth_anything_jax.data.scenes_materials import SEM, SEMANTICS, Palette
-from depth_anything_jax.data.scenes_outdoors import LAYOUTS
+from depth_anything_jax.data.scenes_render import LAYOUTS
 
 KINDS = ("box", "ball", "cylinder", "cone")
 

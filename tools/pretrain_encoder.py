@@ -172,9 +172,8 @@ it starts teacher and student and is the frozen encoder of the feature loss. flo
 names of DINOv2's own releases. Licence: Apache-2.0, as the code.
 
 - Data: {args.images} rendered pictures of the domain "mixture" (seed {args.seed}): rooms,
-  courtyards, streets and terrain under every look that the demo's domains have. Same kind of
-  pictures as domains A, B and C, never the same scenes. So C is new to teacher and student, but not
-  to the encoder they start from, as DINOv2 has seen photos of everything.
+  courtyards, streets and valleys under every look that the demo's domains have: the kinds of places
+  that domains A and B show, never the same scenes. Domain C has other ones: hamlets and attics.
 - Task: semantic maps (20 classes, 32 x 32 points) from distorted views, and InfoNCE between the
   tokens of two distorted views (weight {args.contrast}, temperature {args.temperature}). No depth
   and nothing made from depth.

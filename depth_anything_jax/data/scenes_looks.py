@@ -134,7 +134,7 @@ class Domain:
 DOMAINS = {
     "A": Domain(1, (("room", 0.5), ("courtyard", 0.5)), "bright", "day"),
     "B": Domain(2, (("room", 0.35), ("courtyard", 0.35), ("street", 0.3)), "deep", "moody"),
-    "C": Domain(3, (("terrain", 1.0),), "any", "haze"),
+    "C": Domain(3, (("hamlet", 0.5), ("attic", 0.5)), "any", "haze"),
     "mixture": Domain(
         4,
         (("room", 0.3), ("courtyard", 0.3), ("street", 0.25), ("terrain", 0.15)),

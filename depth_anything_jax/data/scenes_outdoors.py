@@ -1,4 +1,4 @@
-"""Courtyards, streets and terrain."""
+"""Courtyards, streets and valleys, and what grounds are made of."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 
 from depth_anything_jax.data import scenes_objects as things
 from depth_anything_jax.data.scenes_geometry import HeightField, Solid
-from depth_anything_jax.data.scenes_layouts import Stage, openings, room, scatter, sides, wall
+from depth_anything_jax.data.scenes_layouts import Stage, openings, scatter, sides, wall
 from depth_anything_jax.data.scenes_materials import SEM, Palette
 from depth_anything_jax.data.scenes_objects import box, place
+from depth_anything_jax.data.scenes_textures import Material
 
 
 def courtyard(rng: np.random.Generator, pal: Palette) -> Stage:
@@ -166,18 +167,47 @@ def street(rng: np.random.Generator, pal: Palette) -> Stage:
     return Stage(out, area, (0.3, rng.uniform(1.8, 6.0)), False, lamps or [(0, half, 4.0)])
 
 
-def terrain(rng: np.random.Generator, pal: Palette) -> Stage:
-    """A gully or a hollow: steep ground close by, boulders, trees, a hut."""
-    g, extent = 129, 90.0
-    axis = np.linspace(-extent / 2, extent / 2, g, dtype=np.float32)
-    x, y = np.meshgrid(axis, axis)
-    heights = np.zeros((g, g), np.float32)
+def waves(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, share: float) -> np.ndarray:
+    """Rolling ground (g, g) in metres; share 1 is hilly."""
+    heights = np.zeros(x.shape, np.float32)
     for wave, high in ((34, 2.6), (15, 1.1), (7, 0.45), (3, 0.13)):
         for _ in range(4):
             angle, phase = rng.uniform(0, 2 * math.pi, 2)
             k = 2 * math.pi / (wave * rng.uniform(0.7, 1.4))
             turn = np.float32(k * math.cos(angle)) * x + np.float32(k * math.sin(angle)) * y
-            heights += np.float32(high / 2) * np.sin(turn + np.float32(phase))
+            heights += np.float32(share * high / 2) * np.sin(turn + np.float32(phase))
+    return heights
+
+
+def soil(rng: np.random.Generator, pal: Palette) -> Material:
+    """Grass, sand or earth."""
+    grass = pal.grass()
+    if rng.random() >= 0.4:
+        return grass
+    hue = ((0.06, 0.12), (0.15, 0.5), (0.4, 0.85))
+    return pal.material("mottled speckle", hue, hue, period=(0.8, 2))
+
+
+def axes(extent: float, g: int = 129) -> tuple[np.ndarray, np.ndarray]:
+    """x and y (g, g) in metres of a square height field."""
+    axis = np.linspace(-extent / 2, extent / 2, g, dtype=np.float32)
+    return tuple(np.meshgrid(axis, axis))  # type: ignore[return-value]
+
+
+def hut(pal: Palette, w: float, d: float, h: float) -> list[Solid]:
+    """A wooden hut on a slope: it reaches below the ground it stands on."""
+    return [
+        box(0, 0, -2, w, d, h + 2, pal.wood("planks", period=(0.2, 0.3)), SEM["building"]),
+        box(0, 0, h, w + 0.6, d + 0.6, 0.25, pal.paint(), SEM["building"]),
+        box(0, -d / 2, 0, 0.9, 0.1, 2.0, pal.paint(), SEM["opening"]),
+    ]
+
+
+def terrain(rng: np.random.Generator, pal: Palette) -> Stage:
+    """A gully or a hollow: steep ground close by, boulders, trees, a hut."""
+    extent = 90.0
+    x, y = axes(extent)
+    heights = waves(rng, x, y, 1.0)
     # Slopes begin a few metres away, on both sides of a gully or all around a hollow: there is
     # something near in most directions, and no one layout that fits all pictures.
     if rng.random() < 0.65:
@@ -189,11 +219,7 @@ def terrain(rng: np.random.Generator, pal: Palette) -> Stage:
     start, run, steep = rng.uniform(1.0, 4.0), rng.uniform(4, 9), rng.uniform(0.6, 1.2)
     rise = np.clip((away - start) / run, 0, 1.6) ** 1.3
     heights += (run * steep * rise).astype(np.float32)
-    material = pal.grass()
-    if rng.random() < 0.4:
-        hue = ((0.06, 0.12), (0.15, 0.5), (0.4, 0.85))
-        material = pal.material("mottled speckle", hue, hue, period=(0.8, 2))
-    ground = HeightField(heights, extent, material, SEM["grass"])
+    ground = HeightField(heights, extent, soil(rng, pal), SEM["grass"])
     out: list[Solid] = []
     builders = [
         things.rock,
@@ -217,13 +243,5 @@ def terrain(rng: np.random.Generator, pal: Palette) -> Stage:
         angle, far = rng.uniform(0, 6.3), rng.uniform(6, 12)
         px, py = far * math.cos(angle), far * math.sin(angle)
         z = float(ground.height(np.array([px]), np.array([py]))[0])
-        hut = [
-            box(0, 0, -2, 4, 3, 4.4, pal.wood("planks", period=(0.2, 0.3)), SEM["building"]),
-            box(0, 0, 2.4, 4.6, 3.6, 0.25, pal.paint(), SEM["building"]),
-            box(0, -1.5, 0, 0.9, 0.1, 2.0, pal.paint(), SEM["opening"]),
-        ]
-        out += place(hut, px, py, z, rng.uniform(0, 6.3))
+        out += place(hut(pal, 4, 3, 2.4), px, py, z, rng.uniform(0, 6.3))
     return Stage(out, (-3, 3, -3, 3), (0.4, 3.0), False, [(0.0, 0.0, 4.0)], ground)
-
-
-LAYOUTS = {"room": room, "courtyard": courtyard, "street": street, "terrain": terrain}

@@ -9,13 +9,15 @@ import math
 import numpy as np
 
 from depth_anything_jax.data.scenes_geometry import FAR, Pack
-from depth_anything_jax.data.scenes_layouts import Stage
+from depth_anything_jax.data.scenes_layouts import Stage, room
 from depth_anything_jax.data.scenes_looks import DOMAINS, LOOKS, Look
 from depth_anything_jax.data.scenes_materials import SEM, SEMANTICS, Palette
-from depth_anything_jax.data.scenes_outdoors import LAYOUTS
+from depth_anything_jax.data.scenes_outdoors import courtyard, street, terrain
 from depth_anything_jax.data.scenes_textures import albedo, noise
+from depth_anything_jax.data.scenes_village import attic, hamlet
 
-__all__ = ["DOMAINS", "SEMANTICS", "render"]
+__all__ = ["DOMAINS", "LAYOUTS", "SEMANTICS", "render"]
+LAYOUTS = {f.__name__: f for f in (room, courtyard, street, terrain, hamlet, attic)}
 
 
 @dataclasses.dataclass
