@@ -26,10 +26,12 @@ def get_config() -> ConfigDict:
 
     # Where the student starts. A source is an Orbax folder, a .safetensors or .pth file, a local
     # Hugging Face folder or a hub id. Parts: "encoder", "params" (encoder and decoder), "all"
-    # (Orbax only: optimiser and step too). allow_missing: a regex of tensors the file may lack.
+    # (Orbax only: optimiser and step too). allow_missing: a regex of tensors the file may lack,
+    # which become fill_missing: "init" (the initialiser's) or "zeros".
     c.init_from = ""
     c.init_parts = "encoder"
     c.allow_missing = ""
+    c.fill_missing = "init"
     # Pseudo labels: "records" (written by pseudo_label), "files" (a folder of another tool's PNG
     # or NPY), "online" (teacher_from labels the crop inside the step) or "none".
     c.teacher = "none"

@@ -28,6 +28,8 @@ def get_config(arg: str = "folder"):
     if arg == "repair":
         c.workdir = "runs/repair"
         c.allow_missing = r"depth_head\.resize_layers\.3\.weight"
+        # What random weights add outside the span of a few pairs, no gradient ever takes away.
+        c.fill_missing = "zeros"
         c.optim.freeze = (r"(?!decoder/resize_layers_3/kernel).*",)
         c.optim.decoder_lr = 1e-3
         c.optim.weight_decay = 0.0

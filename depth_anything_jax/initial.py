@@ -147,6 +147,7 @@ def load_initial(
         version=config.model.version if parts == "params" else None,
         parts="all" if parts == "params" else "encoder",
         allow_missing=config.allow_missing or None,
+        fill=config.fill_missing,
     )
     chosen = {name: loaded.params[name] for name in ("encoder", "decoder") if name in loaded.params}
     have = {p: x.shape for p, x in paths.leaves_by_path(chosen).items()}
