@@ -6,6 +6,7 @@
 
 It runs the programs that a user runs (train, pseudo_label, train), each in its own process, then
 the evaluation module. What is its own: the scenes (see data/scenes.py), two controls, the report.
+What runs when is in demo_stages.py, how large everything is in demo_plan.py.
 
     teacher    learns from labelled images of domain A (configs/teacher.py:demo)
     labels     the teacher labels domain B
@@ -21,160 +22,14 @@ their checkpoints, finished stages are skipped.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import pathlib
-import shlex
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from depth_anything_jax.data.scenes import SceneSource, fill_cache
 from depth_anything_jax.demo_plan import DOMAINS, LONG, SPLITS, Plan
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One program: its name in the demo, its arguments, and what must be there when it is done."""
-
-    name: str
-    seed: int
-    command: tuple[str, ...]
-    workdir: str  # a training run's, which must hold its last step; "" for others
-    share: float  # of the demo's time, roughly
-
-
-def stages(plan: Plan) -> list[Stage]:
-    """The programs of a demo, in order."""
-    out = []
-    unlabelled = plan.source("B", "train", labelled=False)
-    for seed in plan.seeds:
-        teacher, labels = plan.run("teacher", seed), plan.run("labels", seed)
-        common = [
-            f"input_size={plan.size}",
-            f"seed={seed}",
-            f"data.labelled=({plan.source('A', 'train')!r},)",
-        ]
-
-        def train(name: str, config: str, share: float, *fields: str, seed=seed, common=common):
-            workdir = plan.run(name, seed)
-            flags = [f"--config.{field}" for field in (*common, *fields)]
-            command = (
-                "train",
-                f"--config=configs/{config}.py:demo",
-                f"--workdir={workdir}",
-                *flags,
-            )
-            return Stage(name, seed, command, workdir, share)
-
-        both = (f"data.unlabelled=({unlabelled!r},)", *plan.student)
-        out += [
-            train("teacher", "teacher", 0.2, *plan.teacher),
-            Stage(
-                "labels",
-                seed,
-                ("pseudo_label", "--checkpoint", teacher, "--data", unlabelled, "--out", labels,
-                 "--size", str(plan.size), "--batch_size", "20"),
-                "",
-                0.05,
-            ),
-            train("student", "student", 0.3, f"data.labels=({labels!r},)", *both),
-            train("shuffled", "student", 0.3, f"data.labels=({labels + '?shuffle=1'!r},)", *both),
-            train("alone", "student", 0.15, *plan.student, *alone()),
-        ]  # fmt: skip
-    return out
-
-
-def alone() -> tuple[str, ...]:
-    """Overrides that take the unlabelled part away and leave the labelled one as it is."""
-    import runpy
-
-    from depth_anything_jax import configs
-
-    file = configs.resolve("configs/student.py")
-    config = runpy.run_path(file)["get_config"]("demo")
-    labelled = config.batch_size // (config.labelled_ratio + config.unlabelled_ratio)
-    return (
-        f"batch_size={labelled * config.labelled_ratio}",
-        "unlabelled_ratio=0",
-        "loss.weights=(1.0,0.0,0.0)",
-        "teacher=none",
-        "data.unlabelled=()",
-        "data.labels=()",
-    )
-
-
-class Marks:
-    """Which stages are done, with the command that did them: a changed command runs again."""
-
-    def __init__(self, folder: str):
-        self.file = pathlib.Path(folder) / "done.json"
-
-    def read(self) -> dict[str, Any]:
-        """All marks, {} before the first."""
-        return json.loads(self.file.read_text()) if self.file.exists() else {}
-
-    def done(self, name: str, command: Sequence[str]) -> bool:
-        """Whether this very stage is done."""
-        return self.read().get(name, {}).get("command") == list(command)
-
-    def set(self, name: str, command: Sequence[str], seconds: float) -> None:
-        """Marks a stage as done; seconds of interrupted calls are not known."""
-        marks = self.read() | {name: {"command": list(command), "seconds": round(seconds, 1)}}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.file.with_suffix(".tmp")
-        aside.write_text(json.dumps(marks, indent=1))
-        aside.replace(self.file)
-
-
-def run_stage(stage: Stage, plan: Plan, say) -> None:
-    """Runs one program, its lines passed on, and checks that it came to its end.
-
-    Raises:
-      SystemExit: it failed or was stopped, with the command that continues.
-    """
-    command = [sys.executable, "-m", f"depth_anything_jax.{stage.command[0]}", *stage.command[1:]]
-    log = pathlib.Path(plan.path("logs", f"{stage.name}-{stage.seed}.log"))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {
-        # student and shuffled are one program: the second finds it compiled
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get(
-            "JAX_COMPILATION_CACHE_DIR", os.path.abspath(plan.path("compiled"))
-        ),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
-    }
-    with open(log, "a", encoding="utf-8") as file:
-        file.write(f"$ {shlex.join(command)}\n")
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-        )
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                file.write(line)
-                say(line.rstrip())
-            code = process.wait()
-        except KeyboardInterrupt:
-            process.wait()  # it has had the signal too, and saves
-            sys.exit(f"stopped in {stage.name}; the same command continues")
-    if code:
-        sys.exit(f"{stage.name} ended with status {code}; its lines are in {log}")
-    if stage.workdir and not _complete(stage.workdir):
-        sys.exit(f"{stage.name} was stopped before its last step; the same command continues")
-
-
-def _complete(workdir: str) -> bool:
-    from depth_anything_jax import checkpoint
-
-    step = checkpoint.find(workdir)
-    if step is None:
-        return False
-    checkpoints = checkpoint.Checkpoints(step.parent)
-    total = checkpoints.meta(int(step.name))["config"]["total_steps"]
-    checkpoints.close()
-    return int(step.name) >= total
+from depth_anything_jax.demo_stages import Marks, cores, default_jobs, run_stages, stages
 
 
 def scene_sets(plan: Plan) -> list[SceneSource]:
@@ -184,17 +39,14 @@ def scene_sets(plan: Plan) -> list[SceneSource]:
     return [*train, *held]
 
 
-def _render(plan: Plan) -> None:
+def _render(plan: Plan, tell: Callable[[str], None]) -> None:
     from depth_anything_jax.report import duration
 
     def show(done: int, total: int, seconds: float) -> None:
-        print(
-            f"    {done}/{total} scenes  {done / seconds:.0f}/s  "
-            f"ETA {duration(seconds / done * (total - done))}",
-            flush=True,
-        )
+        left = duration(seconds / done * (total - done))
+        tell(f"{done}/{total} rendered  {done / seconds:.0f}/s  ETA {left}")
 
-    fill_cache(scene_sets(plan), processes=min(2, os.cpu_count() or 1), progress=_sometimes(show))
+    fill_cache(scene_sets(plan), processes=len(cores()), progress=_sometimes(show))
 
 
 def _sometimes(show, every: float = 5.0):
@@ -210,20 +62,14 @@ def _sometimes(show, every: float = 5.0):
     return maybe
 
 
-def numbered(plan: Plan, extra: int) -> Iterator[str]:
-    """Titles "[3/8] " of the stages."""
-    total = 1 + len(stages(plan)) + extra
-    for k in range(1, total + 1):
-        yield f"[{k}/{total}]"
-
-
-def demo(plan: Plan, *, weights: str = "", docs: str = "") -> dict[str, Any]:
+def demo(plan: Plan, *, weights: str = "", docs: str = "", jobs: int = 0) -> dict[str, Any]:
     """Runs whatever of a demo is not done yet, then scores and reports.
 
     Args:
       plan: sizes and folders.
       weights: a released model to put beside, any source that `weights.load` takes.
       docs: a folder for the table and pictures as Markdown; "" writes none.
+      jobs: programs at a time; 0 goes by the machine.
 
     Returns:
       The scores, as `demo_report.score_all` gives them.
@@ -231,50 +77,74 @@ def demo(plan: Plan, *, weights: str = "", docs: str = "") -> dict[str, Any]:
     from depth_anything_jax import demo_report
     from depth_anything_jax.report import duration
 
-    begun, marks, titles = time.monotonic(), Marks(plan.folder), numbered(plan, 2)
-    print(f"{next(titles)} scenes: {', '.join(s.name for s in scene_sets(plan))}", flush=True)
-    start = time.monotonic()
-    _render(plan)
+    every = stages(plan)
+    titles = ["scenes", *(stage.title for stage in every), "scores", "report"]
+    heads = {title: f"[{k}/{len(titles)}] {title}" for k, title in enumerate(titles, 1)}
+    marks, clock = Marks(plan.folder), time.monotonic()
+    begun = clock
+
+    def say(title: str, text: str) -> None:
+        sys.stdout.write(f"{heads[title]}: {text}\n")  # one write, so that lines stay whole
+        sys.stdout.flush()
+
+    def mark(title: str, command: Sequence[str], seconds: float) -> None:
+        """A stage is done; what the clock says since the last one counts as the demo's time."""
+        nonlocal clock
+        marks.set(title, command, seconds)
+        now = time.monotonic()
+        marks.set("all", [], marks.read().get("all", {}).get("seconds", 0.0) + now - clock)
+        clock = now
+
+    say("scenes", ", ".join(s.name for s in scene_sets(plan)))
     identity = [str(s.folder) for s in scene_sets(plan)]
+    _render(plan, lambda text: say("scenes", text))
     if not marks.done("scenes", identity):
-        marks.set("scenes", identity, time.monotonic() - start)
-    for stage in stages(plan):
-        title, name = next(titles), f"{stage.name}-{stage.seed}"
-        if marks.done(name, stage.command):
-            print(f"{title} {name}: done already")
-            continue
-        print(
-            f"{title} {name}: python -m depth_anything_jax.{shlex.join(stage.command)}", flush=True
-        )
-        start = time.monotonic()
-        run_stage(stage, plan, lambda line: print(f"    {line}", flush=True))
-        marks.set(name, stage.command, time.monotonic() - start)
-    print(f"{next(titles)} scores on {plan.split} sets", flush=True)
+        mark("scenes", identity, time.monotonic() - begun)
+    todo = []
+    for stage in every:
+        if marks.done(stage.title, stage.command):
+            say(stage.title, "done already")
+        else:
+            todo.append(stage)
+    run_stages(
+        todo,
+        plan,
+        lambda stage, line: say(stage.title, line),
+        lambda stage, seconds: mark(stage.title, stage.command, seconds),
+        jobs=jobs or default_jobs(),
+    )
     start = time.monotonic()
-    scores = demo_report.score_all(plan, weights=weights)
-    marks.set("scores", [], time.monotonic() - start)
-    print(f"{next(titles)} report", flush=True)
+    say("scores", f"{plan.split} sets")
+    scores = demo_report.score_all(plan, weights=weights, tell=lambda text: say("scores", text))
+    if todo or not marks.done("scores", [weights]):
+        mark("scores", [weights], time.monotonic() - start)
     demo_report.write(plan, scores, marks.read(), weights=weights, docs=docs)
     print(demo_report.table(scores))
-    print(f"{plan.path('report.html')} written, {duration(time.monotonic() - begun)} in this call")
+    call = duration(time.monotonic() - begun)
+    say("report", f"{plan.path('report.html')} written, {call} in this call")
     return scores
 
 
 def main() -> None:
     """The command line."""
-    from absl import app, flags
+    from absl import app, flags, logging
 
     long = flags.DEFINE_boolean("long", False, "more pixels and steps, three seeds; writes docs/")
     weights = flags.DEFINE_string("weights", "", "a released model to put beside: file, folder, id")
     folder = flags.DEFINE_string("folder", "", "where the demo lives; demo or demo-long")
+    jobs = flags.DEFINE_integer("jobs", 0, "programs at a time; 0: one a core, at most four")
     split = flags.DEFINE_enum("split", "test", ["test", "val"], "val: to choose lengths and rates")
 
     def run(argv: list[str]) -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        logging.set_verbosity(logging.WARNING)  # Orbax tells what it opens and closes
         plan = LONG if long.value else Plan()
         plan = dataclasses.replace(plan, split=split.value, folder=folder.value or plan.folder)
-        demo(plan, weights=weights.value, docs="docs" if long.value else "")
+        if jobs.value < 0:
+            raise app.UsageError(f"--jobs={jobs.value}: 1 or more, or 0 for what suits the machine")
+        docs = "docs" if long.value else ""
+        demo(plan, weights=weights.value, docs=docs, jobs=jobs.value)
 
     app.run(run)
 

@@ -1,16 +1,20 @@
 """The demo: its programs and their order, resuming, the table's honesty, the report."""
 
+import ast
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
-from depth_anything_jax import demo, demo_plan, demo_report, metrics
+from depth_anything_jax import demo, demo_plan, demo_report, demo_stages, metrics
 from depth_anything_jax.data.scenes import SceneSource
-from depth_anything_jax.demo import Marks, Plan, Stage
+from depth_anything_jax.demo_plan import Plan
+from depth_anything_jax.demo_stages import Marks, Stage
 
 SMALL = Plan(size=28, images=6, held_out=4)
 
@@ -20,9 +24,9 @@ def flags_of(stage):
 
 
 def test_stages_are_the_programs_a_user_runs(tmp_path):
-    stages = demo.stages(dataclasses.replace(SMALL, folder=str(tmp_path)))
-    assert [s.name for s in stages] == ["teacher", "labels", "student", "shuffled", "alone"]
-    assert [s.command[0] for s in stages] == ["train", "pseudo_label", "train", "train", "train"]
+    stages = demo_stages.stages(dataclasses.replace(SMALL, folder=str(tmp_path)))
+    assert [s.name for s in stages] == ["teacher", "alone", "labels", "student", "shuffled"]
+    assert [s.command[0] for s in stages] == ["train", "train", "pseudo_label", "train", "train"]
     by = {s.name: s for s in stages}
     assert flags_of(by["teacher"])["config"] == "configs/teacher.py:demo"
     for name in ("student", "shuffled", "alone"):
@@ -45,7 +49,7 @@ def test_alone_has_equal_updates_and_equal_labelled_samples():
     from depth_anything_jax import configs
 
     config = runpy.run_path(configs.resolve("configs/student.py"))["get_config"]("demo")
-    fields = dict(f.split("=", 1) for f in demo.alone())
+    fields = dict(f.split("=", 1) for f in demo_stages.alone())
     labelled = (
         config.batch_size
         * config.labelled_ratio
@@ -58,7 +62,7 @@ def test_alone_has_equal_updates_and_equal_labelled_samples():
 
 def test_three_seeds_have_their_own_folders_and_labels():
     plan = dataclasses.replace(SMALL, seeds=(0, 1, 2))
-    stages = demo.stages(plan)
+    stages = demo_stages.stages(plan)
     assert len(stages) == 15
     assert len({s.workdir for s in stages if s.workdir}) == 12
     for stage in stages:
@@ -74,20 +78,97 @@ def test_marks_resume_and_notice_changed_commands(tmp_path):
     assert Marks(str(tmp_path)).done("a", ["x"]) and not marks.done("a", ["y"])
 
 
+def fake_program(monkeypatch, script):
+    """Every stage becomes `python -c script TITLE FOLDER`."""
+
+    class Program(subprocess.Popen):
+        def __init__(self, command, **kwargs):
+            super().__init__([sys.executable, "-c", script, command[-1]], **kwargs)
+
+    monkeypatch.setattr(demo_stages.subprocess, "Popen", Program)
+
+
+def fake_stage(name, *after):
+    return Stage(name, 0, ("train", f"{name}-0"), "", tuple(f"{a}-0" for a in after))
+
+
 def test_a_failing_program_stops_the_demo_and_names_its_log(tmp_path, monkeypatch):
     plan = dataclasses.replace(SMALL, folder=str(tmp_path))
-    stage = Stage("teacher", 0, ("train", "--config=configs/nonsense.py"), str(tmp_path), 0)
+    stage = Stage("teacher", 0, ("train", "--config=configs/nonsense.py"), str(tmp_path))
     said = []
-    with pytest.raises(SystemExit, match=r"teacher ended with status .*teacher-0\.log"):
-        demo.run_stage(stage, plan, said.append)
+
+    def run(stage):
+        demo_stages.run_stages([stage], plan, lambda s, line: said.append(line), pytest.fail)
+
+    with pytest.raises(SystemExit, match=r"teacher-0 ended with status .*teacher-0\.log"):
+        run(stage)
     assert "nonsense" in (tmp_path / "logs" / "teacher-0.log").read_text()
-    assert said
+    assert len(said) > 1
     # a program that stops early without an error is no finished stage
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda *a, real=subprocess.Popen, **k: real(["true"], **k)
-    )
+    fake_program(monkeypatch, "pass")
     with pytest.raises(SystemExit, match="before its last step"):
-        demo.run_stage(stage, plan, said.append)
+        run(stage)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_stages_wait_for_those_they_need_and_run_side_by_side(tmp_path, monkeypatch, jobs):
+    """a and b start together where there is room; c waits for a, d for c."""
+    plan = dataclasses.replace(SMALL, folder=str(tmp_path))
+    fake_program(monkeypatch, "import sys, time; time.sleep(0.5); print('end of', sys.argv[1])")
+    todo = [fake_stage("d", "c"), fake_stage("a"), fake_stage("c", "a"), fake_stage("b")]
+    events = []
+    demo_stages.run_stages(
+        todo,
+        plan,
+        lambda stage, line: events.append(("end" if "end of" in line else "start", stage.name)),
+        lambda stage, seconds: events.append(("done", stage.name)),
+        jobs=jobs,
+    )
+    at = {event: i for i, event in enumerate(events)}
+    assert len(events) == len(at) == 12
+    for before, after in ("ac", "cd"):
+        assert at["done", before] < at["start", after]
+    side_by_side = at["start", "b"] < at["done", "a"]
+    assert side_by_side == (jobs == 2)
+
+
+def test_a_failure_stops_the_programs_beside_it_and_starts_no_more(tmp_path, monkeypatch):
+    plan = dataclasses.replace(SMALL, folder=str(tmp_path))
+    script = (
+        "import sys, time; print('here'); time.sleep(0.5); sys.argv[1] == 'a-0' and sys.exit(3)"
+    )
+    fake_program(monkeypatch, script + "; time.sleep(60)")
+    started = []
+    begun = time.monotonic()
+    with pytest.raises(SystemExit, match="a-0 ended with status 3"):
+        demo_stages.run_stages(
+            [fake_stage("a"), fake_stage("b"), fake_stage("c")],
+            plan,
+            lambda stage, line: started.append(stage.name),
+            pytest.fail,
+            jobs=2,
+        )
+    assert set(started) == {"a", "b"}
+    assert time.monotonic() - begun < 30
+
+
+def test_programs_side_by_side_share_the_cores(tmp_path, monkeypatch):
+    plan = dataclasses.replace(SMALL, folder=str(tmp_path))
+    if not hasattr(os, "sched_getaffinity") or len(demo_stages.cores()) < 2:
+        pytest.skip("needs two cores whose use can be restricted")
+    script = "import os, time; time.sleep(0.5); print('cores', os.sched_getaffinity(0))"
+    fake_program(monkeypatch, script)
+    lines = []
+    demo_stages.run_stages(
+        [fake_stage("a"), fake_stage("b")],
+        plan,
+        lambda stage, line: lines.append(line),
+        lambda *_: None,
+        jobs=2,
+    )
+    shares = [ast.literal_eval(x.removeprefix("cores ")) for x in lines if x.startswith("cores")]
+    assert len(shares) == 2 and not shares[0] & shares[1]
+    assert shares[0] | shares[1] == set(demo_stages.cores())
 
 
 def test_mean_label_is_what_a_constant_can_know(tmp_path):
@@ -111,7 +192,7 @@ def fake_scores(shift, n=60, seeds=1):
     out = {}
     for row, offset in {**offsets, "shuffled": 0.3}.items():
         out[row] = {}
-        for domain in demo.DOMAINS:
+        for domain in demo_plan.DOMAINS:
             error = base + offset + 0.02 * rng.standard_normal((seeds, n))
             out[row][domain] = {"abs_rel": error / 2, "norm_l1": error, "delta1": 1 - error}
     return out
@@ -165,7 +246,7 @@ def test_report_is_one_file_with_everything_in_it(tmp_path, monkeypatch):
         lambda plan, weights: ((row, 0, 28, lambda x: x[..., 0]) for row in ("teacher", "student")),
     )
     docs = tmp_path / "docs"
-    marks = {"teacher-0": {"command": [], "seconds": 61.0}}
+    marks = {k: {"command": [], "seconds": 61.0} for k in ("teacher-0", "all")}
     demo_report.write(plan, fake_scores(0.05), marks, docs=str(docs))
     page = (tmp_path / "report.html").read_text()
     assert page.count("<img src='data:image/png;base64,") == 4
@@ -196,7 +277,7 @@ def test_the_whole_demo_in_little(tmp_path, monkeypatch):
         np.isfinite(v).all() for r in scores.values() for d in r.values() for v in d.values()
     )
     assert (tmp_path / "demo/report.html").exists()
-    monkeypatch.setattr(demo, "run_stage", None)
+    monkeypatch.setattr(demo_stages, "_start", None)
     again = demo.demo(plan)
     for row in scores:
         np.testing.assert_array_equal(scores[row]["B"]["norm_l1"], again[row]["B"]["norm_l1"])
