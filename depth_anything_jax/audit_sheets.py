@@ -53,6 +53,7 @@ def _unlabelled_row(x, i: int) -> np.ndarray:
     mate, box, mask = int(x["partner"][i]), x["box"][i], x["mask"][i]
     drawn = bool(mask.any())
     size = f"box {box[2] - box[0]} x {box[3] - box[1]}" if drawn else "no box"
+    fed_words = "partner's in the box" if drawn else "its own"
     used, kept, value = (x[k][i] for k in ("used", "kept", "value"))
     inside, outside = used & mask, used & ~mask
 
@@ -66,7 +67,7 @@ def _unlabelled_row(x, i: int) -> np.ndarray:
         _tile(fed, "student's input", size, box),
         _tile(own(i), f"label of {i}", _share(x["own_valid"][i], "valid"), box),
         _tile(own(mate), f"label of {mate}", _share(x["own_valid"][mate], "valid"), box),
-        _tile(_label(x["label"][i], x["valid"][i]), "label as fed", "partner's in the box", box),
+        _tile(_label(x["label"][i], x["valid"][i]), "label as fed", fed_words, box),
         _tile(pictures.colourise(x["prediction"][i]), "prediction", "its own range", box),
         _tile(
             _residual(value, outside, kept), "residual, outside", _mean(value, outside, kept), box
