@@ -14,7 +14,18 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import audit, audit_sheets, configs, losses, models, sharding, state, train
+from depth_anything_jax import (
+    audit,
+    audit_sheets,
+    checkpoint,
+    configs,
+    losses,
+    models,
+    paths,
+    sharding,
+    state,
+    train,
+)
 from depth_anything_jax.data import sources, specs
 from tests import hostile
 
@@ -42,8 +53,8 @@ def one_device_and_quick_compilation():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The demo's student, small, in two microbatches, from labels with holes; two steps audited."""
+def folder(tmp_path_factory):
+    """Images of six scenes, and labels of another tool with a hole in each."""
     folder = tmp_path_factory.mktemp("audited")
     for name in ("images", "labels"):
         (folder / name).mkdir()
@@ -54,7 +65,12 @@ def run(tmp_path_factory):
         label[i : i + 8, 3:12] = np.nan
         np.save(folder / "labels" / f"{i}.npy", label)
         cv2.imwrite(str(folder / "images" / f"{i}.png"), scene["image"][..., ::-1])
-    c = student(**{
+    return folder
+
+
+def small(folder):
+    """The demo's student in two microbatches, two steps."""
+    return student(**{
         "input_size": SIZE, "total_steps": 2, "accumulation": 2, "optim.warmup": 1,
         # a random encoder, and a margin amid its cosines: half of the tokens are kept
         "init_from": "", "loss.feat_margin": 0.0, "perturb.cutmix.p": 0.8,
@@ -62,7 +78,12 @@ def run(tmp_path_factory):
         "data.unlabelled": (f"folder:{folder}/images",), "data.labels": (f"{folder}/labels",),
         "log.images": 0, "log.tensorboard": False, "checkpoint.every": 2,
     })  # fmt: skip
-    train.train(c, str(folder / "run"), audit_steps=2)
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """An audited run."""
+    train.train(small(folder), str(folder / "run"), audit_steps=2)
     return folder / "run" / "audit"
 
 
@@ -93,6 +114,17 @@ def test_a_run_is_confirmed_and_drawn(run, capsys, monkeypatch):
     assert 3 <= x["unlabelled/mask"].any((1, 2)).sum() <= 8
     assert 0.1 < x["unlabelled/token_kept"].mean() < 0.9
     assert all(x[f"loss/{name}/sum"] > 0 for name in ("labelled", "unlabelled", "features"))
+
+
+@pytest.mark.nightly
+def test_an_audit_changes_nothing_in_the_run(run, folder, tmp_path):
+    train.train(small(folder), str(tmp_path))
+    ours, theirs = (
+        paths.leaves_by_path(checkpoint.load_params(x)[0]) for x in (run.parent, tmp_path)
+    )
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
 def test_the_tool_is_on_its_own():

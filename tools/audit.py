@@ -44,7 +44,7 @@ def main() -> None:
             with np.load(file, allow_pickle=False) as opened:
                 dump = {name: opened[name] for name in opened.files}
             rows, findings = Step(dump).check()
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
             parser.error(
                 f"{file} is no whole dump ({type(error).__name__}: {error}); write it again"
             )
@@ -66,11 +66,7 @@ class Step:
 
     def check(self) -> tuple[list[tuple[str, float, float, float]], list[str]]:
         """Rows (loss, by the step, dumped, recomputed) and the differences found."""
-        sums: dict[str, tuple[float, float]] = {}
-        for part in ("labelled", "unlabelled"):
-            if f"{part}/prediction" in self.x:
-                label, valid = self.labels(part)
-                sums[part] = self.maps(part, label, valid)
+        sums = {p: self.maps(p) for p in LOSSES[:2] if f"{p}/prediction" in self.x}
         if "unlabelled/tokens" in self.x:
             sums["features"] = self.features()
         rows, totals = [], np.zeros(2)
@@ -98,7 +94,9 @@ class Step:
         away = np.abs(dumped - ours) / np.maximum(1, np.abs(ours))
         bad = ~((away <= rounding) | (dumped == ours))  # NaN is bad
         for r in (0, 1) if mask is not None else (None,):
-            here = bad if r is None else bad & (mask == r)
+            here = bad
+            if mask is not None:
+                here = bad & (mask == r).reshape(mask.shape + (1,) * (bad.ndim - mask.ndim))
             if here.any():
                 worst = np.argmax(np.where(here, np.nan_to_num(away, nan=np.inf), -1))
                 at = tuple(map(int, np.unravel_index(worst, here.shape)))
@@ -106,37 +104,6 @@ class Step:
                 place += f", at {at} and {here.sum() - 1} more" if at else ""
                 numbers = f"{dumped[at]:.8g} dumped, {ours[at]:.8g} recomputed"
                 self.found.append(f"{what}{place}: {numbers}")
-
-    def labels(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and valid masks from what the data gave: 0-1, sky far away, mixed by the box."""
-        x = {k[len(part) + 1 :]: v for k, v in self.x.items() if k.startswith(part + "/")}
-        source = [x[f"source_{k}"] for k in ("disparity", "valid", "sky", "shift_known")]
-        pairs = [self.prepare(*example) for example in zip(*source, strict=True)]
-        label, valid = np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
-        image, own = (x["source_image"].astype(np.float64) - MEAN) / STD, ""
-        if part == "unlabelled":
-            image, own = x["own_image"], "own_"  # distorted; the draws are not in the dump
-        for i in range(len(label)):
-            self.same(f"{part} example {i}: {own}label", x[f"{own}label"][i], label[i])
-            self.same(f"{part} example {i}: {own}valid", x[f"{own}valid"][i], valid[i])
-        if part == "unlabelled":
-            mask, mate = x["mask"], x["partner"]
-            for i in range(len(mask)):
-                y0, x0, y1, x1 = x["box"][i]
-                box = np.zeros_like(mask[i])
-                box[y0:y1, x0:x1] = True
-                self.same(f"{part} example {i}: mask and its box", mask[i], box)
-                if mate[i] == i:
-                    self.found += [f"{part} example {i} is its own partner"]
-            image = np.where(mask[..., None], image[mate], image)
-            label, valid = np.where(mask, label[mate], label), np.where(mask, valid[mate], valid)
-        for i in range(len(label)):
-            regions = x["mask"][i] if part == "unlabelled" else None
-            wide = None if regions is None else np.broadcast_to(regions[..., None], image[i].shape)
-            self.same(f"{part} example {i}: label as fed", x["label"][i], label[i], mask=regions)
-            self.same(f"{part} example {i}: valid as fed", x["valid"][i], valid[i], mask=regions)
-            self.same(f"{part} example {i}: image as fed", x["image"][i], image[i], mask=wide)
-        return label, valid
 
     def prepare(self, disparity, valid, sky, shift_known) -> tuple[np.ndarray, np.ndarray]:
         """V1 3.1: d in 0-1 on each map; sky without a label is valid and farthest."""
@@ -147,28 +114,45 @@ class Step:
         scaled = (d - low) / (high - low) if high > low else 0 * d
         return np.where(ranged, scaled, 0), valid | sky
 
-    def maps(self, part: str, label, valid) -> tuple[float, float]:
-        """L_l or L_u: sum over the maps that contribute, and their number."""
-        x, total, count = self.x, 0.0, 0.0
-        for i in range(len(label)):
-            mask = x["unlabelled/mask"][i] if part == "unlabelled" else np.zeros_like(valid[i])
-            pred = x[f"{part}/prediction"][i].astype(np.float64)
-            kept = x[f"{part}/kept"][i]
-            value, counts, rho, used, ours = self.map_loss(
-                part, pred, label[i], valid[i], mask, kept
-            )
-            what = f"{part} example {i}"
-            self.same(f"{what}: residual", np.where(used, x[f"{part}/value"][i], 0), rho, mask=mask)
-            self.same(f"{what}: pixels used", x[f"{part}/used"][i], used, mask=mask)
-            self.same(f"{what}: pixels kept by the trimming", kept, ours, mask=mask)
-            self.same(f"{what}: loss", x[f"{part}/{part}_sum"][i], value)
-            self.same(f"{what}: counts", x[f"{part}/{part}_count"][i], counts)
+    def maps(self, part: str) -> tuple[float, float]:
+        """L_l or L_u, from what the data gave: sum over the contributing maps, and their number."""
+        x = {k.partition("/")[2]: v for k, v in self.x.items() if k.startswith(part + "/")}
+        source = [x[f"source_{k}"] for k in ("disparity", "valid", "sky", "shift_known")]
+        own = [self.prepare(*example) for example in zip(*source, strict=True)]
+        total, count = 0.0, 0.0
+        for i, (label, valid) in enumerate(own):
+            what, mask = f"{part} example {i}", None
+            if part == "labelled":
+                fed = label, valid, (x["source_image"][i].astype(np.float64) - MEAN) / STD
+            else:  # the draws of the distortion are not in the dump: images from behind it
+                mask, mate, (y0, x0, y1, x1) = x["mask"][i], int(x["partner"][i]), x["box"][i]
+                box = np.zeros_like(mask)
+                box[y0:y1, x0:x1] = True
+                self.same(f"{what}: mask and its box", mask, box)
+                self.same(f"{what}: is its own partner", mate == i, False)
+                self.same(f"{what}: own label", x["own_label"][i], label)
+                self.same(f"{what}: own valid", x["own_valid"][i], valid)
+                fed = (
+                    np.where(mask, own[mate][0], label),
+                    np.where(mask, own[mate][1], valid),
+                    np.where(mask[..., None], x["own_image"][mate], x["own_image"][i]),
+                )
+            for name, ours in zip(("label", "valid", "image"), fed, strict=True):
+                self.same(f"{what}: {name} as fed", x[name][i], ours, mask=mask)
+            pred, kept = x["prediction"][i].astype(np.float64), x["kept"][i]
+            value, counts, rho, used, stay = self.map_loss(part, pred, *fed[:2], mask, kept)
+            self.same(f"{what}: residual", np.where(used, x["value"][i], 0), rho, mask=mask)
+            self.same(f"{what}: pixels used", x["used"][i], used, mask=mask)
+            self.same(f"{what}: pixels kept by the trimming", kept, stay, mask=mask)
+            self.same(f"{what}: loss", x[f"{part}_sum"][i], value)
+            self.same(f"{what}: counts", x[f"{part}_count"][i], counts)
             total, count = total + value, count + counts
         return total, count
 
     def map_loss(self, part: str, pred, label, valid, mask, dumped_kept):
         """V1 3.1, 3.2: |p - d| less median and over mean deviation, each region by its own."""
         loss, n = self.loss, max(int(valid.sum()), 1)
+        mask = np.zeros_like(valid) if mask is None else mask
         scaled, regions = np.zeros(pred.shape), []
         for region in (valid & ~mask, valid & mask):
             if region.sum() < loss["min_valid"]:
