@@ -14,6 +14,7 @@ An NPZ of V1's student (192 images at 518 pixels) takes 4 GB.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import cv2
@@ -76,7 +77,7 @@ class Auditor:
         self._folder.mkdir(parents=True, exist_ok=True)
         arrays = dump(found, reported, self._config, done, self._exact)
         with (self._folder / f"step_{done:06d}.npz").open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)
         for name, sheet in audit_sheets.sheets(arrays).items():
             ok, encoded = cv2.imencode(".png", sheet[..., ::-1])
             assert ok
@@ -151,9 +152,7 @@ def judged(part: str, given: state.Output, inputs, loss) -> dict[str, jax.Array]
     return found
 
 
-def dump(
-    found, reported: dict[str, float], config, done: int, exact: bool
-) -> dict[str, np.ndarray]:
+def dump(found, reported: dict[str, float], config, done: int, exact: bool) -> dict[str, Any]:
     """One flat dict of arrays, "unlabelled/label" and so on; narrow floats widened (exactly)."""
     about = {"step": done, "exact": exact, "config": config.to_json_best_effort()}
     arrays = {k: np.asarray(v) for k, v in about.items()}
@@ -190,7 +189,8 @@ def check_reported(found, reported: dict[str, float], config, done: int, roundin
     means["total"] = sum(weights[k] * mean for k, mean in means.items())
     for name, mean in means.items():
         step = reported[f"loss/{name}"]
-        if not abs(mean - step) <= rounding * max(1.0, abs(step)):
+        # what is not finite in the step, the training itself refuses
+        if math.isfinite(step) and not abs(mean - step) <= rounding * max(1.0, abs(step)):
             raise ValueError(
                 f"step {done}: the training step reported loss/{name} = {step!r}, the same "
                 f"functions beside it gave {mean!r}, further apart than rounding ({rounding:g}). "

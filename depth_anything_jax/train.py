@@ -138,7 +138,7 @@ def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
                 with report.paused():
                     compiled = step_function.lower(train_state, frozen, batch).compile()
                 report.text(monitor.memory(compiled))
-            with report.paused():
+            with report.paused():  # --audit looks at the state before its update
                 seen = auditor.before(train_state, frozen, batch)
             train_state, metrics = compiled(train_state, frozen, batch)
             with report.paused():

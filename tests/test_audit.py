@@ -346,6 +346,9 @@ def test_losses_that_the_step_did_not_report_are_refused():
     found["labelled"]["sum"] = 2.001
     with pytest.raises(ValueError, match=r"step 1: .*loss/labelled = 0.5, .* gave 0.50025"):
         audit.check_reported(found, reported, c, 1, audit.EXACT_ROUNDING)
+    found["labelled"]["sum"] = float("nan")
+    with pytest.raises(ValueError, match="gave nan"):
+        audit.check_reported(found, reported, c, 1, audit.EXACT_ROUNDING)
 
 
 def test_several_processes_and_negative_numbers_are_refused(tmp_path, monkeypatch):
