@@ -10,6 +10,7 @@ ROWS = 8  # examples on a sheet
 CAPTION = 34  # pixels above a tile
 RESIDUAL_RANGE = 3.0  # mean deviations of the label: the brightest colour
 BOX, TRIMMED = (255, 255, 0), (255, 0, 0)
+NEAREST = cv2.INTER_NEAREST
 
 
 def sheets(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -102,12 +103,14 @@ def _residual(value, used, kept) -> np.ndarray:
 
 
 def _tokens(image, kept) -> np.ndarray:
-    """The image, grey over the patches whose token the margin leaves out of the loss."""
+    """The image; grey over the patches that the margin leaves out, a line around the others."""
+    side = (SIDE, SIDE)
     rows = image.shape[0] // 14
-    cells = cv2.resize(
-        kept.reshape(rows, -1).astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST
-    )
-    return np.where(cells[..., None] > 0, image, image // 5 + pictures.GREY * 4 // 5)
+    cells = cv2.resize(kept.reshape(rows, -1).astype(np.uint8), side, interpolation=NEAREST)
+    image = cv2.resize(image, side, interpolation=NEAREST)
+    shown = np.where(cells[..., None] > 0, image, image // 5 + pictures.GREY * 4 // 5)
+    outlines, _ = cv2.findContours(cells, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(shown, outlines, -1, BOX, 1)
 
 
 def _share(mask, word: str) -> str:
@@ -125,7 +128,7 @@ def _mean(value, used, kept) -> str:
 def _tile(picture, title: str, words: str, box=None) -> np.ndarray:
     """A picture at SIDE x SIDE under two lines of text; the box is drawn around its pixels."""
     h, w = picture.shape[:2]
-    how = cv2.INTER_AREA if h > SIDE else cv2.INTER_NEAREST
+    how = cv2.INTER_AREA if h > SIDE else NEAREST
     picture = cv2.resize(picture, (SIDE, SIDE), interpolation=how)
     if box is not None and box[2] > box[0]:
         y0, x0, y1, x1 = (int(round(s * SIDE / n)) for s, n in zip(box, (h, w, h, w), strict=True))
