@@ -40,6 +40,20 @@ class LossSum(NamedTuple):
     logs: dict[str, Pair]
 
 
+class Residuals(NamedTuple):
+    """What a map's loss is the mean of, pixel by pixel (b, h, w).
+
+    Attributes:
+      value: |p̂ - d̂|, 0 where nothing is asked.
+      used: valid pixels of contributing regions.
+      kept: those of them that are not trimmed.
+    """
+
+    value: Array
+    used: Array
+    kept: Array
+
+
 class _Label(NamedTuple):
     """What the label alone decides, for each map (b) and each of its regions (b, r)."""
 
@@ -109,7 +123,7 @@ def affine_invariant(
     gradient_weight: float = 0.0,
 ) -> LossSum:
     """Affine-invariant loss of each map against its label (from `prepare_label`); see `cutmix`."""
-    return _map_loss(pred, label, valid, None, trim, "sample", min_valid, 0.0, gradient_weight)
+    return _map_loss(pred, label, valid, None, trim, "sample", min_valid, 0.0, gradient_weight)[0]
 
 
 def cutmix(
@@ -150,7 +164,22 @@ def cutmix(
     """
     return _map_loss(
         pred, label, valid, mask, trim, trim_per, min_valid, min_region_scale, gradient_weight
-    )
+    )[0]
+
+
+def residuals(
+    pred: Float[Array, "b h w"],
+    label: Float[Array, "b h w"],
+    valid: Bool[Array, "b h w"],
+    mask: Bool[Array, "b h w"] | None = None,
+    *,
+    trim: float = 0.0,
+    trim_per: str = "sample",
+    min_valid: int = 10,
+    min_region_scale: float = 0.0,
+) -> Residuals:
+    """What `cutmix` (mask given) or `affine_invariant` takes the mean of, for people to look at."""
+    return _map_loss(pred, label, valid, mask, trim, trim_per, min_valid, min_region_scale, 0.0)[1]
 
 
 def feature_alignment(
@@ -171,8 +200,7 @@ def feature_alignment(
     """
     if denominator not in ("image", "global"):
         raise ValueError(f"denominator={denominator!r}: choose 'image' or 'global'")
-    cosine = jnp.sum(_unit(student) * _unit(lax.stop_gradient(frozen)), axis=-1)
-    kept = ~(lax.stop_gradient(cosine) > margin)  # a NaN is kept, so that the run sees it
+    cosine, kept = cosines(student, frozen, margin=margin)
     distance = jnp.sum(jnp.where(kept, 1 - cosine, 0), axis=1)
     active = jnp.sum(kept, axis=1, dtype=cosine.dtype)
     images = jnp.asarray(len(cosine), cosine.dtype)
@@ -185,9 +213,17 @@ def feature_alignment(
     return LossSum(jnp.sum(distance / jnp.maximum(active, 1)), images, logs)
 
 
+def cosines(
+    student: Float[Array, "b n d"], frozen: Float[Array, "b n d"], *, margin: float = 0.85
+) -> tuple[Float[Array, "b n"], Bool[Array, "b n"]]:
+    """Each token's cosine to the frozen encoder's, and whether the margin leaves it in the loss."""
+    cosine = jnp.sum(_unit(student) * _unit(lax.stop_gradient(frozen)), axis=-1)
+    return cosine, ~(lax.stop_gradient(cosine) > margin)  # a NaN is kept, so that the run sees it
+
+
 def _map_loss(
     pred, label, valid, mask, trim, trim_per, min_valid, min_region_scale, gradient_weight
-) -> LossSum:
+) -> tuple[LossSum, Residuals]:
     if not 0 <= trim < 1:
         raise ValueError(f"trim={trim}: the share of residuals left out must be in [0, 1)")
     if trim_per not in ("sample", "region"):
@@ -222,7 +258,8 @@ def _map_loss(
         logs["affine"] = lax.stop_gradient(jnp.sum(per_map)), count
         logs["gradient"] = lax.stop_gradient(jnp.sum(matching)), count
         per_map = per_map + gradient_weight * matching
-    return LossSum(jnp.sum(per_map), count, logs)
+    pixels = Residuals(*(m.reshape(shape) for m in (_absolute(difference), used, kept)))
+    return LossSum(jnp.sum(per_map), count, logs), pixels
 
 
 def _decide(label, valid, mask, min_valid, min_region_scale) -> _Label:

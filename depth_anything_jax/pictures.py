@@ -7,12 +7,16 @@ GREY = 128  # an invalid pixel: a colour that the colour map does not hold
 
 
 def colourise(
-    disparity: Float[np.ndarray, "h w"], valid: Bool[np.ndarray, "h w"] | None = None
+    disparity: Float[np.ndarray, "h w"],
+    valid: Bool[np.ndarray, "h w"] | None = None,
+    *,
+    limits: tuple[float, float] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A disparity map in colours: near is warm (red), far is cold (blue), invalid is grey.
 
     Each map is stretched over its own 2nd to 98th percentile, because relative disparity has no
-    scale of its own. The colour map is matplotlib's Spectral_r, as in the Depth Anything demos.
+    scale of its own; `limits` gives maps that are to be compared one range. The colour map is
+    matplotlib's Spectral_r, as in the Depth Anything demos.
     """
     from matplotlib import colormaps
 
@@ -20,7 +24,7 @@ def colourise(
     picture = np.full((*disparity.shape, 3), GREY, np.uint8)
     if not usable.any():
         return picture
-    low, high = np.percentile(disparity[usable], [2, 98])
+    low, high = limits or np.percentile(disparity[usable], [2, 98])
     if high > low:
         unit = np.clip((disparity[usable] - low) / (high - low), 0, 1)
     else:

@@ -8,7 +8,7 @@ that microbatches and devices add up to exactly the gradient of the whole batch.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import flax.linen as nn
@@ -48,6 +48,20 @@ class Networks:
     teacher: nn.Module | None = None
 
 
+class Output(NamedTuple):
+    """What the networks give for one part of a batch.
+
+    Attributes:
+      depth: the student's map (b, h, w).
+      tokens: its last block's patch tokens after the final LayerNorm (b, n, d).
+      frozen_tokens: the frozen encoder's, of unlabelled images; None without that encoder.
+    """
+
+    depth: jax.Array
+    tokens: jax.Array
+    frozen_tokens: jax.Array | None = None
+
+
 def new_state(params, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
     """A state at step 0. The average is a copy, because donation forbids sharing buffers."""
     return TrainState(
@@ -74,15 +88,7 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
 
     def step(state: TrainState, frozen, batch):
         # 1. What the student sees and what it is asked for, on the whole batch.
-        inputs = {}
-        if "labelled" in batch:
-            inputs["labelled"] = labelled_inputs(batch["labelled"], use_sky=loss.sky)
-        if "unlabelled" in batch:
-            seen = batch["unlabelled"]
-            if networks.teacher is not None:
-                seen = label_online(networks.teacher, frozen["teacher"], seen, accumulation)
-            keys = perturb.example_keys(config.seed, state.step, seen["image"].shape[0])
-            inputs["unlabelled"] = unlabelled_inputs(seen, keys, config)
+        inputs = step_inputs(networks, config, state.step, frozen, batch)
         # 2. How many maps contribute, from the labels alone.
         counts = {
             part: losses.contributing_maps(
@@ -94,7 +100,7 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
             )
             for part, x in inputs.items()
         }
-        microbatches = _split(inputs, accumulation)
+        microbatches = split(inputs, accumulation)
         trainable = optim.trainable(state.params, (*optim.UNUSED, *config.optim.freeze))
         if networks.frozen_encoder is not None and "unlabelled" in inputs:
             counts["features"] = _count_features(
@@ -141,6 +147,20 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
         return new, metrics
 
     return step
+
+
+def step_inputs(networks: Networks, config, step, frozen, batch) -> dict[str, dict[str, Any]]:
+    """What the student sees and what it is asked for at a step, of the whole batch, by part."""
+    inputs = {}
+    if "labelled" in batch:
+        inputs["labelled"] = labelled_inputs(batch["labelled"], use_sky=config.loss.sky)
+    if "unlabelled" in batch:
+        seen = batch["unlabelled"]
+        if networks.teacher is not None:
+            seen = label_online(networks.teacher, frozen["teacher"], seen, config.accumulation)
+        keys = perturb.example_keys(config.seed, step, seen["image"].shape[0])
+        inputs["unlabelled"] = unlabelled_inputs(seen, keys, config)
+    return inputs
 
 
 def labelled_inputs(batch, *, use_sky: bool) -> dict[str, jax.Array]:
@@ -190,8 +210,7 @@ def label_online(teacher: nn.Module, params, batch, accumulation: int) -> dict[s
     def predict(images):
         return teacher.apply({"params": params}, perturb.normalise(images))
 
-    split = _split(batch["image"], accumulation)
-    disparity = _unsplit(jax.lax.map(predict, split))
+    disparity = unsplit(jax.lax.map(predict, split(batch["image"], accumulation)))
     everywhere = jnp.ones(disparity.shape, bool)
     return {
         **batch,
@@ -204,12 +223,16 @@ def label_online(teacher: nn.Module, params, batch, accumulation: int) -> dict[s
 
 def loss_parts(networks: Networks, params, frozen, inputs, loss) -> dict[str, losses.LossSum]:
     """L_l, L_u and L_feat of one microbatch, by name, as (sum, count)."""
-    depth, features = _student(networks, params, inputs)
+    return losses_of(outputs_of(networks, params, frozen, inputs), inputs, loss)
+
+
+def losses_of(outputs: dict[str, Output], inputs, loss) -> dict[str, losses.LossSum]:
+    """The losses of what the networks gave for these inputs."""
     parts = {}
     if "labelled" in inputs:
         x = inputs["labelled"]
         parts["labelled"] = losses.affine_invariant(
-            depth["labelled"],
+            outputs["labelled"].depth,
             x["label"],
             x["valid"],
             min_valid=loss.min_valid,
@@ -218,7 +241,7 @@ def loss_parts(networks: Networks, params, frozen, inputs, loss) -> dict[str, lo
     if "unlabelled" in inputs:
         x = inputs["unlabelled"]
         parts["unlabelled"] = losses.cutmix(
-            depth["unlabelled"],
+            outputs["unlabelled"].depth,
             x["label"],
             x["valid"],
             x["mask"],
@@ -228,13 +251,13 @@ def loss_parts(networks: Networks, params, frozen, inputs, loss) -> dict[str, lo
             min_region_scale=loss.min_region_scale,
             gradient_weight=loss.gradient_weight,
         )
-        if networks.frozen_encoder is not None:
-            parts["features"] = _alignment(networks, frozen, x, features["unlabelled"], loss)
+        if outputs["unlabelled"].frozen_tokens is not None:
+            parts["features"] = _alignment(outputs["unlabelled"], loss)
     return parts
 
 
-def _student(networks: Networks, params, inputs):
-    """Depth and final tokens by part, from one forward pass over both.
+def outputs_of(networks: Networks, params, frozen, inputs) -> dict[str, Output]:
+    """What the networks give for one microbatch, by part; the student in one pass over both.
 
     The parts are interleaved in the ratio of their sizes rather than laid end to end, so that
     every device's rows stay on it.
@@ -255,15 +278,21 @@ def _student(networks: Networks, params, inputs):
         pieces = jnp.split(grouped(x), ends, axis=1)
         return {k: v.reshape(-1, *v.shape[2:]) for k, v in zip(sizes, pieces, strict=True)}
 
-    return by_part(depth), by_part(features.tokens)
+    depth, tokens = by_part(depth), by_part(features.tokens)
+    given = {part: Output(depth[part], tokens[part]) for part in sizes}
+    if networks.frozen_encoder is not None and "unlabelled" in inputs:
+        x = inputs["unlabelled"]
+        image = x.get("frozen_image", x["image"])
+        target = networks.frozen_encoder.apply({"params": frozen["encoder"]}, image).tokens
+        target = jax.lax.stop_gradient(target)
+        given["unlabelled"] = given["unlabelled"]._replace(frozen_tokens=target)
+    return given
 
 
-def _alignment(networks, frozen, inputs, tokens, loss) -> losses.LossSum:
-    image = inputs.get("frozen_image", inputs["image"])
-    target = networks.frozen_encoder.apply({"params": frozen["encoder"]}, image).tokens
+def _alignment(output: Output, loss) -> losses.LossSum:
     return losses.feature_alignment(
-        tokens,
-        jax.lax.stop_gradient(target),
+        output.tokens,
+        output.frozen_tokens,
         margin=loss.feat_margin,
         denominator=loss.feat_denominator,
     )
@@ -275,20 +304,21 @@ def _count_features(networks, params, frozen, microbatches, inputs, loss):
         return jnp.float32(inputs["unlabelled"]["image"].shape[0])
 
     def count(x):
-        _, tokens = _student(networks, params, {"unlabelled": x})
-        return _alignment(networks, frozen, x, tokens["unlabelled"], loss).count
+        given = outputs_of(networks, params, frozen, {"unlabelled": x})
+        return _alignment(given["unlabelled"], loss).count
 
     return jax.lax.map(count, microbatches["unlabelled"]).sum()
 
 
-def _split(tree, parts: int):
-    """(b, …) -> (parts, b / parts, …) without moving rows between devices."""
+def split(tree, parts: int):
+    """Microbatches: (b, …) -> (parts, b / parts, …) without moving rows between devices."""
     return jax.tree.map(
         lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree
     )
 
 
-def _unsplit(tree):
+def unsplit(tree):
+    """Back from `split`: the rows in their old order."""
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 

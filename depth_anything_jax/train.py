@@ -1,6 +1,7 @@
 """Train a teacher, a student or a fine-tuned model.
 
     python -m depth_anything_jax.train --config=configs/student.py:demo [--config.field=value …]
+        [--workdir=DIR] [--audit=N]
 
 One program for one chip, one host or many hosts (start it once on each). It resumes from its
 workdir by itself; SIGTERM saves and exits 0. `train` below reads in the order things happen:
@@ -17,12 +18,13 @@ import threading
 from typing import Any
 
 
-def train(config, workdir: str) -> dict[str, float]:
+def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
     """Runs `config` to its last step; returns the last step's metrics.
 
     Args:
       config: see configs/common.py for every field.
       workdir: checkpoints, logs and pictures go here; what is there is continued.
+      audit_steps: write down everything that the first so many steps do, see audit.py.
     Raises:
       ValueError: a field that does not fit, named with its value and the cure.
       FileNotFoundError: data, labels or weights that are not there yet, and how to make them.
@@ -30,7 +32,16 @@ def train(config, workdir: str) -> dict[str, float]:
     """
     import jax
 
-    from depth_anything_jax import checkpoint, initial, monitor, optim, preflight, sharding, state
+    from depth_anything_jax import (
+        audit,
+        checkpoint,
+        initial,
+        monitor,
+        optim,
+        preflight,
+        sharding,
+        state,
+    )
     from depth_anything_jax.data import pipeline
     from depth_anything_jax.report import ProfileWindow, Report
 
@@ -44,6 +55,7 @@ def train(config, workdir: str) -> dict[str, float]:
 
     # 3. Networks: the student, and those that never learn.
     networks, frozen, meta = initial.networks(config, mesh)
+    auditor = audit.Auditor(networks, config, workdir, audit_steps)
 
     # 4. Shapes before arrays: where every part of the state will lie.
     new_params = initial.init_params(networks.student, config)
@@ -126,7 +138,11 @@ def train(config, workdir: str) -> dict[str, float]:
                 with report.paused():
                     compiled = step_function.lower(train_state, frozen, batch).compile()
                 report.text(monitor.memory(compiled))
+            with report.paused():  # --audit looks at the state before its update
+                seen = auditor.before(train_state, frozen, batch)
             train_state, metrics = compiled(train_state, frozen, batch)
+            with report.paused():
+                auditor.after(seen, metrics)
             report.step(config.batch_size)
 
             if pending is not None:
@@ -225,6 +241,9 @@ def main() -> None:
     distributed = flags.DEFINE_bool(
         "distributed", False, "this is one of several processes; see sharding.join_processes"
     )
+    audit = flags.DEFINE_integer(
+        "audit", 0, "write down the first N steps: NPZ and sheets in WORKDIR/audit, see audit.py"
+    )
     flags.mark_flag_as_required("config")
 
     def run(argv):
@@ -236,7 +255,7 @@ def main() -> None:
 
             sharding.join_processes()
         try:
-            train(config.value, workdir.value or config.value.workdir)
+            train(config.value, workdir.value or config.value.workdir, audit.value)
         except (ValueError, FileNotFoundError, FloatingPointError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
 

@@ -158,7 +158,7 @@ def environment():
 
 def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_path, environment):
     # A thousand steps, so that the signal finds it running whatever the machine does.
-    many = ("--config.total_steps=1000", "--config.checkpoint.every=1000")
+    many = ("--config.total_steps=1000", "--config.checkpoint.every=1000", "--audit=1")
     run = subprocess.Popen(
         command(tmp_path, *many), env=environment, cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -173,6 +173,7 @@ def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_p
     assert 2 <= stopped < 1000
     assert f"SIGTERM: saved after step {stopped}" in "".join(lines)
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == stopped
+    assert [p.name for p in (tmp_path / "audit").glob("*.npz")] == ["step_000001.npz"]
 
 
 def test_a_misspelt_field_names_the_nearest(environment, tmp_path):

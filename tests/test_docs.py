@@ -1,0 +1,187 @@
+"""What the documents name exists: files, headings, functions, tests, fields of the config."""
+
+import ast
+import functools
+import pathlib
+import re
+import runpy
+
+import pytest
+from ml_collections import ConfigDict
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "depth_anything_jax"
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + sorted(
+    str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")
+)
+FILES = ("py", "md", "json", "safetensors")  # endings: `losses.py` is no name in a module
+TABLES = ("docs/method.md", "README.md")  # the last cell of a row names fields
+
+
+@functools.cache
+def defined(file: pathlib.Path) -> set[str]:
+    """Functions, classes and constants of a Python file, and what its classes define: "A.f"."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign):
+            found |= {t.id for t in node.targets if isinstance(t, ast.Name)}
+        elif isinstance(node, ast.AnnAssign):
+            found.add(ast.unparse(node.target))
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+            body = node.body if isinstance(node, ast.ClassDef) else []
+            found |= {f"{node.name}.{m.name}" for m in body if isinstance(m, ast.FunctionDef)}
+    return found
+
+
+@functools.cache
+def config() -> ConfigDict:
+    return runpy.run_path(str(ROOT / "configs" / "common.py"))["get_config"]()
+
+
+@functools.cache
+def modules() -> dict[str, pathlib.Path]:
+    """Modules of the package by their own name and by their path: "pipeline", "data.pipeline"."""
+    found = {}
+    for file in PACKAGE.rglob("*.py"):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        found |= {parts[-1]: file, ".".join(parts): file}
+    return found
+
+
+def without_math(text: str) -> str:
+    return re.sub(r"\$`.*?`\$|```math\n.*?```", "", text, flags=re.DOTALL)
+
+
+def is_field(name: str) -> bool:
+    """Whether "loss.trim", "optim.*" or "teacher" is a field of configs/common.py."""
+    value = config()
+    for part in name.split("."):
+        if part == "*" or part.endswith("*") and any(k.startswith(part[:-1]) for k in value):
+            return isinstance(value, ConfigDict)
+        if not isinstance(value, ConfigDict) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def links(document: str, text: str) -> list[str]:
+    """Relative links that lead to no file or heading, or to a file without the function named."""
+    bad = []
+    for words, target in re.findall(r"\[([^\]]*)\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / document).parent / path if path else None
+        if file is not None and not file.exists():
+            bad.append(f"{target}: no such file")
+        elif anchor:
+            headings = re.findall(r"^#+ (.*)", file.read_text() if file else text, re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            bad += [f"{target}: no such heading"] if anchor not in slugs else []
+        named = re.fullmatch(r"`(\w+)\.([\w.]+)`", words)
+        if named and path.endswith(".py") and file is not None and file.exists():
+            if file.stem != named[1] or named[2] not in defined(file):
+                bad.append(f"{words} is not in {path}")
+    return bad
+
+
+def named_tests(text: str) -> list[str]:
+    """`file::test` that is not there."""
+    return [
+        f"{path}::{name}: no such test"
+        for path, name in re.findall(r"`([\w/.]+)::(\w+)[^`]*`", text)
+        if not (ROOT / path).is_file() or name not in defined(ROOT / path)
+    ]
+
+
+def names(text: str) -> list[str]:
+    """`a.b` where a is a module of ours or a section of the config, and neither holds b."""
+    bad = []
+    for name in re.findall(r"`(?:--config\.)?([a-z_]+(?:\.[\w*]+)+)(?:=[^`]*)?`", text):
+        section, _, rest = name.rpartition(".")
+        top = name.split(".")[0]
+        known = section in modules() and rest in defined(modules()[section])
+        if rest in FILES or known or is_field(name):
+            continue
+        if section in modules() or isinstance(config().get(top), ConfigDict):
+            bad.append(f"{name}: no such function or field")
+    return bad
+
+
+def fields(text: str) -> list[str]:
+    """What stands in the last cell of a table's row and is no field."""
+    cells = re.findall(r"\| ([^|\n]*) \|\n", text)
+    named = [n for cell in cells for n in re.findall(r"`([a-z_.*]+)`", cell)]
+    return [f"{n}: no such field" for n in named if not is_field(n)]
+
+
+def formulas(text: str) -> list[str]:
+    """Formulas that GitHub would not render: open braces, and bars that end a table's cell."""
+    blocks = re.findall(r"^```math\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    inline = re.findall(r"\$`(.*?)`\$", text)
+    bad = [f"{m}: a bar inside a line ends a cell, use \\lvert" for m in inline if "|" in m]
+    for formula in blocks + inline:
+        if formula.count("{") != formula.count("}"):
+            bad.append(f"{formula}: braces")
+        if len(re.findall(r"\\left\b", formula)) != len(re.findall(r"\\right\b", formula)):
+            bad.append(f"{formula}: \\left and \\right")
+    if text.count("```math") != len(blocks) or text.count("$`") != text.count("`$"):
+        bad.append("a formula does not end")
+    return bad
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_a_document_names_exists(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    plain = without_math(text)
+    bad = links(document, plain) + named_tests(plain) + names(plain) + formulas(text)
+    assert bad + (fields(plain) if document in TABLES else []) == []
+
+
+def test_the_method_page_is_complete():
+    """Every part of the method has its formula, code and tests, or the other test says little."""
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    assert len(re.findall("```math", text)) >= 10
+    assert len(re.findall(r"^- Code:", text, re.MULTILINE)) >= 9
+    assert len(set(re.findall(r"`(tests/\S+::\w+)`", text))) >= 40
+    rows = "".join(re.findall(r"\| ([^|\n]*) \|\n", text))
+    named = {n for n in re.findall(r"`([a-z_.]+)`", rows)}
+    wanted = {f"loss.{k}" for k in config().loss} | {"perturb.colour", "perturb.cutmix", "teacher"}
+    assert wanted - named == set(), "fields of the method that the page does not explain"
+
+
+@pytest.mark.parametrize(
+    ("check", "text", "found"),
+    [
+        (lambda t: links("docs/method.md", t), "[a](../nowhere.py)", "no such file"),
+        (lambda t: links("docs/method.md", t), "[a](data.md#nothing)", "no such heading"),
+        (
+            lambda t: links("docs/method.md", t),
+            "[`losses.cutmics`](../depth_anything_jax/losses.py)",
+            "`losses.cutmics` is not in",
+        ),
+        (
+            lambda t: links("docs/method.md", t),
+            "[`state.cutmix`](../depth_anything_jax/losses.py)",
+            "`state.cutmix` is not in",
+        ),
+        (named_tests, "`tests/test_losses.py::test_nothing`", "no such test"),
+        (named_tests, "`tests/nowhere.py::test_nothing`", "no such test"),
+        (names, "`losses.cutmics`", "no such function or field"),
+        (names, "`loss.trimm`", "no such function or field"),
+        (names, "`--config.loss.trimm=1`", "no such function or field"),
+        (names, "`perturb.cutmix.q`", "no such function or field"),
+        (names, "`data.pipeline.batches`", "no such function or field"),
+        (fields, "| a | b | `teachers` |\n", "no such field"),
+        (fields, "| a | b | `loss.x*` |\n", "no such field"),
+        (formulas, "$`|x|`$", "a bar"),
+        (formulas, "```math\n\\frac{1}{2\n```\n", "braces"),
+        (formulas, "```math\n\\left( x )\n```\n", "left and"),
+        (formulas, "```math\nx\n", "does not end"),
+    ],
+)
+def test_the_checks_find_what_is_wrong(check, text, found):
+    """The test above stands on these."""
+    (problem,) = check(text)
+    assert found in problem
