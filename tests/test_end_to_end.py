@@ -17,9 +17,9 @@ from depth_anything_jax import (
     weights,
 )
 from depth_anything_jax.data import sources, specs
+from tests.test_data_prepare import prepare
 
 SIZE = 28
-UNLABELLED = f"scenes:B?count=6&size={SIZE}&labelled=False"
 SMALL = {
     "input_size": SIZE,
     "total_steps": 3,
@@ -48,12 +48,19 @@ def runs(tmp_path_factory):
         train.train(
             shipped("teacher", batch_size=8, init_from="demo-encoder"), str(folder / "teacher")
         )
-        source = sources.make(specs.parse(UNLABELLED))
+        # Packed images, whose stored names are not their keys in the data set.
+        done = prepare(
+            "--source", f"scenes:B?count=6&size={SIZE}&labelled=False", "--out", folder,
+            "--name", "few", "--workers", 1,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        unlabelled = f"tfds:{folder / 'few'}"
+        source = sources.make(specs.parse(unlabelled))
         pseudo_label.label(
             str(folder / "teacher"), source, folder / "labels", size=SIZE, batch_size=8
         )
         c = shipped("student", batch_size=24, **{
-            "data.unlabelled": (UNLABELLED,), "data.labels": (str(folder / "labels"),),
+            "data.unlabelled": (unlabelled,), "data.labels": (str(folder / "labels"),),
             "eval.every": 3, "eval.data": (f"scenes:C?count=2&size={SIZE}",),
         })  # fmt: skip
         train.train(c, str(folder / "student"))
