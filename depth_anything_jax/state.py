@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from depth_anything_jax import losses, optim, perturb, sharding
+from depth_anything_jax import inference, losses, optim, perturb, sharding
 
 
 @flax.struct.dataclass
@@ -188,7 +188,7 @@ def label_online(teacher: nn.Module, params, batch, accumulation: int) -> dict[s
     """The unlabelled batch with the frozen teacher's disparity of each clean crop."""
 
     def predict(images):
-        return teacher.apply({"params": params}, perturb.normalise(images))
+        return inference.disparity(teacher, params, perturb.normalise(images))
 
     split = _split(batch["image"], accumulation)
     disparity = _unsplit(jax.lax.map(predict, split))
@@ -198,7 +198,7 @@ def label_online(teacher: nn.Module, params, batch, accumulation: int) -> dict[s
         "disparity": disparity,
         "valid": everywhere,
         "sky": ~everywhere,
-        "shift_known": jnp.zeros(disparity.shape[0], bool),
+        "shift_known": jnp.full(disparity.shape[0], inference.is_metric(teacher)),
     }
 
 
