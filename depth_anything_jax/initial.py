@@ -75,21 +75,24 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
         frozen["teacher"] = loaded.params
         meta["licence_chain"] = _chain(meta, "teacher", loaded)
     if config.unlabelled_ratio and config.teacher in ("records", "files"):
-        links = [link for path in config.data.labels for link in labels.licences(path)]
-        chain = meta["licence_chain"]
-        chain += [link for i, link in enumerate(links) if link not in chain + links[:i]]
+        stored = [labels.licences(path) for path in config.data.labels]
+        meta["licence_chain"] = licences.merge(meta["licence_chain"], *stored)
     shardings = sharding.tree_shardings(frozen, mesh)
     return Networks(student, encoder, teacher), jax.device_put(frozen, shardings), meta
 
 
 def _chain(meta: dict[str, Any], role: str, loaded: weights.Weights) -> list[dict[str, Any]]:
-    """The licences so far and those behind one more network; the last link names its role here."""
-    chain = list(meta["licence_chain"])
-    history = loaded.metadata.get("licence_chain") or licences.extend(
-        [], role, loaded.source, loaded.licence
+    """The licences so far, those behind one more network, and that network in its role."""
+    history = loaded.metadata["licence_chain"]
+    return licences.merge(
+        meta["licence_chain"], licences.used(history, role, loaded.source, loaded.licence)
     )
-    links = [*history[:-1], {**history[-1], "role": role}]
-    return chain + [link for link in links if link not in chain]
+
+
+def continued(old: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a run that goes on from a checkpoint: its licences first, then the new."""
+    chain = licences.merge(old.get("licence_chain", []), meta["licence_chain"])
+    return {**meta, "licence_chain": chain}
 
 
 def init_params(student, config):
@@ -137,7 +140,11 @@ def load_initial(
                 f"init_parts='all' needs an Orbax folder; init_from={source!r} is none"
             )
         checkpoints = checkpoint.Checkpoints(step.parent)
-        meta = {**meta, "licence_chain": checkpoints.meta(int(step.name)).get("licence_chain", [])}
+        old = checkpoints.meta(int(step.name))
+        meta = continued(old, meta)
+        chain = meta["licence_chain"]
+        licence = licences.combined(old.get("licence_chain", []))
+        meta["licence_chain"] = licences.extend(chain, "initial weights", source, licence)
         restored = checkpoints.restore(abstract, int(step.name))
         checkpoints.close()
         return restored, meta

@@ -88,8 +88,8 @@ def label(
             f"batch_size={batch_size} does not divide over {len(predict.devices)} devices; use a "
             f"multiple of {len(predict.devices)}"
         )
-    chain = licences.extend(
-        teacher.metadata.get("licence_chain", []), "teacher", teacher.source, teacher.licence
+    chain = licences.used(
+        teacher.metadata["licence_chain"], "teacher", teacher.source, teacher.licence
     )
     notes = dict(notes or {})
     if compute != np.float32:
