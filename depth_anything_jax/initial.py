@@ -64,14 +64,12 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
                 "compares features of the same size"
             )
     if config.unlabelled_ratio and config.teacher == "online":
-        loaded = weights.load(config.teacher_from)
-        teacher = models.build(
-            loaded.variant,
-            version=loaded.version or "v2",
-            head=loaded.head,
-            max_depth=loaded.max_depth,
-            **forward,
+        loaded = weights.load(
+            config.teacher_from,
+            allow_missing=config.allow_missing or None,
+            fill=config.fill_missing,
         )
+        teacher = weights.model_of(loaded, **forward)
         frozen["teacher"] = loaded.params
         meta["licence_chain"] = _chain(meta, "teacher", loaded)
     if config.unlabelled_ratio and config.teacher in ("records", "files"):

@@ -180,7 +180,7 @@ def test_the_program_labels_a_folder(tmp_path, teacher):
     torn.write_bytes(torn.read_bytes()[:2000])
     done = program(
         f"--checkpoint={teacher[0]}", f"--data={photos}", f"--out={out}", "--size=56",
-        "--batch_size=2", "--shard_size=4",
+        "--batch_size=2", "--shard_size=4", "--allow-missing=nothing",
     )  # fmt: skip
     assert done.returncode == 3, done.stdout + done.stderr
     assert "cannot label 2.png" in done.stdout
@@ -210,7 +210,26 @@ def test_a_mistake_gives_a_message_not_a_traceback(tmp_path):
 
 def test_help_lists_the_flags():
     done = program("--help")
-    assert "--buckets" in done.stdout and "--checkpoint" in done.stdout
+    for name in ("buckets", "checkpoint", "max_depth", "allow_missing"):
+        assert f"--{name}" in done.stdout
+
+
+FLAGS = """
+from absl import app
+from depth_anything_jax import weight_flags
+
+load = weight_flags.define()
+app.run(lambda argv: print(argv[1:], load()))
+"""
+
+
+def test_flags_of_weights_are_taken_with_dashes_too():
+    """As tools and error messages write them."""
+    expected = "[] {'version': 'v2', 'max_depth': 20.0, 'allow_missing': 'x.*', 'fill': 'zeros'}\n"
+    for given in (["--allow-missing=x.*", "--max-depth", "20"], ["--allow_missing", "x.*"]):
+        given = [*given, "--max_depth=20", "--version=v2", "--fill=zeros"]
+        done = subprocess.run([sys.executable, "-c", FLAGS, *given], capture_output=True, text=True)
+        assert done.stdout == expected, done.stderr
 
 
 def test_a_batch_that_does_not_divide_names_the_multiple(tmp_path, teacher):
