@@ -31,11 +31,21 @@ def compute_dtype(name: str):
 def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
     """The student, the frozen networks' parameters on the mesh, and the run's metadata.
 
+    Raises:
+      ValueError: a head that no loss here trains, networks that do not fit each other, a teacher
+        without a decoder.
+
     Returns:
       (Networks, {"encoder": …, "teacher": …} where present, metadata: what the model is, and
       "licence_chain").
     """
     m = config.model
+    if m.head != "relative":
+        raise ValueError(
+            f"model.head={m.head!r}: the losses here know disparity up to scale and shift, which "
+            "says nothing about metres; use model.head='relative' (metric fine-tuning is not there "
+            "yet; metric models can be teachers: teacher_from, pseudo_label)"
+        )
     dtype = compute_dtype(config.dtype)
     how = dict(dtype=dtype, scan=m.scan, remat=m.remat, attention=m.attention)
     student = models.build(
@@ -120,7 +130,7 @@ def load_initial(
     """The state with init_from's weights in place, and the metadata with their licence.
 
     Raises:
-      ValueError: weights of another size, or parts that the source does not hold.
+      ValueError: weights of another size or head, or parts that the source does not hold.
     """
     source, parts = config.init_from, config.init_parts
     if not source:
@@ -139,6 +149,7 @@ def load_initial(
             )
         checkpoints = checkpoint.Checkpoints(step.parent)
         old = checkpoints.meta(int(step.name))
+        _check_head(config, old.get("head", config.model.head))
         meta = continued(old, meta)
         chain = meta["licence_chain"]
         licence = licences.combined(old.get("licence_chain", []))
@@ -154,14 +165,17 @@ def load_initial(
         allow_missing=config.allow_missing or None,
         fill=config.fill_missing,
     )
+    if parts == "params":
+        _check_head(config, loaded.head)
     chosen = {name: loaded.params[name] for name in ("encoder", "decoder") if name in loaded.params}
     have = {p: x.shape for p, x in paths.leaves_by_path(chosen).items()}
     want = {p: x.shape for p, x in paths.leaves_by_path(state.params).items()}
-    wrong = [f"{p} {have[p]} (here {want.get(p)})" for p in have if want.get(p) != have[p]]
+    wrong = [f"  {p} {have[p]} (here {want.get(p)})" for p in have if want.get(p) != have[p]]
     if wrong:
         raise ValueError(
-            f"init_from={source!r} does not fit model.variant={config.model.variant!r}: "
-            + "; ".join(wrong[:5])
+            f"init_from={source!r} ({loaded.variant}) does not fit model.variant="
+            f"{config.model.variant!r} in {len(wrong)} tensors; choose weights of that size, or "
+            "set model.variant:\n" + "\n".join(wrong)
         )
     placed = jax.tree.map(
         lambda x, old: jax.device_put(x.astype(old.dtype), old.sharding),
@@ -173,3 +187,13 @@ def load_initial(
     meta = {**meta, "licence_chain": _chain(meta, "initial weights", loaded)}
     # The moments are zero whatever the parameters are.
     return TrainState(state.step, params, state.opt_state, ema), meta
+
+
+def _check_head(config, head: str) -> None:
+    """A decoder of another head has the same tensors, and another meaning."""
+    if head != config.model.head:
+        raise ValueError(
+            f"init_from={config.init_from!r} has a {head} head, model.head={config.model.head!r}: "
+            "its decoder would start with another meaning; take its encoder alone "
+            "(init_parts='encoder'), or weights with the same head"
+        )

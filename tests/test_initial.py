@@ -1,6 +1,7 @@
 """What a run starts from: weights in their places, licences that nothing loses, refusals."""
 
 import dataclasses
+import json
 import pathlib
 import runpy
 
@@ -8,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from depth_anything_jax import (
     checkpoint,
+    convert,
     initial,
     licences,
     models,
@@ -18,6 +21,7 @@ from depth_anything_jax import (
     paths,
     sharding,
     state,
+    weight_files,
     weights,
 )
 from depth_anything_jax.data import label_record
@@ -112,9 +116,7 @@ def test_parameters_of_a_run_start_a_new_one(run, params, mesh, parts):
 
 
 @pytest.mark.parametrize("parts", ["all", "params", "encoder"])
-def test_the_history_of_the_initial_weights_and_the_new_runs_own_are_kept(
-    run, params, mesh, parts
-):
+def test_the_history_of_the_initial_weights_and_the_new_runs_own_are_kept(run, params, mesh, parts):
     here = licences.extend([], "frozen encoder", "facebook/dinov2-small", FREE)
     c = config(init_from=run, init_parts=parts)
     _, meta = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": here})
@@ -158,3 +160,63 @@ def test_weights_without_a_history_stand_in_the_chain_once(tmp_path, params, mes
     c = config(init_from=path, init_parts="params")
     _, meta = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
     assert meta["licence_chain"] == licences.extend([], "initial weights", path, "MIT")
+
+
+# Refusals, and teachers that lack something
+
+
+@pytest.fixture
+def metric(tmp_path, params):
+    facts = {**FACTS, "head": "metric", "max_depth": 20.0}
+    checkpoint.save_params(tmp_path / "metric", params, facts)
+    return str(tmp_path / "metric")
+
+
+def test_no_loss_here_trains_a_metric_head(mesh):
+    with pytest.raises(ValueError, match=r"model.head='metric': .* use model.head='relative'"):
+        initial.networks(config(**{"model.head": "metric", "model.max_depth": 20.0}), mesh)
+
+
+@pytest.mark.parametrize("parts", ["params", "all"])
+def test_a_decoder_starts_under_its_own_head_only(metric, params, mesh, parts):
+    c = config(init_from=metric, init_parts=parts)
+    with pytest.raises(ValueError, match=r"has a metric head, model.head='relative'"):
+        initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+
+
+def test_the_encoder_of_a_metric_model_starts_any_head(metric, params, mesh):
+    c = config(init_from=metric, init_parts="encoder")
+    found, _ = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    assert_same(found.params["encoder"], params["encoder"])
+
+
+def test_weights_of_another_size_are_refused_with_every_tensor(run, params, mesh):
+    wide = jax.tree.map(lambda x: np.zeros((2, *x.shape), x.dtype), params)
+    fresh, shapes = zeros(params, mesh)
+    fresh = dataclasses.replace(fresh, params=wide)
+    c = config(init_from=run, init_parts="params")
+    with pytest.raises(ValueError, match="init_from=.* does not fit model.variant") as caught:
+        initial.load_initial(c, fresh, shapes, {"licence_chain": []})
+    for name, x in paths.leaves_by_path(params).items():
+        assert f"{name} {x.shape} (here {(2, *x.shape)})" in str(caught.value)
+
+
+def test_an_online_teacher_needs_a_decoder(mesh):
+    c = config(teacher="online", teacher_from="demo-encoder")
+    with pytest.raises(ValueError, match="demo-encoder holds an encoder alone"):
+        initial.networks(c, mesh)
+
+
+def test_an_online_teacher_may_lack_what_the_config_allows(tmp_path, params, mesh):
+    tensors = convert.to_torch(params, "official")
+    del tensors["depth_head.resize_layers.3.weight"]
+    path = tmp_path / "teacher.safetensors"
+    notes = {weight_files.METADATA_KEY: json.dumps(FACTS)}
+    save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, str(path), notes)
+    fields = {"teacher": "online", "teacher_from": str(path)}
+    with pytest.raises(convert.TensorMismatch, match="missing: depth_head.resize_layers.3.weight"):
+        initial.networks(config(**fields), mesh)
+    allowed = {"allow_missing": r"resize_layers\.3", "fill_missing": "zeros"}
+    _, frozen, _ = initial.networks(config(**fields, **allowed), mesh)
+    assert not frozen["teacher"]["decoder"]["resize_layers_3"]["kernel"].any()
+    assert_same(frozen["teacher"]["encoder"], params["encoder"])
