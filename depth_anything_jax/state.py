@@ -154,7 +154,7 @@ def labelled_inputs(batch, *, use_sky: bool) -> dict[str, jax.Array]:
 def unlabelled_inputs(batch, keys, config) -> dict[str, jax.Array]:
     """The paper's perturbation S and CutMix, on images and teacher labels alike (section 3.2).
 
-    Every image is distorted on its own, then mixed with the next image of the global batch:
+    Every image is distorted on its own, then mixed with the one before it in the global batch:
     inside the box (mask True) stand the partner's pixels, with the partner's label.
     """
     p = config.perturb
