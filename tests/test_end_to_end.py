@@ -2,6 +2,7 @@
 
 import runpy
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from depth_anything_jax import (
     checkpoint,
     configs,
     export,
+    losses,
     paths,
     pseudo_label,
     report,
+    sharding,
     train,
     weights,
 )
@@ -33,8 +36,8 @@ SMALL = {
 }
 
 
-def shipped(name, **fields):
-    c = runpy.run_path(str(configs.folder() / f"{name}.py"))["get_config"]("demo")
+def shipped(name, variant="demo", **fields):
+    c = runpy.run_path(str(configs.folder() / f"{name}.py"))["get_config"](variant)
     c.update_from_flattened_dict({**SMALL, **fields})
     return c
 
@@ -102,3 +105,37 @@ def test_trained_student_goes_to_torch_layout_and_back(runs, tmp_path):
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     assert (again.variant, again.version) == ("demo", "v2")
+
+
+def test_v2_learns_from_the_labels_of_another_tool_alone(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        image = cv2.resize(rng.uniform(0, 255, (4, 5, 3)).astype(np.uint8), (40, 32))
+        assert cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+        np.save(tmp_path / f"{i}_depth.npy", image.mean(-1))
+    c = shipped("student", "v2", batch_size=4, teacher="files", init_from="demo-encoder", **{
+        "model.variant": "demo", "frozen_encoder": "demo-encoder", "data.labelled": (),
+        "data.unlabelled": (f"folder:{tmp_path}",), "data.workers": 0,
+        "data.labels": (f"{tmp_path}?suffix=_depth",), "log.images": 0, "total_steps": 2,
+    })  # fmt: skip
+    weights_of_the_gradient = []
+    cutmix = losses.cutmix
+
+    def watched(*args, **options):
+        weights_of_the_gradient.append(options["gradient_weight"])
+        return cutmix(*args, **options)
+
+    monkeypatch.setattr(losses, "cutmix", watched)
+    make = sharding.make_mesh  # one device: quicker to compile for
+    monkeypatch.setattr(sharding, "make_mesh", lambda *a: make(*a, devices=jax.devices()[:1]))
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        numbers = train.train(c, str(tmp_path / "run"))
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    assert set(weights_of_the_gradient) == {2.0}
+    assert numbers["loss/unlabelled"] > 0 and "loss/labelled" not in numbers
+    mean = (numbers["loss/unlabelled"] + numbers["loss/features"]) / 2  # float32
+    assert numbers["loss/total"] == pytest.approx(mean, rel=1e-6)
+    _, meta = checkpoint.load_params(tmp_path / "run")
+    assert (meta["version"], meta["step"]) == ("v2", 2)
