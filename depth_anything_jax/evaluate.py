@@ -25,20 +25,10 @@ def scores(checkpoint: str, data: list[str], *, size: int = 518, limit: int = 0,
       size: short side of the input in pixels.
       limit: images of each source; 0: all.
     """
-    from depth_anything_jax import evaluation, inference, initial, models, weights
+    from depth_anything_jax import evaluation, inference, initial, weights
 
     found = weights.load(checkpoint, **load)
-    if found.parts == "encoder":
-        raise ValueError(
-            f"--checkpoint={checkpoint} holds an encoder alone, which predicts no depth"
-        )
-    model = models.build(
-        found.variant,
-        version=found.version or "v2",
-        head=found.head,
-        max_depth=found.max_depth,
-        dtype=initial.compute_dtype("auto"),
-    )
+    model = weights.model_of(found, dtype=initial.compute_dtype("auto"))
     predict = inference.Predictor(model, found.params)
     images = []
     for text in data:
@@ -80,13 +70,14 @@ def main() -> None:
     """The command line."""
     from absl import app, flags, logging
 
+    from depth_anything_jax import weight_flags
+
     checkpoint = flags.DEFINE_multi_string("checkpoint", None, "weights; may be given again")
     data = flags.DEFINE_multi_string("data", None, "labelled source; may be given again")
     size = flags.DEFINE_integer("size", 518, "short side of the input, in pixels")
     limit = flags.DEFINE_integer("limit", 0, "images of each source; 0: all")
-    missing = flags.DEFINE_string("allow_missing", None, "regex of tensors that weights may lack")
-    fill = flags.DEFINE_enum("fill", "init", ["init", "zeros"], "what missing tensors become")
-    version = flags.DEFINE_enum("version", None, ["v1", "v2"], "where the weights do not tell")
+    load = weight_flags.define()
+    flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
     out = flags.DEFINE_string("out", None, "JSON file for the numbers")
     flags.mark_flags_as_required(["checkpoint", "data"])
 
@@ -94,13 +85,12 @@ def main() -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)
-        load = {"allow_missing": missing.value, "fill": fill.value, "version": version.value}
         try:
             results = {
-                c: scores(c, data.value or [], size=size.value, limit=limit.value, **load)
+                c: scores(c, data.value or [], size=size.value, limit=limit.value, **load())
                 for c in checkpoint.value or []
             }
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
         print(table(results))
         if out.value:

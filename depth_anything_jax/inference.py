@@ -25,6 +25,19 @@ Predict = Callable[[np.ndarray], Any]
 IN_FLIGHT = 2  # batches on the device while the host prepares and stores others
 
 
+def is_metric(model: Any) -> bool:
+    """Whether the head gives metres, of which zero disparity is infinitely far."""
+    return model.decoder.head == "metric"
+
+
+def disparity(
+    model: Any, params: Any, images: Float[jax.Array, "b h w 3"]
+) -> Float[jax.Array, "b h w"]:
+    """What any head says about normalised images, larger is nearer: of metres 1 / depth."""
+    out = model.apply({"params": params}, images)
+    return 1 / jnp.maximum(out, MIN_DEPTH) if is_metric(model) else out
+
+
 class Predictor:
     """A model on this process's devices: normalised images in, disparity out.
 
@@ -32,7 +45,7 @@ class Predictor:
     for each shape. Processes do not wait for each other.
 
     Args:
-      model: as `models.build` gives it; a metric head's depth is turned into disparity, 1 / depth.
+      model: as `models.build` gives it; see `disparity`.
       params: its parameters.
       devices: None takes this process's.
     """
@@ -62,11 +75,9 @@ class Predictor:
 def _program(model: Any, split: NamedSharding) -> Callable[[Any, jax.Array], jax.Array]:
     """The jitted forward pass; one for all predictors of a model, so that an evaluation in the
     middle of training compiles once and not every time."""
-    metric = model.decoder.head == "metric"
 
     def run(params: Any, images: jax.Array) -> jax.Array:
-        out = model.apply({"params": params}, images)
-        return 1 / jnp.maximum(out, MIN_DEPTH) if metric else out
+        return disparity(model, params, images)
 
     return jax.jit(run, out_shardings=split)
 

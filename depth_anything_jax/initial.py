@@ -31,11 +31,21 @@ def compute_dtype(name: str):
 def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
     """The student, the frozen networks' parameters on the mesh, and the run's metadata.
 
+    Raises:
+      ValueError: a head that no loss here trains, networks that do not fit each other, a teacher
+        without a decoder.
+
     Returns:
       (Networks, {"encoder": …, "teacher": …} where present, metadata: what the model is, and
       "licence_chain").
     """
     m = config.model
+    if m.head != "relative":
+        raise ValueError(
+            f"model.head={m.head!r}: the losses here know disparity up to scale and shift, which "
+            "says nothing about metres; use model.head='relative' (metric fine-tuning is not there "
+            "yet; metric models can be teachers: teacher_from, pseudo_label)"
+        )
     dtype = compute_dtype(config.dtype)
     how = dict(dtype=dtype, scan=m.scan, remat=m.remat, attention=m.attention)
     student = models.build(
@@ -64,32 +74,33 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
                 "compares features of the same size"
             )
     if config.unlabelled_ratio and config.teacher == "online":
-        loaded = weights.load(config.teacher_from)
-        teacher = models.build(
-            loaded.variant,
-            version=loaded.version or "v2",
-            head=loaded.head,
-            max_depth=loaded.max_depth,
-            **forward,
+        loaded = weights.load(
+            config.teacher_from,
+            allow_missing=config.allow_missing or None,
+            fill=config.fill_missing,
         )
+        teacher = weights.model_of(loaded, **forward)
         frozen["teacher"] = loaded.params
         meta["licence_chain"] = _chain(meta, "teacher", loaded)
     if config.unlabelled_ratio and config.teacher in ("records", "files"):
-        links = [link for path in config.data.labels for link in labels.licences(path)]
-        chain = meta["licence_chain"]
-        chain += [link for i, link in enumerate(links) if link not in chain + links[:i]]
+        stored = [labels.licences(path) for path in config.data.labels]
+        meta["licence_chain"] = licences.merge(meta["licence_chain"], *stored)
     shardings = sharding.tree_shardings(frozen, mesh)
     return Networks(student, encoder, teacher), jax.device_put(frozen, shardings), meta
 
 
 def _chain(meta: dict[str, Any], role: str, loaded: weights.Weights) -> list[dict[str, Any]]:
-    """The licences so far and those behind one more network; the last link names its role here."""
-    chain = list(meta["licence_chain"])
-    history = loaded.metadata.get("licence_chain") or licences.extend(
-        [], role, loaded.source, loaded.licence
+    """The licences so far, those behind one more network, and that network in its role."""
+    history = loaded.metadata["licence_chain"]
+    return licences.merge(
+        meta["licence_chain"], licences.used(history, role, loaded.source, loaded.licence)
     )
-    links = [*history[:-1], {**history[-1], "role": role}]
-    return chain + [link for link in links if link not in chain]
+
+
+def continued(old: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a run that goes on from a checkpoint: its licences first, then the new."""
+    chain = licences.merge(old.get("licence_chain", []), meta["licence_chain"])
+    return {**meta, "licence_chain": chain}
 
 
 def init_params(student, config):
@@ -119,7 +130,7 @@ def load_initial(
     """The state with init_from's weights in place, and the metadata with their licence.
 
     Raises:
-      ValueError: weights of another size, or parts that the source does not hold.
+      ValueError: weights of another size or head, or parts that the source does not hold.
     """
     source, parts = config.init_from, config.init_parts
     if not source:
@@ -137,7 +148,12 @@ def load_initial(
                 f"init_parts='all' needs an Orbax folder; init_from={source!r} is none"
             )
         checkpoints = checkpoint.Checkpoints(step.parent)
-        meta = {**meta, "licence_chain": checkpoints.meta(int(step.name)).get("licence_chain", [])}
+        old = checkpoints.meta(int(step.name))
+        _check_head(config, old.get("head", config.model.head))
+        meta = continued(old, meta)
+        chain = meta["licence_chain"]
+        licence = licences.combined(old.get("licence_chain", []))
+        meta["licence_chain"] = licences.extend(chain, "initial weights", source, licence)
         restored = checkpoints.restore(abstract, int(step.name))
         checkpoints.close()
         return restored, meta
@@ -149,14 +165,17 @@ def load_initial(
         allow_missing=config.allow_missing or None,
         fill=config.fill_missing,
     )
+    if parts == "params":
+        _check_head(config, loaded.head)
     chosen = {name: loaded.params[name] for name in ("encoder", "decoder") if name in loaded.params}
     have = {p: x.shape for p, x in paths.leaves_by_path(chosen).items()}
     want = {p: x.shape for p, x in paths.leaves_by_path(state.params).items()}
-    wrong = [f"{p} {have[p]} (here {want.get(p)})" for p in have if want.get(p) != have[p]]
+    wrong = [f"  {p} {have[p]} (here {want.get(p)})" for p in have if want.get(p) != have[p]]
     if wrong:
         raise ValueError(
-            f"init_from={source!r} does not fit model.variant={config.model.variant!r}: "
-            + "; ".join(wrong[:5])
+            f"init_from={source!r} ({loaded.variant}) does not fit model.variant="
+            f"{config.model.variant!r} in {len(wrong)} tensors; choose weights of that size, or "
+            "set model.variant:\n" + "\n".join(wrong)
         )
     placed = jax.tree.map(
         lambda x, old: jax.device_put(x.astype(old.dtype), old.sharding),
@@ -168,3 +187,13 @@ def load_initial(
     meta = {**meta, "licence_chain": _chain(meta, "initial weights", loaded)}
     # The moments are zero whatever the parameters are.
     return TrainState(state.step, params, state.opt_state, ema), meta
+
+
+def _check_head(config, head: str) -> None:
+    """A decoder of another head has the same tensors, and another meaning."""
+    if head != config.model.head:
+        raise ValueError(
+            f"init_from={config.init_from!r} has a {head} head, model.head={config.model.head!r}: "
+            "its decoder would start with another meaning; take its encoder alone "
+            "(init_parts='encoder'), or weights with the same head"
+        )

@@ -151,11 +151,12 @@ def label_source(
     progress = _Progress(total, stats, tell)
 
     def read(index: int) -> tuple[str, tuple[int, int], np.ndarray]:
-        record = source[index]
-        image = record["image"]
+        image = source[index]["image"]
         image_hw = (image.shape[0], image.shape[1])
         shape = buckets_lib.label_shape(image_hw[0], image_hw[1], size, chosen)
-        return record["key"], image_hw, transforms.normalise(transforms.resize_image(image, *shape))
+        pixels = transforms.normalise(transforms.resize_image(image, *shape))
+        # The source's key, by which readers ask: a packed record has its file's name beside it.
+        return source.key(index), image_hw, pixels
 
     run = _flipped(predict) if flip else predict
     start = time.monotonic()

@@ -6,6 +6,8 @@ restrictive of them allows. This is bookkeeping, not legal advice.
 """
 
 import functools
+import itertools
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -64,6 +66,31 @@ def extend(
     link = {"role": role, "source": source, "licence": spdx(licence)}
     links = [dict(x) for x in chain]
     return links if link in links else [*links, link]
+
+
+def used(
+    history: Sequence[Mapping[str, Any]], role: str, source: str, licence: str | None
+) -> list[dict[str, Any]]:
+    """The chain behind a thing and, last, the thing itself in its role here.
+
+    Weights without a history stand in it themselves, as "weights": that link becomes the last one.
+
+    Args:
+      history: the thing's own chain.
+      role, source, licence: as for `extend`.
+    """
+    itself = (source, pathlib.PurePath(source).name)
+    kept = [x for x in history if x.get("role") != "weights" or x.get("source") not in itself]
+    return extend(kept, role, source, licence)
+
+
+def merge(*chains: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One chain of several, every link once: nothing that restricts may get lost."""
+    links: list[dict[str, Any]] = []
+    for link in itertools.chain(*chains):
+        if link not in links:
+            links.append(dict(link))
+    return links
 
 
 def combined(chain: Iterable[Mapping[str, Any]]) -> str:

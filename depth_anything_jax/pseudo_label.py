@@ -65,19 +65,13 @@ def label(
     import jax
     from jax.experimental import multihost_utils
 
-    from depth_anything_jax import inference, initial, licences, models, weights
+    from depth_anything_jax import inference, initial, licences, weights
 
     teacher = weights.load(checkpoint, **(load or {}))
-    version = teacher.version
-    if "decoder" not in teacher.params or version is None:
-        raise ValueError(f"{checkpoint} holds an encoder alone: a teacher needs its decoder too")
     compute = initial.compute_dtype(dtype)
 
     def predictor(precision: Any) -> inference.Predictor:
-        model = models.build(
-            teacher.variant, version=version, head=teacher.head,
-            max_depth=teacher.max_depth, dtype=precision, attention=attention,
-        )  # fmt: skip
+        model = weights.model_of(teacher, dtype=precision, attention=attention)
         return inference.Predictor(model, teacher.params)
 
     predict = predictor(compute)
@@ -88,8 +82,8 @@ def label(
             f"batch_size={batch_size} does not divide over {len(predict.devices)} devices; use a "
             f"multiple of {len(predict.devices)}"
         )
-    chain = licences.extend(
-        teacher.metadata.get("licence_chain", []), "teacher", teacher.source, teacher.licence
+    chain = licences.used(
+        teacher.metadata["licence_chain"], "teacher", teacher.source, teacher.licence
     )
     notes = dict(notes or {})
     if compute != np.float32:
@@ -134,6 +128,8 @@ def main() -> None:
     """The command line; see the module's docstring and --helpshort."""
     from absl import app, flags, logging
 
+    from depth_anything_jax import weight_flags
+
     text, number = flags.DEFINE_string, flags.DEFINE_integer
     checkpoint = text(
         "checkpoint", None, "teacher: Orbax folder, file, hub id or local HF folder", required=True
@@ -150,12 +146,11 @@ def main() -> None:
     shard_size = number("shard_size", 1024, "labels in a shard; a kill costs at most one shard")
     limit = number("limit", 0, "label the first so many images; 0: all")
     threads = number("threads", os.cpu_count() or 2, "that read images and encode labels")
-    version = flags.DEFINE_enum("version", None, ["v1", "v2"], "where the weights do not say")
+    load = weight_flags.define()
+    flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
     distributed = flags.DEFINE_boolean(
         "distributed", False, "this is one of several processes; see sharding.join_processes"
     )
-    allow_missing = text("allow_missing", None, "regex of tensors that the weights may lack")
-    fill = flags.DEFINE_enum("fill", "init", ["init", "zeros"], "what stands in for those")
 
     def run(argv: list[str]) -> None:
         if argv[1:]:
@@ -180,10 +175,9 @@ def main() -> None:
                 size=size.value, dtype=dtype.value, buckets=buckets.value, flip=flip.value,
                 batch_size=batch_size.value, shard_size=shard_size.value, threads=threads.value,
                 notes={"data": data.value},
-                load={"version": version.value, "allow_missing": allow_missing.value,
-                      "fill": fill.value},
+                load=load(),
             )  # fmt: skip
-        except (ValueError, FileNotFoundError, RuntimeError) as error:
+        except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
         print(summary)
         if summary.invalid > FAILURE_LIMIT * len(source):

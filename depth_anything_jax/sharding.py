@@ -4,6 +4,7 @@ The batch is split over both axes; parameters and optimiser state are split over
 axis of each large kernel and replicated over "data". With fsdp = 1 this is plain data parallelism.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -101,13 +102,19 @@ def check_batch(mesh: Mesh, sizes: Mapping[str, int], accumulation: int) -> None
     """Every part of the batch must divide over the devices and the accumulation.
 
     Raises:
-      ValueError: names the part, its size and the nearest size that fits.
+      ValueError: names the part that does not, and the nearest batch_size whose parts all do.
     """
     unit = mesh.size * accumulation
-    for name, size in sizes.items():
-        if size % unit:
-            fit = max(unit, round(size / unit) * unit)
-            raise ValueError(
-                f"{name} batch of {size} does not divide over {mesh.size} devices x "
-                f"accumulation {accumulation} = {unit}; use a multiple of {unit}, such as {fit}"
-            )
+    wrong = [name for name, size in sizes.items() if size % unit]
+    if not wrong:
+        return
+    total, parts = sum(sizes.values()), [size for size in sizes.values() if size]
+    share = math.gcd(*parts)  # the batch holds this many times the ratio of its parts
+    needed = math.lcm(*(unit // math.gcd(unit, size // share) for size in parts))
+    step = needed * total // share
+    fit = max(step, round(total / step) * step)
+    raise ValueError(
+        f"batch_size={total} has {' and '.join(f'{n} {name}' for name, n in sizes.items() if n)} "
+        f"images; the {wrong[0]} ones do not divide over {mesh.size} devices x "
+        f"accumulation={accumulation} = {unit}; use a multiple of {step}, such as batch_size={fit}"
+    )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from depth_anything_jax import losses, optim, perturb, sharding
+from depth_anything_jax import inference, losses, optim, perturb, sharding
 
 
 @flax.struct.dataclass
@@ -174,7 +174,7 @@ def labelled_inputs(batch, *, use_sky: bool) -> dict[str, jax.Array]:
 def unlabelled_inputs(batch, keys, config) -> dict[str, jax.Array]:
     """The paper's perturbation S and CutMix, on images and teacher labels alike (section 3.2).
 
-    Every image is distorted on its own, then mixed with the next image of the global batch:
+    Every image is distorted on its own, then mixed with the one before it in the global batch:
     inside the box (mask True) stand the partner's pixels, with the partner's label.
     """
     p = config.perturb
@@ -208,7 +208,7 @@ def label_online(teacher: nn.Module, params, batch, accumulation: int) -> dict[s
     """The unlabelled batch with the frozen teacher's disparity of each clean crop."""
 
     def predict(images):
-        return teacher.apply({"params": params}, perturb.normalise(images))
+        return inference.disparity(teacher, params, perturb.normalise(images))
 
     disparity = unsplit(jax.lax.map(predict, split(batch["image"], accumulation)))
     everywhere = jnp.ones(disparity.shape, bool)
@@ -217,7 +217,7 @@ def label_online(teacher: nn.Module, params, batch, accumulation: int) -> dict[s
         "disparity": disparity,
         "valid": everywhere,
         "sky": ~everywhere,
-        "shift_known": jnp.zeros(disparity.shape[0], bool),
+        "shift_known": jnp.full(disparity.shape[0], inference.is_metric(teacher)),
     }
 
 

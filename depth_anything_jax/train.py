@@ -82,7 +82,7 @@ def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
     if resumed is not None:
         preflight.check_same_run(checkpoints.meta(), config, workdir)
         train_state = checkpoints.restore(abstract)
-        meta["licence_chain"] = checkpoints.meta()["licence_chain"]
+        meta = initial.continued(checkpoints.meta(), meta)
     else:
         train_state = initial.compile_quickly(new_state, layout)(jax.random.key(config.seed))
         train_state, meta = initial.load_initial(config, train_state, abstract, meta)

@@ -21,6 +21,7 @@ from depth_anything_jax import convert, released
 DEMO_ENCODER = "demo-encoder"
 METADATA_KEY = "depth_anything_jax"  # of our JSON in a safetensors file's metadata
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+_LOCAL = ("runs/", "./", "../", "/", "~")  # a path, though "owner/name" could be read into it
 _ASSETS = pathlib.Path(__file__).parent / "assets"
 
 
@@ -53,25 +54,32 @@ def find(source: str) -> Found:
     if source == DEMO_ENCODER:
         found = _file(epath.Path(_ASSETS / "demo_encoder.safetensors"))
         return dataclasses.replace(found, name=DEMO_ENCODER)
-    path = epath.Path(source)
+    path = epath.Path(source).expanduser()
     if path.is_dir():
         return _folder(path)
     if path.exists():
         return _file(path)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in (
-        ".safetensors",
-        *TORCH_SUFFIXES,
-    ):
+    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.startswith(_LOCAL)
+    if hub_id and path.suffix not in (".safetensors", *TORCH_SUFFIXES):
         known = released.by_repo(source)
         if known and known.file.endswith(TORCH_SUFFIXES):
             _torch(source, known)  # before the download, not after it
-        found = _folder(epath.Path(released.fetch(source)))
+        try:
+            found = _folder(epath.Path(released.fetch(source)))
+        except FileNotFoundError as error:
+            if path.parent.is_dir():  # more likely meant than a Hub user of that name
+                raise FileNotFoundError(
+                    f"no such folder: {path}, though {path.parent} is one. "
+                    f"As a name on the Hugging Face Hub: {error}"
+                ) from error
+            raise
         if known:
             found.hints.append(_known_hint(known))
         return dataclasses.replace(found, name=source)
     raise FileNotFoundError(
-        f"no weights at {source!r}: give a .safetensors, .pth or .bin file, a folder of "
-        "transformers', an Orbax checkpoint, a Hugging Face id such as "
+        f"no weights at {source!r}: no such file or folder. A run's folder appears with its first "
+        "checkpoint; else give a .safetensors, .pth or .bin file, a folder of transformers', an "
+        "Orbax checkpoint, a Hugging Face id such as "
         f"'LiheYoung/depth-anything-small-hf', or {DEMO_ENCODER!r}"
     )
 

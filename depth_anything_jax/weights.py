@@ -150,20 +150,28 @@ def load_pretrained(
         allow_missing=allow_missing,
         fill=fill,
     )
-    if found.parts == "encoder" or found.version is None:
-        raise ValueError(
-            f"{source} holds an encoder alone, which predicts no depth; use weights.load and "
-            "models.depth_anything.build_encoder, or start a training run from it"
-        )
-    model = depth_anything.build(
-        found.variant,
-        version=found.version,
-        head=found.head,
-        max_depth=found.max_depth,
-        dtype=dtype,
-        **build_kwargs,
-    )
+    model = model_of(found, dtype=dtype, **build_kwargs)
     return model, jax.tree.map(jnp.asarray, found.params)
+
+
+def model_of(found: Weights, **how: Any) -> depth_anything.DepthAnything:
+    """The model that loaded weights belong to.
+
+    Args:
+      found: as `load` gives it.
+      **how: of `models.build`: dtype, scan, remat, attention.
+
+    Raises:
+      ValueError: an encoder alone.
+    """
+    if "decoder" not in found.params or found.version is None:
+        raise ValueError(
+            f"{found.source} holds an encoder alone, which predicts no depth: teachers and models "
+            "to score need their decoder too. A training run can start from it (init_from)"
+        )
+    return depth_anything.build(
+        found.variant, version=found.version, head=found.head, max_depth=found.max_depth, **how
+    )
 
 
 def expected_tensors(

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax.data import pipeline, records, sources
+from depth_anything_jax.data import labels, pipeline, records, sources
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOL = ROOT / "tools" / "prepare_data.py"
@@ -303,3 +303,10 @@ def test_other_peoples_tfds_data_sets(tmp_path):
         np.testing.assert_allclose(record["disparity"], 2 / depth.astype(np.float64), rtol=1e-6)
     images = sources.make(fields | {"path": str(tmp_path), "depth": "none"})
     assert not sources.is_labelled(images) and "disparity" not in images[0]
+
+
+def test_label_files_do_not_join_packed_images_and_the_error_says_what_does(prepared, tmp_path):
+    source = sources.make({"type": "tfds", "path": str(prepared["out"] / "mine"), "slice": [1, 4]})
+    np.save(tmp_path / "0.npy", np.ones((2, 2), np.float32))
+    with pytest.raises(labels.LabelError, match="found by their images' file names.*'folder:"):
+        labels.attach(source, {"path": str(tmp_path), "type": "files"})

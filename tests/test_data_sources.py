@@ -277,6 +277,10 @@ def test_rendered_scenes_are_a_source():
     assert record["image"].shape == (56, 56, 3) and record["image"].dtype == np.uint8
     assert record["disparity"].shape == (56, 56) and record["shift_known"]
     assert sources.is_labelled(source)
+    with pytest.raises(SourceError, match="'scenes' has no field 'sise'; did you mean 'size'"):
+        sources.make(specs.parse("scenes:A?count=3&sise=56"))
+    with pytest.raises(SourceError, match="'scenes' needs the field 'count'"):
+        sources.make(specs.parse("scenes:A?size=56"))
 
 
 # --- the real pairs ----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import runpy
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -10,16 +11,18 @@ from depth_anything_jax import (
     checkpoint,
     configs,
     export,
+    losses,
     paths,
     pseudo_label,
     report,
+    sharding,
     train,
     weights,
 )
 from depth_anything_jax.data import sources, specs
+from tests.test_data_prepare import prepare
 
 SIZE = 28
-UNLABELLED = f"scenes:B?count=6&size={SIZE}&labelled=False"
 SMALL = {
     "input_size": SIZE,
     "total_steps": 3,
@@ -33,8 +36,8 @@ SMALL = {
 }
 
 
-def shipped(name, **fields):
-    c = runpy.run_path(str(configs.folder() / f"{name}.py"))["get_config"]("demo")
+def shipped(name, variant="demo", **fields):
+    c = runpy.run_path(str(configs.folder() / f"{name}.py"))["get_config"](variant)
     c.update_from_flattened_dict({**SMALL, **fields})
     return c
 
@@ -48,12 +51,19 @@ def runs(tmp_path_factory):
         train.train(
             shipped("teacher", batch_size=8, init_from="demo-encoder"), str(folder / "teacher")
         )
-        source = sources.make(specs.parse(UNLABELLED))
+        # Packed images, whose stored names are not their keys in the data set.
+        done = prepare(
+            "--source", f"scenes:B?count=6&size={SIZE}&labelled=False", "--out", folder,
+            "--name", "few", "--workers", 1,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        unlabelled = f"tfds:{folder / 'few'}"
+        source = sources.make(specs.parse(unlabelled))
         pseudo_label.label(
             str(folder / "teacher"), source, folder / "labels", size=SIZE, batch_size=8
         )
         c = shipped("student", batch_size=24, **{
-            "data.unlabelled": (UNLABELLED,), "data.labels": (str(folder / "labels"),),
+            "data.unlabelled": (unlabelled,), "data.labels": (str(folder / "labels"),),
             "eval.every": 3, "eval.data": (f"scenes:C?count=2&size={SIZE}",),
         })  # fmt: skip
         train.train(c, str(folder / "student"))
@@ -95,3 +105,37 @@ def test_trained_student_goes_to_torch_layout_and_back(runs, tmp_path):
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     assert (again.variant, again.version) == ("demo", "v2")
+
+
+def test_v2_learns_from_the_labels_of_another_tool_alone(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        image = cv2.resize(rng.uniform(0, 255, (4, 5, 3)).astype(np.uint8), (40, 32))
+        assert cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+        np.save(tmp_path / f"{i}_depth.npy", image.mean(-1))
+    c = shipped("student", "v2", batch_size=4, teacher="files", init_from="demo-encoder", **{
+        "model.variant": "demo", "frozen_encoder": "demo-encoder", "data.labelled": (),
+        "data.unlabelled": (f"folder:{tmp_path}",), "data.workers": 0,
+        "data.labels": (f"{tmp_path}?suffix=_depth",), "log.images": 0, "total_steps": 2,
+    })  # fmt: skip
+    weights_of_the_gradient = []
+    cutmix = losses.cutmix
+
+    def watched(*args, **options):
+        weights_of_the_gradient.append(options["gradient_weight"])
+        return cutmix(*args, **options)
+
+    monkeypatch.setattr(losses, "cutmix", watched)
+    make = sharding.make_mesh  # one device: quicker to compile for
+    monkeypatch.setattr(sharding, "make_mesh", lambda *a: make(*a, devices=jax.devices()[:1]))
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        numbers = train.train(c, str(tmp_path / "run"))
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    assert set(weights_of_the_gradient) == {2.0}
+    assert numbers["loss/unlabelled"] > 0 and "loss/labelled" not in numbers
+    mean = (numbers["loss/unlabelled"] + numbers["loss/features"]) / 2  # float32
+    assert numbers["loss/total"] == pytest.approx(mean, rel=1e-6)
+    _, meta = checkpoint.load_params(tmp_path / "run")
+    assert (meta["version"], meta["step"]) == ("v2", 2)

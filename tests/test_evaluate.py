@@ -35,6 +35,7 @@ def test_scores_and_table(weights_folder):
 def test_the_program_writes_json_and_names_what_is_missing(weights_folder, tmp_path):
     base = [sys.executable, "-m", "depth_anything_jax.evaluate", "--size=28"]
     good = [f"--checkpoint={weights_folder}", f"--data={SCENES}", f"--out={tmp_path}/s.json"]
+    good += ["--allow-missing=nothing"]
     done = subprocess.run([*base, *good], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "s.json").read_text())[weights_folder]["all"]["images"] == 2

@@ -94,8 +94,32 @@ def test_mesh_and_batch_errors_name_the_cure():
         sharding.make_mesh(fsdp=3)
     with pytest.raises(ValueError, match="mesh.data=3 x mesh.fsdp=2 = 6, but there are 8"):
         sharding.make_mesh(3, 2)
-    with pytest.raises(ValueError, match="labelled batch of 20 .* such as 16"):
-        sharding.check_batch(sharding.make_mesh(), {"labelled": 20}, 2)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "accumulation", "wrong", "step", "fit"),
+    [
+        ({"labelled": 20, "unlabelled": 0}, 2, "labelled", 16, 16),
+        ({"labelled": 4, "unlabelled": 8}, 1, "labelled", 24, 24),
+        ({"labelled": 24, "unlabelled": 16}, 2, "labelled", 80, 80),
+        ({"labelled": 0, "unlabelled": 30}, 1, "unlabelled", 8, 32),
+    ],
+)
+def test_a_batch_that_does_not_divide_names_a_batch_size_that_works(
+    sizes, accumulation, wrong, step, fit
+):
+    mesh, total = sharding.make_mesh(), sum(sizes.values())
+    message = (
+        f"batch_size={total} has .* the {wrong} ones do not divide over 8 devices x "
+        f"accumulation={accumulation} = {8 * accumulation}; use a multiple of {step}, such as "
+        f"batch_size={fit}"
+    )
+    with pytest.raises(ValueError, match=message):
+        sharding.check_batch(mesh, sizes, accumulation)
+    for multiple in (step, fit, 3 * step):
+        scaled = {name: size * multiple // total for name, size in sizes.items()}
+        assert sum(scaled.values()) == multiple
+        sharding.check_batch(mesh, scaled, accumulation)
 
 
 def test_stacked_blocks_are_split_along_width_not_depth():

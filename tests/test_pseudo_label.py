@@ -112,12 +112,19 @@ def random_params(model, size):
     return jax.tree.map(draw, shapes["params"])
 
 
-def test_records_and_online_teacher_meet_on_identical_input(tmp_path, monkeypatch):
+@pytest.mark.parametrize("head", ["relative", "metric"])
+def test_records_and_online_teacher_meet_on_identical_input(tmp_path, monkeypatch, head):
     """To 2e-5 of the label's range, of which the 16-bit step is .8e-5 (the rest is float32)."""
-    model = models.build(TINY, scan=False)
+    metric = head == "metric"
+    model = models.build(TINY, scan=False, head=head, max_depth=20.0 if metric else None)
     params = random_params(model, SIZE)
+    if metric:  # random weights give values of 1e8, of which the sigmoid would leave a constant
+        params["decoder"]["output_conv2_2"]["kernel"] *= 1e-8
     source, batch = Squares(4), 2
-    run(inference.Predictor(model, params, devices=jax.devices()[:1]), source, tmp_path / "out")
+    run(
+        inference.Predictor(model, params, devices=jax.devices()[:1]), source, tmp_path / "out",
+        shift_known=metric,
+    )  # fmt: skip
     monkeypatch.setitem(sources.TYPES, "squares", lambda labelled=None: source)
     # A flip is not part of the identical input.
     centre = transforms.centre_geometry(45, 45, SIZE)
@@ -130,11 +137,13 @@ def test_records_and_online_teacher_meet_on_identical_input(tmp_path, monkeypatc
         for _ in range(4):
             seen = next(batches)["unlabelled"]
             record = seen["disparity"]
-            there = np.asarray(online(seen["image"])["disparity"])
+            found = jax.tree.map(np.asarray, online(seen["image"]))
             spread = np.ptp(record, axis=(1, 2))
             assert (spread > 0).all() and seen["valid"].all()
-            error = np.abs(record - there).max((1, 2)) / spread
+            error = np.abs(record - found["disparity"]).max((1, 2)) / spread
             assert (error <= 2e-5).all(), error
+            for mask in ("valid", "sky", "shift_known"):
+                np.testing.assert_array_equal(found[mask], seen[mask], mask)
 
 
 # The program
@@ -171,7 +180,7 @@ def test_the_program_labels_a_folder(tmp_path, teacher):
     torn.write_bytes(torn.read_bytes()[:2000])
     done = program(
         f"--checkpoint={teacher[0]}", f"--data={photos}", f"--out={out}", "--size=56",
-        "--batch_size=2", "--shard_size=4",
+        "--batch_size=2", "--shard_size=4", "--allow-missing=nothing",
     )  # fmt: skip
     assert done.returncode == 3, done.stdout + done.stderr
     assert "cannot label 2.png" in done.stdout
@@ -201,7 +210,26 @@ def test_a_mistake_gives_a_message_not_a_traceback(tmp_path):
 
 def test_help_lists_the_flags():
     done = program("--help")
-    assert "--buckets" in done.stdout and "--checkpoint" in done.stdout
+    for name in ("buckets", "checkpoint", "max_depth", "allow_missing"):
+        assert f"--{name}" in done.stdout
+
+
+FLAGS = """
+from absl import app
+from depth_anything_jax import weight_flags
+
+load = weight_flags.define()
+app.run(lambda argv: print(argv[1:], load()))
+"""
+
+
+def test_flags_of_weights_are_taken_with_dashes_too():
+    """As tools and error messages write them."""
+    expected = "[] {'version': 'v2', 'max_depth': 20.0, 'allow_missing': 'x.*', 'fill': 'zeros'}\n"
+    for given in (["--allow-missing=x.*", "--max-depth", "20"], ["--allow_missing", "x.*"]):
+        given = [*given, "--max_depth=20", "--version=v2", "--fill=zeros"]
+        done = subprocess.run([sys.executable, "-c", FLAGS, *given], capture_output=True, text=True)
+        assert done.stdout == expected, done.stderr
 
 
 def test_a_batch_that_does_not_divide_names_the_multiple(tmp_path, teacher):

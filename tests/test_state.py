@@ -4,12 +4,22 @@ import functools
 import pathlib
 import runpy
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import initial, models, optim, paths, sharding, state
+from depth_anything_jax import (
+    initial,
+    losses,
+    models,
+    optim,
+    paths,
+    perturb,
+    sharding,
+    state,
+)
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 SIZE = 28
@@ -185,3 +195,113 @@ def test_frozen_parameters_get_no_gradient_and_stay():
     ]
     assert changed == ["decoder/resize_layers_3/kernel"]
     assert float(metrics["grad_norm/encoder"]) == 0
+
+
+# Features, with networks that compile in no time
+
+
+class Patches(nn.Module):
+    """An encoder of one product: the mean colour of each patch."""
+
+    @nn.compact
+    def __call__(self, images):
+        b, h, w, _ = images.shape
+        means = images.reshape(b, h // 14, 14, w // 14, 14, 3).mean((2, 4)).reshape(b, -1, 3)
+        kernel = self.param("kernel", nn.initializers.normal(1.0), (3, 8))
+        return models.EncoderOutput((), (), means @ kernel)
+
+
+class Small(nn.Module):
+    """A student with such an encoder, whose decoder looks at single pixels."""
+
+    def setup(self):
+        self.encoder, self.decoder = Patches(), nn.Dense(1)
+
+    def __call__(self, images, return_features=False):
+        depth, features = nn.softplus(self.decoder(images))[..., 0], self.encoder(images)
+        return (depth, features) if return_features else depth
+
+
+def small_networks():
+    networks = state.Networks(Small(), Patches())
+    images = jnp.zeros((1, SIZE, SIZE, 3))
+    params = networks.student.init(jax.random.key(0), images)["params"]
+    # Cosines of about (1 + 0.6 ** 2) ** -0.5 = 0.86: tokens on both sides of the margin.
+    noise = 0.6 * np.random.default_rng(2).normal(size=(3, 8)).astype(np.float32)
+    return networks, params, {"encoder": {"kernel": params["encoder"]["kernel"] + noise}}
+
+
+def features_of(c, networks, params, frozen, data, keys):
+    """What the step makes of unlabelled images, and L_feat of them in one piece."""
+
+    @jax.jit  # one program, where separate operations would each be compiled
+    def compute(data, keys):
+        inputs = state.unlabelled_inputs(data, keys, c)
+        return inputs, state.loss_parts(networks, params, frozen, {"unlabelled": inputs}, c.loss)
+
+    inputs, parts = compute(data, keys)
+    return inputs, parts["features"]
+
+
+def coloured(n=16):
+    """Unlabelled images of one colour each, so that tokens lie in all directions."""
+    data = batch(0, n)["unlabelled"]
+    colours = np.random.default_rng(1).uniform(size=(n, 1, 1, 3))
+    return {**data, "image": (0.9 * colours + 0.1 * data["image"]).astype(np.float32)}
+
+
+def test_features_of_microbatches_add_up_where_tokens_are_the_denominator():
+    found, data = {}, jax.tree.map(jnp.asarray, coloured())
+    for accumulation in (1, 4):
+        c = config(
+            accumulation=accumulation,
+            batch_size=16,
+            labelled_ratio=0,
+            **{
+                "loss.weights": (0.0, 0.5, 0.5),
+                "loss.feat_denominator": "global",
+                "perturb.distort": False,
+            },
+        )
+        networks, params, frozen = small_networks()
+        tx = optim.make(c.optim, params, c.total_steps)
+        step = jax.jit(state.make_train_step(networks, tx, c))
+        new, metrics = step(state.new_state(params, tx, ema=False), frozen, {"unlabelled": data})
+        found[accumulation] = {k: float(v) for k, v in metrics.items()}
+        moved = np.asarray(new.params["encoder"]["kernel"] - params["encoder"]["kernel"])
+        assert np.abs(moved).max() > 0
+    one, four = found[1], found[4]
+    assert 0.1 < one["features/active_fraction"] < 0.9  # microbatches have counts of their own
+    _, features = features_of(
+        c, networks, params, frozen, data, perturb.example_keys(c.seed, 0, 16)
+    )
+    assert one["loss/features"] == pytest.approx(float(features.sum / features.count), rel=1e-5)
+    for name in one:  # float32 sums in another order
+        assert four[name] == pytest.approx(one[name], rel=1e-5, abs=1e-7), name
+
+
+@pytest.mark.parametrize("feat_input", ["student", "clean"])
+@pytest.mark.parametrize("distort", [True, False])
+def test_the_frozen_encoder_sees_what_the_config_says(feat_input, distort, monkeypatch):
+    monkeypatch.setattr(perturb, "colour", lambda keys, images, **factors: 1 - images)
+    c = config(**{"loss.feat_input": feat_input, "perturb.distort": distort})
+    data = jax.tree.map(jnp.asarray, coloured(4))
+    networks, params, frozen = small_networks()
+    keys = perturb.example_keys(0, 0, 4)
+    inputs, features = features_of(c, networks, params, frozen, data, keys)
+    mask = np.asarray(inputs["mask"])
+    assert 0 < mask.mean() < 1
+    mixed = np.where(mask[..., None], np.roll(data["image"], 1, axis=0), data["image"])
+    clean = perturb.normalise(jnp.asarray(mixed))
+    assert np.allclose(inputs["image"], clean, atol=1e-6) is not distort  # float32
+    seen = clean if feat_input == "clean" else inputs["image"]
+
+    def tokens(kernel, images):
+        return Patches().apply({"params": kernel}, images).tokens
+
+    expected = losses.feature_alignment(
+        tokens(params["encoder"], inputs["image"]), tokens(frozen["encoder"], seen),
+        margin=c.loss.feat_margin, denominator="image",
+    )  # fmt: skip
+    assert float(expected.sum) > 0
+    np.testing.assert_allclose(features.sum, expected.sum, rtol=1e-6)  # float32

@@ -11,7 +11,16 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, configs, paths, preflight, report, sharding, train
+from depth_anything_jax import (
+    checkpoint,
+    configs,
+    initial,
+    paths,
+    preflight,
+    report,
+    sharding,
+    train,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {
@@ -76,7 +85,15 @@ def test_resumed_run_ends_bit_equal_to_a_straight_one(straight, tmp_path, monkey
         with pytest.raises(Died):
             train.train(teacher(), str(tmp_path))
     assert checkpoint.find(tmp_path).name == "2"  # step 3 was lost with the process
+    networks, link = initial.networks, {"role": "teacher", "source": "new", "licence": "x"}
+
+    def with_another_teacher(*args):
+        found, frozen, meta = networks(*args)
+        return found, frozen, {**meta, "licence_chain": [link]}
+
+    monkeypatch.setattr(initial, "networks", with_another_teacher)
     train.train(teacher(), str(tmp_path))
+    assert checkpoint.load_params(tmp_path)[1]["licence_chain"] == [link]
     ours, theirs = final(tmp_path), final(straight)
     assert ours.keys() == theirs.keys()
     for name in ours:

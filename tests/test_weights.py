@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from depth_anything_jax import convert, export, licences, weight_files, weights
+from depth_anything_jax import convert, export, licences, released, weight_files, weights
 
 REGEX = r"resize_layers\.3\.weight"
 
@@ -167,6 +167,32 @@ def test_torch_file_with_a_list(tmp_path):
 def test_nothing_there(source):
     with pytest.raises(FileNotFoundError, match="no weights at"):
         weights.load(source)
+
+
+@pytest.mark.parametrize("source", ["runs/teacher_vitl", "./teacher", "../teacher", "~/teacher"])
+def test_a_path_that_is_not_there_is_no_name_on_the_hub(source, monkeypatch):
+    monkeypatch.setattr(released, "fetch", None)  # not asked
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder. A run's folder appears"):
+        weights.load(source)
+
+
+def test_a_folder_is_missed_before_a_name_on_the_hub(tmp_path, monkeypatch):
+    def fetch(repo):
+        raise FileNotFoundError("the Hub gave nothing")
+
+    monkeypatch.setattr(released, "fetch", fetch)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="^the Hub gave nothing"):
+        weights.load("imports/v2s")
+    (tmp_path / "imports").mkdir()
+    with pytest.raises(FileNotFoundError, match="^no such folder: imports/v2s, though imports is"):
+        weights.load("imports/v2s")
+
+
+def test_home_is_found(tmp_path, monkeypatch, official):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "x.safetensors", official)
+    assert_holds(weights.load("~/x.safetensors", version="v2"), official)
 
 
 def test_empty_folder(tmp_path):

@@ -20,10 +20,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("dst")
     parser.add_argument("--layout", required=True, choices=export.LAYOUTS)
     parser.add_argument("--version", help="v1 or v2, where CKPT does not tell")
-    parser.add_argument("--max-depth", type=float, help="metres, of a metric model")
+    parser.add_argument("--max-depth", "--max_depth", type=float, help="metres, of a metric model")
     args = parser.parse_args(arguments)
-    found = weights.load(args.ckpt, version=args.version, max_depth=args.max_depth)
-    path = export.export(found, args.dst, layout=args.layout)
+    try:
+        found = weights.load(args.ckpt, version=args.version, max_depth=args.max_depth)
+        path = export.export(found, args.dst, layout=args.layout)
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(f"{path}: {found.parts} of {found.variant}, licence {found.licence or 'unknown'}")
 
 

@@ -20,20 +20,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("dst")
     parser.add_argument("--version", help="v1 or v2, where SRC does not tell")
     parser.add_argument("--variant", help="size, where the shapes do not tell")
-    parser.add_argument("--max-depth", type=float, help="metres, of a metric model")
-    parser.add_argument("--allow-missing", metavar="REGEX", help="missing tensors to fill")
+    parser.add_argument("--max-depth", "--max_depth", type=float, help="metres, of a metric model")
+    parser.add_argument(
+        "--allow-missing", "--allow_missing", metavar="REGEX", help="missing tensors to fill"
+    )
     parser.add_argument("--fill", default="init", choices=weights.FILLS, help="what with")
     args = parser.parse_args(arguments)
-    found = weights.load(
-        args.src,
-        version=args.version,
-        variant=args.variant,
-        max_depth=args.max_depth,
-        allow_missing=args.allow_missing,
-        fill=args.fill,
-    )
-    metadata = export.describe(found)
-    checkpoint.save_params(args.dst, found.params, metadata)
+    try:
+        found = weights.load(
+            args.src,
+            version=args.version,
+            variant=args.variant,
+            max_depth=args.max_depth,
+            allow_missing=args.allow_missing,
+            fill=args.fill,
+        )
+        metadata = export.describe(found)
+        checkpoint.save_params(args.dst, found.params, metadata)
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(f"{args.dst}: {found.parts} of {found.variant}, licence {metadata['licence']}")
     for name in metadata.get("filled", {}).get("tensors", []):
         print(f"  filled by {args.fill}: {name}")

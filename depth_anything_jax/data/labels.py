@@ -29,7 +29,8 @@ from depth_anything_jax.data.label_store import (
     keys_digest,
     read_card,
 )
-from depth_anything_jax.data.sources import Record, Source
+from depth_anything_jax.data.records import RecordSource
+from depth_anything_jax.data.sources import Record, Source, Subset
 
 __all__ = [
     "FileLabels",
@@ -273,8 +274,19 @@ def with_files(
       allow_missing: leave out images without a label instead of raising.
 
     Raises:
-      LabelError: images without a label, listed; or none with one.
+      LabelError: images without a label, listed; or none with one; or a source of packed records,
+        which tells the images' names only to those who read all of it.
     """
+    base = source
+    while isinstance(base, Subset):
+        base = base.source
+    if isinstance(base, RecordSource):
+        raise LabelError(
+            f"{labels.root}: labels of another tool are found by their images' file names, and the "
+            f"data set {source.name!r} numbers its images instead ({source.key(0)}). Use the "
+            "folder that it was prepared from ('folder:PHOTOS' in place of 'tfds:…'), or labels "
+            "that pseudo_label made from it (teacher='records')"
+        )
     indices, missing = [], []
     root = getattr(source, "root", None)
     for i in range(len(source)):

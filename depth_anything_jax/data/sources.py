@@ -354,6 +354,10 @@ def make(spec: Mapping[str, Any]) -> Source:
 
 def _check_fields(kind: str, options: Mapping[str, Any]) -> None:
     parameters = inspect.signature(TYPES[kind]).parameters
+    if kind == "scenes":
+        from depth_anything_jax.data.scenes import SceneSource
+
+        parameters = inspect.signature(SceneSource).parameters
     known = [p for p, value in parameters.items() if value.kind != value.VAR_KEYWORD]
     if kind in ("rgbd", "pairs"):
         known += manifest.DEFAULT_FIELDS
@@ -361,8 +365,6 @@ def _check_fields(kind: str, options: Mapping[str, Any]) -> None:
         from depth_anything_jax.data.records import RecordSource
 
         known += [p for p in inspect.signature(RecordSource).parameters if p != "path"]
-    if kind == "scenes":
-        known = list(options)  # SceneSource checks its own
     for field in options:
         if field not in known:
             near = difflib.get_close_matches(field, known, 1)

@@ -1,0 +1,222 @@
+"""What a run starts from: weights in their places, licences that nothing loses, refusals."""
+
+import dataclasses
+import json
+import pathlib
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from depth_anything_jax import (
+    checkpoint,
+    convert,
+    initial,
+    licences,
+    models,
+    optim,
+    paths,
+    sharding,
+    state,
+    weight_files,
+    weights,
+)
+from depth_anything_jax.data import label_record
+from depth_anything_jax.data.label_store import LabelWriter
+from tests.test_pseudo_label import random_params
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+FREE, NOT_FREE = "Apache-2.0", "CC-BY-NC-4.0"
+HISTORY = licences.extend([], "teacher", "depth-anything/Depth-Anything-V2-Large", NOT_FREE)
+FACTS = {"variant": "demo", "version": "v2", "head": "relative", "max_depth": None}
+
+
+def config(**fields):
+    c = runpy.run_path(str(CONFIGS / "student.py"))["get_config"]("demo")
+    c.update_from_flattened_dict({"input_size": 28, "total_steps": 10, "optim.warmup": 2, **fields})
+    return c
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Of the demo's model, numpy."""
+    return jax.tree.map(np.asarray, random_params(models.build("demo", scan=False), 112))
+
+
+def train_state(params, step=0):
+    """A state with moments that are not zero."""
+    tx = optim.make(config().optim, params, 10)
+    new = state.new_state(jax.tree.map(jnp.asarray, params), tx, ema=False)
+    moments = jax.tree.map(lambda x: x + jnp.ones_like(x), new.opt_state)
+    return dataclasses.replace(new, step=jnp.int32(step), opt_state=moments)
+
+
+def zeros(params, mesh):
+    """A state at its start, all parameters 0, and its shapes."""
+    tx = optim.make(config().optim, params, 10)
+    new = state.new_state(jax.tree.map(jnp.zeros_like, params), tx, ema=False)
+    layout = sharding.tree_shardings(new, mesh)
+    new = jax.device_put(new, layout)
+    shapes = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), new, layout
+    )
+    return new, shapes
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, params):
+    """The folder of a run that stands at step 7, with a licence that forbids."""
+    folder = tmp_path_factory.mktemp("runs") / "student"
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    meta = {**FACTS, "licence_chain": HISTORY}
+    checkpoints.save(7, train_state(params, step=7), meta, wait=True)
+    checkpoints.close()
+    return str(folder)
+
+
+def assert_same(a, b):
+    a, b = paths.leaves_by_path(a), paths.leaves_by_path(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+# Weights
+
+
+def test_all_of_a_run_goes_on_where_it_stood(run, params, mesh):
+    c = config(init_from=run, init_parts="all")
+    found, _ = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    assert int(found.step) == 7
+    assert_same(found.params, params)
+    assert_same(found.opt_state, train_state(params).opt_state)
+
+
+@pytest.mark.parametrize("parts", ["params", "encoder"])
+def test_parameters_of_a_run_start_a_new_one(run, params, mesh, parts):
+    c = config(init_from=run, init_parts=parts)
+    fresh, shapes = zeros(params, mesh)
+    found, _ = initial.load_initial(c, fresh, shapes, {"licence_chain": []})
+    assert int(found.step) == 0
+    taken = {"params": ("encoder", "decoder"), "encoder": ("encoder",)}[parts]
+    for name in ("encoder", "decoder"):
+        assert_same(found.params[name], (params if name in taken else fresh.params)[name])
+    assert_same(found.opt_state, fresh.opt_state)
+
+
+# Licences
+
+
+@pytest.mark.parametrize("parts", ["all", "params", "encoder"])
+def test_the_history_of_the_initial_weights_and_the_new_runs_own_are_kept(run, params, mesh, parts):
+    here = licences.extend([], "frozen encoder", "facebook/dinov2-small", FREE)
+    c = config(init_from=run, init_parts=parts)
+    _, meta = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": here})
+    itself = {"role": "initial weights", "source": run, "licence": NOT_FREE}
+    chain = meta["licence_chain"]
+    assert sorted(map(str, chain)) == sorted(map(str, [*HISTORY, *here, itself]))
+    assert licences.combined(chain) == NOT_FREE
+
+
+def test_a_continued_run_takes_up_new_licences_and_forgets_none():
+    old = {"step": 3, "licence_chain": licences.extend([], "initial weights", "x", FREE)}
+    new = licences.extend(old["licence_chain"][:], "teacher", "labels of somebody", NOT_FREE)
+    assert initial.continued(old, {"licence_chain": new})["licence_chain"] == new
+    assert initial.continued({"licence_chain": new}, {"licence_chain": []})["licence_chain"] == new
+    assert licences.merge(new, new, new[::-1]) == new
+
+
+def test_teacher_and_labels_enter_with_their_histories(run, tmp_path, mesh):
+    c = config(teacher="online", teacher_from=run)
+    _, _, meta = initial.networks(c, mesh)
+    teacher = {"role": "teacher", "source": run, "licence": NOT_FREE}
+    assert [x for x in meta["licence_chain"] if x["role"] == "teacher"] == [*HISTORY, teacher]
+    sources = [x["source"] for x in meta["licence_chain"] if x["role"] == "frozen encoder"]
+    assert sources == ["demo-encoder"]
+
+    writer = LabelWriter(
+        tmp_path,
+        {"source": {"count": 1, "keys_sha256": ""}, "shard_size": 1},
+        {"licence_chain": HISTORY},
+    )
+    writer.write_shard(0, [label_record.encode_invalid("a", "x")], {"a": "x"})
+    writer.finish()
+    _, _, meta = initial.networks(config(**{"data.labels": (str(tmp_path),)}), mesh)
+    assert HISTORY[0] in meta["licence_chain"]
+
+
+def test_weights_without_a_history_stand_in_the_chain_once(tmp_path, params, mesh):
+    checkpoint.save_params(tmp_path / "mine", params, {**FACTS, "licence": "MIT"})
+    path = str(tmp_path / "mine")
+    assert weights.load(path).metadata["licence_chain"][0]["role"] == "weights"
+    c = config(init_from=path, init_parts="params")
+    _, meta = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    assert meta["licence_chain"] == licences.extend([], "initial weights", path, "MIT")
+
+
+# Refusals, and teachers that lack something
+
+
+@pytest.fixture
+def metric(tmp_path, params):
+    facts = {**FACTS, "head": "metric", "max_depth": 20.0}
+    checkpoint.save_params(tmp_path / "metric", params, facts)
+    return str(tmp_path / "metric")
+
+
+def test_no_loss_here_trains_a_metric_head(mesh):
+    with pytest.raises(ValueError, match=r"model.head='metric': .* use model.head='relative'"):
+        initial.networks(config(**{"model.head": "metric", "model.max_depth": 20.0}), mesh)
+
+
+@pytest.mark.parametrize("parts", ["params", "all"])
+def test_a_decoder_starts_under_its_own_head_only(metric, params, mesh, parts):
+    c = config(init_from=metric, init_parts=parts)
+    with pytest.raises(ValueError, match=r"has a metric head, model.head='relative'"):
+        initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+
+
+def test_the_encoder_of_a_metric_model_starts_any_head(metric, params, mesh):
+    c = config(init_from=metric, init_parts="encoder")
+    found, _ = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    assert_same(found.params["encoder"], params["encoder"])
+
+
+def test_weights_of_another_size_are_refused_with_every_tensor(run, params, mesh):
+    wide = jax.tree.map(lambda x: np.zeros((2, *x.shape), x.dtype), params)
+    fresh, shapes = zeros(params, mesh)
+    fresh = dataclasses.replace(fresh, params=wide)
+    c = config(init_from=run, init_parts="params")
+    with pytest.raises(ValueError, match="init_from=.* does not fit model.variant") as caught:
+        initial.load_initial(c, fresh, shapes, {"licence_chain": []})
+    for name, x in paths.leaves_by_path(params).items():
+        assert f"{name} {x.shape} (here {(2, *x.shape)})" in str(caught.value)
+
+
+def test_an_online_teacher_needs_a_decoder(mesh):
+    c = config(teacher="online", teacher_from="demo-encoder")
+    with pytest.raises(ValueError, match="demo-encoder holds an encoder alone"):
+        initial.networks(c, mesh)
+
+
+def test_an_online_teacher_may_lack_what_the_config_allows(tmp_path, params, mesh):
+    tensors = convert.to_torch(params, "official")
+    del tensors["depth_head.resize_layers.3.weight"]
+    path = tmp_path / "teacher.safetensors"
+    notes = {weight_files.METADATA_KEY: json.dumps(FACTS)}
+    save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, str(path), notes)
+    fields = {"teacher": "online", "teacher_from": str(path)}
+    with pytest.raises(convert.TensorMismatch, match="missing: depth_head.resize_layers.3.weight"):
+        initial.networks(config(**fields), mesh)
+    allowed = {"allow_missing": r"resize_layers\.3", "fill_missing": "zeros"}
+    _, frozen, _ = initial.networks(config(**fields, **allowed), mesh)
+    assert not frozen["teacher"]["decoder"]["resize_layers_3"]["kernel"].any()
+    assert_same(frozen["teacher"]["encoder"], params["encoder"])
