@@ -18,6 +18,7 @@ from depth_anything_jax import (
     sharding,
 )
 from depth_anything_jax.data import sources, specs
+from depth_anything_jax.data.examples import Failure
 
 # More zeros than this in the first output: a ReLU head that no gradient will ever reach.
 DEAD_SHARE = 0.99
@@ -62,6 +63,12 @@ def profile_window(config) -> tuple[int | None, int | None]:
     """First and last step to profile; None for both: nothing."""
     first, last = config.log.profile
     return (first, last) if last > first else (None, None)
+
+
+def tell_failure(failure: Failure) -> None:
+    """A line for a record that cannot be read; each process tells of its own."""
+    several = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
+    print(f"{several}cannot be read, the next record stands in: {failure}", flush=True)
 
 
 def check_alive(metrics: dict[str, float]) -> None:

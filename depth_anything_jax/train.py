@@ -98,6 +98,7 @@ def train(config, workdir: str) -> dict[str, float]:
         start_step=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        on_failure=monitor.tell_failure,
     )
     step_function = state.jit_train_step(state.make_train_step(networks, tx, config), mesh, layout)
     predict = monitor.predictor(networks.student)
@@ -130,12 +131,12 @@ def train(config, workdir: str) -> dict[str, float]:
             report.step(config.batch_size)
 
             if pending is not None:
-                report.log(*_numbers(config, *pending))
+                report.log(*_numbers(config, *pending, batches.failures))
                 pending = None
             last = done == config.total_steps or stop.agreed(done)
             save = last or done % config.checkpoint.every == 0
             if save or step == start:
-                numbers = _numbers(config, done, metrics)[1]
+                numbers = _numbers(config, done, metrics, batches.failures)[1]
             if step == start and resumed is None:
                 monitor.check_alive(numbers)
             if report.due(done) or step == start or last:
@@ -150,14 +151,14 @@ def train(config, workdir: str) -> dict[str, float]:
                 with report.paused():
                     report.scalars(done, evaluator(train_state))
             if last:
-                report.log(*_numbers(config, *pending))
+                report.log(*_numbers(config, *pending, batches.failures))
                 if done < config.total_steps:
                     report.text(f"{stop.received}: saved after step {done}; start again to go on")
                 break
     return numbers
 
 
-def _numbers(config, done: int, metrics) -> tuple[int, dict[str, float]]:
+def _numbers(config, done: int, metrics, failures: int) -> tuple[int, dict[str, float]]:
     """A step's device scalars as numbers, with its learning rates; all must be finite."""
     import jax
 
@@ -170,7 +171,7 @@ def _numbers(config, done: int, metrics) -> tuple[int, dict[str, float]]:
             f"step {done}: {', '.join(bad)}. The last checkpoint is from before; look at the "
             "batch with --config.log.images=1, or lower optim.encoder_lr and optim.decoder_lr"
         )
-    return done, numbers | monitor.rates(config, done - 1)
+    return done, numbers | monitor.rates(config, done - 1) | {"data/failures": failures}
 
 
 class _Stop:

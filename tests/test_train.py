@@ -3,10 +3,12 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -114,6 +116,34 @@ def test_the_papers_student_without_data_gets_a_page_of_commands(tmp_path, monke
     assert "pseudo labels labels/sa1b" in page and "depth_anything_jax.pseudo_label" in page
     assert "make demo" in page and ":demo" in page
     assert not os.path.exists("runs")
+
+
+@pytest.fixture(scope="module")
+def one_of_four_is_cut(tmp_path_factory):
+    """A manifest of four pairs; the second image ends half-way."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    entries = []
+    for i in range(4):
+        cv2.imwrite(str(folder / f"{i}.jpg"), rng.integers(0, 256, (40, 40, 3), np.uint8))
+        cv2.imwrite(str(folder / f"{i}.png"), rng.integers(500, 9000, (40, 40)).astype(np.uint16))
+        entries.append({"rgb": f"{i}.jpg", "depth": f"{i}.png", "fmt": "nyu"})
+    whole = (folder / "1.jpg").read_bytes()
+    (folder / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "manifest.json").write_text(json.dumps(entries))
+    return f"rgbd:{folder}/manifest.json"
+
+
+def test_a_record_that_cannot_be_read_is_named_once_and_counted(
+    one_of_four_is_cut, tmp_path, capsys
+):
+    fields = {"data.labelled": (one_of_four_is_cut,), "data.workers": 1}
+    train.train(teacher(**fields), str(tmp_path))
+    lines = [x for x in capsys.readouterr().out.splitlines() if "cannot be read" in x]
+    assert len(lines) == 1 and re.search(r"1\.jpg: \w+Error: .*truncated", lines[0])
+    # Four steps of two are two epochs of four.
+    rows = report.read_metrics(tmp_path)
+    assert rows[-1]["step"] == 4 and rows[-1]["data/failures"] == 2
 
 
 @pytest.mark.parametrize(

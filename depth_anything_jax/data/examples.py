@@ -33,6 +33,11 @@ class Failure:
     key: str
     error: str
 
+    @property
+    def record(self) -> tuple[str, str]:
+        """The record's name, without what was wrong with it."""
+        return self.source, self.key
+
     def __str__(self) -> str:
         return f"{self.source}: {self.key}: {self.error}"
 
