@@ -24,8 +24,10 @@ def train(config, workdir: str) -> dict[str, float]:
       config: see configs/common.py for every field.
       workdir: checkpoints, logs and pictures go here; what is there is continued.
     Raises:
-      ValueError: a field that does not fit, named with its value and the cure.
+      ValueError: a field that does not fit, named with its value and the cure; too many records
+        that cannot be read.
       FileNotFoundError: data, labels or weights that are not there yet, and how to make them.
+      ImportError: weights that only PyTorch reads, without it.
       FloatingPointError: a quantity that is not finite, with the step.
     """
     import jax
@@ -238,7 +240,7 @@ def main() -> None:
             sharding.join_processes()
         try:
             train(config.value, workdir.value or config.value.workdir)
-        except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
 
     app.run(run)

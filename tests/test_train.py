@@ -205,6 +205,30 @@ def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_p
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == stopped
 
 
+@pytest.mark.parametrize(
+    ("module", "error", "message"),
+    [
+        ("depth_anything_jax.data.examples", "DataError", "3 of 1000 records failed"),
+        ("builtins", "ImportError", "x.pth needs PyTorch"),
+    ],
+)
+def test_what_stops_a_run_is_told_without_a_traceback(
+    module, error, message, environment, tmp_path
+):
+    """`train` is replaced by the error: only the command line is looked at here."""
+    code = (
+        f"from {module} import {error}\nfrom depth_anything_jax import train\n"
+        f"def fail(config, workdir): raise {error}({message!r})\ntrain.train = fail\ntrain.main()"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, *command(tmp_path)[3:]], env=environment, cwd=ROOT,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1] == f"{error}: {message}"
+    assert "Traceback" not in found.stderr
+
+
 def test_a_misspelt_field_names_the_nearest(environment, tmp_path):
     found = subprocess.run(
         command(tmp_path, "--config.optim.encoder_lrr=1"), env=environment, cwd=ROOT,

@@ -21,7 +21,7 @@ PARTS = ("labelled", "unlabelled")
 NEIGHBOURS = 16  # records tried in a row before a source counts as broken
 
 
-class DataError(RuntimeError):
+class DataError(ValueError):
     """Too many records cannot be read; the message names them."""
 
 
