@@ -1,5 +1,6 @@
 """What the trainer tells about itself: the first page, memory, signs of a dead model, pictures."""
 
+import math
 from typing import Any
 
 import jax
@@ -69,6 +70,51 @@ def tell_failure(failure: Failure) -> None:
     """A line for a record that cannot be read; each process tells of its own."""
     several = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
     print(f"{several}cannot be read, the next record stands in: {failure}", flush=True)
+
+
+class Unseen:
+    """The metrics of every step, on the device until they are looked at.
+
+    The device never waits for a look at an earlier step than its newest one, and all steps are
+    looked at, so that the first number that is not finite is told with the step where it arose.
+    """
+
+    LIMIT = 64  # steps that may wait: a step's metrics are some forty small buffers
+
+    def __init__(self, config):
+        self._config = config
+        self._steps: list[tuple[int, Any, int]] = []
+        self._last: tuple[int, dict[str, float]] = (0, {})
+
+    def add(self, done: int, metrics, failures: int) -> None:
+        """The device scalars of a step, and how many records had failed by then."""
+        self._steps.append((done, metrics, failures))
+        if len(self._steps) > self.LIMIT:
+            self.look(done - 1)
+
+    def look(self, step: int) -> dict[str, float]:
+        """The numbers of `step`, which is the last one looked at or newer.
+
+        Raises:
+          FloatingPointError: a number of this or an earlier step is not finite; names the first.
+        """
+        due = [s for s in self._steps if s[0] <= step]
+        self._steps = self._steps[len(due) :]
+        for (done, _, failures), metrics in zip(
+            due, jax.device_get([s[1] for s in due]), strict=True
+        ):
+            numbers = {k: float(v) for k, v in metrics.items()}
+            bad = [f"{k} is {v}" for k, v in numbers.items() if not math.isfinite(v)]
+            if bad:
+                raise FloatingPointError(
+                    f"step {done}: {', '.join(bad)}; all checkpoints are from before. Lower "
+                    "optim.encoder_lr and optim.decoder_lr; --config.log.images=1 draws the steps "
+                    "before it"
+                )
+            numbers |= rates(self._config, done - 1) | {"data/failures": failures}
+            self._last = done, numbers
+        assert self._last[0] == step
+        return self._last[1]
 
 
 def check_alive(metrics: dict[str, float]) -> None:

@@ -10,7 +10,6 @@ mesh, networks, state, data, step, loop. The method itself is in state.py, losse
 # Grain's spawned workers import this module again: what is heavy is imported inside `train`.
 import contextlib
 import json
-import math
 import signal
 import sys
 import threading
@@ -107,10 +106,12 @@ def train(config, workdir: str) -> dict[str, float]:
     evaluator = monitor.Evaluator(config, networks.student, mesh)
     profile = ProfileWindow(workdir, *monitor.profile_window(config))
 
-    # 7. The loop. Do not change the order in it: a step's numbers are fetched when the next step
-    #    is under way, and a state is saved only after its numbers were seen to be finite.
+    # 7. The loop. Do not change the order in it: a line's numbers are fetched when the next step
+    #    is under way, and a state is saved, drawn or scored only after all numbers up to it were
+    #    seen to be finite.
     compiled: Any = None
-    pending: Any = None
+    pending = 0  # the step whose line is still to be written
+    unseen = monitor.Unseen(config)
     numbers: dict[str, float] = {}
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
         for thing in (report, checkpoints, profile, batches):
@@ -132,48 +133,35 @@ def train(config, workdir: str) -> dict[str, float]:
             train_state, metrics = compiled(train_state, frozen, batch)
             report.step(config.batch_size)
 
-            if pending is not None:
-                report.log(*_numbers(config, *pending, batches.failures))
-                pending = None
+            unseen.add(done, metrics, batches.failures)
+            if pending:
+                report.log(pending, unseen.look(pending))
+                pending = 0
             last = done == config.total_steps or stop.agreed(done)
             save = last or done % config.checkpoint.every == 0
-            if save or step == start:
-                numbers = _numbers(config, done, metrics, batches.failures)[1]
+            draw = config.log.images and (done % config.log.images == 0 or step == start)
+            score = config.eval.every and (done % config.eval.every == 0 or last)
+            if save or draw or score or step == start:
+                numbers = unseen.look(done)
             if step == start and resumed is None:
                 monitor.check_alive(numbers)
             if report.due(done) or step == start or last:
-                pending = done, metrics
+                pending = done
             if save:
                 with report.paused():
                     checkpoints.save(done, train_state, {**meta, "next_step": done}, wait=last)
-            if config.log.images and (done % config.log.images == 0 or step == start):
+            if draw:
                 with report.paused():
                     report.images(done, monitor.strips(predict, train_state.params, local))
-            if config.eval.every and (done % config.eval.every == 0 or last):
+            if score:
                 with report.paused():
                     report.scalars(done, evaluator(train_state))
             if last:
-                report.log(*_numbers(config, *pending, batches.failures))
+                report.log(done, numbers)
                 if done < config.total_steps:
                     report.text(f"{stop.received}: saved after step {done}; start again to go on")
                 break
     return numbers
-
-
-def _numbers(config, done: int, metrics, failures: int) -> tuple[int, dict[str, float]]:
-    """A step's device scalars as numbers, with its learning rates; all must be finite."""
-    import jax
-
-    from depth_anything_jax import monitor
-
-    numbers = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    bad = [f"{k} is {v}" for k, v in numbers.items() if not math.isfinite(v)]
-    if bad:
-        raise FloatingPointError(
-            f"step {done}: {', '.join(bad)}. The last checkpoint is from before; look at the "
-            "batch with --config.log.images=1, or lower optim.encoder_lr and optim.decoder_lr"
-        )
-    return done, numbers | monitor.rates(config, done - 1) | {"data/failures": failures}
 
 
 class _Stop:

@@ -13,7 +13,16 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, configs, paths, preflight, report, sharding, train
+from depth_anything_jax import (
+    checkpoint,
+    configs,
+    monitor,
+    paths,
+    preflight,
+    report,
+    sharding,
+    train,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {
@@ -99,9 +108,47 @@ def test_checkpoint_says_what_the_model_is(straight):
     assert meta["config"]["total_steps"] == 4
 
 
-def test_numbers_that_are_not_finite_stop_the_run_by_name(tmp_path):
-    with pytest.raises(FloatingPointError, match=r"step \d: .*(loss/total|norm/\w+) is (nan|inf)"):
-        train.train(teacher(**{"optim.decoder_lr": 1e30, "optim.warmup": 1}), str(tmp_path))
+def test_the_first_number_that_is_not_finite_stops_the_run_by_name_and_step(tmp_path):
+    """The update of step 1 is huge, step 2 overflows; a look is due at step 4 only."""
+    fields = {"optim.decoder_lr": 1e12, "optim.warmup": 1, "total_steps": 6, "log.every": 20,
+              "log.images": 4, "checkpoint.every": 20}  # fmt: skip
+    with pytest.raises(FloatingPointError, match=r"step 2: .*(loss/total|norm/\w+) is (nan|inf)"):
+        train.train(teacher(**fields), str(tmp_path))
+    assert [p.name for p in (tmp_path / "strips").iterdir()] == ["labelled_00000001.png"]
+    assert checkpoint.find(tmp_path) is None
+
+
+def test_metrics_are_looked_at_once_and_in_order():
+    unseen = monitor.Unseen(teacher())
+    fetched = []
+
+    class Scalar:
+        """Stands for a device array; tells when it is fetched."""
+
+        def __init__(self, step, value=1.0):
+            self.step, self.value = step, value
+
+        def __array__(self, dtype=None, copy=None):
+            fetched.append(self.step)
+            return np.asarray(self.value, dtype)
+
+    for step in range(1, 5):
+        unseen.add(step, {"loss/total": Scalar(step)}, failures=step)
+    assert fetched == []
+    assert unseen.look(3)["data/failures"] == unseen.look(3)["data/failures"] == 3
+    assert fetched == [1, 2, 3]
+    unseen.add(5, {"loss/total": Scalar(5, np.inf), "loss/labelled": Scalar(5)}, failures=0)
+    for step in range(6, 4 + unseen.LIMIT):
+        unseen.add(step, {"loss/total": Scalar(step)}, failures=0)
+    with pytest.raises(FloatingPointError, match="step 5: loss/total is inf; all"):
+        unseen.add(4 + unseen.LIMIT, {"loss/total": Scalar(0)}, failures=0)  # as many as may wait
+    assert 0 not in fetched  # the newest step is not waited for
+
+
+def test_a_dead_head_stops_the_run_before_its_second_step():
+    monitor.check_alive({"labelled/pred_zero_share": 0.99, "unlabelled/pred_zero_share": 0.5})
+    with pytest.raises(FloatingPointError, match=r"99\.5% of the first unlabelled prediction is"):
+        monitor.check_alive({"labelled/pred_zero_share": 0.5, "unlabelled/pred_zero_share": 0.995})
 
 
 def test_the_papers_student_without_data_gets_a_page_of_commands(tmp_path, monkeypatch):
