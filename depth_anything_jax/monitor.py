@@ -25,7 +25,9 @@ from depth_anything_jax.data.examples import Failure
 DEAD_SHARE = 0.99
 
 
-def describe(config, mesh, shapes, networks, start: int, meta: dict[str, Any]) -> str:
+def describe(
+    config, mesh, shapes, networks, start: int, meta: dict[str, Any], *, resumed: bool = False
+) -> str:
     """The page printed before the first step."""
     leaves = paths.leaves_by_path(shapes)
     learns = paths.leaves_by_path(optim.trainable(shapes, (*optim.UNUSED, *config.optim.freeze)))
@@ -43,6 +45,10 @@ def describe(config, mesh, shapes, networks, start: int, meta: dict[str, Any]) -
         f"{config.batch_size} of {config.input_size} px, accumulation {config.accumulation}",
         f"{'continues after' if start else 'starts at'} step {start} of {config.total_steps}",
     ]
+    if resumed and config.init_from:
+        lines.append(
+            f"init_from={config.init_from} is not read again: the run goes on from its own"
+        )
     for link in meta.get("licence_chain", []):
         lines.append(f"{link['role']}: {link['source']} ({link['licence']})")
     return "\n".join(lines)

@@ -4,16 +4,31 @@ Every check raises an error that names the field, its value and the cure.
 """
 
 import difflib
+import json
 import os
 import pathlib
+import runpy
+from collections.abc import Mapping
 from typing import Any
 
+from depth_anything_jax import configs
 from depth_anything_jax.data import specs
 
 TEACHERS = ("none", "records", "files", "online")
 INIT_PARTS = ("encoder", "params", "all")
-# What a checkpoint must share with the run that continues it: other fields may change.
-SAME = ("seed", "batch_size", "labelled_ratio", "unlabelled_ratio", "input_size", "total_steps")
+# What a run may change when it is continued: everything else decides what is learned.
+FREE = (
+    "workdir",
+    *("init_from", "init_parts", "allow_missing", "fill_missing"),  # read at step 0 only
+    *(
+        "accumulation",
+        "mesh",
+        "model.scan",
+        "model.remat",
+        "model.attention",
+    ),  # the same up to rounding
+    *("data.workers", "data.threads", "checkpoint", "log", "eval"),
+)
 
 
 def batch_sizes(config) -> dict[str, int]:
@@ -168,16 +183,52 @@ def check_same_run(meta: dict[str, Any], config, workdir: str) -> None:
     """A workdir is continued only by the run that began it.
 
     Raises:
-      ValueError: a field of SAME differs from the checkpoint's.
+      ValueError: fields that decide what is learned (all but FREE) differ from the checkpoint's.
     """
-    old = meta.get("config", {})
-    changed = [
-        f"{name}: {old[name]} in the checkpoint, {getattr(config, name)} now"
-        for name in SAME
-        if name in old and old[name] != getattr(config, name)
-    ]
+    defaults, then, now = (
+        _flat(c)
+        for c in (_defaults(), meta.get("config", {}), json.loads(config.to_json_best_effort()))
+    )
+    changed = []
+    for name in now:  # what only the checkpoint has, this version knows no more
+        if name in FREE or name.partition(".")[0] in FREE:
+            continue
+        # A checkpoint from before a field existed was trained with its default.
+        old, new = (values.get(name, defaults.get(name)) for values in (then, now))
+        if _plain(old) != _plain(new):
+            changed.append(f"  {name}: {old!r} in the checkpoint, {new!r} now")
     if changed:
         raise ValueError(
-            f"{workdir} holds a run with other settings ({'; '.join(changed)}): its examples and "
-            "schedule would not continue. Choose another --workdir, or restore the settings"
+            f"{workdir} holds a run with other settings:\n" + "\n".join(changed) + "\n"
+            "Restore them to continue it. For a new run choose another --workdir; it may start "
+            f"from these weights: --config.init_from={workdir} --config.init_parts=params"
         )
+
+
+def _defaults() -> dict[str, Any]:
+    common = runpy.run_path(str(configs.folder() / "common.py"))["get_config"]()
+    return json.loads(common.to_json_best_effort())
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """{"optim.clip": 1.0, …}"""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{above}{name}.")
+        else:
+            flat[f"{above}{name}"] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """A value whose paths and sources are equal where they mean the same."""
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if not isinstance(value, str) or not value:
+        return value
+    head, _, query = value.partition("?")
+    kind, _, path = head.rpartition(":")
+    local = "://" not in head
+    path = os.path.abspath(os.path.expanduser(path)) if local else path.rstrip("/")
+    return kind or "folder", path, sorted(query.split("&"))

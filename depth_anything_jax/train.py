@@ -89,7 +89,8 @@ def train(config, workdir: str) -> dict[str, float]:
         active=jax.process_index() == 0,
         show=("loss/total", "loss/labelled", "loss/unlabelled", "loss/features"),
     )
-    report.text(monitor.describe(config, mesh, shapes, networks, start, meta))
+    again = resumed is not None
+    report.text(monitor.describe(config, mesh, shapes, networks, start, meta, resumed=again))
     batches = pipeline.train_batches(
         preflight.data_config(config),
         labelled_batch=sizes["labelled"],

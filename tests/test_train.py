@@ -18,7 +18,6 @@ from depth_anything_jax import (
     configs,
     monitor,
     paths,
-    preflight,
     report,
     sharding,
     train,
@@ -98,8 +97,11 @@ def test_resumed_run_ends_bit_equal_to_a_straight_one(straight, tmp_path, monkey
 
 
 def test_a_run_is_continued_only_by_itself(straight):
-    with pytest.raises(ValueError, match="batch_size: 2 in the checkpoint, 4 now"):
-        train.train(teacher(batch_size=4), str(straight))
+    with pytest.raises(ValueError) as error:
+        train.train(teacher(**{"batch_size": 4, "optim.decoder_lr": 1e-3}), str(straight))
+    for line in ("  batch_size: 2 in the checkpoint, 4 now", "  optim.decoder_lr: 0.002 in the"):
+        assert line in str(error.value)
+    assert f"--config.init_from={straight} --config.init_parts=params" in str(error.value)
 
 
 def test_checkpoint_says_what_the_model_is(straight):
@@ -209,17 +211,6 @@ def test_a_record_that_cannot_be_read_is_named_once_and_counted(
 def test_fields_that_do_not_fit_are_named(fields, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         train.train(teacher(**fields), str(tmp_path))
-
-
-def test_student_labels_must_pair_with_sources():
-    import runpy
-
-    c = runpy.run_path(str(configs.folder() / "student.py"))["get_config"]("demo")
-    assert preflight.batch_sizes(c) == {"labelled": 4, "unlabelled": 8}
-    assert preflight.data_config(c)["unlabelled"][0]["labels"]["type"] == "records"
-    c.data.labels = ()
-    with pytest.raises(ValueError, match="data.labels names 0 sets of labels for 1"):
-        preflight.data_config(c)
 
 
 def command(workdir, *more):
