@@ -19,7 +19,9 @@ Decisions:
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
+import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -284,12 +286,29 @@ def _iterate(steps: grain.MapDataset, workers: int, ahead: int) -> Any:
         grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
     )
     if workers:
+        atexit.register(_free_shared_memory)  # again by each run, which changes nothing
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's pool reads absl flags; notebooks parse none
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         )
     return iter(dataset)
+
+
+def _free_shared_memory() -> None:
+    """Frees the last batches' shared memory before the interpreter ends.
+
+    Grain does it in a daemon thread, which the end cuts short: a warning of "leaked shared_memory
+    objects" followed. JAX on CPU borrows the arrays of a batch and gives them back at the next
+    garbage collection.
+    """
+    gc.collect()
+    array = grain.multiprocessing.SharedMemoryArray
+    pool = getattr(array, "_del_thread_pool", None)  # Grain has no public way to wait for it
+    if pool is not None:
+        array._del_thread_pool = None  # what is freed later is freed at once
+        pool.close()
+        pool.join()
 
 
 class _Validation:
