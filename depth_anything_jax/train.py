@@ -28,7 +28,13 @@ def train(config, workdir: str) -> dict[str, float]:
       FileNotFoundError: data, labels or weights that are not there yet, and how to make them.
       ImportError: weights that only PyTorch reads, without it.
       FloatingPointError: a quantity that is not finite, with the step.
+      SystemExit: asked to stop before the first step; status 0.
     """
+    with _Stop() as stop:  # before anything heavy: what follows may take minutes
+        return _train(config, workdir, stop)
+
+
+def _train(config, workdir: str, stop: "_Stop") -> dict[str, float]:
     import jax
 
     from depth_anything_jax import checkpoint, initial, monitor, optim, preflight, sharding, state
@@ -44,7 +50,9 @@ def train(config, workdir: str) -> dict[str, float]:
     sharding.check_batch(mesh, sizes, config.accumulation)
 
     # 3. Networks: the student, and those that never learn.
+    stop.check()  # each part may take minutes
     networks, frozen, meta = initial.networks(config, mesh)
+    stop.check()
 
     # 4. Shapes before arrays: where every part of the state will lie.
     new_params = initial.init_params(networks.student, config)
@@ -75,6 +83,7 @@ def train(config, workdir: str) -> dict[str, float]:
     else:
         train_state = initial.compile_quickly(new_state, layout)(jax.random.key(config.seed))
         train_state, meta = initial.load_initial(config, train_state, abstract, meta)
+    stop.check()
     start = int(train_state.step)
     meta["config"] = json.loads(config.to_json_best_effort())
 
@@ -117,7 +126,6 @@ def train(config, workdir: str) -> dict[str, float]:
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
         for thing in (report, checkpoints, profile, batches):
             stack.enter_context(contextlib.closing(thing))
-        stop = stack.enter_context(_Stop())
         stack.enter_context(jax.set_mesh(mesh))
         if start >= config.total_steps:
             report.text(f"{workdir} already holds all {config.total_steps} steps")
@@ -131,6 +139,7 @@ def train(config, workdir: str) -> dict[str, float]:
                 with report.paused():
                     compiled = step_function.lower(train_state, frozen, batch).compile()
                 report.text(monitor.memory(compiled))
+                stop.check()  # the last time: from here on there is something to save
             train_state, metrics = compiled(train_state, frozen, batch)
             report.step(config.batch_size)
 
@@ -166,16 +175,20 @@ def train(config, workdir: str) -> dict[str, float]:
 
 
 class _Stop:
-    """SIGTERM and SIGINT ask the loop to save and leave; all processes agree on the step."""
+    """SIGTERM and SIGINT: the loop saves and leaves; before its first step the program just ends.
+
+    All processes agree on the step.
+    """
 
     def __init__(self):
         self.received = ""
 
     def __enter__(self):
-        import jax
-
-        # With several processes jax.distributed listens to SIGTERM itself and spreads the news.
-        alone = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        # With several processes jax.distributed, which main starts before, listens to SIGTERM
+        # itself and spreads the news. Where jax is not even imported, there is one process.
+        jax = sys.modules.get("jax")
+        several = jax and jax.distributed.is_initialized() and jax.process_count() > 1
+        alone = not several and threading.current_thread() is threading.main_thread()
         signals = (signal.SIGTERM, signal.SIGINT) if alone else ()
         self._old = {s: signal.signal(s, self._receive) for s in signals}
         return self
@@ -185,9 +198,16 @@ class _Stop:
             signal.signal(number, handler)
 
     def _receive(self, number, frame):
+        # No exception from here: raised inside a compilation it crashes the interpreter's end.
         if self.received:  # asked twice: now
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+
+    def check(self) -> None:
+        """Ends the program where it was asked to stop and there is nothing to save yet."""
+        if self.received:
+            print(f"{self.received} before the first step: nothing to save", flush=True)
+            sys.exit(0)
 
     def agreed(self, step: int) -> bool:
         """Whether every process stops after this step."""

@@ -1,4 +1,4 @@
-"""What is checked before anything is loaded: what may change in a continued run, what to prepare."""
+"""Checks before anything is loaded: what a continued run may change, what there is to prepare."""
 
 import json
 import os

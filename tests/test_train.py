@@ -226,7 +226,8 @@ def environment():
 
 def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_path, environment):
     # A thousand steps, so that the signal finds it running whatever the machine does.
-    many = ("--config.total_steps=1000", "--config.checkpoint.every=1000")
+    many = ("--config.total_steps=1000", "--config.checkpoint.every=1000",
+            "--config.data.workers=1")  # fmt: skip
     run = subprocess.Popen(
         command(tmp_path, *many), env=environment, cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -240,7 +241,28 @@ def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_p
     stopped = int(checkpoint.find(tmp_path).name)
     assert 2 <= stopped < 1000
     assert f"SIGTERM: saved after step {stopped}" in "".join(lines)
+    assert not [x for x in lines if "leaked" in x]  # the workers' shared memory
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == stopped
+
+
+def test_sigterm_before_the_first_step_ends_the_program_with_a_line(environment, tmp_path):
+    """What takes its time before the loop is a sleep here: the signal is heard from the start."""
+    code = (
+        "import time\nfrom depth_anything_jax import train\n"
+        "def slow(config, workdir, stop):\n"
+        "    print('slow', flush=True)\n"
+        "    while not stop.received: time.sleep(0.1)\n"
+        "    stop.check()\n"
+        "train._train = slow\ntrain.main()"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, *command(tmp_path)[3:]], env=environment, cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert run.stdout.readline() == "slow\n"
+    run.send_signal(signal.SIGTERM)
+    out, _ = run.communicate()
+    assert (run.returncode, out) == (0, "SIGTERM before the first step: nothing to save\n")
 
 
 @pytest.mark.parametrize(
