@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import subprocess
 
 import pytest
 
@@ -79,3 +80,69 @@ def test_a_field_younger_than_the_checkpoint_had_its_default():
         old.forgotten = 1  # and one that this version does not know
     assert changed_fields(old, default) == []
     assert changed_fields(old, other) == ["loss.trim"]
+
+
+def page(c, folder, monkeypatch):
+    """What a person sees who starts this run in an empty folder."""
+    monkeypatch.chdir(folder)
+    with pytest.raises(FileNotFoundError) as error:
+        preflight.check(c, preflight.batch_sizes(c), "runs/x")
+    return str(error.value)
+
+
+def commands(text):
+    """The commands on a page as a shell runs them: loops unrolled, quotes gone."""
+    script = "\n".join(x for x in text.splitlines() if x.startswith("      "))
+    script = 'python() { echo "$*"; }\n' + script
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_the_papers_student_is_told_what_to_prepare_in_order(tmp_path, monkeypatch):
+    text = page(config("student", "vits"), tmp_path, monkeypatch)
+    assert len(text.splitlines()) <= 25 and "`make demo`" in text and "student.py:demo" in text
+    told = commands(text)
+    labelled = ["blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair"]
+    assert told[:6] == [
+        f"tools/prepare_data.py --source rgbd:RAW/{n} --out data --name {n}" for n in labelled
+    ]
+    assert "tools/prepare_data.py --source folder:RAW/sa1b --out data --name sa1b" in told[6:14]
+    assert told[14] == "-m depth_anything_jax.train --config=configs/teacher.py"
+    assert told[-1] == (
+        "-m depth_anything_jax.pseudo_label --size 518 --checkpoint runs/teacher_vitl "
+        "--data tfds:data/sa1b --out labels/sa1b"
+    )
+    assert len(told) == 6 + 8 + 1 + 8
+
+
+def test_only_what_is_missing_is_told(tmp_path, monkeypatch):
+    c = config("student", "vits", **{
+        "data.labelled": ("tfds:data/irs", "rgbd:mine/manifest.json", "scenes:A?count=2&size=28"),
+        "data.unlabelled": ("tfds:data/sa1b", "folder:photos"),
+        "data.labels": ("labels/a", "labels/b"),
+        "input_size": 364,
+    })  # fmt: skip
+    for there in ("data/irs", "labels/a", "runs/teacher_vitl"):
+        (tmp_path / there).mkdir(parents=True)
+    text = page(c, tmp_path, monkeypatch)
+    assert "labelled data: rgbd:mine/manifest.json\n      put it there, or name another" in text
+    assert "irs" not in text and "configs/teacher.py\n" not in text
+    assert [x for x in text.splitlines() if "--out" in x] == [
+        "      python tools/prepare_data.py --source folder:RAW/sa1b --out data --name sa1b",
+        "          --data folder:photos --out labels/b",
+    ]
+    assert "pseudo_label --size 364 " in text
+    c.teacher = "files"
+    text = page(c, tmp_path, monkeypatch)
+    assert "labels of another tool: labels/b" in text and "pseudo_label --" not in text
+
+
+def test_the_demos_student_is_told_of_the_demos_teacher(tmp_path, monkeypatch):
+    text = page(config("student", "demo"), tmp_path, monkeypatch)
+    assert commands(text) == [
+        "-m depth_anything_jax.train --config=configs/teacher.py:demo",
+        "-m depth_anything_jax.pseudo_label --size 112 --checkpoint runs/teacher_demo "
+        "--data scenes:B?count=1500&size=112&labelled=False --out runs/labels_demo",
+    ]
+    assert config("teacher", "demo").workdir == "runs/teacher_demo"
+    assert config("teacher", "vitl").workdir == "runs/teacher_vitl"

@@ -153,17 +153,10 @@ def test_a_dead_head_stops_the_run_before_its_second_step():
         monitor.check_alive({"labelled/pred_zero_share": 0.5, "unlabelled/pred_zero_share": 0.995})
 
 
-def test_the_papers_student_without_data_gets_a_page_of_commands(tmp_path, monkeypatch):
-    import runpy
-
+def test_what_is_missing_is_told_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    c = runpy.run_path(str(configs.folder() / "student.py"))["get_config"]()
-    with pytest.raises(FileNotFoundError) as error:
-        train.train(c, "runs/x")
-    page = str(error.value)
-    assert "labelled data data/irs" in page and "tools/prepare_data.py" in page
-    assert "pseudo labels labels/sa1b" in page and "depth_anything_jax.pseudo_label" in page
-    assert "make demo" in page and ":demo" in page
+    with pytest.raises(FileNotFoundError, match="this run needs what is not there yet"):
+        train.train(teacher(**{"data.labelled": ("tfds:data/irs",)}), "runs/x")
     assert not os.path.exists("runs")
 
 
