@@ -1,9 +1,12 @@
 """The trainer as a user runs it: from shipped configs, interrupted, continued, misused."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -38,12 +41,14 @@ SMALL = {
 }
 
 
-def teacher(**fields):
-    import runpy
-
-    c = runpy.run_path(str(configs.folder() / "teacher.py"))["get_config"]("demo")
+def config(name, variant, **fields):
+    c = runpy.run_path(str(configs.folder() / f"{name}.py"))["get_config"](variant)
     c.update_from_flattened_dict({**SMALL, **fields})
     return c
+
+
+def teacher(**fields):
+    return config("teacher", "demo", **fields)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,15 +181,37 @@ def one_of_four_is_cut(tmp_path_factory):
     return f"rgbd:{folder}/manifest.json"
 
 
-def test_a_record_that_cannot_be_read_is_named_once_and_counted(
-    one_of_four_is_cut, tmp_path, capsys
-):
-    fields = {"data.labelled": (one_of_four_is_cut,), "data.workers": 1}
-    train.train(teacher(**fields), str(tmp_path))
-    lines = [x for x in capsys.readouterr().out.splitlines() if "cannot be read" in x]
+@pytest.fixture(scope="module")
+def finetuned(straight, one_of_four_is_cut, tmp_path_factory):
+    """(workdir, console) of configs/finetune.py:folder from the straight run's weights."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    fields = {"model.variant": "demo", "init_from": str(straight), "data.workers": 1,
+              "data.labelled": (one_of_four_is_cut,)}  # fmt: skip
+    console = io.StringIO()
+    with contextlib.redirect_stdout(console):
+        train.train(config("finetune", "folder", **fields), str(folder))
+    return folder, console.getvalue()
+
+
+def test_finetuning_starts_from_all_weights_and_trains_encoder_and_decoder(finetuned, straight):
+    rows = report.read_metrics(finetuned[0])
+    first, last = (
+        paths.leaves_by_path(checkpoint.load_params(x)[0]) for x in (straight, finetuned[0])
+    )
+    moved = {name.split("/")[0] for name in first if not np.array_equal(first[name], last[name])}
+    assert moved == {"encoder", "decoder"}
+    # The paper's rates move no weight by more than their sum: it started where the other ended.
+    assert sum(r["lr/decoder"] for r in rows) < 3e-4
+    for name in first:
+        np.testing.assert_allclose(first[name], last[name], atol=3e-4, err_msg=name)
+
+
+def test_a_record_that_cannot_be_read_is_named_once_and_counted(finetuned):
+    folder, console = finetuned
+    lines = [x for x in console.splitlines() if "cannot be read" in x]
     assert len(lines) == 1 and re.search(r"1\.jpg: \w+Error: .*truncated", lines[0])
     # Four steps of two are two epochs of four.
-    rows = report.read_metrics(tmp_path)
+    rows = report.read_metrics(folder)
     assert rows[-1]["step"] == 4 and rows[-1]["data/failures"] == 2
 
 
