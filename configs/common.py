@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     # Where the student starts. A source is an Orbax folder, a .safetensors or .pth file, a local
     # Hugging Face folder or a hub id. Parts: "encoder", "params" (encoder and decoder), "all"
     # (Orbax only: optimiser and step too). allow_missing: a regex of tensors the file may lack,
-    # which become fill_missing: "init" (the initialiser's) or "zeros".
+    # which become fill_missing: "init" (the initialiser's) or "zeros". Not read when a run goes on.
     c.init_from = ""
     c.init_parts = "encoder"
     c.allow_missing = ""

@@ -12,9 +12,16 @@ latter labelled once by the best teacher:
     python -m depth_anything_jax.pseudo_label --checkpoint runs/teacher_vitl \\
         --data tfds:data/sa1b --out labels/sa1b
 
-Lengths: one sweep over the unlabelled images at 64 labelled + 128 unlabelled a step (V1 states the
-sweep, not the batch); V2 states 192 x 480 000. The paper's ViT-S reaches AbsRel .080 on KITTI and
-.053 on NYUv2. The demo takes about five minutes on two CPU cores.
+Length: one sweep over the unlabelled images at 64 labelled + 128 unlabelled a step (V1 states the
+sweep, not the batch); V2 states 192 x 480 000.
+
+Hardware: any number of accelerators that divides both parts of the batch (--config.accumulation,
+    --config.mesh.fsdp where memory is short; the memory it needs is printed before the first step).
+Time: V1's authors trained ViT-L about 10 days on 128 V100 (V1#214). No full run has been timed with
+    this code; the console's ETA tells after two steps. The demo: about five minutes on two cores.
+Result: the papers' AbsRel on KITTI and NYUv2 (V1 Table 2, V2 Table 2), under a protocol that was
+    not published: V1 ViT-S .080 .053, ViT-B .080 .046, ViT-L .076 .043; V2 ViT-S .078 .053, ViT-B
+    .078 .049, ViT-L .074 .045. No full run of ours has been scored. The demo: see `make demo`.
 """
 
 import pathlib

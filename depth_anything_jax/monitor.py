@@ -1,5 +1,6 @@
 """What the trainer tells about itself: the first page, memory, signs of a dead model, pictures."""
 
+import math
 from typing import Any
 
 import jax
@@ -18,12 +19,15 @@ from depth_anything_jax import (
     sharding,
 )
 from depth_anything_jax.data import sources, specs
+from depth_anything_jax.data.examples import Failure
 
 # More zeros than this in the first output: a ReLU head that no gradient will ever reach.
 DEAD_SHARE = 0.99
 
 
-def describe(config, mesh, shapes, networks, start: int, meta: dict[str, Any]) -> str:
+def describe(
+    config, mesh, shapes, networks, start: int, meta: dict[str, Any], *, resumed: bool = False
+) -> str:
     """The page printed before the first step."""
     leaves = paths.leaves_by_path(shapes)
     learns = paths.leaves_by_path(optim.trainable(shapes, (*optim.UNUSED, *config.optim.freeze)))
@@ -41,6 +45,10 @@ def describe(config, mesh, shapes, networks, start: int, meta: dict[str, Any]) -
         f"{config.batch_size} of {config.input_size} px, accumulation {config.accumulation}",
         f"{'continues after' if start else 'starts at'} step {start} of {config.total_steps}",
     ]
+    if resumed and config.init_from:
+        lines.append(
+            f"init_from={config.init_from} is not read again: the run goes on from its own"
+        )
     for link in meta.get("licence_chain", []):
         lines.append(f"{link['role']}: {link['source']} ({link['licence']})")
     return "\n".join(lines)
@@ -62,6 +70,57 @@ def profile_window(config) -> tuple[int | None, int | None]:
     """First and last step to profile; None for both: nothing."""
     first, last = config.log.profile
     return (first, last) if last > first else (None, None)
+
+
+def tell_failure(failure: Failure) -> None:
+    """A line for a record that cannot be read; each process tells of its own."""
+    several = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
+    print(f"{several}cannot be read, the next record stands in: {failure}", flush=True)
+
+
+class Unseen:
+    """The metrics of every step, on the device until they are looked at.
+
+    The device never waits for a look at an earlier step than its newest one, and all steps are
+    looked at, so that the first number that is not finite is told with the step where it arose.
+    """
+
+    LIMIT = 64  # steps that may wait: a step's metrics are some forty small buffers
+
+    def __init__(self, config):
+        self._config = config
+        self._steps: list[tuple[int, Any, int]] = []
+        self._last: tuple[int, dict[str, float]] = (0, {})
+
+    def add(self, done: int, metrics, failures: int) -> None:
+        """The device scalars of a step, and how many records had failed by then."""
+        self._steps.append((done, metrics, failures))
+        if len(self._steps) > self.LIMIT:
+            self.look(done - 1)
+
+    def look(self, step: int) -> dict[str, float]:
+        """The numbers of `step`, which is the last one looked at or newer.
+
+        Raises:
+          FloatingPointError: a number of this or an earlier step is not finite; names the first.
+        """
+        due = [s for s in self._steps if s[0] <= step]
+        self._steps = self._steps[len(due) :]
+        for (done, _, failures), metrics in zip(
+            due, jax.device_get([s[1] for s in due]), strict=True
+        ):
+            numbers = {k: float(v) for k, v in metrics.items()}
+            bad = [f"{k} is {v}" for k, v in numbers.items() if not math.isfinite(v)]
+            if bad:
+                raise FloatingPointError(
+                    f"step {done}: {', '.join(bad)}; all checkpoints are from before. Lower "
+                    "optim.encoder_lr and optim.decoder_lr; --config.log.images=1 draws the steps "
+                    "before it"
+                )
+            numbers |= rates(self._config, done - 1) | {"data/failures": failures}
+            self._last = done, numbers
+        assert self._last[0] == step
+        return self._last[1]
 
 
 def check_alive(metrics: dict[str, float]) -> None:

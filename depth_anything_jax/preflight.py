@@ -4,16 +4,31 @@ Every check raises an error that names the field, its value and the cure.
 """
 
 import difflib
+import json
 import os
 import pathlib
+import runpy
+from collections.abc import Mapping
 from typing import Any
 
+from depth_anything_jax import configs
 from depth_anything_jax.data import specs
 
 TEACHERS = ("none", "records", "files", "online")
 INIT_PARTS = ("encoder", "params", "all")
-# What a checkpoint must share with the run that continues it: other fields may change.
-SAME = ("seed", "batch_size", "labelled_ratio", "unlabelled_ratio", "input_size", "total_steps")
+# What a run may change when it is continued: everything else decides what is learned.
+FREE = (
+    "workdir",
+    *("init_from", "init_parts", "allow_missing", "fill_missing"),  # read at step 0 only
+    *(
+        "accumulation",
+        "mesh",
+        "model.scan",
+        "model.remat",
+        "model.attention",
+    ),  # the same up to rounding
+    *("data.workers", "data.threads", "checkpoint", "log", "eval"),
+)
 
 
 def batch_sizes(config) -> dict[str, int]:
@@ -108,58 +123,118 @@ def _one_of(field: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{field}={value!r}: one of {', '.join(known)}{hint}")
 
 
-def _missing(config, sizes: dict[str, int]) -> list[tuple[str, str]]:
-    """(what is missing, the command that makes it), in the order to make them."""
-    found = []
-    for part in ("labelled", "unlabelled"):
-        if not sizes[part]:
-            continue
-        for text in getattr(config.data, part):
-            path = specs.parse(text).get("path")
-            if path and not _exists(path):
-                name = pathlib.PurePath(path).name
-                kind = "rgbd" if part == "labelled" else "folder"
-                out = pathlib.PurePath(path).parent
-                found.append(
-                    (
-                        f"{part} data {path}",
-                        f"python tools/prepare_data.py --source {kind}:RAW/{name} --out {out} "
-                        f"--name {name}",
-                    )
+def _missing(config, sizes: dict[str, int]) -> list[tuple[str, list[str]]]:
+    """(what is missing, lines of commands that make it), in the order to make them."""
+    found: list[tuple[str, list[str]]] = []
+    for part, kind in (("labelled", "rgbd"), ("unlabelled", "folder")):
+        wanted = getattr(config.data, part) if sizes[part] else ()
+        absent = [s for s in wanted if not _exists(specs.parse(s).get("path", ""))]
+        described = [specs.parse(s) for s in absent]
+        packed = [pathlib.PurePath(d["path"]) for d in described if d["type"] == "tfds"]
+        if packed:
+            commands = [
+                (
+                    p.name,
+                    f"python tools/prepare_data.py --source {kind}:RAW/$name --out {p.parent} "
+                    "--name $name",
                 )
+                for p in packed
+            ]
+            found.append((f"{part} data: {_named(packed)}", _loops(commands)))
+        for source, d in zip(absent, described, strict=True):
+            if d["type"] != "tfds":
+                cure = f"put it there, or name another source in data.{part}"
+                found.append((f"{part} data: {source}", [cure]))
     if sizes["unlabelled"] and config.teacher in ("records", "files"):
-        for path, source in zip(config.data.labels, config.data.unlabelled, strict=False):
-            path = path.partition("?")[0]
-            if not _exists(path.partition("?")[0]):
-                found.append(
-                    (
-                        f"pseudo labels {path}",
-                        "python -m depth_anything_jax.pseudo_label --checkpoint TEACHER "
-                        f"--data '{source}' --out {path}",
-                    )
+        paths = [labels.partition("?")[0] for labels in config.data.labels]
+        pairs = [
+            (pathlib.PurePath(path), source)
+            for path, source in zip(paths, config.data.unlabelled, strict=False)
+            if not _exists(path)
+        ]
+        if pairs and config.teacher == "files":
+            found.append(
+                (
+                    f"labels of another tool: {_named([p for p, _ in pairs])}",
+                    ["docs/data.md says how they lie beside the images"],
                 )
+            )
+        elif pairs:
+            found += _labelling(config, pairs)
     if config.teacher == "online" and not config.teacher_from:
-        found.append(("a teacher", "--config.teacher_from=SOURCE"))
+        found.append(("a teacher", ["--config.teacher_from=SOURCE"]))
     return found
 
 
+def _labelling(config, pairs) -> list[tuple[str, list[str]]]:
+    """A teacher where there is none, and the pseudo labels of (path, source) pairs."""
+    variant, teacher = "", "runs/teacher_vitl"  # as configs/teacher.py calls its workdir
+    if config.model.variant == "demo":
+        variant, teacher = ":demo", "runs/teacher_demo"
+    found = []
+    if not _exists(teacher):
+        released = "LiheYoung/depth-anything-large-hf"
+        other = "" if variant else f" (or, below, --checkpoint {released})"
+        train = f"python -m depth_anything_jax.train --config=configs/teacher.py{variant}"
+        found.append((f"a teacher: {teacher}{other}", [train]))
+    commands = []
+    for path, source in pairs:
+        data = source.replace(path.name, "$name")
+        quoted = f'"{data}"' if set(data) & set("?&*[]; '") else data
+        commands.append(
+            (
+                path.name,
+                f"python -m depth_anything_jax.pseudo_label --size {config.input_size} "
+                f"--checkpoint {teacher} \\\n    --data {quoted} --out {path.parent / '$name'}",
+            )
+        )
+    return [*found, (f"pseudo labels: {_named([p for p, _ in pairs])}", _loops(commands))]
+
+
+def _loops(commands: list[tuple[str, str]]) -> list[str]:
+    """Commands as lines; those that differ in nothing but $name share a shell loop."""
+    names: dict[str, list[str]] = {}
+    for name, command in commands:
+        names.setdefault(command, []).append(name)
+    lines = []
+    for command, alike in names.items():
+        if len(alike) == 1:
+            lines += command.replace("$name", alike[0]).split("\n")
+        else:
+            body = [f"  {line}" for line in command.split("\n")]
+            lines += [f"for name in {' '.join(alike)}; do", *body, "done"]
+    return lines
+
+
+def _named(paths: list[pathlib.PurePath]) -> str:
+    if len(paths) == 1:
+        return str(paths[0])
+    return f"{len(paths)} sets in " + ", ".join(sorted({f"{p.parent}/" for p in paths}))
+
+
 def _exists(path: str) -> bool:
-    return "://" in path or os.path.exists(os.path.expanduser(path))
+    """Whether a local path is there; nobody asks a bucket, nor a source that has no path."""
+    return not path or "://" in path or os.path.exists(os.path.expanduser(path))
 
 
-def page(missing: list[tuple[str, str]]) -> str:
+def page(missing: list[tuple[str, list[str]]]) -> str:
     """A short page: what is not there, which command makes it, and what needs nothing."""
-    lines = ["this run needs what is not there yet:", ""]
-    for what, command in missing:
-        lines += [f"  {what}", f"      {command}"]
+    lines = ["this run needs what is not there yet. In this order:", ""]
+    for what, commands in missing:
+        lines += [f"  {what}", *(f"      {line}" for line in commands)]
+    if any("RAW" in line for line in lines):
+        lines += [
+            "",
+            "RAW holds what you downloaded; docs/data.md says how it is laid out. Other sources:",
+            "--config.data.labelled=\"('rgbd:PATH/manifest.json',)\" and the like.",
+        ]
     return "\n".join(
         [
             *lines,
             "",
-            "docs/data.md says how to lay out and prepare data; other sources go into",
-            "--config.data.labelled=\"('rgbd:PATH/manifest.json',)\" and the like.",
-            "The whole method without any data or download: `make demo`, or",
-            "--config=configs/teacher.py:demo, then pseudo_label, then configs/student.py:demo.",
+            "Without any data or download: `make demo` runs the whole method on rendered scenes.",
+            "By hand: --config=configs/teacher.py:demo, then pseudo_label (the page of",
+            "configs/student.py:demo has the command), then --config=configs/student.py:demo.",
         ]
     )
 
@@ -168,16 +243,52 @@ def check_same_run(meta: dict[str, Any], config, workdir: str) -> None:
     """A workdir is continued only by the run that began it.
 
     Raises:
-      ValueError: a field of SAME differs from the checkpoint's.
+      ValueError: fields that decide what is learned (all but FREE) differ from the checkpoint's.
     """
-    old = meta.get("config", {})
-    changed = [
-        f"{name}: {old[name]} in the checkpoint, {getattr(config, name)} now"
-        for name in SAME
-        if name in old and old[name] != getattr(config, name)
-    ]
+    defaults, then, now = (
+        _flat(c)
+        for c in (_defaults(), meta.get("config", {}), json.loads(config.to_json_best_effort()))
+    )
+    changed = []
+    for name in now:  # what only the checkpoint has, this version knows no more
+        if name in FREE or name.partition(".")[0] in FREE:
+            continue
+        # A checkpoint from before a field existed was trained with its default.
+        old, new = (values.get(name, defaults.get(name)) for values in (then, now))
+        if _plain(old) != _plain(new):
+            changed.append(f"  {name}: {old!r} in the checkpoint, {new!r} now")
     if changed:
         raise ValueError(
-            f"{workdir} holds a run with other settings ({'; '.join(changed)}): its examples and "
-            "schedule would not continue. Choose another --workdir, or restore the settings"
+            f"{workdir} holds a run with other settings:\n" + "\n".join(changed) + "\n"
+            "Restore them to continue it. For a new run choose another --workdir; it may start "
+            f"from these weights: --config.init_from={workdir} --config.init_parts=params"
         )
+
+
+def _defaults() -> dict[str, Any]:
+    common = runpy.run_path(str(configs.folder() / "common.py"))["get_config"]()
+    return json.loads(common.to_json_best_effort())
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """{"optim.clip": 1.0, …}"""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{above}{name}.")
+        else:
+            flat[f"{above}{name}"] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """A value whose paths and sources are equal where they mean the same."""
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if not isinstance(value, str) or not value:
+        return value
+    head, _, query = value.partition("?")
+    kind, _, path = head.rpartition(":")
+    local = "://" not in head
+    path = os.path.abspath(os.path.expanduser(path)) if local else path.rstrip("/")
+    return kind or "folder", path, sorted(query.split("&"))

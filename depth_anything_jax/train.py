@@ -11,7 +11,6 @@ mesh, networks, state, data, step, loop. The method itself is in state.py, losse
 # Grain's spawned workers import this module again: what is heavy is imported inside `train`.
 import contextlib
 import json
-import math
 import signal
 import sys
 import threading
@@ -26,10 +25,18 @@ def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
       workdir: checkpoints, logs and pictures go here; what is there is continued.
       audit_steps: write down everything that the first so many steps do, see audit.py.
     Raises:
-      ValueError: a field that does not fit, named with its value and the cure.
+      ValueError: a field that does not fit, named with its value and the cure; too many records
+        that cannot be read.
       FileNotFoundError: data, labels or weights that are not there yet, and how to make them.
+      ImportError: weights that only PyTorch reads, without it.
       FloatingPointError: a quantity that is not finite, with the step.
+      SystemExit: asked to stop before the first step; status 0.
     """
+    with _Stop() as stop:  # before anything heavy: what follows may take minutes
+        return _train(config, workdir, stop, audit_steps)
+
+
+def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, float]:
     import jax
 
     from depth_anything_jax import (
@@ -54,8 +61,10 @@ def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
     sharding.check_batch(mesh, sizes, config.accumulation)
 
     # 3. Networks: the student, and those that never learn.
+    stop.check()  # each part may take minutes
     networks, frozen, meta = initial.networks(config, mesh)
     auditor = audit.Auditor(networks, config, workdir, audit_steps)
+    stop.check()
 
     # 4. Shapes before arrays: where every part of the state will lie.
     new_params = initial.init_params(networks.student, config)
@@ -86,6 +95,7 @@ def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
     else:
         train_state = initial.compile_quickly(new_state, layout)(jax.random.key(config.seed))
         train_state, meta = initial.load_initial(config, train_state, abstract, meta)
+    stop.check()
     start = int(train_state.step)
     meta["config"] = json.loads(config.to_json_best_effort())
 
@@ -100,7 +110,8 @@ def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
         active=jax.process_index() == 0,
         show=("loss/total", "loss/labelled", "loss/unlabelled", "loss/features"),
     )
-    report.text(monitor.describe(config, mesh, shapes, networks, start, meta))
+    again = resumed is not None
+    report.text(monitor.describe(config, mesh, shapes, networks, start, meta, resumed=again))
     batches = pipeline.train_batches(
         preflight.data_config(config),
         labelled_batch=sizes["labelled"],
@@ -110,21 +121,23 @@ def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
         start_step=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        on_failure=monitor.tell_failure,
     )
     step_function = state.jit_train_step(state.make_train_step(networks, tx, config), mesh, layout)
     predict = monitor.predictor(networks.student)
     evaluator = monitor.Evaluator(config, networks.student, mesh)
     profile = ProfileWindow(workdir, *monitor.profile_window(config))
 
-    # 7. The loop. Do not change the order in it: a step's numbers are fetched when the next step
-    #    is under way, and a state is saved only after its numbers were seen to be finite.
+    # 7. The loop. Do not change the order in it: a line's numbers are fetched when the next step
+    #    is under way, and a state is saved, drawn or scored only after all numbers up to it were
+    #    seen to be finite.
     compiled: Any = None
-    pending: Any = None
+    pending = 0  # the step whose line is still to be written
+    unseen = monitor.Unseen(config)
     numbers: dict[str, float] = {}
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
         for thing in (report, checkpoints, profile, batches):
             stack.enter_context(contextlib.closing(thing))
-        stop = stack.enter_context(_Stop())
         stack.enter_context(jax.set_mesh(mesh))
         if start >= config.total_steps:
             report.text(f"{workdir} already holds all {config.total_steps} steps")
@@ -138,6 +151,7 @@ def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
                 with report.paused():
                     compiled = step_function.lower(train_state, frozen, batch).compile()
                 report.text(monitor.memory(compiled))
+                stop.check()  # the last time: from here on there is something to save
             with report.paused():  # --audit looks at the state before its update
                 seen = auditor.before(train_state, frozen, batch)
             train_state, metrics = compiled(train_state, frozen, batch)
@@ -145,61 +159,52 @@ def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
                 auditor.after(seen, metrics)
             report.step(config.batch_size)
 
-            if pending is not None:
-                report.log(*_numbers(config, *pending))
-                pending = None
+            unseen.add(done, metrics, batches.failures)
+            if pending:
+                report.log(pending, unseen.look(pending))
+                pending = 0
             last = done == config.total_steps or stop.agreed(done)
             save = last or done % config.checkpoint.every == 0
-            if save or step == start:
-                numbers = _numbers(config, done, metrics)[1]
+            draw = config.log.images and (done % config.log.images == 0 or step == start)
+            score = config.eval.every and (done % config.eval.every == 0 or last)
+            if save or draw or score or step == start:
+                numbers = unseen.look(done)
             if step == start and resumed is None:
                 monitor.check_alive(numbers)
             if report.due(done) or step == start or last:
-                pending = done, metrics
+                pending = done
             if save:
                 with report.paused():
                     checkpoints.save(done, train_state, {**meta, "next_step": done}, wait=last)
-            if config.log.images and (done % config.log.images == 0 or step == start):
+            if draw:
                 with report.paused():
                     report.images(done, monitor.strips(predict, train_state.params, local))
-            if config.eval.every and (done % config.eval.every == 0 or last):
+            if score:
                 with report.paused():
                     report.scalars(done, evaluator(train_state))
             if last:
-                report.log(*_numbers(config, *pending))
+                report.log(done, numbers)
                 if done < config.total_steps:
                     report.text(f"{stop.received}: saved after step {done}; start again to go on")
                 break
     return numbers
 
 
-def _numbers(config, done: int, metrics) -> tuple[int, dict[str, float]]:
-    """A step's device scalars as numbers, with its learning rates; all must be finite."""
-    import jax
-
-    from depth_anything_jax import monitor
-
-    numbers = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    bad = [f"{k} is {v}" for k, v in numbers.items() if not math.isfinite(v)]
-    if bad:
-        raise FloatingPointError(
-            f"step {done}: {', '.join(bad)}. The last checkpoint is from before; look at the "
-            "batch with --config.log.images=1, or lower optim.encoder_lr and optim.decoder_lr"
-        )
-    return done, numbers | monitor.rates(config, done - 1)
-
-
 class _Stop:
-    """SIGTERM and SIGINT ask the loop to save and leave; all processes agree on the step."""
+    """SIGTERM and SIGINT: the loop saves and leaves; before its first step the program just ends.
+
+    All processes agree on the step.
+    """
 
     def __init__(self):
         self.received = ""
 
     def __enter__(self):
-        import jax
-
-        # With several processes jax.distributed listens to SIGTERM itself and spreads the news.
-        alone = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        # With several processes jax.distributed, which main starts before, listens to SIGTERM
+        # itself and spreads the news. Where jax is not even imported, there is one process.
+        jax = sys.modules.get("jax")
+        several = jax and jax.distributed.is_initialized() and jax.process_count() > 1
+        alone = not several and threading.current_thread() is threading.main_thread()
         signals = (signal.SIGTERM, signal.SIGINT) if alone else ()
         self._old = {s: signal.signal(s, self._receive) for s in signals}
         return self
@@ -209,9 +214,16 @@ class _Stop:
             signal.signal(number, handler)
 
     def _receive(self, number, frame):
+        # No exception from here: raised inside a compilation it crashes the interpreter's end.
         if self.received:  # asked twice: now
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+
+    def check(self) -> None:
+        """Ends the program where it was asked to stop and there is nothing to save yet."""
+        if self.received:
+            print(f"{self.received} before the first step: nothing to save", flush=True)
+            sys.exit(0)
 
     def agreed(self, step: int) -> bool:
         """Whether every process stops after this step."""
@@ -256,7 +268,7 @@ def main() -> None:
             sharding.join_processes()
         try:
             train(config.value, workdir.value or config.value.workdir, audit.value)
-        except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
 
     app.run(run)

@@ -1,5 +1,7 @@
+import ast
 import os
 import pathlib
+import re
 
 import pytest
 
@@ -69,3 +71,12 @@ def test_the_checkout_ships_the_documented_ones():
     assert {"student", "teacher", "finetune"} <= set(configs.names())
     for name in configs.names():
         assert configs.summary(name).endswith("."), name
+
+
+@pytest.mark.parametrize("name", ["student", "teacher", "finetune"])
+def test_a_config_is_its_lab_note(name):
+    """Command, hardware, time and expected result."""
+    note = ast.get_docstring(ast.parse((configs.folder() / f"{name}.py").read_text()))
+    assert f"--config=configs/{name}.py" in note
+    for part in ("Hardware", "Time", "Result"):
+        assert re.search(rf"^{part}: ", note, re.MULTILINE), part

@@ -195,7 +195,8 @@ def test_a_failed_record_is_replaced_by_its_neighbour_and_counted(data, broken, 
     whole = data | {"unlabelled": data["unlabelled"][:1]}
     with train_batches(whole, **SIZES) as stream:
         expected = list(itertools.islice(stream, 6))
-    with train_batches(broken | {"workers": workers}, **SIZES) as stream:
+    told = []
+    with train_batches(broken | {"workers": workers}, **SIZES, on_failure=told.append) as stream:
         got = list(itertools.islice(stream, 6))
         planned = [n for b in expected for n in which(b)]
         assert planned.count(5) >= 2
@@ -203,6 +204,7 @@ def test_a_failed_record_is_replaced_by_its_neighbour_and_counted(data, broken, 
         assert stream.seen == 36
         assert {f.key for f in stream.failed} == {"005.png"}
         assert "truncated" in stream.failed[0].error
+        assert told == stream.failed[:1]  # once, though it failed again
     assert [n for b in got for n in which(b)] == [6 if n == 5 else n for n in planned]
     for a, b, numbers in zip(expected, got, map(which, expected), strict=True):
         for row, number in enumerate(numbers):

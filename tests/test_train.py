@@ -1,12 +1,17 @@
 """The trainer as a user runs it: from shipped configs, interrupted, continued, misused."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
+import re
+import runpy
 import signal
 import subprocess
 import sys
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -15,8 +20,8 @@ from depth_anything_jax import (
     checkpoint,
     configs,
     initial,
+    monitor,
     paths,
-    preflight,
     report,
     sharding,
     train,
@@ -37,12 +42,14 @@ SMALL = {
 }
 
 
-def teacher(**fields):
-    import runpy
-
-    c = runpy.run_path(str(configs.folder() / "teacher.py"))["get_config"]("demo")
+def config(name, variant, **fields):
+    c = runpy.run_path(str(configs.folder() / f"{name}.py"))["get_config"](variant)
     c.update_from_flattened_dict({**SMALL, **fields})
     return c
+
+
+def teacher(**fields):
+    return config("teacher", "demo", **fields)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,8 +111,11 @@ def test_resumed_run_ends_bit_equal_to_a_straight_one(straight, tmp_path, monkey
 
 
 def test_a_run_is_continued_only_by_itself(straight):
-    with pytest.raises(ValueError, match="batch_size: 2 in the checkpoint, 4 now"):
-        train.train(teacher(batch_size=4), str(straight))
+    with pytest.raises(ValueError) as error:
+        train.train(teacher(**{"batch_size": 4, "optim.decoder_lr": 1e-3}), str(straight))
+    for line in ("  batch_size: 2 in the checkpoint, 4 now", "  optim.decoder_lr: 0.002 in the"):
+        assert line in str(error.value)
+    assert f"--config.init_from={straight} --config.init_parts=params" in str(error.value)
 
 
 def test_checkpoint_says_what_the_model_is(straight):
@@ -114,23 +124,104 @@ def test_checkpoint_says_what_the_model_is(straight):
     assert meta["config"]["total_steps"] == 4
 
 
-def test_numbers_that_are_not_finite_stop_the_run_by_name(tmp_path):
-    with pytest.raises(FloatingPointError, match=r"step \d: .*(loss/total|norm/\w+) is (nan|inf)"):
-        train.train(teacher(**{"optim.decoder_lr": 1e30, "optim.warmup": 1}), str(tmp_path))
+def test_the_first_number_that_is_not_finite_stops_the_run_by_name_and_step(tmp_path):
+    """The update of step 1 is huge, step 2 overflows; a look is due at step 4 only."""
+    fields = {"optim.decoder_lr": 1e12, "optim.warmup": 1, "total_steps": 6, "log.every": 20,
+              "log.images": 4, "checkpoint.every": 20}  # fmt: skip
+    with pytest.raises(FloatingPointError, match=r"step 2: .*(loss/total|norm/\w+) is (nan|inf)"):
+        train.train(teacher(**fields), str(tmp_path))
+    assert [p.name for p in (tmp_path / "strips").iterdir()] == ["labelled_00000001.png"]
+    assert checkpoint.find(tmp_path) is None
 
 
-def test_the_papers_student_without_data_gets_a_page_of_commands(tmp_path, monkeypatch):
-    import runpy
+def test_metrics_are_looked_at_once_and_in_order():
+    unseen = monitor.Unseen(teacher())
+    fetched = []
 
+    class Scalar:
+        """Stands for a device array; tells when it is fetched."""
+
+        def __init__(self, step, value=1.0):
+            self.step, self.value = step, value
+
+        def __array__(self, dtype=None, copy=None):
+            fetched.append(self.step)
+            return np.asarray(self.value, dtype)
+
+    for step in range(1, 5):
+        unseen.add(step, {"loss/total": Scalar(step)}, failures=step)
+    assert fetched == []
+    assert unseen.look(3)["data/failures"] == unseen.look(3)["data/failures"] == 3
+    assert fetched == [1, 2, 3]
+    unseen.add(5, {"loss/total": Scalar(5, np.inf), "loss/labelled": Scalar(5)}, failures=0)
+    for step in range(6, 4 + unseen.LIMIT):
+        unseen.add(step, {"loss/total": Scalar(step)}, failures=0)
+    with pytest.raises(FloatingPointError, match="step 5: loss/total is inf; all"):
+        unseen.add(4 + unseen.LIMIT, {"loss/total": Scalar(0)}, failures=0)  # as many as may wait
+    assert 0 not in fetched  # the newest step is not waited for
+
+
+def test_a_dead_head_stops_the_run_before_its_second_step():
+    monitor.check_alive({"labelled/pred_zero_share": 0.99, "unlabelled/pred_zero_share": 0.5})
+    with pytest.raises(FloatingPointError, match=r"99\.5% of the first unlabelled prediction is"):
+        monitor.check_alive({"labelled/pred_zero_share": 0.5, "unlabelled/pred_zero_share": 0.995})
+
+
+def test_what_is_missing_is_told_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    c = runpy.run_path(str(configs.folder() / "student.py"))["get_config"]()
-    with pytest.raises(FileNotFoundError) as error:
-        train.train(c, "runs/x")
-    page = str(error.value)
-    assert "labelled data data/irs" in page and "tools/prepare_data.py" in page
-    assert "pseudo labels labels/sa1b" in page and "depth_anything_jax.pseudo_label" in page
-    assert "make demo" in page and ":demo" in page
+    with pytest.raises(FileNotFoundError, match="this run needs what is not there yet"):
+        train.train(teacher(**{"data.labelled": ("tfds:data/irs",)}), "runs/x")
     assert not os.path.exists("runs")
+
+
+@pytest.fixture(scope="module")
+def one_of_four_is_cut(tmp_path_factory):
+    """A manifest of four pairs; the second image ends half-way."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    entries = []
+    for i in range(4):
+        cv2.imwrite(str(folder / f"{i}.jpg"), rng.integers(0, 256, (40, 40, 3), np.uint8))
+        cv2.imwrite(str(folder / f"{i}.png"), rng.integers(500, 9000, (40, 40)).astype(np.uint16))
+        entries.append({"rgb": f"{i}.jpg", "depth": f"{i}.png", "fmt": "nyu"})
+    whole = (folder / "1.jpg").read_bytes()
+    (folder / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "manifest.json").write_text(json.dumps(entries))
+    return f"rgbd:{folder}/manifest.json"
+
+
+@pytest.fixture(scope="module")
+def finetuned(straight, one_of_four_is_cut, tmp_path_factory):
+    """(workdir, console) of configs/finetune.py:folder from the straight run's weights."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    fields = {"model.variant": "demo", "init_from": str(straight), "data.workers": 1,
+              "data.labelled": (one_of_four_is_cut,)}  # fmt: skip
+    console = io.StringIO()
+    with contextlib.redirect_stdout(console):
+        train.train(config("finetune", "folder", **fields), str(folder))
+    return folder, console.getvalue()
+
+
+def test_finetuning_starts_from_all_weights_and_trains_encoder_and_decoder(finetuned, straight):
+    rows = report.read_metrics(finetuned[0])
+    first, last = (
+        paths.leaves_by_path(checkpoint.load_params(x)[0]) for x in (straight, finetuned[0])
+    )
+    moved = {name.split("/")[0] for name in first if not np.array_equal(first[name], last[name])}
+    assert moved == {"encoder", "decoder"}
+    # The paper's rates move no weight by more than their sum: it started where the other ended.
+    assert sum(r["lr/decoder"] for r in rows) < 3e-4
+    for name in first:
+        np.testing.assert_allclose(first[name], last[name], atol=3e-4, err_msg=name)
+
+
+def test_a_record_that_cannot_be_read_is_named_once_and_counted(finetuned):
+    folder, console = finetuned
+    lines = [x for x in console.splitlines() if "cannot be read" in x]
+    assert len(lines) == 1 and re.search(r"1\.jpg: \w+Error: .*truncated", lines[0])
+    # Four steps of two are two epochs of four.
+    rows = report.read_metrics(folder)
+    assert rows[-1]["step"] == 4 and rows[-1]["data/failures"] == 2
 
 
 @pytest.mark.parametrize(
@@ -151,17 +242,6 @@ def test_fields_that_do_not_fit_are_named(fields, message, tmp_path):
         train.train(teacher(**fields), str(tmp_path))
 
 
-def test_student_labels_must_pair_with_sources():
-    import runpy
-
-    c = runpy.run_path(str(configs.folder() / "student.py"))["get_config"]("demo")
-    assert preflight.batch_sizes(c) == {"labelled": 4, "unlabelled": 8}
-    assert preflight.data_config(c)["unlabelled"][0]["labels"]["type"] == "records"
-    c.data.labels = ()
-    with pytest.raises(ValueError, match="data.labels names 0 sets of labels for 1"):
-        preflight.data_config(c)
-
-
 def command(workdir, *more):
     fields = [f"--config.{k}={v}" for k, v in SMALL.items()]
     return [sys.executable, "-m", "depth_anything_jax.train", "--config=configs/teacher.py:demo",
@@ -175,7 +255,8 @@ def environment():
 
 def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_path, environment):
     # A thousand steps, so that the signal finds it running whatever the machine does.
-    many = ("--config.total_steps=1000", "--config.checkpoint.every=1000", "--audit=1")
+    many = ("--config.total_steps=1000", "--config.checkpoint.every=1000",
+            "--config.data.workers=1", "--audit=1")  # fmt: skip
     run = subprocess.Popen(
         command(tmp_path, *many), env=environment, cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -189,8 +270,54 @@ def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_p
     stopped = int(checkpoint.find(tmp_path).name)
     assert 2 <= stopped < 1000
     assert f"SIGTERM: saved after step {stopped}" in "".join(lines)
+    assert not [x for x in lines if "leaked" in x]  # the workers' shared memory
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == stopped
     assert [p.name for p in (tmp_path / "audit").glob("*.npz")] == ["step_000001.npz"]
+
+
+def test_sigterm_before_the_first_step_ends_the_program_with_a_line(environment, tmp_path):
+    """What takes its time before the loop is a sleep here: the signal is heard from the start."""
+    code = (
+        "import time\nfrom depth_anything_jax import train\n"
+        "def slow(config, workdir, stop, audit_steps):\n"
+        "    print('slow', flush=True)\n"
+        "    while not stop.received: time.sleep(0.1)\n"
+        "    stop.check()\n"
+        "train._train = slow\ntrain.main()"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, *command(tmp_path)[3:]], env=environment, cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert run.stdout.readline() == "slow\n"
+    run.send_signal(signal.SIGTERM)
+    out, _ = run.communicate()
+    assert (run.returncode, out) == (0, "SIGTERM before the first step: nothing to save\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "message"),
+    [
+        ("depth_anything_jax.data.examples", "DataError", "3 of 1000 records failed"),
+        ("builtins", "ImportError", "x.pth needs PyTorch"),
+    ],
+)
+def test_what_stops_a_run_is_told_without_a_traceback(
+    module, error, message, environment, tmp_path
+):
+    """`train` is replaced by the error: only the command line is looked at here."""
+    code = (
+        f"from {module} import {error}\nfrom depth_anything_jax import train\n"
+        f"def fail(config, workdir, audit_steps): raise {error}({message!r})\n"
+        "train.train = fail\ntrain.main()"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, *command(tmp_path)[3:]], env=environment, cwd=ROOT,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1] == f"{error}: {message}"
+    assert "Traceback" not in found.stderr
 
 
 def test_a_misspelt_field_names_the_nearest(environment, tmp_path):

@@ -21,7 +21,7 @@ PARTS = ("labelled", "unlabelled")
 NEIGHBOURS = 16  # records tried in a row before a source counts as broken
 
 
-class DataError(RuntimeError):
+class DataError(ValueError):
     """Too many records cannot be read; the message names them."""
 
 
@@ -32,6 +32,11 @@ class Failure:
     source: str
     key: str
     error: str
+
+    @property
+    def record(self) -> tuple[str, str]:
+        """The record's name, without what was wrong with it."""
+        return self.source, self.key
 
     def __str__(self) -> str:
         return f"{self.source}: {self.key}: {self.error}"

@@ -19,7 +19,9 @@ Decisions:
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
+import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -104,10 +106,18 @@ class Batches(Iterator[Batch]):
       failed: the last few of those.
     """
 
-    def __init__(self, iterator: Any, *, start_step: int, rows: int):
-        self._iterator, self._rows = iterator, rows
+    def __init__(
+        self,
+        iterator: Any,
+        *,
+        start_step: int,
+        rows: int,
+        on_failure: Callable[[Failure], None] | None = None,
+    ):
+        self._iterator, self._rows, self._on_failure = iterator, rows, on_failure
         self.step, self.seen, self.failures = start_step, 0, 0
         self.failed: list[Failure] = []
+        self._told: set[tuple[str, str]] = set()  # at most one in a thousand records
 
     def __next__(self) -> Batch:
         if self._iterator is None:
@@ -118,6 +128,10 @@ class Batches(Iterator[Batch]):
         self.seen += self._rows
         self.failures += len(failed)
         self.failed = (self.failed + failed)[-20:]
+        for failure in failed:
+            if self._on_failure is not None and failure.record not in self._told:
+                self._told.add(failure.record)
+                self._on_failure(failure)
         if failed and self.seen >= FAILURE_MINIMUM and self.failures > FAILURE_LIMIT * self.seen:
             raise DataError(
                 f"{self.failures} of {self.seen} records failed, more than {FAILURE_LIMIT:.1%}; "
@@ -185,6 +199,7 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    on_failure: Callable[[Failure], None] | None = None,
 ) -> Batches:
     """This process's rows of each global batch, from `start_step` on, without an end.
 
@@ -198,6 +213,7 @@ def train_batches(
       seed: of shuffles and augmentations.
       start_step: step of the first batch.
       process_index, process_count: this process among all.
+      on_failure: called by `next`, in this process, once for each record that was replaced.
 
     Returns:
       An iterator over {"labelled": {...}, "unlabelled": {...}}; for b rows of a part, "image"
@@ -243,7 +259,8 @@ def train_batches(
     steps = grain.MapDataset.source(_Steps(parts, process_index, process_count, threads))
     rows = (labelled_batch + unlabelled_batch) // process_count
     ahead = min(threads, 1) if workers == 0 else 0
-    return Batches(_iterate(steps[start_step:], workers, ahead), start_step=start_step, rows=rows)
+    iterator = _iterate(steps[start_step:], workers, ahead)
+    return Batches(iterator, start_step=start_step, rows=rows, on_failure=on_failure)
 
 
 def _check_labelled(sources: Sequence[Source]) -> None:
@@ -269,12 +286,29 @@ def _iterate(steps: grain.MapDataset, workers: int, ahead: int) -> Any:
         grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
     )
     if workers:
+        atexit.register(_free_shared_memory)  # again by each run, which changes nothing
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's pool reads absl flags; notebooks parse none
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         )
     return iter(dataset)
+
+
+def _free_shared_memory() -> None:
+    """Frees the last batches' shared memory before the interpreter ends.
+
+    Grain does it in a daemon thread, which the end cuts short: a warning of "leaked shared_memory
+    objects" followed. JAX on CPU borrows the arrays of a batch and gives them back at the next
+    garbage collection.
+    """
+    gc.collect()
+    array = grain.multiprocessing.SharedMemoryArray
+    pool = getattr(array, "_del_thread_pool", None)  # Grain has no public way to wait for it
+    if pool is not None:
+        array._del_thread_pool = None  # what is freed later is freed at once
+        pool.close()
+        pool.join()
 
 
 class _Validation:

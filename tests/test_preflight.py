@@ -1,0 +1,148 @@
+"""Checks before anything is loaded: what a continued run may change, what there is to prepare."""
+
+import json
+import os
+import re
+import runpy
+import subprocess
+
+import pytest
+
+from depth_anything_jax import configs, preflight
+
+HERE = os.getcwd()
+
+
+def config(name="teacher", variant="demo", **fields):
+    c = runpy.run_path(str(configs.folder() / f"{name}.py"))["get_config"](variant)
+    c.update_from_flattened_dict(fields)
+    return c
+
+
+def test_student_labels_must_pair_with_sources():
+    c = config("student")
+    assert preflight.batch_sizes(c) == {"labelled": 4, "unlabelled": 8}
+    assert preflight.data_config(c)["unlabelled"][0]["labels"]["type"] == "records"
+    c.data.labels = ()
+    with pytest.raises(ValueError, match="data.labels names 0 sets of labels for 1"):
+        preflight.data_config(c)
+
+
+def changed_fields(then, now):
+    """Names that `preflight` refuses to change from one config to the other."""
+    try:
+        preflight.check_same_run({"config": json.loads(then.to_json_best_effort())}, now, "runs/x")
+    except ValueError as error:
+        return re.findall(r"^  ([\w.]+): ", str(error), re.MULTILINE)
+    return []
+
+
+def another(value):
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return value + "x"
+    return (*value, 0) if isinstance(value, tuple) else value + 1
+
+
+def test_what_is_learned_cannot_change_and_how_it_is_computed_can():
+    fields = preflight._flat(config().to_dict())
+    free = {"workdir", "init_from", "init_parts", "allow_missing", "fill_missing", "accumulation"}
+    free |= {"model.scan", "model.remat", "model.attention", "data.workers", "data.threads"}
+    free |= {f for f in fields if f.partition(".")[0] in ("mesh", "checkpoint", "log", "eval")}
+    assert len(free) > 18 and len(fields) > 65
+    for field, value in fields.items():
+        found = changed_fields(config(), config(**{field: another(value)}))
+        assert found == ([] if field in free else [field])
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "same"),
+    [
+        ("tfds:data/irs", "tfds:./data//irs/", True),
+        ("folder:photos", "photos", True),
+        ("rgbd:m.json?exclude=a&slice=[0,9]", f"rgbd:{HERE}/m.json?slice=[0,9]&exclude=a", True),
+        ("rgbd:m.json?slice=[0,9]", "rgbd:m.json?slice=[0,8]", False),
+        ("tfds:gs://b/irs", "tfds:gs://b/irs/", True),
+        ("tfds:gs://b/irs", "tfds:gs://c/irs", False),
+        ("tfds:data/irs", "folder:data/irs", False),
+    ],
+)
+def test_sources_are_the_same_however_their_path_is_written(then, now, same):
+    a, b = (config(**{"data.labelled": (x,)}) for x in (then, now))
+    assert (changed_fields(a, b) == []) is same
+
+
+def test_a_field_younger_than_the_checkpoint_had_its_default():
+    old, default, other = config(), config(), config(**{"loss.trim": 0.3})
+    with old.unlocked():
+        del old.loss["trim"]
+        old.forgotten = 1  # and one that this version does not know
+    assert changed_fields(old, default) == []
+    assert changed_fields(old, other) == ["loss.trim"]
+
+
+def page(c, folder, monkeypatch):
+    """What a person sees who starts this run in an empty folder."""
+    monkeypatch.chdir(folder)
+    with pytest.raises(FileNotFoundError) as error:
+        preflight.check(c, preflight.batch_sizes(c), "runs/x")
+    return str(error.value)
+
+
+def commands(text):
+    """The commands on a page as a shell runs them: loops unrolled, quotes gone."""
+    script = "\n".join(x for x in text.splitlines() if x.startswith("      "))
+    script = 'python() { echo "$*"; }\n' + script
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_the_papers_student_is_told_what_to_prepare_in_order(tmp_path, monkeypatch):
+    text = page(config("student", "vits"), tmp_path, monkeypatch)
+    assert len(text.splitlines()) <= 25 and "`make demo`" in text and "student.py:demo" in text
+    told = commands(text)
+    labelled = ["blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair"]
+    assert told[:6] == [
+        f"tools/prepare_data.py --source rgbd:RAW/{n} --out data --name {n}" for n in labelled
+    ]
+    assert "tools/prepare_data.py --source folder:RAW/sa1b --out data --name sa1b" in told[6:14]
+    assert told[14] == "-m depth_anything_jax.train --config=configs/teacher.py"
+    assert told[-1] == (
+        "-m depth_anything_jax.pseudo_label --size 518 --checkpoint runs/teacher_vitl "
+        "--data tfds:data/sa1b --out labels/sa1b"
+    )
+    assert len(told) == 6 + 8 + 1 + 8
+
+
+def test_only_what_is_missing_is_told(tmp_path, monkeypatch):
+    c = config("student", "vits", **{
+        "data.labelled": ("tfds:data/irs", "rgbd:mine/manifest.json", "scenes:A?count=2&size=28"),
+        "data.unlabelled": ("tfds:data/sa1b", "folder:photos"),
+        "data.labels": ("labels/a", "labels/b"),
+        "input_size": 364,
+    })  # fmt: skip
+    for there in ("data/irs", "labels/a", "runs/teacher_vitl"):
+        (tmp_path / there).mkdir(parents=True)
+    text = page(c, tmp_path, monkeypatch)
+    assert "labelled data: rgbd:mine/manifest.json\n      put it there, or name another" in text
+    assert "irs" not in text and "configs/teacher.py\n" not in text
+    assert [x for x in text.splitlines() if "--out" in x] == [
+        "      python tools/prepare_data.py --source folder:RAW/sa1b --out data --name sa1b",
+        "          --data folder:photos --out labels/b",
+    ]
+    assert "pseudo_label --size 364 " in text
+    c.teacher = "files"
+    text = page(c, tmp_path, monkeypatch)
+    assert "labels of another tool: labels/b" in text and "pseudo_label --" not in text
+
+
+def test_the_demos_student_is_told_of_the_demos_teacher(tmp_path, monkeypatch):
+    text = page(config("student", "demo"), tmp_path, monkeypatch)
+    assert commands(text) == [
+        "-m depth_anything_jax.train --config=configs/teacher.py:demo",
+        "-m depth_anything_jax.pseudo_label --size 112 --checkpoint runs/teacher_demo "
+        "--data scenes:B?count=1500&size=112&labelled=False --out runs/labels_demo",
+    ]
+    assert config("teacher", "demo").workdir == "runs/teacher_demo"
+    assert config("teacher", "vitl").workdir == "runs/teacher_vitl"
