@@ -138,11 +138,13 @@ def test_only_what_is_missing_is_told(tmp_path, monkeypatch):
 
 
 def test_the_demos_student_is_told_of_the_demos_teacher(tmp_path, monkeypatch):
-    text = page(config("student", "demo"), tmp_path, monkeypatch)
+    demo = config("student", "demo")
+    (images,) = demo.data.unlabelled
+    text = page(demo, tmp_path, monkeypatch)
     assert commands(text) == [
         "-m depth_anything_jax.train --config=configs/teacher.py:demo",
         "-m depth_anything_jax.pseudo_label --size 112 --checkpoint runs/teacher_demo "
-        "--data scenes:B?count=1500&size=112&labelled=False --out runs/labels_demo",
+        f"--data {images} --out runs/labels_demo",
     ]
     assert config("teacher", "demo").workdir == "runs/teacher_demo"
     assert config("teacher", "vitl").workdir == "runs/teacher_vitl"
