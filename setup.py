@@ -56,7 +56,6 @@ setup(
         "tpu": ["jax[tpu]>=0.10", "gcsfs>=2024.6"],  # gs:// is where TPUs keep their files
         "cuda": ["jax[cuda12]>=0.10"],
         "torch": ["torch>=2.6"],  # reads .pth and .bin; safetensors need no torch
-        "parity": ["torch>=2.6", "torchvision>=0.21"],  # for the tests that compare with them
         "test": [
             "beartype>=0.20",
             "hypothesis>=6.100",
