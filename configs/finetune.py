@@ -13,10 +13,10 @@ paper's rates at 518 pixels, on relative depth; the pairs are described in docs/
 
 Hardware: `repair` two CPU cores; `folder` one accelerator (the memory it needs is printed before
     the first step; --config.accumulation=8 computes one image at a time).
-Time: `repair` about 10 minutes (one second a step, measured; 25 beside other work). `folder`: 5000
+Time: `repair` about 4 minutes (.4 s a step, measured; a second beside other work). `folder`: 5000
     steps of 8 crops, not measured; the console's ETA tells after two steps.
-Result: `repair`, measured on 84 pairs: AbsRel .309 -> .108 on NYU frames of other scenes
-    (docs/repair.md). `folder`: not measured, it depends on the pairs. Hold scenes out and score
+Result: `repair`, measured on 84 pairs: AbsRel .309 -> .107 on NYU frames of other scenes
+    (docs/real.md). `folder`: not measured, it depends on the pairs. Hold scenes out and score
     them before and after with `python -m depth_anything_jax.evaluate`.
 """
 

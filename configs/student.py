@@ -79,11 +79,12 @@ def demo(c):
     c.init_from = c.frozen_encoder = "demo-encoder"
     c.input_size = 112
     c.batch_size = 12
-    c.total_steps = 750
-    c.optim.encoder_lr, c.optim.decoder_lr, c.optim.warmup = 1e-4, 2e-3, 50
-    c.data.labelled = ("scenes:A?count=1500&size=112",)
-    c.data.unlabelled = ("scenes:B?count=1500&size=112&labelled=False",)
+    c.total_steps = 1000
+    c.optim.encoder_lr, c.optim.decoder_lr, c.optim.warmup = 2e-5, 2e-3, 50
+    c.loss.feat_margin = 0.98  # the student stays near its encoder: at .85 no token is left
+    c.data.labelled = ("scenes:A?count=2000&size=112",)
+    c.data.unlabelled = ("scenes:B?count=2000&size=112&labelled=False",)
     c.data.labels = ("runs/labels_demo",)
-    c.checkpoint.every = 375
-    c.log.images = 375
+    c.checkpoint.every = 500
+    c.log.images = 500
     return c

@@ -54,9 +54,9 @@ def demo(c):
     c.init_from = "demo-encoder"
     c.input_size = 112
     c.batch_size = 8
-    c.total_steps = 700
-    c.optim.encoder_lr, c.optim.decoder_lr, c.optim.warmup = 1e-4, 2e-3, 50
-    c.data.labelled = ("scenes:A?count=1500&size=112",)
-    c.checkpoint.every = 350
-    c.log.images = 350
+    c.total_steps = 1200
+    c.optim.encoder_lr, c.optim.decoder_lr, c.optim.warmup = 2e-5, 2e-3, 50
+    c.data.labelled = ("scenes:A?count=2000&size=112",)
+    c.checkpoint.every = 400
+    c.log.images = 400
     return c

@@ -15,7 +15,7 @@ class Plan:
 
     folder: str = "demo"
     size: int = 112
-    images: int = 1500  # of A, and of B
+    images: int = 2000  # of A, and of B
     held_out: int = 500  # of each domain
     seeds: tuple[int, ...] = (0,)
     split: str = "test"  # "val" where lengths and rates are chosen

@@ -232,9 +232,9 @@ def facts(plan: Plan, logged: dict, marks: dict) -> list[str]:
         f"Rendered scenes of {plan.size} pixels: {plan.images} labelled (A: rooms and courtyards "
         f"on a clear day), {plan.images} unlabelled (B: also streets; dusk, night, overcast, fog, "
         f"a cheap camera), {plan.held_out} held out of each domain ({plan.split} sets). C, hamlets "
-        "and attics, is seen by no training here, nor were such places in the encoder's.",
+        "and storehouses, is seen by no training here, nor were such places in the encoder's.",
         "The encoder is not DINOv2: a tiny one that comes with the package, pre-trained on "
-        "rendered pictures of all these kinds without depth, starts teacher and student and is "
+        "rendered pictures of such kinds without depth, starts teacher and student and is "
         "the frozen encoder of L_feat.",
         "Teacher and student are of one size here; in the paper the teacher is the larger model.",
         "Lengths and rates were chosen on validation sets; intervals are paired bootstraps over "

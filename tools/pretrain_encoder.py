@@ -1,10 +1,11 @@
 """Pre-train the demo's tiny encoder on rendered scenes, without depth: `make demo-encoder`.
 
-    python tools/pretrain_encoder.py                     # ten to twenty minutes on two CPU cores
+    python tools/pretrain_encoder.py                     # about half an hour
     python tools/pretrain_encoder.py --images 500 --steps 20 --out /tmp/tiny.safetensors   # a try
 
 There is no DINOv2 of this size, so this stands in for it: a ViT of dim 128 and depth 4 learns, from
-pictures of the "mixture" domain (every layout under every look; other scenes than any other set),
+pictures of the "mixture" domain (layouts of A and B, and valleys, under every look; scenes that no
+other set has),
 
 - what is seen where: the semantic map of the *undistorted* scene at 32 x 32 points, from the final
   tokens of a distorted view (labels that a renderer has for nothing);
@@ -113,7 +114,7 @@ def pretrain(args: argparse.Namespace) -> None:
     import jax.numpy as jnp
     import optax
 
-    from depth_anything_jax import export, models
+    from depth_anything_jax import demo_stages, export, models
 
     begun = time.monotonic()
     images, semantic = load_pictures(args.images, args.seed, args.cache)
@@ -161,7 +162,8 @@ def pretrain(args: argparse.Namespace) -> None:
         {"variant": "demo", "licence": "Apache-2.0", "licence_chain": [own]},
     )
     card = args.out.with_suffix(".md")
-    card.write_text(CARD.format(args=args, rendered=rendered, trained=trained, **numbers))
+    facts = {**numbers, "rendered": rendered, "trained": trained, "cores": len(demo_stages.cores())}
+    card.write_text(CARD.format(args=args, **facts))
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.2f} MB) and {card}")
 
 
@@ -173,12 +175,12 @@ names of DINOv2's own releases. Licence: Apache-2.0, as the code.
 
 - Data: {args.images} rendered pictures of the domain "mixture" (seed {args.seed}): rooms,
   courtyards, streets and valleys under every look that the demo's domains have: the kinds of places
-  that domains A and B show, never the same scenes. Domain C has other ones: hamlets and attics.
+  that domains A and B show, never the same scenes. Domain C has others: hamlets and storehouses.
 - Task: semantic maps (20 classes, 32 x 32 points) from distorted views, and InfoNCE between the
   tokens of two distorted views (weight {args.contrast}, temperature {args.temperature}). No depth
   and nothing made from depth.
 - Training: {args.steps} steps of {args.batch} pictures, AdamW, rate {args.lr}, cosine;
-  {trained:.0f} s on two CPU cores, and {rendered:.0f} s of rendering.
+  {trained:.0f} s on {cores} CPU core(s), after {rendered:.0f} s of rendering.
 - End: {accuracy:.1%} of the points right on distorted training views, cosine of random tokens
   {pair_cosine:.2f}.
 
@@ -189,9 +191,9 @@ Made by `python tools/pretrain_encoder.py` (`make demo-encoder`).
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=6000, help="pictures to render")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--images", type=int, default=12000, help="pictures to render")
+    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--contrast", type=float, default=0.3, help="weight of InfoNCE")
     parser.add_argument("--temperature", type=float, default=0.1)

@@ -3,7 +3,7 @@
     A        labelled: rooms and courtyards on a clear day, a clean camera
     B        unlabelled: rooms, courtyards and streets at dusk, at night, overcast, in fog, through
              a cheap camera with noise, blur and colour casts
-    C        never trained on: hamlets on rolling ground and attics, on a hazy afternoon
+    C        never trained on: hamlets on rolling ground and storehouses, on a hazy afternoon
     mixture  rooms, courtyards, streets and valleys under all looks, to pre-train the demo's
              encoder without depth
 
@@ -29,7 +29,7 @@ from depth_anything_jax.data.scenes_render import DOMAINS, SEMANTICS, render
 __all__ = ["DOMAINS", "SEMANTICS", "SceneSource", "fill_cache", "render"]
 
 # Part of the cache's folder names: raise it with every change that alters a pixel.
-VERSION = 2
+VERSION = 3
 CACHE = "runs/scenes"
 _CHUNK = 50  # pictures in one file of the cache
 

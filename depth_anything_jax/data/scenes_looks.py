@@ -74,8 +74,8 @@ def moody(rng: np.random.Generator) -> Look:
     cast = 1 + 0.22 * rng.standard_normal(3)
     camera: dict[str, Any] = {
         "cast": np.clip(cast, 0.55, 1.5),
-        "noise": rng.uniform(0.012, 0.05),
-        "blur": rng.uniform(0.0, 0.8),
+        "noise": rng.uniform(0.008, 0.03),
+        "blur": rng.uniform(0.0, 0.6),
         "vignette": rng.uniform(0, 0.6),
         "contrast": rng.uniform(0.7, 1.15),
         "saturation": rng.uniform(0.3, 1.3),
@@ -87,15 +87,15 @@ def moody(rng: np.random.Generator) -> Look:
         glow = _rgb(rng, (-0.02, 0.1), (0.45, 0.85), 1.0)
         sky = _rgb(rng, (0.6, 0.78), (0.3, 0.7), (0.35, 0.6))
         return Look(_sun(rng, 4, 16), glow * 1.3, sky, glow, 0.4, lamp * 0.7, 0.6, 0.8,
-                    rng.uniform(0, 0.012), 0.5 * glow + 0.5 * sky, rng.uniform(0.22, 0.36),
+                    rng.uniform(0, 0.012), 0.5 * glow + 0.5 * sky, rng.uniform(0.28, 0.42),
                     **camera)  # fmt: skip
     if kind == "night":
         sky = _rgb(rng, (0.58, 0.72), (0.4, 0.8), (0.08, 0.22))
         return Look(_sun(rng, 20, 60), sky * 0.8, sky * 0.6, sky, 0.6, lamp * 2.0, 1.6, 0.0,
-                    rng.uniform(0, 0.02), sky, rng.uniform(0.14, 0.28), **camera)  # fmt: skip
-    fog = rng.uniform(0.03, 0.09) if kind == "fog" else rng.uniform(0.0, 0.02)
+                    rng.uniform(0, 0.02), sky, rng.uniform(0.22, 0.34), **camera)  # fmt: skip
+    fog = rng.uniform(0.02, 0.05) if kind == "fog" else rng.uniform(0.0, 0.02)
     return Look(_sun(rng, 30, 70), none, grey * 0.8, grey, 1.0, lamp * 0.5, 0.5, 0.3, fog, grey,
-                rng.uniform(0.28, 0.42), **camera)  # fmt: skip
+                rng.uniform(0.32, 0.46), **camera)  # fmt: skip
 
 
 def haze(rng: np.random.Generator) -> Look:
@@ -133,8 +133,8 @@ class Domain:
 
 DOMAINS = {
     "A": Domain(1, (("room", 0.5), ("courtyard", 0.5)), "bright", "day"),
-    "B": Domain(2, (("room", 0.35), ("courtyard", 0.35), ("street", 0.3)), "deep", "moody"),
-    "C": Domain(3, (("hamlet", 0.5), ("attic", 0.5)), "any", "haze"),
+    "B": Domain(2, (("room", 0.5), ("courtyard", 0.25), ("street", 0.25)), "deep", "moody"),
+    "C": Domain(3, (("hamlet", 0.3), ("storehouse", 0.7)), "any", "haze"),
     "mixture": Domain(
         4,
         (("room", 0.3), ("courtyard", 0.3), ("street", 0.25), ("terrain", 0.15)),

@@ -14,10 +14,10 @@ from depth_anything_jax.data.scenes_looks import DOMAINS, LOOKS, Look
 from depth_anything_jax.data.scenes_materials import SEM, SEMANTICS, Palette
 from depth_anything_jax.data.scenes_outdoors import courtyard, street, terrain
 from depth_anything_jax.data.scenes_textures import albedo, noise
-from depth_anything_jax.data.scenes_village import attic, hamlet
+from depth_anything_jax.data.scenes_village import hamlet, storehouse
 
 __all__ = ["DOMAINS", "LAYOUTS", "SEMANTICS", "render"]
-LAYOUTS = {f.__name__: f for f in (room, courtyard, street, terrain, hamlet, attic)}
+LAYOUTS = {f.__name__: f for f in (room, courtyard, street, terrain, hamlet, storehouse)}
 
 
 @dataclasses.dataclass

@@ -1,4 +1,4 @@
-"""Domain C's layouts: a hamlet on rolling ground, and the attics under its roofs."""
+"""Domain C's layouts: a hamlet on rolling ground, and storehouses as they stand in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from depth_anything_jax.data import scenes_objects as things
 from depth_anything_jax.data.scenes_geometry import HeightField, Solid
-from depth_anything_jax.data.scenes_layouts import Stage, openings, scatter, wall
+from depth_anything_jax.data.scenes_layouts import Stage, openings, scatter, sides, wall
 from depth_anything_jax.data.scenes_materials import SEM, Palette
 from depth_anything_jax.data.scenes_objects import ball, box, place
 from depth_anything_jax.data.scenes_outdoors import axes, hut, soil, waves
@@ -52,52 +52,44 @@ def hamlet(rng: np.random.Generator, pal: Palette) -> Stage:
     return Stage(out, (-4, 4, -4, 4), (0.3, 4.0), False, [(0.0, 0.0, 4.0)], ground)
 
 
-def attic(rng: np.random.Generator, pal: Palette) -> Stage:
-    """A room under a pitched roof: slopes, low side walls, gables, beams and posts."""
-    w, d = rng.uniform(4.0, 7.0), rng.uniform(4.5, 10.0)
-    knee, ridge = rng.uniform(0.5, 1.5), rng.uniform(2.6, 4.2)
+def storehouse(rng: np.random.Generator, pal: Palette) -> Stage:
+    """A timber building from the inside: beams on posts, shelves along the walls, stacked boxes."""
+    w, d, h = rng.uniform(3.2, 7.5), rng.uniform(3.5, 9.0), rng.uniform(2.3, 3.6)
     flat = {"shell": True, "world_texture": True}
-    boards = pal.wood("planks", period=(0.15, 0.3)) if rng.random() < 0.6 else pal.wall()
-    timber, sides = pal.wood(), pal.wall()
-    out = [box(0, 0, -0.3, w + 0.6, d + 0.6, 0.3, pal.floor(), SEM["floor"], **flat)]
-    out.append(box(0, 0, -5, 400, 400, 2.0, soil(rng, pal), SEM["grass"], casts=False, **flat))
-    pitch, long = math.atan2(ridge - knee, w / 2), math.hypot(ridge - knee, w / 2) + 0.3
-    for side in (-1, 1):
-        out.append(box(side * (w / 2 + 0.1), 0, 0, 0.2, d, knee + 0.2, sides, SEM["wall"], **flat))
-        middle, high = side * w / 4, (knee + ridge) / 2
-        out.append(
-            box(middle, 0, high, long, d + 0.6, 0.12, boards, SEM["ceiling"], tilt=side * pitch,
-                **flat)
-        )  # fmt: skip
-    x, y = w / 2, d / 2
-    for a, b in (((x, -y), (-x, -y)), ((-x, y), (x, y))):
-        gaps = openings(rng, w, 2.2, int(rng.integers(0, 3)))
-        out += wall(a, b, ridge + 0.1, 0.15, sides, [g for g in gaps if 1 < g[0] and g[1] < w - 1])
-    for y in np.arange(-d / 2 + rng.uniform(0.6, 1.5), d / 2 - 0.4, rng.uniform(1.4, 2.6)):
-        reach = w / 2 * (ridge - 2.0) / (ridge - knee)
-        if rng.random() < 0.7:
-            out.append(box(0, y, 2.0, 2 * reach, 0.14, 0.16, timber, SEM["ceiling"]))
-        if rng.random() < 0.5:
-            x = rng.choice([-1, 1]) * rng.uniform(0.3, 0.9) * reach
-            out.append(box(x, y, 0, 0.14, 0.14, 2.0, timber, SEM["wall"]))
-    builders = [
-        things.boxes,
-        things.boxes,
-        things.cabinet,
-        things.bed,
-        things.table,
-        things.chair,
-        things.toy,
-        things.bookcase,
-        things.potted_plant,
+    plaster, timber = pal.wall(), pal.wood()
+    lime = pal.material("plain", (0.1, (0, 0.1), (0.7, 1)), (0.1, 0.05, (0.7, 1)), contrast=0.3)
+    out = [
+        box(0, 0, -0.3, w + 0.6, d + 0.6, 0.3, pal.floor(), SEM["floor"], **flat),
+        box(0, 0, h, w + 0.6, d + 0.6, 0.3, lime, SEM["ceiling"], **flat),
+        box(0, 0, -2.5, 400, 400, 2.0, soil(rng, pal), SEM["grass"], casts=False, **flat),
     ]
+    stores = (things.bookcase, things.boxes, things.cabinet)
     taken: list = []
-    free = (-w / 2 + 0.8, w / 2 - 0.8, -d / 2 + 0.8, d / 2 - 0.8)
-    for x, y in scatter(rng, int(rng.integers(4, 10)), free, taken, (0.35, 0.7)):
+    for a, b in sides(w, d):
+        length = math.dist(a, b)
+        gaps = openings(rng, length, h, int(rng.integers(0, 3)), rng.random() < 0.25)
+        out += wall(a, b, h, 0.15, plaster, gaps)
+        at, along = math.atan2(b[1] - a[1], b[0] - a[0]), rng.uniform(0.6, 1.5)
+        while along < length - 0.8 and rng.random() < 0.6:
+            x = a[0] + math.cos(at) * along + 0.4 * math.sin(at)
+            y = a[1] + math.sin(at) * along - 0.4 * math.cos(at)
+            build = stores[int(rng.integers(len(stores)))]
+            out += place(build(rng, pal), x, y, 0, at + math.pi)
+            taken.append((x, y, 0.5))
+            along += rng.uniform(1.2, 2.4)
+    for y in np.arange(-d / 2 + rng.uniform(0.6, 1.5), d / 2 - 0.4, rng.uniform(1.4, 2.6)):
+        out.append(box(0, y, h - 0.18, w, 0.14, 0.18, timber, SEM["ceiling"]))
+        if rng.random() < 0.3:
+            x = rng.choice([-1, 1]) * rng.uniform(0.25, 0.4) * w
+            out.append(box(x, y, 0, 0.14, 0.14, h, timber, SEM["wall"]))
+            taken.append((x, y, 0.1))
+    builders = (things.boxes, things.bench, things.table, things.chair, things.person, things.toy)
+    free = (-w / 2 + 0.9, w / 2 - 0.9, -d / 2 + 0.9, d / 2 - 0.9)
+    for x, y in scatter(rng, int(rng.integers(2, 6)), free, taken, (0.3, 0.6)):
         build = builders[int(rng.integers(len(builders)))]
         out += place(build(rng, pal), x, y, 0, rng.uniform(0, 2 * math.pi))
-    lamp = (rng.uniform(-0.1, 0.1) * w, rng.uniform(-0.3, 0.3) * d, min(ridge - 0.7, 2.4))
+    lamp = (rng.uniform(-0.3, 0.3) * w, rng.uniform(-0.3, 0.3) * d, h - 0.5)
     glow = pal.material("plain", (0.1, 0.1, 1.0), (0.1, 0.1, 1.0), glow=1.0)
-    out.append(ball(*lamp, rng.uniform(0.06, 0.12), glow, SEM["lamp"], casts=False))
-    area = (-w / 2 + 0.8, w / 2 - 0.8, -d / 2 + 0.4, d / 2 - 0.4)
-    return Stage(out, area, (0.3, 1.9), True, [lamp])
+    out.append(ball(*lamp, rng.uniform(0.08, 0.16), glow, SEM["lamp"], casts=False))
+    area = (-w / 2 + 0.3, w / 2 - 0.3, -d / 2 + 0.3, d / 2 - 0.3)
+    return Stage(out, area, (0.3, h - 0.3), True, [lamp])
