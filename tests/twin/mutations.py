@@ -121,7 +121,7 @@ TWIN = {
         "            min_valid=loss.min_valid, trim=loss.trim,\n        )\n    if",
     ),
     "one-sided |x| at 0": Mutation(
-        "losses._absolute", "x * lax.stop_gradient(jnp.sign(x))", "jnp.maximum(x, -x)"
+        "losses._absolute", "x * lax.stop_gradient(jnp.sign(x))", "jnp.where(x >= 0, x, -x)"
     ),
     # --- sky
     "sky and invalid swapped": Mutation(
