@@ -149,20 +149,8 @@ TWIN = {
         '_alignment(networks, {"encoder": params["encoder"]},',
     ),
     # --- colour
-    "blur before jitter": Mutation(
-        "perturb.apply_colour",
-        "    images = _jitter(images, factors)\n",
-        "    scale = min(images.shape[1:3]) / BLUR_SIZE\n"
-        "    sigma = factors.sigma.astype(images.dtype) * scale\n"
-        "    images = _blur(images, factors.blur, sigma, max_sigma * scale)\n"
-        "    factors = factors._replace(blur=factors.blur & False)\n"
-        "    images = _jitter(images, factors)\n",
-    ),
     "jitter in one order": Mutation(
         "perturb._jitter", "order = factors.order", "order = jnp.sort(factors.order, axis=1)"
-    ),
-    "blur not scaled with the crop": Mutation(
-        "perturb.apply_colour", "min(images.shape[1:3]) / BLUR_SIZE", "1.0"
     ),
     "labelled images distorted": Mutation(
         "state.labelled_inputs",
@@ -215,9 +203,24 @@ TWIN = {
     "moments swapped": Mutation(
         "optim.make", "(config.b1, config.b2, config.eps)", "(config.b2, config.b1, config.eps)"
     ),
-    "warm-up late by one": Mutation("optim.schedule", "(i + 1) / warmup", "i / warmup"),
+    "warm-up late by one": Mutation("optim.schedule", "1.0, (i + 1) / warmup", "1.0, i / warmup"),
     "rate ends late by one": Mutation(
         "optim.schedule", "(total_steps - 1 - i)", "(total_steps - i)"
+    ),
+}
+
+BLUR = {  # at 28 pixels its sigma is at most a tenth of one: nothing
+    "blur before jitter": Mutation(
+        "perturb.apply_colour",
+        "    images = _jitter(images, factors)\n",
+        "    scale = min(images.shape[1:3]) / BLUR_SIZE\n"
+        "    sigma = factors.sigma.astype(images.dtype) * scale\n"
+        "    images = _blur(images, factors.blur, sigma, max_sigma * scale)\n"
+        "    factors = factors._replace(blur=factors.blur & False)\n"
+        "    images = _jitter(images, factors)\n",
+    ),
+    "blur not scaled with the crop": Mutation(
+        "perturb.apply_colour", "min(images.shape[1:3]) / BLUR_SIZE", "1.0"
     ),
 }
 

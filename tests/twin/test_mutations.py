@@ -16,6 +16,7 @@ from tests.twin.test_twin import PIXELS, PIXELS_V2, SMALL, quick_compilation  # 
 
 CASES = {
     "v1": (PIXELS, {}, mutations.TWIN),
+    "blur": (PIXELS._replace(pixels=98, steps=1), {}, mutations.BLUR),
     "v2": (PIXELS_V2, {}, mutations.V2),
     "online": (PIXELS._replace(online=True), {"accumulation": 2}, mutations.ONLINE),
     "accumulated": (PIXELS, {"accumulation": 2}, mutations.ACCUMULATED),
