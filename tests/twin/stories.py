@@ -99,7 +99,19 @@ def ours(case: Case, folder, monkeypatch, *, gradients=True, **fields) -> tuple[
 
 
 def twins(case: Case, drawn) -> Story:
-    """The twin's story under these draws."""
+    """The twin's story under these draws.
+
+    On one thread: on a busy machine those of PyTorch wait for each other, a hundred times longer.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _twins(case, drawn)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _twins(case: Case, drawn) -> Story:
     student, frozen, teacher = networks(case)
     forward = torch_networks.Pixels.forward if case.network == "pixels" else torch_networks.forward
     twin = torch_side.Twin(forward, student, frozen, case.optimisation, v2=case.v2, teacher=teacher)
