@@ -1,5 +1,6 @@
 """`torch_networks.Pixels` in Flax, with the parts that our step asks of a network."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -29,16 +30,20 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    head: str = "relative"
+
     @nn.compact
     def __call__(self, x):
         return dense(1, "out", use_bias=False)(jnp.tanh(dense(8, "hidden")(x)))[..., 0]
 
 
 class Pixels(nn.Module):
-    @nn.compact
+    encoder: nn.Module = dataclasses.field(default_factory=Encoder)
+    decoder: nn.Module = dataclasses.field(default_factory=Decoder)
+
     def __call__(self, images, return_features=False):
-        features = Encoder(name="encoder")(images)
-        depth = Decoder(name="decoder")(features.pixels)
+        features = self.encoder(images)
+        depth = self.decoder(features.pixels)
         return (depth, features) if return_features else depth
 
 

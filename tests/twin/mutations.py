@@ -115,13 +115,10 @@ TWIN = {
     ),
     "a map of eight pixels counts": Mutation("losses._decide", "n < min_valid", "n < 1"),
     "labelled images trimmed too": Mutation(
-        "state.loss_parts",
+        "state.losses_of",
         "            min_valid=loss.min_valid,\n            gradient_weight=loss.gradient_weight,\n"
         "        )\n    if",
         "            min_valid=loss.min_valid, trim=loss.trim,\n        )\n    if",
-    ),
-    "one-sided |x| at 0": Mutation(
-        "losses._absolute", "x * lax.stop_gradient(jnp.sign(x))", "jnp.where(x >= 0, x, -x)"
     ),
     # --- sky
     "sky and invalid swapped": Mutation(
@@ -133,7 +130,7 @@ TWIN = {
     "sky left out": Mutation("losses.prepare_label", ", valid | sky", ", valid | far"),
     # --- features
     "margin reversed": Mutation(
-        "losses.feature_alignment",
+        "losses.cosines",
         "~(lax.stop_gradient(cosine) > margin)",
         "lax.stop_gradient(cosine) > margin",
     ),
@@ -144,9 +141,9 @@ TWIN = {
         "state.unlabelled_inputs", 'config.loss.feat_input == "clean"', "True"
     ),
     "frozen encoder follows the student": Mutation(
-        "state.loss_parts",
-        "_alignment(networks, frozen,",
-        '_alignment(networks, {"encoder": params["encoder"]},',
+        "state.outputs_of",
+        'networks.frozen_encoder.apply({"params": frozen["encoder"]}',
+        'networks.frozen_encoder.apply({"params": params["encoder"]}',
     ),
     # --- colour
     "jitter in one order": Mutation(
@@ -242,18 +239,19 @@ V2 = {
 
 ONLINE = {
     "teacher sees the distorted image": Mutation(
-        "state.make_train_step",
-        'label_online(networks.teacher, frozen["teacher"], seen, accumulation)',
+        "state.step_inputs",
+        'label_online(networks.teacher, frozen["teacher"], seen, config.accumulation)',
         'label_online(networks.teacher, frozen["teacher"], seen | {"image": perturb.colour('
-        "jax.vmap(jax.random.split, out_axes=1)(perturb.example_keys(config.seed, state.step, "
-        'len(seen["image"])))[0], seen["image"])}, accumulation) | {"image": seen["image"]}',
+        "jax.vmap(jax.random.split, out_axes=1)(perturb.example_keys(config.seed, step, "
+        'len(seen["image"])))[0], seen["image"])}, config.accumulation)'
+        ' | {"image": seen["image"]}',
     ),
     "teacher's shift taken as known": Mutation(
         "state.label_online",
-        "jnp.zeros(disparity.shape[0], bool)",
+        "jnp.full(disparity.shape[0], inference.is_metric(teacher))",
         "jnp.ones(len(disparity), bool)",
     ),
-    "teacher labels rows out of order": Mutation("state._unsplit", "x.swapaxes(0, 1)", "x"),
+    "teacher labels rows out of order": Mutation("state.unsplit", "x.swapaxes(0, 1)", "x"),
 }
 
 ACCUMULATED = {
@@ -343,5 +341,15 @@ NAMED = {
         Mutation("losses._map_loss", "jnp.where(flat, MIN_DEVIATION, deviation)", "deviation"),
         "test_losses.test_cutmix_equals_the_formulas_on_hostile_maps",
         {"x64": None, "config": "paper"},
+    ),
+    # The twin cannot: at the one pixel of the median it cancels, and other zeros are rare.
+    "one-sided |x| at 0": (
+        Mutation(
+            "losses._absolute",
+            "x * lax.stop_gradient(jnp.sign(x))",
+            "jnp.where(x >= 0, x, -x)",
+        ),
+        "test_losses.test_cutmix_equals_the_formulas_on_hostile_maps",
+        {"x64": None, "config": "default and gradient term"},
     ),
 }
