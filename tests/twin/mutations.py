@@ -120,9 +120,6 @@ TWIN = {
         "        )\n    if",
         "            min_valid=loss.min_valid, trim=loss.trim,\n        )\n    if",
     ),
-    "one-sided |x| at 0": Mutation(
-        "losses._absolute", "x * lax.stop_gradient(jnp.sign(x))", "jnp.where(x >= 0, x, -x)"
-    ),
     # --- sky
     "sky and invalid swapped": Mutation(
         "losses.prepare_label", "sky = sky & ~valid", "valid, sky = valid & ~sky, ~valid & ~sky"
@@ -343,5 +340,15 @@ NAMED = {
         Mutation("losses._map_loss", "jnp.where(flat, MIN_DEVIATION, deviation)", "deviation"),
         "test_losses.test_cutmix_equals_the_formulas_on_hostile_maps",
         {"x64": None, "config": "paper"},
+    ),
+    # The twin cannot: at the one pixel of the median it cancels, and other zeros are rare.
+    "one-sided |x| at 0": (
+        Mutation(
+            "losses._absolute",
+            "x * lax.stop_gradient(jnp.sign(x))",
+            "jnp.where(x >= 0, x, -x)",
+        ),
+        "test_losses.test_cutmix_equals_the_formulas_on_hostile_maps",
+        {"x64": None, "config": "default and gradient term"},
     ),
 }
