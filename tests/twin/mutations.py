@@ -245,11 +245,6 @@ ONLINE = {
         "jax.vmap(jax.random.split, out_axes=1)(perturb.example_keys(config.seed, state.step, "
         'len(seen["image"])))[0], seen["image"])}, accumulation) | {"image": seen["image"]}',
     ),
-    "teacher's shift taken as known": Mutation(
-        "state.label_online",
-        "jnp.zeros(disparity.shape[0], bool)",
-        "jnp.ones(len(disparity), bool)",
-    ),
     "teacher labels rows out of order": Mutation("state._unsplit", "x.swapaxes(0, 1)", "x"),
 }
 
