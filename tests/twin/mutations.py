@@ -246,11 +246,6 @@ ONLINE = {
         'len(seen["image"])))[0], seen["image"])}, config.accumulation)'
         ' | {"image": seen["image"]}',
     ),
-    "teacher's shift taken as known": Mutation(
-        "state.label_online",
-        "jnp.full(disparity.shape[0], inference.is_metric(teacher))",
-        "jnp.ones(len(disparity), bool)",
-    ),
     "teacher labels rows out of order": Mutation("state.unsplit", "x.swapaxes(0, 1)", "x"),
 }
 
