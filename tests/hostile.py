@@ -65,4 +65,8 @@ def cases(seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, 
         p, d, valid = pred(), label(), rng.random((H, W)) < 0.8
         p[~valid], d[~valid] = poison, poison
         out[f"{name} where invalid"] = (p, d, valid, box)
+    # a faint map of a 16-bit file: eight levels, ties everywhere
+    levels = np.round(65535 * (0.5 + 8 / 65535 * label())) / 65535
+    out["16-bit label of eight levels"] = (pred(), levels, everywhere, box)
+    out["16-bit label and prediction"] = (np.float16(pred()).astype(float), levels, few, box)
     return out

@@ -45,6 +45,17 @@ def random_model(
         depth_estimation_type="relative" if max_depth is None else "metric",
         max_depth=1 if max_depth is None else int(max_depth),
     )
+    return filled(config, images, dtype=dtype, seed=seed)
+
+
+def filled(
+    config: transformers.DepthAnythingConfig,
+    images: np.ndarray,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> transformers.DepthAnythingForDepthEstimation:
+    """The model of a config, with random weights; the images say what its last ReLU clips."""
     config.backbone_config._attn_implementation = "eager"  # no fused kernel, no narrowing
     with torch.device("meta"):
         model = transformers.DepthAnythingForDepthEstimation(config)
@@ -53,7 +64,7 @@ def random_model(
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(_values(name, p, generator))
-        if max_depth is None:
+        if config.depth_estimation_type == "relative":
             before = []
             hook = model.head.conv3.register_forward_hook(lambda *args: before.append(args[2]))
             forward(model, images)

@@ -41,19 +41,23 @@ def matching(difference, valid, used, region):
         step = 2**scale
         d, v, u, r = (x[::step, ::step] for x in (difference, valid, used, region))
         n = int(v.sum())
-        if n == 0:
-            continue
         rows, columns = d.shape
+        u, r = u.tolist(), r.tolist()
+        here, there = [], []
         for y in range(rows):
             for x in range(columns):
                 for other_y, other_x in ((y, x + 1), (y + 1, x)):
                     if other_y >= rows or other_x >= columns:
                         continue
-                    if not (u[y, x] and u[other_y, other_x]):
+                    if not (u[y][x] and u[other_y][other_x]):
                         continue
-                    if r[y, x] != r[other_y, other_x]:
+                    if r[y][x] != r[other_y][other_x]:
                         continue
-                    total = total + (d[other_y, other_x] - d[y, x]).abs() / n
+                    here.append(y * columns + x)
+                    there.append(other_y * columns + other_x)
+        if here:
+            flat = d.flatten()
+            total = total + (flat[there] - flat[here]).abs().sum() / n
     return total
 
 

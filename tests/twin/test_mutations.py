@@ -1,0 +1,76 @@
+"""Every fault of `mutations` is seen: by the twin, or by the test named beside it.
+
+A mutation that survives is a missing test.
+"""
+
+import importlib
+
+import jax
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tests.twin import mutations, stories  # noqa: E402  (needs torch)
+from tests.twin.test_twin import PIXELS, PIXELS_V2, SMALL, quick_compilation  # noqa: E402, F401
+
+CASES = {
+    "v1": (PIXELS, {}, mutations.TWIN),
+    "blur": (PIXELS._replace(pixels=98, steps=1), {}, mutations.BLUR),
+    "v2": (PIXELS_V2, {}, mutations.V2),
+    "online": (PIXELS._replace(online=True), {"accumulation": 2}, mutations.ONLINE),
+    "accumulated": (PIXELS, {"accumulation": 2}, mutations.ACCUMULATED),
+    "small model": (SMALL._replace(steps=1), {}, mutations.MODEL),
+}
+# One of each kind in the default run; together they are the worst that could go unseen.
+DEFAULT = (
+    "CutMix labels by the inverted mask",
+    "prediction's scale detached",
+    "margin reversed",
+    "clip per group",
+)
+ALL = [
+    pytest.param(case, name, marks=[] if name in DEFAULT else pytest.mark.nightly, id=name)
+    for case, (_, _, found) in CASES.items()
+    for name in found
+]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """case -> the twin's story, under draws of the unchanged code; asked for once."""
+    stories_told = {}
+
+    def tell(case):
+        if case not in stories_told:
+            run, fields, _ = CASES[case]
+            with pytest.MonkeyPatch.context() as patch:
+                folder = tmp_path_factory.mktemp("told")
+                ours, drawn = stories.ours(run, folder, patch, gradients=False, **fields)
+            twin = stories.twins(run, drawn)
+            assert not stories.parted(stories.deviations(ours, twin))
+            stories_told[case] = twin
+        return stories_told[case]
+
+    return tell
+
+
+@pytest.mark.parametrize(("case", "name"), ALL)
+def test_the_twin_sees(x64, quick_compilation, told, tmp_path, monkeypatch, case, name):  # noqa: F811
+    run, fields, found = CASES[case]
+    twin = told(case)
+    mutations.apply(found[name], monkeypatch)
+    ours, _ = stories.ours(run, tmp_path, monkeypatch, gradients=False, **fields)
+    parted = stories.parted(stories.deviations(ours, twin))
+    assert parted, f"{name}: the twin saw nothing"
+    print(f"{name}: {', '.join(f'{q} {d[0]:.1e}' for q, d in parted.items())}")
+
+
+@pytest.mark.parametrize("name", mutations.NAMED)
+def test_the_test_named_beside_it_sees(monkeypatch, name):
+    mutation, test, arguments = mutations.NAMED[name]
+    module, _, function = test.rpartition(".")
+    run = getattr(importlib.import_module(f"tests.{module}"), function)
+    mutations.apply(mutation, monkeypatch)
+    with jax.enable_x64("x64" in arguments), pytest.raises(AssertionError):
+        run(**arguments)
