@@ -315,7 +315,7 @@ NAMED = {
             '{"labelled": part * ratio[0], "unlabelled": part * ratio[1]}',
             '{"labelled": part * ratio[1], "unlabelled": part * ratio[0]}',
         ),
-        "test_train.test_student_labels_must_pair_with_sources",
+        "test_preflight.test_student_labels_must_pair_with_sources",
         {},
     ),
     "whole gradient to every tie at the median": (
