@@ -59,7 +59,7 @@ demo: $(CORE)
 	$(PY) -m depth_anything_jax.demo $(if $(WEIGHTS),--weights=$(WEIGHTS))
 
 demo-long: $(CORE)
-	$(PY) -m depth_anything_jax.demo --long $(if $(WEIGHTS),--weights=$(WEIGHTS))
+	$(PY) -m depth_anything_jax.demo --long --docs=docs $(if $(WEIGHTS),--weights=$(WEIGHTS))
 
 demo-encoder: $(CORE)
 	$(PY) tools/pretrain_encoder.py

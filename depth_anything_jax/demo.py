@@ -3,6 +3,7 @@
     python -m depth_anything_jax.demo                     # the table and demo/report.html
     python -m depth_anything_jax.demo --long              # more pixels and steps, three seeds
     python -m depth_anything_jax.demo --weights=SOURCE    # adds a released model's row
+    python -m depth_anything_jax.demo --docs=docs         # table and pictures as Markdown too
 
 It runs the programs that a user runs (train, pseudo_label, train), each in its own process, then
 the evaluation module. What is its own: the scenes (see data/scenes.py), two controls, the report.
@@ -129,8 +130,9 @@ def main() -> None:
     """The command line."""
     from absl import app, flags, logging
 
-    long = flags.DEFINE_boolean("long", False, "more pixels and steps, three seeds; writes docs/")
+    long = flags.DEFINE_boolean("long", False, "more pixels and steps, three seeds")
     weights = flags.DEFINE_string("weights", "", "a released model to put beside: file, folder, id")
+    docs = flags.DEFINE_string("docs", "", "a folder for table and pictures as Markdown")
     folder = flags.DEFINE_string("folder", "", "where the demo lives; demo or demo-long")
     jobs = flags.DEFINE_integer("jobs", 0, "programs at a time; 0: one a core, at most four")
     split = flags.DEFINE_enum("split", "test", ["test", "val"], "val: to choose lengths and rates")
@@ -143,8 +145,7 @@ def main() -> None:
         plan = dataclasses.replace(plan, split=split.value, folder=folder.value or plan.folder)
         if jobs.value < 0:
             raise app.UsageError(f"--jobs={jobs.value}: 1 or more, or 0 for what suits the machine")
-        docs = "docs" if long.value else ""
-        demo(plan, weights=weights.value, docs=docs, jobs=jobs.value)
+        demo(plan, weights=weights.value, docs=docs.value, jobs=jobs.value)
 
     app.run(run)
 

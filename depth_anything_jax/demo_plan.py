@@ -42,7 +42,7 @@ LONG = Plan(
     size=168,
     images=3000,
     seeds=(0, 1, 2),
-    teacher=("total_steps=1200", "checkpoint.every=400"),
-    student=("total_steps=1200", "checkpoint.every=400"),
+    teacher=("total_steps=2000",),
+    student=("total_steps=1500",),
 )
 RUNS = ("teacher", "alone", "student", "shuffled")

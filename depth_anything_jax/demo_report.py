@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from depth_anything_jax import metrics, pictures
+from depth_anything_jax import demo_stages, metrics, pictures
 from depth_anything_jax.data.scenes import SceneSource
 from depth_anything_jax.demo_plan import DOMAINS, RUNS, SPLITS, Plan
 
@@ -293,9 +293,9 @@ def _write_docs(folder, plan, text, columns, strips, plotted, logged, marks) -> 
         (images / name).write_bytes(formats.encode_png(np.ascontiguousarray(picture)))
     (images / f"{stem}-curves.png").write_bytes(plotted)
     lines = [
-        "# The long demo",
+        f"# What `make {stem}` showed",
         "",
-        f"`make {stem}` on {time.strftime('%Y-%m-%d')}, two CPU cores.",
+        f"{time.strftime('%Y-%m-%d')}, {len(demo_stages.cores())} CPU cores.",
         "",
         text,
         "",
