@@ -260,6 +260,7 @@ def test_features_of_microbatches_add_up_where_tokens_are_the_denominator():
             **{
                 "loss.weights": (0.0, 0.5, 0.5),
                 "loss.feat_denominator": "global",
+                "loss.feat_margin": 0.85,  # what `small_networks` is made for
                 "perturb.distort": False,
             },
         )
