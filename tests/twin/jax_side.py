@@ -50,24 +50,24 @@ class Ours:
         self.tx = keeps_gradients(optim.make(config.optim, params, config.total_steps))
         self.state = state.new_state(params, self.tx, ema=config.ema_decay > 0)
         self.frozen = jax.tree.map(jnp.array, frozen)
-        self.start = self.names(params)
-        self.program = jax.jit(self._step)
+        self.start = jax.tree.map(np.array, self.names(params))  # copies: params are donated
+        self.program = jax.jit(self._step, donate_argnums=0)
 
     def _step(self, state_, frozen, batch, weights):
         c = self.config.copy_and_resolve_references()
         c.loss.weights = tuple(weights)
         return state.make_train_step(self.networks, self.tx, c)(state_, frozen, batch)
 
-    def _run(self, batch, weights):
+    def _run(self, state_, batch, weights):
         with jax.set_mesh(self.mesh):
             placed = sharding.put_batch(batch, self.mesh)
-            out = self.program(self.state, self.frozen, placed, jnp.array(weights))
+            out = self.program(state_, self.frozen, placed, jnp.array(weights))
         jax.effects_barrier()
         return out
 
     def step(self, batch) -> dict[str, float]:
         """One update; returns its metrics."""
-        self.state, metrics = self._run(batch, self.config.loss.weights)
+        self.state, metrics = self._run(self.state, batch, self.config.loss.weights)
         return {k: float(v) for k, v in metrics.items()}
 
     def changes(self) -> dict[str, np.ndarray]:
@@ -81,7 +81,8 @@ class Ours:
 
     def gradients(self, batch, part: str) -> dict[str, np.ndarray]:
         """Of one loss alone, at the present parameters and draws."""
-        after, _ = self._run(batch, [float(part == name) for name in PARTS])
+        weights = [float(part == name) for name in PARTS]
+        after, _ = self._run(jax.tree.map(jnp.copy, self.state), batch, weights)
         return self.names(after.opt_state["gradients"])
 
 

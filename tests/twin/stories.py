@@ -1,5 +1,6 @@
 """A few steps told by both sides, and where the two stories part."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,8 +44,9 @@ class Case(NamedTuple):
 
 
 class Story(NamedTuple):
-    losses: list[dict[str, float]]  # of each step
-    changes: list[dict[str, np.ndarray]]  # since the start, after each step
+    """Told while it is listened to: twenty changes of ViT-S side by side would fill the memory."""
+
+    steps: Iterable[tuple[dict[str, float], dict[str, np.ndarray]]]  # losses, changes since step 0
     gradients: dict[str, dict[str, np.ndarray]]  # of each loss alone, in step 0
     facts: dict[str, Any]
 
@@ -82,56 +84,49 @@ def ours(case: Case, folder, monkeypatch, *, gradients=True, **fields) -> tuple[
         run = jax_side.of_pixels(c, student, frozen, teacher)
     else:
         run = jax_side.of_transformers(c, folder, student, frozen)
-    story = Story([], [], {}, {"sizes": run.sizes})
-    before = jax.tree.map(np.array, run.frozen)
+    story = Story(_ours(case, run), {}, {"sizes": run.sizes})
     if gradients:
         parts = [p for p, w in zip(jax_side.PARTS, c.loss.weights, strict=True) if w]
         story.gradients.update({p: run.gradients(case.batch(0), p) for p in parts})
         for draws in drawn.values():
             draws.clear()
-    for i in range(case.steps):
-        metrics = run.step(case.batch(i))
-        kept = {k.removeprefix("loss/"): v for k, v in metrics.items() if k.startswith("loss/")}
-        story.losses.append(kept)
-        story.changes.append(run.changes())
-    jax.tree.map(np.testing.assert_array_equal, run.frozen, before)
     return story, drawn
 
 
+def _ours(case: Case, run: jax_side.Ours):
+    before = jax.tree.map(np.array, run.frozen)
+    for i in range(case.steps):
+        metrics = run.step(case.batch(i))
+        losses = {k.removeprefix("loss/"): v for k, v in metrics.items() if k.startswith("loss/")}
+        yield losses, run.changes()
+    jax.tree.map(np.testing.assert_array_equal, run.frozen, before)
+
+
 def twins(case: Case, drawn) -> Story:
-    """The twin's story under these draws.
-
-    On one thread: on a busy machine those of PyTorch wait for each other, a hundred times longer.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _twins(case, drawn)
-    finally:
-        torch.set_num_threads(threads)
+    """The twin's story under these draws."""
+    facts = {"sizes": case.sizes, "norms": [], "below": [], "zeros": []}
+    story = Story([], {}, facts)
+    return story._replace(steps=_twins(case, drawn, story))
 
 
-def _twins(case: Case, drawn) -> Story:
+def _twins(case: Case, drawn, story: Story):
     student, frozen, teacher = networks(case)
     forward = torch_networks.Pixels.forward if case.network == "pixels" else torch_networks.forward
     twin = torch_side.Twin(forward, student, frozen, case.optimisation, v2=case.v2, teacher=teacher)
     start = {n: p.detach().numpy().copy() for n, p in student.named_parameters()}
     called = (lambda n: n) if case.network == "pixels" else jax_side.names_of(student).get
-    story = Story([], [], {}, {"sizes": case.sizes, "norms": twin.norms, "below": [], "zeros": []})
     for i in range(case.steps):
         found = twin.losses(case.batch(i), drawn["colours"][i], drawn["boxes"][i])
         if i == 0:
             for part, loss in found.items():
                 story.gradients[part] = {called(n): g for n, g in twin.gradients(loss).items()}
         total = twin.step(found)
-        story.losses.append({"total": total} | {k: x.item() for k, x in found.items()})
-        story.changes.append(
-            {called(n): p.detach().numpy() - start[n] for n, p in student.named_parameters()}
-            | {f"average {called(n)}": x - start[n] for n, x in twin.average.items()}
-        )
+        story.facts["norms"].append(twin.norm)
         story.facts["below"].append(twin.below_margin)
         story.facts["zeros"].append(twin.zeros)
-    return story
+        changes = {called(n): p.detach().numpy() - start[n] for n, p in student.named_parameters()}
+        averages = {f"average {called(n)}": x - start[n] for n, x in twin.average.items()}
+        yield {"total": total} | {k: x.item() for k, x in found.items()}, changes | averages
 
 
 def deviations(ours: Story, twin: Story) -> dict[str, tuple[float, float, str]]:
@@ -142,20 +137,7 @@ def deviations(ours: Story, twin: Story) -> dict[str, tuple[float, float, str]]:
         if not deviation <= found.get(quantity, (-1.0,))[0]:  # NaN is larger than anything
             found[quantity] = (float(deviation), BOUNDS[bound], where)
 
-    assert ours.facts["sizes"] == twin.facts["sizes"]
-    assert len(ours.losses) == len(twin.losses) and ours.gradients.keys() <= twin.gradients.keys()
-    for i, (a, b) in enumerate(zip(ours.losses, twin.losses, strict=True)):
-        assert a.keys() == b.keys()
-        for name in b:
-            note(f"loss {name}", "loss", abs(a[name] - b[name]) / abs(b[name]), f"step {i}")
-    tensors = [
-        (f"gradient of {p}", "gradient", g, twin.gradients[p]) for p, g in ours.gradients.items()
-    ]
-    tensors += [
-        (f"change after step {i}", "change", a, b)
-        for i, (a, b) in enumerate(zip(ours.changes, twin.changes, strict=True))
-    ]
-    for quantity, bound, a, b in tensors:
+    def compare(quantity, bound, a, b):
         assert a.keys() == b.keys()
         for name in b:
             if name.endswith("key.bias") or np.abs(b[name]).max() <= BOUNDS["nothing"]:
@@ -164,6 +146,16 @@ def deviations(ours: Story, twin: Story) -> dict[str, tuple[float, float, str]]:
             else:
                 size = np.linalg.norm(b[name])
                 note(quantity, bound, np.linalg.norm(a[name] - b[name]) / size, name)
+
+    assert ours.facts["sizes"] == twin.facts["sizes"]
+    for i, (a, b) in enumerate(zip(ours.steps, twin.steps, strict=True)):
+        assert a[0].keys() == b[0].keys()
+        for name, loss in b[0].items():
+            note(f"loss {name}", "loss", abs(a[0][name] - loss) / abs(loss), f"step {i}")
+        compare(f"change after step {i}", "change", a[1], b[1])
+        for part in list(ours.gradients):
+            gradients = ours.gradients.pop(part), twin.gradients.pop(part)
+            compare(f"gradient of {part}", "gradient", *gradients)
     return found
 
 

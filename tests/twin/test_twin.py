@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tests.twin import stories  # noqa: E402  (needs torch)
@@ -34,20 +34,29 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """On a busy machine PyTorch's threads wait for each other, a hundred times longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def compare(case, folder, monkeypatch, **fields):
     ours, drawn = stories.ours(case, folder, monkeypatch, **fields)
     twin = stories.twins(case, drawn)
+    found = stories.deviations(ours, twin)
     norms, below = twin.facts["norms"], twin.facts["below"]
     print({k: np.round(v, 2) for k, v in twin.facts.items() if k != "sizes"})
+    for quantity, (deviation, _, where) in found.items():
+        print(f"{quantity}: {deviation:.1e} ({where})")
     assert {norm > case.optimisation.clip for norm in norms} == {True, False}
     assert 0.2 < below[0] < 0.8 and 0.2 < np.mean(below) < 0.8
     assert max(twin.facts["zeros"]) < 0.5, "the network died: nothing would be compared"
     boxes = np.concatenate(drawn["boxes"]).any(axis=1)
     assert {*boxes} == {True, False}
     assert np.concatenate([c["jitter"] for c in drawn["colours"]]).any()
-    found = stories.deviations(ours, twin)
-    for quantity, (deviation, _, where) in found.items():
-        print(f"{quantity}: {deviation:.1e} ({where})")
     assert not stories.parted(found)
 
 

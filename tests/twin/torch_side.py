@@ -40,7 +40,7 @@ class Twin:
         self.student, self.frozen, self.teacher = student, frozen, teacher
         self.weights = WEIGHTS_V2 if v2 else WEIGHTS
         self.gradient_weight = GRADIENT_V2 if v2 else 0.0
-        self.optimisation, self.steps, self.norms = optimisation, 0, []
+        self.optimisation, self.steps = optimisation, 0
         self.average = {}
         if optimisation.average:
             self.average = {n: p.detach().numpy().copy() for n, p in student.named_parameters()}
@@ -124,7 +124,7 @@ class Twin:
         grads = [p.grad for p in self.student.parameters() if p.grad is not None]
         norm = math.sqrt(sum(float(g.square().sum()) for g in grads))
         o = self.optimisation
-        self.norms.append(norm)
+        self.norm = norm
         if norm > o.clip:
             for g in grads:
                 g *= o.clip / norm
