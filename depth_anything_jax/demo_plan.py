@@ -39,10 +39,10 @@ class Plan:
 
 LONG = Plan(
     folder="demo-long",
-    size=168,
+    size=154,
     images=3000,
     seeds=(0, 1, 2),
-    teacher=("total_steps=2000",),
-    student=("total_steps=1500",),
+    teacher=("total_steps=1600",),
+    student=("total_steps=1250",),
 )
 RUNS = ("teacher", "alone", "student", "shuffled")
