@@ -24,13 +24,14 @@ TEST_EXTRAS := test,notebook$(if $(filter 1,$(TORCH)),$(comma)torch)
 PYTEST ?= $(PY) -m pytest -q
 JOBS ?= 2
 
-.PHONY: help demo demo-long demo-encoder test nightly lint format types clean
+.PHONY: help demo demo-long demo-controls demo-encoder test nightly lint format types clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:  # half a .venv is none
 
 help:
 	@echo 'make demo          the whole method on rendered scenes, report in demo/report.html (WEIGHTS=SOURCE adds a released model)'
 	@echo 'make demo-long     the same with more pixels, more steps and three seeds'
+	@echo 'make demo-controls students that lack one part of the method each, three seeds'
 	@echo 'make demo-encoder  pre-train the tiny encoder of the demo again'
 	@echo 'make test          lint, format check, types and the default tests'
 	@echo 'make nightly       the slow tests'
@@ -60,6 +61,9 @@ demo: $(CORE)
 
 demo-long: $(CORE)
 	$(PY) -m depth_anything_jax.demo --long --docs=docs $(if $(WEIGHTS),--weights=$(WEIGHTS))
+
+demo-controls: $(CORE)
+	$(PY) -m depth_anything_jax.demo --controls --docs=docs
 
 demo-encoder: $(CORE)
 	$(PY) tools/pretrain_encoder.py

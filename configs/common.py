@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
     c.loss.sky = True  # sky without a label counts as disparity 0 (V1 3.1)
     c.loss.feat_margin = 0.85  # V1 3.3: tokens at least this similar are left alone
     c.loss.feat_denominator = "image"  # or "global"
-    c.loss.feat_input = "student"  # what the frozen encoder sees; or "clean"
+    c.loss.feat_input = "student"  # what the frozen encoder sees; "clean"; "shuffled": a control
 
     c.perturb = ConfigDict()
     c.perturb.distort = True

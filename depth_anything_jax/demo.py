@@ -2,11 +2,12 @@
 
     python -m depth_anything_jax.demo                     # the table and demo/report.html
     python -m depth_anything_jax.demo --long              # more pixels and steps, three seeds
+    python -m depth_anything_jax.demo --controls          # the parts of the method, one by one
     python -m depth_anything_jax.demo --weights=SOURCE    # adds a released model's row
     python -m depth_anything_jax.demo --docs=docs         # table and pictures as Markdown too
 
 It runs the programs that a user runs (train, pseudo_label, train), each in its own process, then
-the evaluation module. What is its own: the scenes (see data/scenes.py), two controls, the report.
+the evaluation module. What is its own: the scenes (see data/scenes.py), controls, the report.
 What runs when is in demo_stages.py, how large everything is in demo_plan.py.
 
     teacher    learns from labelled images of domain A (configs/teacher.py:demo)
@@ -14,6 +15,8 @@ What runs when is in demo_stages.py, how large everything is in demo_plan.py.
     student    learns from A and the labelled B, as the paper says (configs/student.py:demo)
     alone      the same student without unlabelled images, at equal updates and labelled samples
     shuffled   the student on pseudo labels that belong to other images
+    controls   on request: students without colour distortion, CutMix or L_feat, and one that is
+               aligned to the features of other images; see CONTROLS in demo_plan.py
 
 Domain C is seen by none of them. A second call resumes what the first left: programs continue from
 their checkpoints, finished stages are skipped.
@@ -29,7 +32,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from depth_anything_jax.data.scenes import SceneSource, fill_cache
-from depth_anything_jax.demo_plan import DOMAINS, LONG, SPLITS, Plan
+from depth_anything_jax.demo_plan import ABLATION, DOMAINS, LONG, SPLITS, Plan
 from depth_anything_jax.demo_stages import Marks, cores, default_jobs, run_stages, stages
 
 
@@ -131,9 +134,10 @@ def main() -> None:
     from absl import app, flags, logging
 
     long = flags.DEFINE_boolean("long", False, "more pixels and steps, three seeds")
+    controls = flags.DEFINE_boolean("controls", False, "each part of the method, three seeds")
     weights = flags.DEFINE_string("weights", "", "a released model to put beside: file, folder, id")
     docs = flags.DEFINE_string("docs", "", "a folder for table and pictures as Markdown")
-    folder = flags.DEFINE_string("folder", "", "where the demo lives; demo or demo-long")
+    folder = flags.DEFINE_string("folder", "", "where the demo lives; else demo, demo-long, …")
     jobs = flags.DEFINE_integer("jobs", 0, "programs at a time; 0: one a core, at most four")
     split = flags.DEFINE_enum("split", "test", ["test", "val"], "val: to choose lengths and rates")
 
@@ -141,11 +145,17 @@ def main() -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)  # Orbax tells what it opens and closes
-        plan = LONG if long.value else Plan()
+        if long.value and controls.value:
+            raise app.UsageError("--long and --controls are two demos: give one of them")
+        plan = LONG if long.value else ABLATION if controls.value else Plan()
         plan = dataclasses.replace(plan, split=split.value, folder=folder.value or plan.folder)
         if jobs.value < 0:
             raise app.UsageError(f"--jobs={jobs.value}: 1 or more, or 0 for what suits the machine")
-        demo(plan, weights=weights.value, docs=docs.value, jobs=jobs.value)
+        scores = demo(plan, weights=weights.value, docs=docs.value, jobs=jobs.value)
+        if controls.value:
+            from depth_anything_jax import demo_report
+
+            sys.exit(demo_report.broken(scores) or 0)
 
     app.run(run)
 

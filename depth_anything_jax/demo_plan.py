@@ -7,6 +7,14 @@ import os
 
 SPLITS = {"train": 0, "val": 100, "test": 200}  # seeds of the sets of scenes
 DOMAINS = ("A", "B", "C")
+RUNS = ("teacher", "alone", "student", "shuffled")
+# Students that lack one part of the method, and the config fields that take it away.
+CONTROLS = {
+    "undistorted": ("perturb.distort=False",),
+    "uncut": ("perturb.cutmix.p=0.0",),
+    "unaligned": (f"loss.weights=({1 / 3},{1 / 3},0.0)",),
+    "misaligned": ("loss.feat_input=shuffled",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +29,12 @@ class Plan:
     split: str = "test"  # "val" where lengths and rates are chosen
     teacher: tuple[str, ...] = ()  # overrides of config fields, as on the command line
     student: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()  # names in CONTROLS
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The training runs of each seed."""
+        return (*RUNS, *self.controls)
 
     def source(self, domain: str, split: str, *, labelled: bool = True) -> str:
         """A set of scenes as programs take it."""
@@ -45,4 +59,4 @@ LONG = Plan(
     teacher=("total_steps=1600",),
     student=("total_steps=1250",),
 )
-RUNS = ("teacher", "alone", "student", "shuffled")
+ABLATION = Plan(folder="demo-controls", seeds=(0, 1, 2), controls=tuple(CONTROLS))

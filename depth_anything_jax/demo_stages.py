@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from depth_anything_jax.demo_plan import Plan
+from depth_anything_jax.demo_plan import CONTROLS, Plan
 
 MOST_JOBS = 4  # stages at a time: each holds up to 2 GB, and their order allows few more
 
@@ -71,13 +71,18 @@ def stages(plan: Plan) -> list[Stage]:
             "--size", str(plan.size), "--batch_size", "20",
         )  # fmt: skip
         made = (f"labels-{seed}",)
-        shuffled = labels + "?shuffle=1"
+        own = f"data.labels=({labels!r},)"
+        shuffled = f"data.labels=({labels + '?shuffle=1'!r},)"
         out += [
             train("teacher", "teacher", *plan.teacher),
             train("alone", "student", *plan.student, *alone()),
             Stage("labels", seed, label, "", after=(f"teacher-{seed}",)),
-            train("student", "student", f"data.labels=({labels!r},)", *both, after=made),
-            train("shuffled", "student", f"data.labels=({shuffled!r},)", *both, after=made),
+            train("student", "student", own, *both, after=made),
+            train("shuffled", "student", shuffled, *both, after=made),
+            *(
+                train(name, "student", own, *both, *CONTROLS[name], after=made)
+                for name in plan.controls
+            ),
         ]
     return out
 

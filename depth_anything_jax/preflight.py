@@ -57,7 +57,7 @@ def check(config, sizes: dict[str, int], workdir: str) -> None:
     """
     _one_of("teacher", config.teacher, TEACHERS)
     _one_of("init_parts", config.init_parts, INIT_PARTS)
-    _one_of("loss.feat_input", config.loss.feat_input, ("student", "clean"))
+    _one_of("loss.feat_input", config.loss.feat_input, ("student", "clean", "shuffled"))
     if config.total_steps < 1:
         raise ValueError(f"total_steps={config.total_steps}: use 1 or more")
     if config.input_size % 14 or config.input_size <= 0:
@@ -85,6 +85,12 @@ def check(config, sizes: dict[str, int], workdir: str) -> None:
         raise ValueError(
             "loss.weights gives L_feat a weight, but frozen_encoder is empty; name a DINOv2 of "
             "the student's size (facebook/dinov2-small), or set the third weight to 0"
+        )
+    shuffled = config.loss.feat_input == "shuffled" and weight["features"]
+    if shuffled and 0 < sizes["unlabelled"] < 4:
+        raise ValueError(
+            f"loss.feat_input='shuffled' with {sizes['unlabelled']} unlabelled images a batch: "
+            "give 4 or more, so that no image is compared with itself or with its CutMix partner"
         )
     missing = _missing(config, sizes)
     if missing:

@@ -201,6 +201,9 @@ def unlabelled_inputs(batch, keys, config) -> dict[str, jax.Array]:
     }
     if config.loss.feat_input == "clean":
         inputs["frozen_image"] = perturb.normalise(mixed(clean))
+    elif config.loss.feat_input == "shuffled":
+        # A control: another image, half a batch away, whose partner is another one too.
+        inputs["frozen_image"] = jnp.roll(inputs["image"], clean.shape[0] // 2, axis=0)
     return inputs
 
 

@@ -71,6 +71,42 @@ def test_three_seeds_have_their_own_folders_and_labels():
             assert flags_of(stage)["config.seed"] == str(stage.seed)
 
 
+def test_a_control_lacks_one_part_of_the_method_and_nothing_else(tmp_path):
+    plan = dataclasses.replace(demo_plan.ABLATION, folder=str(tmp_path))
+    stages = {s.title: s for s in demo_stages.stages(plan)}
+    assert len(stages) == 3 * (1 + len(plan.runs))  # the labels are no run
+    changed = {
+        "undistorted": {"config.perturb.distort"},
+        "uncut": {"config.perturb.cutmix.p"},
+        "unaligned": {"config.loss.weights"},
+        "misaligned": {"config.loss.feat_input"},
+        "shuffled": {"config.data.labels"},
+    }
+    assert set(changed) == {*plan.controls, "shuffled"}
+    for seed in plan.seeds:
+        student = flags_of(stages[f"student-{seed}"])
+        for name, fields in changed.items():
+            control = flags_of(stages[f"{name}-{seed}"])
+            differ = {k for k in student | control if student.get(k) != control.get(k)}
+            assert differ == fields | {"workdir"}, name
+    titles = {b for a, b, _ in demo_report.PAIRS if a == "student"}
+    assert titles >= set(changed) and set(demo_report.ROWS) >= set(plan.runs)
+
+
+def test_controls_are_fields_that_the_trainer_takes(tmp_path):
+    import runpy
+
+    from depth_anything_jax import configs, preflight
+
+    for name, overrides in demo_plan.CONTROLS.items():
+        config = runpy.run_path(configs.resolve("configs/student.py"))["get_config"]("demo")
+        for field, text in (x.split("=") for x in overrides):
+            value = text if text == "shuffled" else ast.literal_eval(text)
+            config.update_from_flattened_dict({field: value})
+        with pytest.raises(FileNotFoundError, match="labels_demo"):  # all else is in order
+            preflight.check(config, preflight.batch_sizes(config), str(tmp_path / name))
+
+
 def test_marks_resume_and_notice_changed_commands(tmp_path):
     marks = Marks(str(tmp_path))
     assert not marks.done("a", ["x"])
@@ -223,6 +259,23 @@ def test_table_prints_what_was_measured():
     assert "released" not in text
     scores["released"] = scores["teacher"]
     assert "| released model |" in demo_report.table(scores)
+
+
+def test_a_table_of_several_seeds_shows_each():
+    assert "seed 0" not in demo_report.table(fake_scores(0.05))
+    scores = fake_scores(0.05, seeds=3)
+    lines = demo_report.table(scores).splitlines()
+    row = next(x for x in lines if x.startswith("| student − alone |"))
+    cells = [float(x) for x in row.strip("|").split("|")[1:]]
+    differ = scores["student"]["B"]["norm_l1"] - scores["alone"]["B"]["norm_l1"]
+    np.testing.assert_allclose(cells, differ.mean(1), atol=5.1e-4)  # three digits are printed
+
+
+def test_a_harness_in_which_shuffled_labels_do_no_harm_is_called_broken():
+    scores = fake_scores(0.05)
+    assert demo_report.broken(scores) == ""
+    scores["shuffled"] = scores["student"]
+    assert "harness is broken" in demo_report.broken(scores)
 
 
 def test_active_share_says_when_it_says_nothing():

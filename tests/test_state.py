@@ -281,7 +281,7 @@ def test_features_of_microbatches_add_up_where_tokens_are_the_denominator():
         assert four[name] == pytest.approx(one[name], rel=1e-5, abs=1e-7), name
 
 
-@pytest.mark.parametrize("feat_input", ["student", "clean"])
+@pytest.mark.parametrize("feat_input", ["student", "clean", "shuffled"])
 @pytest.mark.parametrize("distort", [True, False])
 def test_the_frozen_encoder_sees_what_the_config_says(feat_input, distort, monkeypatch):
     monkeypatch.setattr(perturb, "colour", lambda keys, images, **factors: 1 - images)
@@ -295,7 +295,8 @@ def test_the_frozen_encoder_sees_what_the_config_says(feat_input, distort, monke
     mixed = np.where(mask[..., None], np.roll(data["image"], 1, axis=0), data["image"])
     clean = perturb.normalise(jnp.asarray(mixed))
     assert np.allclose(inputs["image"], clean, atol=1e-6) is not distort  # float32
-    seen = clean if feat_input == "clean" else inputs["image"]
+    other = np.roll(inputs["image"], 2, axis=0)  # neither the image nor its partner
+    seen = {"student": inputs["image"], "clean": clean, "shuffled": other}[feat_input]
 
     def tokens(kernel, images):
         return Patches().apply({"params": kernel}, images).tokens
