@@ -55,7 +55,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10", "gcsfs>=2024.6"],  # gs:// is where TPUs keep their files
         "cuda": ["jax[cuda12]>=0.10"],
-        "torch": ["torch>=2.6"],  # reads .pth and .bin; safetensors need no torch
+        # reads .pth and .bin (safetensors need no torch); segmentation models for sky masks
+        "torch": ["torch>=2.6", "transformers>=4.50"],
         "test": [
             "beartype>=0.20",
             "hypothesis>=6.100",

@@ -59,4 +59,9 @@ LONG = Plan(
     teacher=("total_steps=1600",),
     student=("total_steps=1250",),
 )
-ABLATION = Plan(folder="demo-controls", seeds=(0, 1, 2), controls=tuple(CONTROLS))
+ABLATION = Plan(
+    folder="demo-controls",
+    seeds=(0, 1, 2),
+    student=("total_steps=700",),
+    controls=tuple(CONTROLS),
+)

@@ -100,6 +100,31 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
     )
 
 
+def to_fields(entry: Entry) -> dict[str, Any]:
+    """An entry as a manifest's object: what `parse` reads back, without what it assumes anyway."""
+    form = entry.label_format
+    fields: dict[str, Any] = {
+        "rgb": entry.rgb,
+        "depth": entry.depth,
+        "fmt": form.fmt,
+        "scale": form.scale,
+        "kind": entry.kind,
+        "abs": form.absolute or None,
+        "offset": form.offset or None,
+        "field": form.field,
+        "sky_above": form.sky_above,
+        "sky": entry.sky,
+        "valid": entry.valid,
+        "shift_known": entry.shift_known,
+        "dataset": entry.dataset or None,
+        "domain": entry.domain or None,
+        "scene": entry.scene or None,
+        "split": entry.split or None,
+        "K": None if entry.K is None else list(entry.K),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def load(
     path: str | os.PathLike[str], defaults: Mapping[str, Any] | None = None
 ) -> tuple[list[Entry], str]:
