@@ -137,6 +137,16 @@ def test_frames_are_in_the_order_of_their_numbers():
     assert sorted(names, key=base.natural) == ["a.png", "s9/9.png", "s9/10.png", "s10/2.png"]
 
 
+def test_sky_is_no_measurement_and_depths_stay_as_they_are():
+    values = np.array([[3, 10, 0, -1, np.inf, np.nan, 7, 80]], np.float32)
+    sky = np.array([[0, 0, 0, 0, 1, 0, 1, 0]], bool)
+    valid = np.array([[1, 1, 1, 1, 1, 1, 1, 0]], bool)
+    fields = base.depth_fields(values, valid=valid, sky=sky)
+    np.testing.assert_array_equal(fields["depth"], [[3, 10, 0, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(fields["valid"], [[1, 1, 0, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(fields["sky"], sky)
+
+
 def test_an_image_of_another_view_is_refused(tmp_path):
     write_nyu(tmp_path)
     write_image(tmp_path / "official_splits/test/bathroom/rgb_00045.jpg", 8, 6)
@@ -255,6 +265,9 @@ def test_scannet(tmp_path):
     write(chosen, "scene0700_01/color/0.jpg\nscene0700_01/color/1.jpg\n")
     with pytest.raises(BenchmarkError, match="1 of 2 images lack a file.*color/1.jpg"):
         benchmarks.make("scannet", tmp_path, list_file=chosen)
+    (tmp_path / "scene0700_01/depth/0.png").unlink()
+    reader = benchmarks.make("scannet", tmp_path, partial=True)
+    assert reader.partial and len(reader) == 2  # though nobody knows how many there should be
     write(chosen, "rgb/0.jpg\n")
     with pytest.raises(BenchmarkError, match="has 'rgb/0.jpg', not paths like scene0568_00"):
         benchmarks.make("scannet", tmp_path, list_file=chosen)
@@ -274,6 +287,7 @@ def test_ibims(tmp_path):
         write(core / "calib" / f"{name}.txt", "548.5,549.1,319.9,240.2\n")
         metres = raw.astype(np.float64) * 50 / 65535
         expected[f"ibims1_core_raw/rgb/{name}.png"] = np.where(valid & opaque, metres, 0)
+    write(core / "rgb" / "._office_02.png", b"what macOS leaves behind")
     with pytest.raises(BenchmarkError, match="2 images .* has 100"):
         benchmarks.make("ibims", tmp_path)
     reader = benchmarks.make("ibims", tmp_path, partial=True)

@@ -18,7 +18,7 @@ from tests.benchmark_files import RNG, check_records, png16, write, write_image
 def write_moge(root, name="DIODE", size=(12, 16), codes=None):
     """Two images with unknown and infinite pixels; returns the expected depths."""
     expected = {}
-    keys = ["indoors/scene_00019/a", "outdoor/b"]
+    keys = ["indoors/scene 19/a", "outdoor/b"]
     for key, (near, far) in zip(keys, ((0.5, 20.0), (1.25, 3e4)), strict=True):
         folder = root / name / key
         suffix = "png" if key.endswith("b") else "jpg"

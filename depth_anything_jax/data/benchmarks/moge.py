@@ -90,7 +90,7 @@ class MoGe(Reader):
             self.root = str(near[0])
         lines = read_list(self.name, self._path(".index.txt"), "a folder on each line")
         items = []
-        for key, *_ in lines:
+        for key in (" ".join(words) for words in lines):  # names may hold spaces
             jpeg, png = f"{key}/image.jpg", f"{key}/image.png"
             image = png if os.path.exists(self._path(png)) else jpeg
             scene, domain = key.rpartition("/")[0], self.domain_of_set
