@@ -85,3 +85,21 @@ def check_records(reader, expected: dict[str, np.ndarray], sky: dict | None = No
         )
         wanted_sky = (sky or {}).get(key, np.zeros(depth.shape, bool))
         np.testing.assert_array_equal(record["sky"], wanted_sky, err_msg=key)
+
+
+def write_nyu(root, names=("bathroom/00045", "bathroom/00100", "office_1/00009")):
+    """Millimetres with holes; returns the expected metres by key."""
+    expected = {}
+    for name in names:
+        scene, number = name.split("/")
+        folder = root / "official_splits" / "test" / scene
+        write_image(folder / f"rgb_{number}.jpg")
+        raw = RNG.integers(500, 9999, (6, 8)).astype(np.uint16)
+        raw[0, :3], raw[5, 7] = 0, 10000
+        write(folder / f"sync_depth_{number}.png", png16(raw))
+        key = f"official_splits/test/{scene}/rgb_{number}.jpg"
+        expected[key] = raw.astype(np.float64) / 1000
+    write(root / "official_splits" / "train" / "den" / "rgb_00001.jpg", b"not read")
+    write(root / "official_splits" / "test" / "bathroom" / "._rgb_00045.jpg", b"not read")
+    write(root / "official_splits" / "test" / "notes.txt", "not read")
+    return expected

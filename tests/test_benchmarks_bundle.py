@@ -18,11 +18,10 @@ from tests.benchmark_files import RNG, check_records, png16, write, write_image
 def write_moge(root, name="DIODE", size=(12, 16), codes=None):
     """Two images with unknown and infinite pixels; returns the expected depths."""
     expected = {}
-    keys = ["indoors/scene 19/a", "outdoor/b"]
+    keys = ["indoors/scene 19/a/image.jpg", "outdoor/b/image.png"]
     for key, (near, far) in zip(keys, ((0.5, 20.0), (1.25, 3e4)), strict=True):
-        folder = root / name / key
-        suffix = "png" if key.endswith("b") else "jpg"
-        write_image(folder / f"image.{suffix}", *size)
+        write_image(root / name / key, *size)
+        folder = (root / name / key).parent
         code = RNG.integers(1, 65535, size).astype(np.uint16) if codes is None else codes.copy()
         code[0, :4], code[5, 6:8] = 65535, 0
         write(folder / "depth.png", png16(code, near=str(near), far=str(far)))
@@ -30,7 +29,8 @@ def write_moge(root, name="DIODE", size=(12, 16), codes=None):
         write(folder / "meta.json", json.dumps({"intrinsics": intrinsics, "x": 1}))
         depth = near * (far / near) ** ((code.astype(np.float64) - 1) / 65533)
         expected[key] = np.where((code == 0) | (code == 65535), 0, depth)
-    write(root / name / ".index.txt", "\n".join(keys) + "\n")
+    lines = [key.rpartition("/")[0] for key in keys]
+    write(root / name / ".index.txt", "\n".join(lines) + "\n")
     write_image(root / name / "not_listed" / "image.jpg")
     return expected
 
@@ -49,9 +49,9 @@ def test_moge_as_stored(tmp_path):
         sky[0, :4] = True
         np.testing.assert_array_equal(record["sky"], sky)
         np.testing.assert_allclose(record["K"], [[14.4, 0, 8], [0, 14.4, 6], [0, 0, 1]])
-        assert record["scene"] == key.rpartition("/")[0] and record["dataset"] == "diode"
+        assert record["scene"] == key.rpartition("/")[0][:-2] and record["dataset"] == "diode"
     inside = benchmarks.make("moge", tmp_path / "DIODE", set="DIODE", warped=False)
-    assert inside.key(1) == "outdoor/b"
+    assert inside.key(1) == "outdoor/b/image.png"
     pickle.loads(pickle.dumps(inside))[1]
 
 

@@ -176,31 +176,31 @@ def vkitti_image(scene, variation, frame, camera=0):
 
 @pytest.fixture(params=[("", ""), ("rgb", "depth"), ("vkitti_2.0.3_rgb", "vkitti_2.0.3_depth")])
 def vkitti(request, tmp_path):
-    """The set below one root or two; expected depth and sky by key."""
-    image_top, label_top = (tmp_path / part for part in request.param)
+    """The set below one root or two: where images lie; expected depth and sky by key."""
+    image_top, label_top = (f"{part}/" * bool(part) for part in request.param)
     expected, sky = {}, {}
     for frame in VKITTI:
-        key = vkitti_image(*frame)
-        write_image(image_top / key)
-        write_image(image_top / vkitti_image(*frame, camera=1))
+        key = image_top + vkitti_image(*frame)
+        write_image(tmp_path / key)
+        write_image(tmp_path / image_top / vkitti_image(*frame, camera=1))
         raw = RNG.integers(300, 60000, (6, 8)).astype(np.uint16)
         raw[0, :5] = 65535
-        label = label_top / key.replace("/rgb/", "/depth/").replace("/rgb_", "/depth_")
+        label = tmp_path / label_top / vkitti_image(*frame).replace("rgb", "depth")
         write(label.with_suffix(".png"), png16(raw))
         sky[key] = raw == 65535
         expected[key] = np.where(sky[key], 0, raw / 100)
-    return tmp_path, expected, sky
+    return tmp_path, image_top, expected, sky
 
 
 def test_vkitti2_what_the_training_list_leaves_out(vkitti, monkeypatch):
-    root, expected, sky = vkitti
+    root, top, expected, sky = vkitti
     train = vkitti_image(*VKITTI[1])
     chosen = root / "train.txt"
     depth = train.replace("rgb", "depth").replace("jpg", "png")
     write(chosen, f"/x/vkitti_2.0.3/{train} /x/{depth}\n")
     with pytest.raises(BenchmarkError, match="3 frames of Camera_0 .* all of them are 21260"):
         benchmarks.make("vkitti2", root, list_file=chosen)
-    rest = {k: v for k, v in expected.items() if k != train}
+    rest = {k: v for k, v in expected.items() if k != top + train}
     check_records(benchmarks.make("vkitti2", root, list_file=chosen, partial=True), rest, sky)
     monkeypatch.setattr(rendered.VKITTI2, "all_frames", 3)
     with pytest.raises(BenchmarkError, match="train.txt lists 1 frames, V2's has 19559"):
@@ -222,12 +222,12 @@ def test_vkitti2_counts_are_those_of_the_sets():
 
 
 def test_vkitti2_frames_of_a_list(vkitti):
-    root, expected, sky = vkitti
+    root, top, expected, sky = vkitti
     chosen = root / "list.txt"
     wanted = [vkitti_image(*f) for f in VKITTI[:2]]
     write(chosen, "".join(f"{w}\n" for w in wanted))
     reader = benchmarks.make("vkitti2", root, list_file=chosen, split="list")
-    check_records(reader, {w: expected[w] for w in wanted}, sky)
+    check_records(reader, {top + w: expected[top + w] for w in wanted}, sky)
     write(chosen, f"{wanted[0]}\nScene01/rgb_00000.jpg\n")
     with pytest.raises(BenchmarkError, match="line 2 of .*list.txt names no SceneNN/VARIATION"):
         benchmarks.make("vkitti2", root, list_file=chosen, split="list")

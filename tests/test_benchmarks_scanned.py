@@ -145,6 +145,9 @@ def test_middlebury(tmp_path):
     write(tmp_path / "Piano-perfect" / "calib.txt", "doffs=1\n")
     with pytest.raises(FormatError, match="no line 'cam0="):
         reader[0]
+    (tmp_path / "Piano-perfect" / "calib.txt").unlink()
+    with pytest.raises(BenchmarkError, match=r"1 scenes .*lack their calib.txt \(Piano-perfect/"):
+        benchmarks.make("middlebury", tmp_path)
     (tmp_path / "Piano-perfect" / "disp0.pfm").unlink()
     with pytest.raises(BenchmarkError, match="1 of 2 images lack a file.*Piano-perfect/disp0.pfm"):
         benchmarks.make("middlebury", tmp_path)

@@ -173,7 +173,8 @@ class KITTI(Reader):
         camera = self._calibration(item, "cam_to")
         calibration = read_calibration(camera) if os.path.exists(camera) else {}
         K = {}
-        if projection := calibration.get(f"P_rect_{frame.camera}"):
+        projection = calibration.get(f"P_rect_{frame.camera}", [])
+        if len(projection) == 12:
             K = {"K": np.reshape(projection, (3, 4))[:, :3]}
         path = self._path(item.label)
         if self.split != "eigen_697":

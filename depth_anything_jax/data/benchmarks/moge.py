@@ -90,11 +90,11 @@ class MoGe(Reader):
             self.root = str(near[0])
         lines = read_list(self.name, self._path(".index.txt"), "a folder on each line")
         items = []
-        for key in (" ".join(words) for words in lines):  # names may hold spaces
-            jpeg, png = f"{key}/image.jpg", f"{key}/image.png"
+        for sample in (" ".join(words) for words in lines):  # names may hold spaces
+            jpeg, png = f"{sample}/image.jpg", f"{sample}/image.png"
             image = png if os.path.exists(self._path(png)) else jpeg
-            scene, domain = key.rpartition("/")[0], self.domain_of_set
-            items.append(Item(key, image, f"{key}/depth.png", scene, domain))
+            scene, domain = sample.rpartition("/")[0], self.domain_of_set
+            items.append(Item(image, image, f"{sample}/depth.png", scene, domain))
         self._settle(items, looked_for="images", expected=len(lines), partial=partial)
 
     def __getitem__(self, index: int) -> Record:
@@ -114,10 +114,11 @@ class MoGe(Reader):
         values = files.decode_log_png(formats.read_bytes(path), path)
         if values.shape != image.shape[:2]:
             raise formats.FormatError(f"{path}: {values.shape}, its image {image.shape[:2]}")
-        with open(self._path(f"{item.key}/meta.json")) as file:
+        meta = path.removesuffix("depth.png") + "meta.json"
+        with open(meta) as file:
             intrinsics = np.array(json.load(file).get("intrinsics", []), np.float64)
         if intrinsics.shape != (3, 3):
-            raise formats.FormatError(f"{item.key}/meta.json: no 3x3 'intrinsics'")
+            raise formats.FormatError(f"{meta}: no 3x3 'intrinsics'")
         height, width = image.shape[:2]
         K = np.diag([width, height, 1.0]) @ intrinsics
         return depth_fields(values, sky=np.isposinf(values)) | {"K": K}

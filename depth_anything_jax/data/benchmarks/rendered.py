@@ -248,10 +248,10 @@ class VKITTI2(Reader):
             expected = len(listed)
         items = []
         for image in images:
-            key = image.removeprefix(top)
-            label = label_top + key.replace("/rgb/", "/depth/").replace("rgb_", "depth_")
-            scene = "/".join(key.split("/")[:2])
-            items.append(Item(key, image, label.removesuffix("jpg") + "png", scene=scene))
+            frame = image.removeprefix(top)
+            label = label_top + frame.replace("/rgb/", "/depth/").replace("rgb_", "depth_")
+            scene = "/".join(frame.split("/")[:2])
+            items.append(Item(image, image, label.removesuffix("jpg") + "png", scene=scene))
         self._settle(items, looked_for="frames", expected=expected, partial=partial)
 
     def _label(self, item: Item, image: np.ndarray) -> Record:

@@ -8,7 +8,14 @@ import re
 import numpy as np
 
 from depth_anything_jax.data import formats
-from depth_anything_jax.data.benchmarks.base import Card, Item, PathLike, Reader, Record
+from depth_anything_jax.data.benchmarks.base import (
+    BenchmarkError,
+    Card,
+    Item,
+    PathLike,
+    Reader,
+    Record,
+)
 
 
 class Middlebury(Reader):
@@ -48,6 +55,12 @@ class Middlebury(Reader):
             label = next((n for n in names if os.path.exists(self._path(top + n))), names[0])
             items.append(Item(image, image, top + label, scene=top.strip("/")))
         self._settle(items, looked_for=looked_for)
+        needed = [i.image.removesuffix("im0.png") + "calib.txt" for i in self.items]
+        if missing := [p for p in needed if not os.path.exists(self._path(p))]:
+            raise BenchmarkError(
+                f"{self.name}: {len(missing)} scenes below {self.root} lack their calib.txt "
+                f"({', '.join(missing[:3])}): doffs stands there, without which disparity is off"
+            )
 
     def _label(self, item: Item, image: np.ndarray) -> Record:
         path = self._path(item.label)
