@@ -178,12 +178,7 @@ class SUNRGBD(Reader):
             "ZoeDepth#16, #19).",
             "Depths above 8 m are dropped by the protocols; the toolbox sets them to 8 m.",
         ),
-        unverified=(
-            "the count",
-            "the paths in allsplit.mat, of which the part from SUNRGBD/ on is used",
-            "licence",
-            "size",
-        ),
+        unverified=("the count", "licence", "size"),
     )
 
     def __init__(self, folder: PathLike, *, depth: str = "raw", partial: bool = False):

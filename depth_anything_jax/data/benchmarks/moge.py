@@ -67,6 +67,7 @@ class MoGe(Reader):
         unverified=(
             "the sets' folder names (punctuation and case do not matter)",
             "our warp against MoGe's own, which was not read",
+            "whether MoGe uses masks beside these files (a reproduction mentions segmentation.png)",
             "size",
         ),
     )
