@@ -57,13 +57,14 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         # reads .pth and .bin (safetensors need no torch); segmentation models for sky masks
         "torch": ["torch>=2.6", "transformers>=4.50"],
-        # HDF5 and MATLAB files of evaluation sets (Hypersim, NYUv2, SUN RGB-D)
-        "eval": ["h5py>=3.11", "scipy>=1.14"],
+        # HDF5 and MATLAB files of evaluation sets (Hypersim, NYUv2, SUN RGB-D), predictions in EXR
+        "eval": ["h5py>=3.11", "openexr>=3.3", "scipy>=1.14"],
         "test": [
             "beartype>=0.20",
             "h5py>=3.11",
             "hypothesis>=6.100",
             "mypy>=1.15",
+            "openexr>=3.3",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

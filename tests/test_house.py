@@ -23,6 +23,7 @@ PROGRAMS = ("train", "pseudo_label", "evaluate", "demo")
 # import name -> distribution, where they differ
 DISTRIBUTIONS = {
     "absl": "absl-py",
+    "OpenEXR": "openexr",
     "cv2": "opencv-python-headless",
     "orbax": "orbax-checkpoint",
     "PIL": "pillow",

@@ -218,6 +218,16 @@ def _decode_npy(data: bytes, name: PathLike, field: str | None) -> np.ndarray:
         raise FormatError(f"{name}: not a NumPy file ({error})") from error
 
 
+def decode_array(data: bytes, name: PathLike, field: str | None = None) -> np.ndarray:
+    """Decodes an npy, or the array `field` of an npz, to numbers (h, w), values untouched."""
+    raw = _decode_npy(data, name, field)
+    if raw.ndim == 3 and 1 in (raw.shape[0], raw.shape[2]):
+        raw = raw[0] if raw.shape[0] == 1 else raw[..., 0]
+    if raw.ndim != 2 or raw.size == 0 or raw.dtype.kind not in "fiu":
+        raise FormatError(f"{name}: a map is numbers (h, w), this is {raw.dtype} {raw.shape}")
+    return raw
+
+
 def guess_format(path: PathLike) -> str:
     """The label format that a file's suffix says."""
     suffix = pathlib.Path(path).suffix.lower()
@@ -268,13 +278,9 @@ def decode_label_and_sky(
     elif reader == "pfm":
         raw = decode_pfm(data, name)
     else:
-        raw = _decode_npy(data, name, spec.field)
+        raw = decode_array(data, name, spec.field)
     if reader == "sunrgbd":
         raw = (raw >> 3) | (raw << 13)
-    if raw.ndim == 3 and 1 in (raw.shape[0], raw.shape[2]):
-        raw = raw[0] if raw.shape[0] == 1 else raw[..., 0]
-    if raw.ndim != 2 or raw.size == 0 or raw.dtype.kind not in "fiu":
-        raise FormatError(f"{name}: a label is numbers (h, w), this is {raw.dtype} {raw.shape}")
     values = raw.astype(np.float32)
     if spec.absolute:
         values = np.abs(values)

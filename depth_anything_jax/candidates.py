@@ -1,0 +1,342 @@
+"""What can be scored: checkpoints, transformers' models, files of any tool, and baselines.
+
+    make("runs/student")               weights of ours, PyTorch's or the hub's, as `weights.load`
+    make("transformers:FOLDER_OR_ID")  any depth-estimation model of transformers (extra [torch])
+    make("predictions:FOLDER", kind=…) files beside the images' names: .npy .npz .png .pfm .exr
+    make("baseline:gt")                also zero and mean: what any evaluator must get right
+
+A prediction is of a kind, which decides how it may be aligned:
+  disparity-affine  inverse depth up to scale and shift (Depth Anything, MiDaS)
+  depth-affine      depth up to scale and shift (Marigold)
+  depth-scale       depth up to scale
+  metric            metres
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Num
+
+from depth_anything_jax.data import formats, transforms
+
+KINDS = ("disparity-affine", "depth-affine", "depth-scale", "metric")
+BASELINES = ("zero", "mean", "gt")
+SUFFIXES = (".npy", ".npz", ".png", ".pfm", ".exr")
+PADDINGS = ("none", "zoe")
+# Kinds of transformers' models by model_type; Depth Anything's config says it itself.
+TRANSFORMERS_KINDS = {
+    "dpt": "disparity-affine",  # MiDaS 3.0 and 3.1
+    "glpn": "metric",
+    "zoedepth": "metric",
+    "depth_pro": "metric",
+}
+# Their processors undo what they did to the image: padding, field of view.
+_POST_PROCESSED = ("zoedepth", "depth_pro")
+
+Record = Mapping[str, Any]
+Images = Iterable[tuple[Any, np.ndarray]]
+Maps = Iterator[tuple[Any, np.ndarray]]
+
+
+class Candidate(NamedTuple):
+    """Something that predicts.
+
+    Attributes:
+      name: as it was asked for.
+      kind: one of KINDS.
+      predict: (index, record) pairs → (index, map (h, w)) at any resolution, in any order.
+    """
+
+    name: str
+    kind: str
+    predict: Callable[[Iterable[tuple[int, Record]]], Maps]
+
+
+def make(
+    source: str,
+    *,
+    kind: str | None = None,
+    size: int = transforms.SIZE,
+    batch_size: int = 0,
+    flip: bool = False,
+    padding: str = "none",
+    keys: Sequence[str] = (),
+    allow_missing_files: bool = False,
+    load: Mapping[str, Any] | None = None,
+) -> Candidate:
+    """A candidate from its name.
+
+    Args:
+      source: see the module's docstring.
+      kind: one of KINDS; needed by predictions:, and only checked where the source knows it.
+      size: short side of the network's input, for weights.
+      batch_size: images at a time, for weights; 0: one a device.
+      flip: average with the flipped prediction of the flipped image; files are taken as they are.
+      padding: "none", or "zoe": reflect int(3 √(side / 2)) pixels around the image and cut them off
+        the prediction (ZoeDepth's `infer_pil`, evaluation protocols).
+      keys: all images of the data set, for predictions:.
+      allow_missing_files: predictions: may lack some of them; those are not predicted.
+      load: further arguments of `weights.load`.
+
+    Raises:
+      ValueError: an unknown baseline, kind or padding, a kind that contradicts the source, files
+        that are missing or that belong to no image (all listed).
+      FileNotFoundError: no such folder or weights.
+      ImportError: PyTorch is needed and not there.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind={kind!r}: one of {', '.join(KINDS)}")
+    if padding not in PADDINGS:
+        raise ValueError(f"padding={padding!r}: one of {', '.join(PADDINGS)}")
+    prefix, _, rest = source.partition(":")
+    if prefix == "baseline":
+        return _baseline(source, rest, kind or "disparity-affine")
+    if prefix == "predictions":
+        return _files(source, rest, kind, keys, allow_missing_files)
+    if prefix == "transformers":
+        run, own = _transformers(rest)
+    else:
+        run, own = _weights(source, size, batch_size, load or {})
+    if kind not in (None, own):
+        raise ValueError(f"kind={kind!r}, but {source} predicts {own}; leave kind out")
+    return Candidate(source, own, _looking(run, flip=flip, padding=padding))
+
+
+# Baselines
+
+
+def _baseline(source: str, name: str, kind: str) -> Candidate:
+    if name not in BASELINES:
+        raise ValueError(f"{source}: baselines are {', '.join(BASELINES)}")
+
+    def predict(items: Iterable[tuple[int, Record]]) -> Maps:
+        for index, record in items:
+            truth = _truth(record, inverse=kind == "disparity-affine")
+            if name == "zero":
+                truth = np.zeros_like(truth)
+            elif name == "mean":
+                truth = np.full_like(truth, truth[record["valid"]].mean())
+            yield index, truth
+
+    return Candidate(source, kind, predict)
+
+
+def _truth(record: Record, *, inverse: bool) -> np.ndarray:
+    """A record's label as depth, or as disparity; its mean where it is not valid. float64.
+
+    Raises:
+      ValueError: depth is wanted of a record that knows disparity alone.
+    """
+    valid = record["valid"]
+    if not valid.any():
+        return np.zeros(valid.shape)
+    if "depth" in record:
+        label, inverted = record["depth"], inverse
+    else:
+        label, inverted = record["disparity"], not inverse
+        if inverted and record.get("kind", "depth") != "depth":
+            raise ValueError(f"{record['key']} has disparity without metres: it is no depth")
+    label = np.where(valid, label, 1).astype(np.float64)
+    label = 1 / label if inverted else label
+    return np.where(valid, label, label[valid].mean())
+
+
+# Files of any tool
+
+
+def _files(
+    source: str, folder: str, kind: str | None, keys: Sequence[str], allow_missing: bool
+) -> Candidate:
+    if kind is None:
+        raise ValueError(f"{source}: files do not say what they are; give kind: {', '.join(KINDS)}")
+    root = pathlib.Path(folder).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{source}: no folder {root}")
+    found: dict[str, pathlib.Path] = {}
+    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES):
+        stem = path.relative_to(root).with_suffix("").as_posix()
+        if stem in found:
+            raise ValueError(f"{source}: {path} and {found[stem]} are of one image; remove one")
+        found[stem] = path
+    wanted = {str(pathlib.PurePosixPath(key).with_suffix("")): key for key in keys}
+    missing = [key for stem, key in wanted.items() if stem not in found]
+    extra = [str(path) for stem, path in found.items() if stem not in wanted]
+    problems = []
+    if missing and not allow_missing:
+        problems.append(f"{len(missing)} of {len(wanted)} images have no file: {_some(missing)}")
+    if extra:
+        problems.append(f"{len(extra)} files belong to no image: {_some(extra)}")
+    if problems:
+        raise ValueError(
+            f"{source}: {'; '.join(problems)}. A file has its image's path and stem ("
+            + ", ".join(SUFFIXES)
+            + ")"
+        )
+
+    def predict(items: Iterable[tuple[int, Record]]) -> Maps:
+        for index, record in items:
+            path = found.get(str(pathlib.PurePosixPath(record["key"]).with_suffix("")))
+            if path is not None:
+                yield index, read_map(path)
+
+    return Candidate(source, kind, predict)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def read_map(path: str | os.PathLike[str]) -> Num[np.ndarray, "h w"]:
+    """A prediction as a file gives it: 16-bit PNG as integers, all else as floats, no unit.
+
+    Raises:
+      FormatError: it is no map of numbers.
+    """
+    path = pathlib.Path(path)
+    data, suffix = formats.read_bytes(path), path.suffix.lower()
+    if suffix == ".png":
+        return formats.decode_raw(data, path, bits=16).astype(np.float32)
+    if suffix == ".pfm":
+        return formats.decode_pfm(data, path)
+    if suffix == ".exr":
+        return _read_exr(path)
+    return formats.decode_array(data, path)
+
+
+def _read_exr(path: pathlib.Path) -> np.ndarray:
+    try:
+        import OpenEXR
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: EXR files need OpenEXR: pip install 'depth_anything_jax[eval]'"
+        ) from error
+    try:
+        with OpenEXR.File(str(path)) as file:
+            found = {name: channel.pixels for name, channel in file.channels().items()}
+    except RuntimeError as error:
+        raise formats.FormatError(f"{path}: not an EXR file ({error})") from error
+    for name in ("Z", "Y", "R", "RGB"):  # depth, luminance, red; OpenEXR joins R, G, B
+        if name in found:
+            pixels = np.asarray(found[name], np.float32)
+            return pixels if pixels.ndim == 2 else pixels[..., 0]
+    raise formats.FormatError(f"{path}: has no channel Z, Y or R, but {', '.join(found)}")
+
+
+# Networks
+
+
+def _weights(source: str, size: int, batch_size: int, load: Mapping[str, Any]):
+    from depth_anything_jax import inference, initial, weights
+
+    found = weights.load(source, **load)
+    model = weights.model_of(found, dtype=initial.compute_dtype("auto"))
+    predictor = inference.Predictor(model, found.params)
+    metric = inference.is_metric(model)
+
+    def run(images: Images) -> Maps:
+        inputs = (inference.Input(tag, transforms.network_input(x, size)) for tag, x in images)
+        batch = batch_size or len(predictor.devices)
+        for out in inference.predict_all(predictor, inputs, batch_size=batch):
+            yield out.tag, 1 / out.disparity if metric else out.disparity
+
+    return run, "metric" if metric else "disparity-affine"
+
+
+def _transformers(source: str):
+    try:
+        import torch
+        from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+    except ImportError as error:
+        raise ImportError(
+            f"transformers:{source} needs PyTorch and transformers ({error}): pip install "
+            "'depth_anything_jax[torch]'"
+        ) from error
+    try:
+        processor = AutoImageProcessor.from_pretrained(source)
+        model = AutoModelForDepthEstimation.from_pretrained(source).eval()
+    except OSError as error:
+        raise FileNotFoundError(
+            f"transformers:{source}: {error}\nWithout a network, download the model's folder "
+            "(config.json, preprocessor_config.json, model.safetensors) and give its path"
+        ) from error
+    name = model.config.model_type
+    kind = TRANSFORMERS_KINDS.get(name)
+    if name == "depth_anything":
+        metric = model.config.depth_estimation_type == "metric"
+        kind = "metric" if metric else "disparity-affine"
+    if kind is None:
+        known = ", ".join([*TRANSFORMERS_KINDS, "depth_anything"])
+        raise ValueError(
+            f"transformers:{source} is a {name!r}; what it predicts is known of {known}"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+
+    def run(images: Images) -> Maps:
+        for tag, image in images:
+            inputs = processor(images=np.ascontiguousarray(image), return_tensors="pt").to(device)
+            with torch.inference_mode():
+                outputs = model(**inputs)
+            if name in _POST_PROCESSED:
+                sizes = {"target_sizes": [image.shape[:2]]}
+                if name == "zoedepth":
+                    sizes["source_sizes"] = [image.shape[:2]]
+                (found,) = processor.post_process_depth_estimation(outputs, **sizes)
+                yield tag, found["predicted_depth"].float().cpu().numpy()
+            else:
+                yield tag, outputs.predicted_depth[0].float().cpu().numpy()
+
+    return run, kind
+
+
+def _looking(run: Callable[[Images], Maps], *, flip: bool, padding: str):
+    """Predictions of records from predictions of images: flipped and padded as asked for."""
+
+    def predict(items: Iterable[tuple[int, Record]]) -> Maps:
+        sizes: dict[int, tuple[int, int]] = {}
+        first: dict[int, np.ndarray] = {}
+
+        def views() -> Images:
+            for index, record in items:
+                image = record["image"]
+                sizes[index] = image.shape[:2]
+                if padding == "zoe":
+                    image = _pad(image)
+                yield (index, False), image
+                if flip:
+                    yield (index, True), image[:, ::-1]
+
+        for (index, flipped), found in run(views()):
+            found = found[:, ::-1] if flipped else found
+            if flip and index not in first:
+                first[index] = found
+                continue
+            if flip:
+                found = (first.pop(index) + found) / 2
+            size = sizes.pop(index)
+            yield index, _cut(found, size) if padding == "zoe" else found
+
+    return predict
+
+
+def _margin(side: int) -> int:
+    return int(3 * np.sqrt(side / 2))
+
+
+def _pad(image: np.ndarray) -> np.ndarray:
+    high, wide = (_margin(side) for side in image.shape[:2])
+    return np.pad(image, ((high, high), (wide, wide), (0, 0)), mode="reflect")
+
+
+def _cut(found: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The prediction of the image alone, at its size, out of that of the padded image."""
+    from depth_anything_jax.evaluation import resize_prediction
+
+    high, wide = (_margin(side) for side in size)
+    whole = resize_prediction(found, size[0] + 2 * high, size[1] + 2 * wide)
+    return whole[high : high + size[0], wide : wide + size[1]]

@@ -1,0 +1,188 @@
+"""What can be scored: baselines, files of other tools, networks, flips and padding."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from depth_anything_jax import candidates, evaluation, export, models, weights
+from depth_anything_jax.data import formats, transforms
+from tests import parity
+
+TINY = models.Variant(64, 6, 2, 256, 16, (8, 16, 24, 32), (1, 2, 4, 5), grid=4)
+
+
+def record(key="a/1.jpg", hw=(30, 44)):
+    rng = np.random.default_rng(len(key))
+    depth = rng.uniform(1, 9, hw).astype(np.float32)
+    valid = rng.random(hw) < 0.7
+    image = cv2.resize(rng.integers(0, 255, (4, 5, 3), dtype=np.uint8), hw[::-1])
+    return {"key": key, "image": image, "depth": np.where(valid, depth, 0), "valid": valid}
+
+
+def maps(candidate, records):
+    return dict(candidate.predict(enumerate(records)))
+
+
+@pytest.mark.parametrize("kind", candidates.KINDS)
+def test_baselines(kind):
+    r = record()
+    expected = 1 / r["depth"][r["valid"]] if kind == "disparity-affine" else r["depth"][r["valid"]]
+    found = {n: maps(candidates.make(f"baseline:{n}", kind=kind), [r])[0] for n in ("gt", "mean")}
+    np.testing.assert_allclose(found["gt"][r["valid"]], expected, rtol=1e-6)  # labels are float32
+    assert np.isfinite(found["gt"]).all()
+    np.testing.assert_allclose(found["mean"], expected.mean(dtype=np.float64), rtol=1e-6)
+    assert not maps(candidates.make("baseline:zero", kind=kind), [r])[0].any()
+    # the project's own records know disparity; a scene without depth is no baseline's business
+    own = {"key": "b", "valid": r["valid"], "disparity": np.where(r["valid"], 0.5, 0)}
+    half = 0.5 if kind == "disparity-affine" else 2.0
+    assert maps(candidates.make("baseline:gt", kind=kind), [own])[0] == pytest.approx(half)
+    if kind != "disparity-affine":
+        with pytest.raises(ValueError, match="b has disparity without metres"):
+            maps(candidates.make("baseline:gt", kind=kind), [own | {"kind": "disparity"}])
+
+
+def test_files_of_other_tools_are_found_by_path_and_stem(tmp_path):
+    keys = [f"a/{i}.jpg" for i in range(5)]
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    (tmp_path / "a").mkdir()
+    np.save(tmp_path / "a/0.npy", values[None])
+    np.savez(tmp_path / "a/1.npz", depth=values)
+    (tmp_path / "a/2.png").write_bytes(formats.encode_png(values.astype(np.uint16)))
+    (tmp_path / "a/3.pfm").write_bytes(formats.encode_pfm(values))
+    (tmp_path / "a/4.npy").write_bytes((tmp_path / "a/0.npy").read_bytes())
+    made = candidates.make(f"predictions:{tmp_path}", kind="depth-affine", keys=keys)
+    assert made.kind == "depth-affine"
+    found = maps(made, [record(k) for k in keys])
+    assert sorted(found) == [0, 1, 2, 3, 4]
+    for x in found.values():
+        np.testing.assert_array_equal(x, values)
+
+
+@pytest.mark.parametrize("channel", ["Z", "Y", "R", "RGB"])
+def test_exr_files(channel, tmp_path):
+    OpenEXR = pytest.importorskip("OpenEXR", reason="needs OpenEXR (extra [eval])")
+    values = np.random.default_rng(0).random((3, 4), np.float32)
+    pixels = np.stack([values, values + 1, values + 2], -1) if channel == "RGB" else values
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    OpenEXR.File(header, {channel: pixels}).write(str(tmp_path / "a.exr"))
+    np.testing.assert_array_equal(candidates.read_map(tmp_path / "a.exr"), values)
+    OpenEXR.File(header, {"A": values}).write(str(tmp_path / "b.exr"))
+    with pytest.raises(formats.FormatError, match="no channel Z, Y or R, but A"):
+        candidates.read_map(tmp_path / "b.exr")
+    (tmp_path / "c.exr").write_bytes(b"nothing of the kind")
+    with pytest.raises(formats.FormatError, match="c.exr: not an EXR file"):
+        candidates.read_map(tmp_path / "c.exr")
+
+
+def test_files_that_do_not_match_are_all_listed(tmp_path):
+    for name in ("a.npy", "stray.npy"):
+        np.save(tmp_path / name, np.ones((2, 2)))
+    make = candidates.make
+    source, keys = f"predictions:{tmp_path}", ["a.png", "b.png", "c.png"]
+    with pytest.raises(ValueError, match="give kind"):
+        make(source, keys=keys)
+    with pytest.raises(ValueError) as error:
+        make(source, kind="metric", keys=keys)
+    told = "2 of 3 images have no file: b.png, c.png; 1 files belong to no image"
+    assert told in str(error.value)
+    with pytest.raises(ValueError, match="belong to no image: .*stray.npy"):
+        make(source, kind="metric", keys=keys, allow_missing_files=True)
+    (tmp_path / "stray.npy").unlink()
+    some = make(source, kind="metric", keys=keys, allow_missing_files=True)
+    assert list(maps(some, [record(k) for k in keys])) == [0]
+    np.savez(tmp_path / "a.npz", np.ones((2, 2)))
+    with pytest.raises(ValueError, match="are of one image"):
+        make(source, kind="metric", keys=keys)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        make(f"predictions:{tmp_path}/no", kind="metric", keys=keys)
+
+
+def test_unknown_names_are_told():
+    for bad in ({"source": "baseline:best"}, {"source": "baseline:gt", "kind": "depth"},
+                {"source": "baseline:gt", "padding": "circular"}):  # fmt: skip
+        with pytest.raises(ValueError, match="gt|metric|zoe"):
+            candidates.make(bad.pop("source"), **bad)
+
+
+@pytest.mark.parametrize("max_depth", [None, 20.0])
+def test_our_weights_and_transformers_predict_the_same(max_depth, tmp_path, monkeypatch):
+    """At the network's own size, where no image and no position is resized: the ways differ."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from tests import reference_model
+
+    monkeypatch.setitem(models.VARIANTS, "tiny", TINY)
+    r = record(hw=(56, 56))
+    image = transforms.network_input(r["image"], 56)[None]
+    theirs = reference_model.random_model(TINY, image, max_depth=max_depth)
+    theirs.save_pretrained(tmp_path)
+    found = weights.load(str(tmp_path), version="v2", max_depth=max_depth)
+    processor = export.hf_preprocessor(found)  # 14 x grid = 56
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    ours = candidates.make(str(tmp_path), size=56)
+    other = candidates.make(f"transformers:{tmp_path}")
+    assert ours.kind == other.kind == ("disparity-affine" if max_depth is None else "metric")
+    a, b = (maps(x, [r])[0] for x in (ours, other))
+    assert a.shape == b.shape == (56, 56)
+    if max_depth:
+        b = np.maximum(b, 1e-3)  # ours passes through 1 / depth, which is bounded
+    # Rounding of two libraries, which also normalise the picture in another order.
+    assert parity.relative_error(a, b) < parity.OUTPUT_FLOAT32["vitl"]
+
+
+def test_what_transformers_models_predict_is_known_by_their_type(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    config = transformers.GLPNConfig(
+        depths=[1] * 4, hidden_sizes=[8] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8
+    )
+    transformers.GLPNForDepthEstimation(config).save_pretrained(tmp_path)
+    processor = {"image_processor_type": "GLPNImageProcessor", "size_divisor": 32}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    made = candidates.make(f"transformers:{tmp_path}")
+    assert made.kind == "metric" and maps(made, [record(hw=(64, 96))])[0].shape == (64, 96)
+    with pytest.raises(FileNotFoundError, match="download the model's folder"):
+        candidates.make(f"transformers:{tmp_path}/no")
+
+
+def shifted(images):
+    """Stands for a network that is not the same from left to right: what it sees, and a ramp."""
+    return images.mean(-1) + np.linspace(0, 1, images.shape[2])
+
+
+@pytest.fixture
+def ramp_network(monkeypatch):
+    def run(images):
+        for tag, image in images:
+            yield tag, shifted(transforms.network_input(image, 28)[None])[0]
+
+    monkeypatch.setattr(candidates, "_weights", lambda *_: (run, "disparity-affine"))
+
+
+def test_flips_are_averaged_in_the_images_own_view(ramp_network):
+    r = record()
+    plain = maps(candidates.make("x"), [r])[0]
+    found = maps(candidates.make("x", flip=True), [r, record("b/22.jpg")])
+    mirrored = shifted(transforms.network_input(r["image"][:, ::-1], 28)[None])[0]
+    np.testing.assert_allclose(found[0], (plain + mirrored[:, ::-1]) / 2)
+    assert sorted(found) == [0, 1] and np.ptp(plain - found[0]) > 0.5
+
+
+def test_padding_is_cut_off_again(ramp_network):
+    """The map of the padded picture, at the picture's size: a half-pixel rule would show."""
+    r = record(hw=(60, 88))
+    found = maps(candidates.make("x", padding="zoe"), [r])[0]
+    assert found.shape == (60, 88)
+    high, wide = int(3 * np.sqrt(30)), int(3 * np.sqrt(44))
+    padded = cv2.copyMakeBorder(r["image"], high, high, wide, wide, cv2.BORDER_REFLECT_101)
+    whole = evaluation.resize_prediction(
+        shifted(transforms.network_input(padded, 28)[None])[0], 60 + 2 * high, 88 + 2 * wide
+    )
+    np.testing.assert_allclose(found, whole[high:-high, wide:-wide])
+
+
+def test_a_kind_that_contradicts_the_source_is_refused(ramp_network):
+    with pytest.raises(ValueError, match="x predicts disparity-affine; leave kind out"):
+        candidates.make("x", kind="metric")
