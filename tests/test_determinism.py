@@ -45,8 +45,8 @@ FIELDS = {
     "log.every": 1, "log.images": 0, "log.tensorboard": False,
 }  # fmt: skip
 
-# Where rounding turns a residual's sign or moves the median to another pixel, the gradient jumps.
-# From random weights and at the demo's rates that shows in float32's losses after two updates.
+# Where rounding moves a median to another pixel, the gradient jumps. From random weights and at the
+# demo's rates that shows in float32's losses after two updates: docs/determinism.md, "What grows".
 RATES = {"optim.encoder_lr": 2e-5, "optim.decoder_lr": 2e-3}
 SMALL_RATES = {"optim.encoder_lr": 1e-6, "optim.decoder_lr": 1e-5}
 
