@@ -26,8 +26,8 @@ BOUNDS = {  # quantity: (float32, float64), largest deviation allowed
     "losses": (1e-5, 1e-12),
     # The same, over a map's deviation: a hundredth of its values when a head is fresh.
     "residuals": (1e-3, 1e-10),
-    # The first: the order of sums. Later ones jump where rounding moves a median to another pixel or
-    # turns the sign of a residual; float64 has nine digits less of it.
+    # The first: the order of sums. Later ones jump where rounding moves a median to another pixel
+    # or turns the sign of a residual; float64 has nine digits less of it.
     "first gradient norms": (1e-5, 1e-12),
     "gradient norms": (1e-1, 1e-9),
     # Adam divides by the gradient's own size: noise counts where the gradient is near 0.
