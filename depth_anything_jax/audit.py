@@ -9,7 +9,8 @@ passes between them is written down: step_000001.npz, and PNG sheets of what the
 asked for and answered. The losses must be those that the step reports itself. Nothing is random
 about a step once its number is known, so the audit changes nothing in the run.
 
-An NPZ of V1's student (192 images at 518 pixels) takes 4 GB.
+An NPZ of V1's student (192 images at 518 pixels) takes 4 GB. Of several processes each holds all
+of it, and the first writes.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax import lax
+from jax.experimental import multihost_utils
 
 from depth_anything_jax import audit_sheets, losses, perturb, state
 
@@ -36,17 +38,12 @@ class Auditor:
     """Writes WORKDIR/audit for the first `steps` steps that are done; nothing where it is 0.
 
     Raises:
-      ValueError: several processes, or a negative number of steps.
+      ValueError: a negative number of steps.
     """
 
     def __init__(self, networks: state.Networks, config, workdir: str, steps: int):
         if steps < 0:
             raise ValueError(f"--audit={steps}: the number of steps to write down, 0 for none")
-        if steps and jax.process_count() > 1:
-            raise ValueError(
-                f"--audit={steps} in {jax.process_count()} processes: a step is written down by "
-                "one process that holds all of it. Run the audit in one; its batches are the same"
-            )
         self._left, self._config = steps, config
         self._folder = epath.Path(workdir) / "audit"
         self._observe = jax.jit(functools.partial(evidence, networks, config))
@@ -62,7 +59,8 @@ class Auditor:
             return None
         self._left -= 1
         found = self._observe(train_state.params, train_state.step, frozen, batch)
-        return int(train_state.step) + 1, jax.device_get(found)
+        whole = multihost_utils.process_allgather(found, tiled=True)
+        return int(train_state.step) + 1, whole
 
     def after(self, seen, metrics) -> None:
         """Writes what `before` gave, with what the step reported.
@@ -74,6 +72,12 @@ class Auditor:
             return
         done, found = seen
         reported = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        rounding = EXACT_ROUNDING if self._exact else NARROW_ROUNDING
+        if jax.process_index() == 0:
+            self._write(done, found, reported)
+        check_reported(found["loss"], reported, self._config, done, rounding)
+
+    def _write(self, done: int, found, reported: dict[str, float]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         arrays = dump(found, reported, self._config, done, self._exact)
         with (self._folder / f"step_{done:06d}.npz").open("wb") as file:
@@ -82,8 +86,6 @@ class Auditor:
             ok, encoded = cv2.imencode(".png", sheet[..., ::-1])
             assert ok
             (self._folder / f"step_{done:06d}_{name}.png").write_bytes(encoded.tobytes())
-        rounding = EXACT_ROUNDING if self._exact else NARROW_ROUNDING
-        check_reported(found["loss"], reported, self._config, done, rounding)
 
 
 def evidence(networks: state.Networks, config, params, step, frozen, batch) -> dict[str, Any]:

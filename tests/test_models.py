@@ -130,6 +130,11 @@ def test_bfloat16_is_near_float32(depth_and_gradient):
     assert len(np.unique(rounded)) > 0.9 * len(np.unique(exact))
 
 
+def test_parameters_are_float64_where_jax_has_it(x64):
+    shapes = jax.eval_shape(build(TINY).init, jax.random.key(0), images(1, 42, 70))
+    assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float64")}
+
+
 def test_no_cast_below_the_input_precision(x64, params):
     """No float64 run passes through float32 anywhere, backward pass included."""
     wide = jax.tree.map(lambda p: p.astype(jnp.float64), params)

@@ -332,4 +332,4 @@ def sincos_position(key: Array, grid: int, dim: int) -> Float[Array, "1 n d"]:
     row, column = np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij")
     parts = [f(axis.reshape(-1, 1) * frequency) for axis in (row, column) for f in (np.sin, np.cos)]
     table = np.concatenate([np.zeros((1, dim)), np.concatenate(parts, axis=1)])
-    return jnp.asarray(table[None], jnp.float32)
+    return jnp.asarray(table[None], float)  # float32, or float64 where jax has it, as all others
