@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from depth_anything_jax import inference, metrics
+from depth_anything_jax import align, inference, metrics
 from depth_anything_jax.data import transforms
 from depth_anything_jax.inference import Input, Predict
 from depth_anything_jax.models.resize import linear_matrix
@@ -119,7 +119,7 @@ def score(
         scale, shift = found.scale, found.shift
     else:
         abs_rel = delta1 = math.nan
-        scale, shift = metrics.align_disparity(prediction, label, valid)
+        scale, shift = align.least_squares(prediction[valid], label[valid])
     return ImageScores(
         record["key"], record.get("dataset", ""), abs_rel, delta1, norm_l1, scale, shift, n
     )

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
+from depth_anything_jax import align
+
 MIN_DEPTH = 1e-3  # metres; nearer is no measurement (MiDaS, ZoeDepth)
 DELTA = 1.25  # δ1: share of pixels with max(p / g, g / p) below it (Eigen et al. 2014)
 # Metres; MiDaS: 10 on NYU and TUM, 80 on KITTI.
@@ -24,13 +26,6 @@ DEFAULT_CAP = 80.0  # for records that name no domain
 
 Map = Num[np.ndarray, "h w"]
 Mask = Bool[np.ndarray, "h w"]
-
-
-class Alignment(NamedTuple):
-    """target ≈ scale · prediction + shift."""
-
-    scale: float
-    shift: float
 
 
 class DepthScores(NamedTuple):
@@ -73,25 +68,6 @@ def _select(valid: Mask, *maps: Map) -> list[np.ndarray]:
     return chosen
 
 
-def align_disparity(pred: Map, target_disparity: Map, valid: Mask) -> Alignment:
-    """Scale and shift that bring the prediction to the target in the least-squares sense.
-
-    Computed from centred sums: on maps of millions of pixels the textbook sums cancel. The scale
-    may come out negative where the prediction is upside down. A constant prediction gets scale 0.
-
-    Raises:
-      ValueError: shapes differ, or no pixel is valid.
-    """
-    x, y = _select(valid, pred, target_disparity)
-    x_mean, y_mean = x.mean(), y.mean()
-    x -= x_mean
-    variance = float(x @ x)
-    # The mean of equal numbers may be an ulp away from them.
-    rounding = x.size * (4 * np.finfo(np.float64).eps * abs(x_mean)) ** 2
-    scale = float(x @ (y - y_mean)) / variance if variance > rounding else 0.0
-    return Alignment(scale, float(y_mean - scale * x_mean))
-
-
 def abs_rel(pred: Map, depth: Map, valid: Mask) -> float:
     """Mean of |pred − depth| / depth over valid pixels; both in the same unit."""
     p, g = _select(valid, pred, depth)
@@ -128,8 +104,8 @@ def depth_scores(pred: Map, disparity: Map, valid: Mask, *, cap: float) -> Depth
       ValueError: no pixel is left, or shapes differ.
     """
     valid = depth_valid(disparity, valid, cap)
-    scale, shift = align_disparity(pred, disparity, valid)
     p, g = _select(valid, pred, disparity)
+    scale, shift = align.least_squares(p, g)
     # From here on the chosen pixels alone, as a map of one row.
     depth = 1 / np.maximum(scale * p + shift, 1 / cap)[None]
     truth, every = 1 / g[None], np.ones((1, g.size), bool)

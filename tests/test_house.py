@@ -120,14 +120,19 @@ def test_data_knows_no_jax(file):
 
 CORE = [
     *sources(f"{PACKAGE}/models"),
-    *(ROOT / PACKAGE / f"{name}.py" for name in ("losses", "perturb", "metrics", "select")),
+    *(
+        ROOT / PACKAGE / f"{name}.py"
+        for name in ("losses", "perturb", "metrics", "align", "select")
+    ),
 ]
 
 
 @pytest.mark.parametrize("file", CORE, ids=lambda p: p.name)
 def test_models_losses_and_metrics_are_pure(file):
     assert third_party(file) <= {"jax", "flax", "numpy"} | TYPES
-    assert all(below(n, "models", "losses", "perturb", "metrics", "select") for n in own(file))
+    assert all(
+        below(n, "models", "losses", "perturb", "metrics", "align", "select") for n in own(file)
+    )
 
 
 @pytest.mark.parametrize("name", ["optim", "sharding", "checkpoint", "state", "paths"])

@@ -7,43 +7,10 @@ import pytest
 
 from depth_anything_jax import metrics
 
-ALL = np.ones((9, 11), bool)
-
 
 def maps(seed=0, shape=(9, 11)):
     rng = np.random.default_rng(seed)
     return rng.uniform(0.1, 1, shape), rng.uniform(0.1, 1, shape), rng.random(shape) < 0.7
-
-
-def test_alignment_is_the_least_squares_solution():
-    pred, target, valid = maps()
-    design = np.stack([pred[valid], np.ones(valid.sum())], 1)
-    expected, *_ = np.linalg.lstsq(design, target[valid], rcond=None)
-    found = metrics.align_disparity(pred, target, valid)
-    # float64 on both sides; lstsq's SVD loses a few digits.
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-
-
-def test_alignment_survives_a_large_offset_in_float32():
-    """Uncentred float32 sums of such maps have no correct digit."""
-    rng = np.random.default_rng(1)
-    target = rng.uniform(0, 1, (400, 500))
-    pred = (1000 + target).astype(np.float32)
-    scale, shift = metrics.align_disparity(pred, target, np.ones(pred.shape, bool))
-    # pred itself is rounded to 6e-5 per pixel: independent errors, so the slope is far better.
-    assert abs(scale - 1) < 1e-6 and abs(shift + 1000) < 1e-3
-
-
-def test_alignment_of_a_constant_is_the_mean():
-    _, target, valid = maps()
-    scale, shift = metrics.align_disparity(np.full(target.shape, 0.3), target, valid)
-    assert scale == 0 and shift == pytest.approx(target[valid].mean(), rel=1e-14)
-
-
-def test_alignment_may_be_negative():
-    pred, *_ = maps()
-    scale, shift = metrics.align_disparity(pred, 2 - 3 * pred, ALL)
-    assert scale == pytest.approx(-3) and shift == pytest.approx(2)
 
 
 def test_abs_rel_and_delta1_by_hand():
