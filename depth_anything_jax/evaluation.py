@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from depth_anything_jax import align, inference, metrics
+from depth_anything_jax import align, inference, metrics, resample
 from depth_anything_jax.data import transforms
 from depth_anything_jax.inference import Input, Predict
-from depth_anything_jax.models.resize import linear_matrix
 
 MIN_VALID = 10  # pixels; an image with fewer says nothing (as in the training loss)
 METRICS = ("abs_rel", "delta1", "norm_l1")
@@ -70,24 +69,6 @@ class Scores(NamedTuple):
         return np.array([getattr(s, name) for s in self.per_image], np.float64)
 
 
-def resize_prediction(
-    disparity: Float[np.ndarray, "h w"], height: int, width: int
-) -> Float[np.ndarray, "H W"]:
-    """Bilinear resize with align_corners=True, in float64."""
-    # Two entries a row: gathering them is far cheaper than the dense product on large labels.
-    rows = linear_matrix(disparity.shape[0], height)
-    columns = linear_matrix(disparity.shape[1], width)
-    out = _lerp(disparity.astype(np.float64), rows)
-    return np.ascontiguousarray(_lerp(out.T, columns).T)
-
-
-def _lerp(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    low = (matrix != 0).argmax(1)
-    high = np.minimum(low + 1, x.shape[0] - 1)
-    weight = matrix[np.arange(len(low)), low][:, None]
-    return weight * x[low] + (1 - weight) * x[high]
-
-
 def score(
     disparity: Float[np.ndarray, "h w"], record: Mapping[str, Any], *, cap: float | None = None
 ) -> ImageScores | None:
@@ -111,7 +92,7 @@ def score(
     n = int(valid.sum())
     if n < MIN_VALID:
         return None
-    prediction = resize_prediction(disparity, *label.shape)
+    prediction = resample.resize(disparity, label.shape, "bilinear-corners")
     norm_l1 = metrics.normalised_l1(prediction, label, valid)
     if metric:
         found = metrics.depth_scores(prediction, label, valid, cap=float(cap))  # type: ignore[arg-type]
