@@ -118,7 +118,7 @@ def test_data_knows_no_jax(file):
     assert all(below(name, "data") for name in own(file)), own(file)
 
 
-NUMPY = ("metrics", "align", "resample")  # of these, none knows jax
+NUMPY = ("metrics", "align", "resample", "protocols", "protocol_table")  # of these, none knows jax
 PURE = ("losses", "perturb", "select", *NUMPY)
 CORE = [*sources(f"{PACKAGE}/models"), *(ROOT / PACKAGE / f"{name}.py" for name in PURE)]
 
