@@ -21,37 +21,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from depth_anything_jax import align
-
-MIN_DEPTH = 1e-3  # metres; nearer is no measurement (MiDaS, ZoeDepth)
+MIN_DEPTH = 1e-3  # metres; nearer is no measurement (ZoeDepth)
 DELTA = 1.25  # δ1: share of pixels with max(p / g, g / p) below it (Eigen et al. 2014)
-# Metres; MiDaS: 10 on NYU and TUM, 80 on KITTI.
-CAPS = {"indoor": 10.0, "indoor_synth": 10.0, "outdoor": 80.0}
-DEFAULT_CAP = 80.0  # for records that name no domain
-
 TINY = 1e-6  # metres; ratios and logarithms see no smaller prediction (Marigold clips there)
 BOUNDARY_RATIOS = np.linspace(1.05, 1.25, 10)  # Depth Pro: ten thresholds from 5 % to 25 %
 
 Vector = Num[np.ndarray, " n"]
 Map = Num[np.ndarray, "h w"]
 Mask = Bool[np.ndarray, "h w"]
-
-
-class DepthScores(NamedTuple):
-    """One image's scores in depth.
-
-    Attributes:
-      abs_rel: mean of |p − g| / g over valid pixels.
-      delta1: share of valid pixels with max(p / g, g / p) < 1.25.
-      scale, shift: the alignment in disparity.
-      n: valid pixels.
-    """
-
-    abs_rel: float
-    delta1: float
-    scale: float
-    shift: float
-    n: int
 
 
 class Errors(NamedTuple):
@@ -279,36 +256,6 @@ def whdr(
     # Values that are not numbers compare as neither, and no pair of them is right.
     wrong = (found != relation) | np.isnan(values).any(1)
     return float(np.average(wrong, weights=weight))
-
-
-def depth_valid(disparity: Map, valid: Mask, cap: float) -> Mask:
-    """Valid pixels between MIN_DEPTH and `cap` metres, from 1 / depth.
-
-    A depth of exactly `cap` is out. Disparity is stored as float32, so that 1 / (1 / cap) may come
-    out an ulp below the cap; real depths nearest to it differ by 1e-5 of it or more.
-    """
-    with np.errstate(over="ignore"):
-        near, far = 1 / MIN_DEPTH, (1 + 1e-6) / cap
-    return valid & (disparity > far) & (disparity < near)
-
-
-def depth_scores(pred: Map, disparity: Map, valid: Mask, *, cap: float) -> DepthScores:
-    """AbsRel and δ1 of a relative prediction against depth.
-
-    Args:
-      pred: disparity up to scale and shift, at the label's size.
-      disparity: 1 / depth in metres; anything where not valid.
-      valid: where the label holds a measurement; MIN_DEPTH < depth < cap is required besides.
-      cap: metres; also the farthest prediction.
-
-    Raises:
-      ValueError: no pixel is left, or shapes differ.
-    """
-    valid = depth_valid(disparity, valid, cap)
-    p, g = _select(valid, pred, disparity)
-    scale, shift = align.least_squares(p, g)
-    found = errors(1 / np.maximum(scale * p + shift, 1 / cap), 1 / g)
-    return DepthScores(found.abs_rel, found.delta1, scale, shift, g.size)
 
 
 def lower_median(x: Float[np.ndarray, " n"]) -> float:

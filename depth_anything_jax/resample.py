@@ -6,19 +6,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Num
 
 CUBIC_A = -0.75  # PyTorch's (and OpenCV's) bicubic coefficient; jax.image uses -0.5
-Rule = Literal["bilinear-corners", "bilinear", "bicubic", "nearest"]
 RULES = ("bilinear-corners", "bilinear", "bicubic", "nearest")
 
 
 @functools.lru_cache(maxsize=64)
 def taps(
-    n_in: int, n_out: int, rule: Rule, scale: float | None = None
+    n_in: int, n_out: int, rule: str, scale: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which inputs each output is made of: indices int (n_out, k) and weights float64 (n_out, k).
 
@@ -29,6 +27,8 @@ def taps(
         beyond the border repeat the border. "nearest" takes sample ⌊i / scale⌋. None antialiases.
       scale: None: n_out / n_in.
     """
+    if rule not in RULES:
+        raise ValueError(f"resize rule {rule!r}: one of {', '.join(RULES)}")
     rows = np.arange(n_out)
     scale = n_out / n_in if scale is None else scale
     if rule == "nearest":
@@ -60,10 +60,11 @@ def matrix(taps_of_axis: tuple[np.ndarray, np.ndarray], n_in: int) -> Float[np.n
     return out
 
 
-def resize(
-    x: Num[np.ndarray, "h w"], size: tuple[int, int], rule: Rule
-) -> Float[np.ndarray, "H W"]:
-    """A map resized to `size` (rows, columns), in float64; unchanged where it has that size."""
+def resize(x: Num[np.ndarray, "h w"], size: tuple[int, int], rule: str) -> Float[np.ndarray, "H W"]:
+    """A map resized to `size` (rows, columns), in float64; unchanged where it has that size.
+
+    What is not finite spreads to all outputs that have a share of it, and to no others.
+    """
     x = x.astype(np.float64)
     if x.shape == tuple(size):
         return x
@@ -73,7 +74,11 @@ def resize(
 
 
 def _combine(x: np.ndarray, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    out = x[index[:, 0]] * weight[:, :1]
-    for k in range(1, index.shape[1]):
-        out += x[index[:, k]] * weight[:, k : k + 1]
+    out = np.zeros((len(index), x.shape[1]))
+    finite = bool(np.isfinite(x).all())
+    for k in range(index.shape[1]):
+        part, share = x[index[:, k]], weight[:, k : k + 1]
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            # 0 times infinity is no number
+            out += part * share if finite else np.where(share == 0, 0, part * share)
     return out

@@ -36,6 +36,8 @@ def test_weights_sum_to_one_and_the_matrix_is_the_same_rule(rule):
 def test_nearest_keeps_values_and_the_same_size_keeps_everything():
     x = np.array([[1.0, np.nan, 3.0]])
     assert resample.resize(x, (2, 6), "nearest")[1].tolist()[:2] == [1, 1]
+    big = resample.resize(np.array([[1.0, np.inf, 3.0]]), (1, 5), "bilinear-corners")
+    assert big.tolist() == [[1, np.inf, np.inf, np.inf, 3]]
     for rule in resample.RULES:  # 0 times NaN would spread it
         np.testing.assert_array_equal(resample.resize(x, (1, 3), rule), x)
     assert resample.resize(np.ones((2, 2), np.float16), (2, 2), "bilinear").dtype == np.float64
