@@ -169,16 +169,14 @@ def boundary_f1(
         here, there = _shifted(valid.shape, dy, dx)
         both = valid[here] & valid[there]
         jump_p, jump_g = (m[there] - m[here] for m in (log_p, log_g))
-        in_p = both & (np.abs(jump_p) > steps[0])
-        in_g = both & (np.abs(jump_g) > steps[0])
+        size_p, size_g = np.abs(jump_p), np.abs(jump_g)
+        in_p, in_g = both & (size_p > steps[0]), both & (size_g > steps[0])
+        same = in_p & in_g & ((jump_p > 0) == (jump_g > 0))
         # How many thresholds a jump exceeds; at each of them it is a contour.
-        level_p, level_g = (
-            np.searchsorted(steps, np.abs(j[m])) for j, m in ((jump_p, in_p), (jump_g, in_g))
-        )
-        same = in_p & in_g
-        same &= np.signbit(jump_p) == np.signbit(jump_g)
-        level = np.searchsorted(steps, np.minimum(np.abs(jump_p[same]), np.abs(jump_g[same])))
-        found = [np.bincount(x, minlength=steps.size + 1) for x in (level_p, level_g, level)]
+        sizes = size_p[in_p], size_g[in_g], np.minimum(size_p[same], size_g[same])
+        found = [
+            np.bincount(np.searchsorted(steps, size), minlength=steps.size + 1) for size in sizes
+        ]
         for r in radii:
             if dy * dy + dx * dx <= r * r:
                 counts[r] += found
