@@ -24,6 +24,8 @@ from jaxtyping import Bool, Float, Int, Num
 MIN_DEPTH = 1e-3  # metres; nearer is no measurement (ZoeDepth)
 DELTA = 1.25  # δ1: share of pixels with max(p / g, g / p) below it (Eigen et al. 2014)
 TINY = 1e-6  # metres; ratios and logarithms see no smaller prediction (Marigold clips there)
+PART = 1 << 17  # pixels at a time: temporaries that stay in the cache, even of 24 megapixels
+LOG = 9  # where `_sums` has the logarithms
 BOUNDARY_RATIOS = np.linspace(1.05, 1.25, 10)  # Depth Pro: ten thresholds from 5 % to 25 %
 
 Vector = Num[np.ndarray, " n"]
@@ -115,26 +117,50 @@ def errors(p: Vector, g: Vector) -> Errors:
         raise ValueError(f"{bad} of {p.size} predictions are not finite: replace them first")
     if bad := int(np.count_nonzero(~(np.isfinite(g) & (g > 0)))):
         raise ValueError(f"{bad} of {g.size} true values are not finite and positive: mask them")
+    n = p.size
+    parts = [_sums(p[i : i + PART], g[i : i + PART]) for i in range(0, n, PART)]
+    mean = [math.fsum(part[k] for part in parts) / n for k in range(len(parts[0]))]
+    bias = mean[LOG]
+    # The variance inside the parts and between them: E[d²] − E[d]² would cancel.
+    between = math.fsum(part[0] * (part[LOG] / part[0] - bias) ** 2 for part in parts) / n
+    variance = mean[LOG + 1] + between
+    return Errors(
+        abs_rel=mean[1],
+        sq_rel=mean[2],
+        rmse=math.sqrt(mean[3]),
+        rmse_log=math.sqrt(variance + bias**2),
+        log10=mean[4] / math.log(10),
+        silog=100 * math.sqrt(variance),
+        log_bias=bias,
+        i_rmse=1000 * math.sqrt(mean[5]),
+        delta1=mean[6],
+        delta2=mean[7],
+        delta3=mean[8],
+    )
+
+
+def _sums(p: np.ndarray, g: np.ndarray) -> tuple[float, ...]:
+    """Sums over a part of the pixels, their number first; at LOG those of d and of its square about
+    the part's mean."""
     difference = p - g
     square = difference * difference
     positive = np.maximum(p, TINY)
     ratio = positive / g
     log = np.log(ratio)
-    bias = float(log.mean())
     inverse = 1 / positive - 1 / g
     np.maximum(ratio, 1 / ratio, out=ratio)
-    return Errors(
-        abs_rel=float(np.mean(np.abs(difference) / g)),
-        sq_rel=float(np.mean(square / g)),
-        rmse=math.sqrt(square.mean()),
-        rmse_log=math.sqrt(np.mean(log * log)),
-        log10=float(np.mean(np.abs(log))) / math.log(10),
-        silog=100 * math.sqrt(np.mean((log - bias) ** 2)),
-        log_bias=bias,
-        i_rmse=1000 * math.sqrt(np.mean(inverse * inverse)),
-        delta1=np.count_nonzero(ratio < DELTA) / p.size,
-        delta2=np.count_nonzero(ratio < DELTA**2) / p.size,
-        delta3=np.count_nonzero(ratio < DELTA**3) / p.size,
+    total = float(log.sum())
+    centred = log - total / log.size
+    return (
+        p.size,
+        float((np.abs(difference) / g).sum()),
+        float((square / g).sum()),
+        float(square.sum()),
+        float(np.abs(log).sum()),
+        float(inverse @ inverse),
+        *(int(np.count_nonzero(ratio < DELTA**k)) for k in (1, 2, 3)),
+        total,
+        float(centred @ centred),
     )
 
 

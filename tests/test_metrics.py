@@ -37,7 +37,9 @@ def test_errors_by_hand():
     assert metrics.errors(np.array([10.0]), np.array([20.0])).i_rmse == pytest.approx(50)
 
 
-def test_errors_follow_their_formulas_pixel_by_pixel():
+@pytest.mark.parametrize("part", [metrics.PART, 64])
+def test_errors_follow_their_formulas_pixel_by_pixel(part, monkeypatch):
+    monkeypatch.setattr(metrics, "PART", part)
     rng = np.random.default_rng(0)
     g = rng.uniform(0.5, 60, 500)
     p = g * rng.lognormal(0.1, 0.3, 500)
@@ -61,6 +63,13 @@ def test_errors_follow_their_formulas_pixel_by_pixel():
     # float64 on both sides
     assert metrics.errors(p, g)._asdict() == pytest.approx(expected, rel=1e-12)
     assert metrics.errors(g, g) == (0,) * 8 + (1,) * 3
+
+
+def test_silog_of_a_wrong_scale_alone_is_zero(monkeypatch):
+    """E[d²] − E[d]² of these has no correct digit below 1e-6."""
+    monkeypatch.setattr(metrics, "PART", 100)
+    g = np.random.default_rng(0).uniform(1, 80, 1000)
+    assert metrics.errors(1e6 * g, g).silog < 1e-11
 
 
 def test_delta_limits_themselves_count_as_wrong():
