@@ -126,6 +126,7 @@ NUMPY = (
     "protocol_table",
     "aggregate",
     "scoring",
+    "pairs",
 )  # of these, none knows jax
 PURE = ("losses", "perturb", "select", *NUMPY)
 CORE = [*sources(f"{PACKAGE}/models"), *(ROOT / PACKAGE / f"{name}.py" for name in PURE)]
