@@ -183,10 +183,10 @@ def _bracket(x, y, weight) -> tuple[float, float]:
 
 
 def _slope(x, y, weight, scale: float) -> float:
-    """Sign of the subdifferential of min over shifts of Σ weight |…| at a scale; 0 at the optimum.
+    """Left derivative by the scale of the minimum over shifts of Σ weight |…|.
 
-    Pixels on the line may take any sign in [−1, 1], as long as the signs of all pixels balance
-    (the shift is optimal): their share is given to the largest x first, and to the smallest first.
+    Pixels on the line may take any sign in [−1, 1], as long as the signs of all pixels balance (the
+    shift is optimal); the derivative to the left gives the positive ones to the smallest x.
     """
     residual = scale * x - (y - weighted_median(y - scale * x, weight))
     on = residual == 0
@@ -194,18 +194,10 @@ def _slope(x, y, weight, scale: float) -> float:
         on = np.abs(residual) == np.abs(residual).min()
     signed = np.where(on, 0, weight * np.sign(residual))
     order = np.flatnonzero(on)[np.argsort(x[on])]
-    mass, place = 2 * weight[order], x[order]
-    wanted = np.clip(weight[on].sum() - signed.sum(), 0, mass.sum())
-    base = float(signed @ x) - float(weight[on] @ x[on])
-    smallest = base + float(_fill(mass, wanted) @ place)
-    largest = base + float(_fill(mass[::-1], wanted) @ place[::-1])
-    return smallest if smallest > 0 else largest if largest < 0 else 0.0
-
-
-def _fill(mass, total: float):
-    """As much of `total` as each takes, in order."""
-    before = np.cumsum(mass) - mass
-    return np.clip(total - before, 0, mass)
+    mass = 2 * weight[order]
+    positive = np.clip(weight[on].sum() - signed.sum(), 0, mass.sum())
+    share = np.clip(positive - (np.cumsum(mass) - mass), 0, mass)
+    return float(signed @ x) - float(weight[on] @ x[on]) + float(share @ x[order])
 
 
 def _through(x, y, weight, scale: float) -> tuple[float, tuple[float, float]]:

@@ -184,6 +184,14 @@ def test_weights_count_as_repetition():
     np.testing.assert_allclose(align.l1(x, y, zero), align.l1(x[:20], y[:20], zero[:20]))
 
 
+def test_pixels_without_weight_take_no_part():
+    x, y = np.array([1.0, 1.0, 1.0, 5.0]), np.array([2.0, 3.0, 9.0, 1.0])
+    assert align.l1(x, y, np.array([1.0, 1.0, 1.0, 0.0])) == (0, 3), "a constant of three pixels"
+    with pytest.raises(ValueError, match="all weights are 0"):
+        align.l1(x, y, np.zeros(4))
+    assert align.l1_scale(x, y, np.zeros(4)) == (0, 0)
+
+
 def test_weighted_median_by_hand():
     x = np.array([3.0, 1.0, 2.0, 10.0])
     assert align.weighted_median(x, np.array([1.0, 1.0, 1.0, 1.0])) == 2

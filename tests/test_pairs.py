@@ -37,7 +37,9 @@ def test_points_are_rows_and_columns():
     full = np.arange(30 * 41).reshape(30, 41)
     assert pairs.values_at(full, one).tolist() == [[3 * 41 + 40, 29 * 41]]
     one["points"] = np.array([[[40, 3], [0, 0]]])
-    with pytest.raises(ValueError, match=r"a.jpg: point \[40, 3\] lies outside the image of \(30, 41"):
+    with pytest.raises(
+        ValueError, match=r"a.jpg: point \[40, 3\] lies outside the image of \(30, 41"
+    ):
         pairs.values_at(full, one)
 
 
