@@ -197,8 +197,8 @@ def _png(image: np.ndarray) -> str:
 
 def strip(plan: Plan, domain: str, rows: list[tuple[str, Callable, int]]) -> np.ndarray:
     """Scenes of a domain: RGB, true disparity, and what each of the rows makes of it."""
+    from depth_anything_jax import resample
     from depth_anything_jax.data import transforms
-    from depth_anything_jax.evaluation import resize_prediction
 
     source = SceneSource(domain, plan.held_out, SPLITS[plan.split], plan.size)
     lines = []
@@ -208,7 +208,9 @@ def strip(plan: Plan, domain: str, rows: list[tuple[str, Callable, int]]) -> np.
         for _, predict, size in rows:
             image = transforms.network_input(record["image"], size)
             out = np.asarray(predict(np.stack([image] * 20)))[0]
-            tiles.append(pictures.colourise(resize_prediction(out, plan.size, plan.size)))
+            tiles.append(
+                pictures.colourise(resample.resize(out, (plan.size, plan.size), "bilinear-corners"))
+            )
         lines.append(np.concatenate([np.pad(t, ((1, 1), (1, 1), (0, 0))) for t in tiles], axis=1))
     return np.concatenate(lines, axis=0)
 

@@ -1,8 +1,8 @@
-"""Scores of a model on labelled images: AbsRel, δ1 and normalised L1, per image and per set.
+"""Scores of a model on labelled images, per image and per set, under a protocol.
 
-Protocol: the network sees the whole image at its official size (short side `size`, multiples of 14,
-bicubic); its output is resized to the label's size (bilinear, align_corners=True, as V2 resizes);
-scores per image (see `metrics`), then means over the images of each set. No crop, no flip.
+The network sees the whole image (or the protocol's frame of it) at its official size: short side
+`input_size`, multiples of 14, bicubic; everything after that is `scoring`. The protocol without a
+name is `golden`: least squares in disparity, caps by domain, image means.
 
 The trainer's loop and the demo call `evaluate`; nothing here knows flags or files. A source may be
 any sequence of records, a list in memory too.
@@ -10,42 +10,21 @@ any sequence of records, a list in memory too.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
-from depth_anything_jax import inference, metrics
+from depth_anything_jax import aggregate, inference, protocols, scoring
+from depth_anything_jax.aggregate import ImageScores
 from depth_anything_jax.data import transforms
 from depth_anything_jax.inference import Input, Predict
-from depth_anything_jax.models.resize import linear_matrix
+from depth_anything_jax.protocols import Protocol
 
-MIN_VALID = 10  # pixels; an image with fewer says nothing (as in the training loss)
 METRICS = ("abs_rel", "delta1", "norm_l1")
-
-
-class ImageScores(NamedTuple):
-    """Scores of one image; NaN where the label cannot give them.
-
-    Attributes:
-      key: the record's.
-      dataset: the set it belongs to, "" where records do not say.
-      abs_rel, delta1: in depth; NaN for labels that are no metric depth.
-      norm_l1: in disparity.
-      scale, shift: of the alignment; a scale below 0 is an upside-down prediction.
-      n: valid pixels.
-    """
-
-    key: str
-    dataset: str
-    abs_rel: float
-    delta1: float
-    norm_l1: float
-    scale: float
-    shift: float
-    n: int
 
 
 class Scores(NamedTuple):
@@ -55,7 +34,7 @@ class Scores(NamedTuple):
       abs_rel, delta1, norm_l1: over all images that have them; NaN where none has.
       sets: the same for each data set, {"name": {"images": n, "abs_rel": …}}.
       per_image: in the source's order.
-      skipped: keys of images with fewer than MIN_VALID valid pixels.
+      skipped: keys of images that could not be scored.
     """
 
     abs_rel: float
@@ -70,67 +49,15 @@ class Scores(NamedTuple):
         return np.array([getattr(s, name) for s in self.per_image], np.float64)
 
 
-def resize_prediction(
-    disparity: Float[np.ndarray, "h w"], height: int, width: int
-) -> Float[np.ndarray, "H W"]:
-    """Bilinear resize with align_corners=True, in float64."""
-    # Two entries a row: gathering them is far cheaper than the dense product on large labels.
-    rows = linear_matrix(disparity.shape[0], height)
-    columns = linear_matrix(disparity.shape[1], width)
-    out = _lerp(disparity.astype(np.float64), rows)
-    return np.ascontiguousarray(_lerp(out.T, columns).T)
-
-
-def _lerp(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    low = (matrix != 0).argmax(1)
-    high = np.minimum(low + 1, x.shape[0] - 1)
-    weight = matrix[np.arange(len(low)), low][:, None]
-    return weight * x[low] + (1 - weight) * x[high]
-
-
-def score(
-    disparity: Float[np.ndarray, "h w"], record: Mapping[str, Any], *, cap: float | None = None
-) -> ImageScores | None:
-    """Scores of one prediction against its record's label.
-
-    Args:
-      disparity: the network's output, at any resolution of the whole view.
-      record: as a labelled source gives it.
-      cap: metres; None goes by the record's "domain" (10 indoor, 80 outdoor and unknown).
-
-    Returns:
-      None where fewer than MIN_VALID pixels are valid.
-    """
-    label, valid = record["disparity"], record["valid"]
-    # Disparity labels have no metres to cap, and no depth to be relative to.
-    metric = record.get("kind", "depth" if record["shift_known"] else "disparity") == "depth"
-    if metric:
-        if cap is None:
-            cap = metrics.CAPS.get(record.get("domain", ""), metrics.DEFAULT_CAP)
-        valid = metrics.depth_valid(label, valid, cap)
-    n = int(valid.sum())
-    if n < MIN_VALID:
-        return None
-    prediction = resize_prediction(disparity, *label.shape)
-    norm_l1 = metrics.normalised_l1(prediction, label, valid)
-    if metric:
-        found = metrics.depth_scores(prediction, label, valid, cap=float(cap))  # type: ignore[arg-type]
-        abs_rel, delta1 = found.abs_rel, found.delta1
-        scale, shift = found.scale, found.shift
-    else:
-        abs_rel = delta1 = math.nan
-        scale, shift = metrics.align_disparity(prediction, label, valid)
-    return ImageScores(
-        record["key"], record.get("dataset", ""), abs_rel, delta1, norm_l1, scale, shift, n
-    )
-
-
 def evaluate(
     predict: Predict,
     source: Sequence[Mapping[str, Any]] | Any,
     *,
-    size: int = transforms.SIZE,
+    kind: str = "disparity-affine",
+    protocol: str | Protocol = "golden",
+    size: int | None = None,
     cap: float | None = None,
+    boundary: bool = False,
     batch_size: int = 1,
     limit: int = 0,
     threads: int = 2,
@@ -139,11 +66,15 @@ def evaluate(
     """Scores of a model on a labelled source.
 
     Args:
-      predict: normalised images (b, h, w, 3) → disparity (b, h, w); `inference.Predictor`, or any
-        function. It is called with `batch_size` images of one shape; jit compiles once per shape.
+      predict: normalised images (b, h, w, 3) → maps (b, h, w) of what `kind` says: disparity for
+        "disparity-affine", as `inference.Predictor` gives it of any head, depth for the others. It
+        is called with `batch_size` images of one shape; jit compiles once per shape.
       source: labelled records.
-      size: short side of the network's input.
-      cap: metres, for all images; None goes by each record's domain.
+      kind: one of protocols.KINDS.
+      protocol: a name, whose switches go by each record's set and domain, or switches for all.
+      size: short side of the network's input; None: the protocol's.
+      cap: metres, for all images; None: the protocol's.
+      boundary: whether boundary F1 is wanted.
       batch_size: images at a time.
       limit: the first so many records; 0: all.
       threads: that read ahead.
@@ -154,49 +85,119 @@ def evaluate(
       Exception: what reading a record raised; an evaluation leaves nothing out silently.
     """
     count = min(limit or len(source), len(source))
+    changed = {"input_size": size, "max_depth": cap}
+    protocol_of = _protocols(protocol, kind, {k: v for k, v in changed.items() if v is not None})
 
-    def read(index: int) -> tuple[Mapping[str, Any], np.ndarray]:
+    def read(index: int) -> tuple[Mapping[str, Any], Protocol, np.ndarray]:
         record = source[index]
-        if "disparity" not in record:
+        if "disparity" not in record and "depth" not in record:
             raise ValueError(f"{record['key']} has no label to evaluate against")
-        return record, transforms.network_input(record["image"], size)
+        rules = protocol_of(record.get("dataset", ""), record.get("domain", ""))
+        return record, rules, transforms.network_input(view(record, rules), rules.input_size)
 
-    def inputs():
+    def inputs() -> Iterator[Input]:
         for index, found in inference.read_ahead(read, range(count), threads=threads):
             if isinstance(found, Exception):
                 raise found
-            record, image = found
-            yield Input((index, record), image)
+            record, rules, image = found
+            yield Input((index, record, rules, False), image)
+            if rules.flip:
+                yield Input((index, record, rules, True), image[:, ::-1])
 
     scored: dict[int, ImageScores] = {}
-    skipped: dict[int, str] = {}
+    waiting: dict[int, np.ndarray] = {}  # one of a mirrored pair
+    sequences: dict[Any, dict[int, np.ndarray]] = collections.defaultdict(dict)
+    done, how = 0, "image"
     for out in inference.predict_all(predict, inputs(), batch_size=batch_size):
-        index, record = out.tag
-        found = score(out.disparity, record, cap=cap)
-        if found is None:
-            skipped[index] = record["key"]
+        (index, record, rules, mirrored), prediction = out.tag, out.disparity
+        how = rules.aggregate  # the same for all sets of a named protocol
+        if mirrored:
+            prediction = prediction[:, ::-1]
+        if rules.flip:
+            if index not in waiting:
+                waiting[index] = prediction
+                continue
+            prediction = (waiting.pop(index) + prediction) / 2
+        if rules.per == "sequence":
+            blank = scoring.unscored(record, rules)
+            sequences[rules, blank.dataset, blank.sequence][index] = prediction
         else:
-            scored[index] = found
+            scored[index] = scoring.score(prediction, kind, record, rules, boundary=boundary)
+        done += 1
         if progress is not None:
-            progress(len(scored) + len(skipped), count)
-    if not scored:
-        raise ValueError(f"none of {count} images has {MIN_VALID} valid pixels to score")
-    return summarise([scored[i] for i in sorted(scored)], [skipped[i] for i in sorted(skipped)])
+            progress(done, count)
+    for (rules, *_), frames in sequences.items():
+        order = sorted(frames)
+        found = scoring.score_sequence(
+            [frames[i] for i in order], kind, _Lazy(source, order), rules, boundary=boundary
+        )
+        scored |= zip(order, found, strict=True)
+    images = [scored[i] for i in sorted(scored)]
+    if all(i.why for i in images):
+        first = f" ({images[0].key}: {images[0].why})" if images else ""
+        raise ValueError(f"none of {count} images could be scored{first}")
+    return summarise(images, how)
 
 
-def summarise(per_image: list[ImageScores], skipped: Sequence[str] = ()) -> Scores:
-    """Means of image scores, over all and per set."""
+def _protocols(
+    protocol: str | Protocol, kind: str, changed: dict[str, Any]
+) -> Callable[[str, str], Protocol]:
+    """(set, domain) → switches."""
+    if isinstance(protocol, str):
+        return functools.cache(lambda d, o: protocols.get(protocol, kind, d, o, **changed))
+    fixed = dataclasses.replace(protocol, **changed)
+    fixed.check_kind(kind)
+    return lambda dataset, domain: fixed
+
+
+class _Lazy(Sequence):
+    """Records of a source, read when they are asked for."""
+
+    def __init__(self, source: Any, indices: list[int]):
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._source[self._indices[at]]
+
+
+def view(record: Mapping[str, Any], protocol: Protocol) -> np.ndarray:
+    """What of a record's image the network sees: the frame, padded.
+
+    Raises:
+      ProtocolError: a frame or padding counts in pixels, and label and image differ in size.
+    """
+    image = record["image"]
+    if protocol.frame == protocol.pad == "none":
+        return image
+    label = record["valid"].shape
+    if label != image.shape[:2]:
+        raise protocols.ProtocolError(
+            f"{record['key']}: frame {protocol.frame!r} and pad {protocol.pad!r} need a label of "
+            f"the image's size, and they are {label} and {image.shape[:2]}; use 'none' for both"
+        )
+    image = image[protocols.window(protocol.frame, *label)]
+    if protocol.pad == "zoe":
+        above, left = (scoring.padding(n) for n in image.shape[:2])
+        image = np.pad(image, ((above, above), (left, left), (0, 0)), "reflect")
+    return image
+
+
+def summarise(images: Sequence[ImageScores], how: str = "image") -> Scores:
+    """Means of image scores, over all and per set; skipped images are named."""
+    scored = [i for i in images if not i.why]
     by_set: dict[str, list[ImageScores]] = {}
-    for image in per_image:
+    for image in scored:
         by_set.setdefault(image.dataset, []).append(image)
     sets = {
-        name: {"images": len(images), **{m: _mean(images, m) for m in METRICS}}
-        for name, images in by_set.items()
+        name: {"images": len(part), **_chosen(aggregate.means(part, how))}
+        for name, part in by_set.items()
     }
-    abs_rel, delta1, norm_l1 = (_mean(per_image, m) for m in METRICS)
-    return Scores(abs_rel, delta1, norm_l1, sets, per_image, list(skipped))
+    total = _chosen(aggregate.means(scored, how))
+    return Scores(**total, sets=sets, per_image=scored, skipped=[i.key for i in images if i.why])
 
 
-def _mean(images: list[ImageScores], name: str) -> float:
-    values = [v for v in (getattr(i, name) for i in images) if not math.isnan(v)]
-    return float(np.mean(values)) if values else math.nan
+def _chosen(means: dict[str, float]) -> dict[str, float]:
+    return {name: means[name] for name in METRICS}

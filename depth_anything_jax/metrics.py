@@ -1,53 +1,79 @@
-"""Metrics of relative depth, in numpy float64.
+"""Metrics of depth, in numpy float64.
 
-Two views of the same prediction:
-  - in depth: least squares of the prediction to 1 / depth over valid pixels (scale and shift),
-    floor at 1 / cap, invert, then AbsRel and δ1 (the MiDaS protocol, which Depth Anything V1 §4 and
-    V2 §7 follow for zero-shot evaluation);
-  - in disparity: both maps less their median and over their mean absolute deviation, then the mean
-    absolute difference ("normalised L1"): the training loss itself (V1 §3.1), with no cap and no
-    inverse to magnify far pixels.
+  - `errors`: the per-pixel metrics of two vectors, aligned prediction and truth, in depth or in
+    disparity;
+  - `boundary_f1`: whether depth jumps where the truth jumps;
+  - `pair_accuracy` and `whdr`: which of two points is closer;
+  - `normalised_l1`: both disparity maps less their median and over their mean absolute deviation,
+    then the mean absolute difference: the training loss itself (V1 §3.1), with no cap and no
+    inverse to magnify far pixels;
+  - `paired_interval`: whether two models differ.
+
+Means come with a count of pixels, n · mean is the sum: results of shards are joined from those.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 
-MIN_DEPTH = 1e-3  # metres; nearer is no measurement (MiDaS, ZoeDepth)
+MIN_DEPTH = 1e-3  # metres; nearer is no measurement (ZoeDepth)
 DELTA = 1.25  # δ1: share of pixels with max(p / g, g / p) below it (Eigen et al. 2014)
-# Metres; MiDaS: 10 on NYU and TUM, 80 on KITTI.
-CAPS = {"indoor": 10.0, "indoor_synth": 10.0, "outdoor": 80.0}
-DEFAULT_CAP = 80.0  # for records that name no domain
+TINY = 1e-6  # metres; ratios and logarithms see no smaller prediction (Marigold clips there)
+PART = 1 << 17  # pixels at a time: temporaries that stay in the cache, even of 24 megapixels
+LOG = 9  # where `_sums` has the logarithms
+BOUNDARY_RATIOS = np.linspace(1.05, 1.25, 10)  # Depth Pro: ten thresholds from 5 % to 25 %
 
+Vector = Num[np.ndarray, " n"]
 Map = Num[np.ndarray, "h w"]
 Mask = Bool[np.ndarray, "h w"]
 
 
-class Alignment(NamedTuple):
-    """target ≈ scale · prediction + shift."""
-
-    scale: float
-    shift: float
-
-
-class DepthScores(NamedTuple):
-    """One image's scores in depth.
+class Errors(NamedTuple):
+    """Per-pixel metrics of one image; p is the prediction, g the truth, d = ln p − ln g.
 
     Attributes:
-      abs_rel: mean of |p − g| / g over valid pixels.
-      delta1: share of valid pixels with max(p / g, g / p) < 1.25.
-      scale, shift: the alignment in disparity.
-      n: valid pixels.
+      abs_rel: mean of |p − g| / g.
+      sq_rel: mean of (p − g)² / g, in the unit of g.
+      rmse: root of the mean of (p − g)², in the unit of g.
+      rmse_log: root of the mean of d².
+      log10: mean of |log10 p − log10 g|.
+      silog: 100 times the standard deviation of d (ZoeDepth, Marigold, KITTI's benchmark); V2's
+        training loss, √(E[d²] − E[d]² / 2), is another.
+      log_bias: mean of d: below 0 where the prediction is too small.
+      i_rmse: root of the mean of (1 / p − 1 / g)², times 1000: 1/km for metres, as in KITTI's
+        benchmark. Marigold's is in 1/m, a thousandth of it.
+      delta1, delta2, delta3: share of pixels with max(p / g, g / p) < 1.25, 1.25², 1.25³.
     """
 
     abs_rel: float
+    sq_rel: float
+    rmse: float
+    rmse_log: float
+    log10: float
+    silog: float
+    log_bias: float
+    i_rmse: float
     delta1: float
-    scale: float
-    shift: float
+    delta2: float
+    delta3: float
+
+
+class PairScore(NamedTuple):
+    """Pairs in the right order, pairs of equal values (which are wrong), and all."""
+
+    correct: int
+    ties: int
     n: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of pairs in the right order; NaN without any."""
+        return self.correct / self.n if self.n else math.nan
 
 
 class Interval(NamedTuple):
@@ -73,69 +99,187 @@ def _select(valid: Mask, *maps: Map) -> list[np.ndarray]:
     return chosen
 
 
-def align_disparity(pred: Map, target_disparity: Map, valid: Mask) -> Alignment:
-    """Scale and shift that bring the prediction to the target in the least-squares sense.
-
-    Computed from centred sums: on maps of millions of pixels the textbook sums cancel. The scale
-    may come out negative where the prediction is upside down. A constant prediction gets scale 0.
-
-    Raises:
-      ValueError: shapes differ, or no pixel is valid.
-    """
-    x, y = _select(valid, pred, target_disparity)
-    x_mean, y_mean = x.mean(), y.mean()
-    x -= x_mean
-    variance = float(x @ x)
-    # The mean of equal numbers may be an ulp away from them.
-    rounding = x.size * (4 * np.finfo(np.float64).eps * abs(x_mean)) ** 2
-    scale = float(x @ (y - y_mean)) / variance if variance > rounding else 0.0
-    return Alignment(scale, float(y_mean - scale * x_mean))
-
-
-def abs_rel(pred: Map, depth: Map, valid: Mask) -> float:
-    """Mean of |pred − depth| / depth over valid pixels; both in the same unit."""
-    p, g = _select(valid, pred, depth)
-    return float(np.mean(np.abs(p - g) / g))
-
-
-def delta1(pred: Map, depth: Map, valid: Mask) -> float:
-    """Share of valid pixels whose ratio to the truth, the larger way round, is below 1.25."""
-    p, g = _select(valid, pred, depth)
-    return float(np.mean(np.maximum(p / g, g / p) < DELTA))
-
-
-def depth_valid(disparity: Map, valid: Mask, cap: float) -> Mask:
-    """Valid pixels between MIN_DEPTH and `cap` metres, from 1 / depth.
-
-    A depth of exactly `cap` is out. Disparity is stored as float32, so that 1 / (1 / cap) may come
-    out an ulp below the cap; real depths nearest to it differ by 1e-5 of it or more.
-    """
-    with np.errstate(over="ignore"):
-        near, far = 1 / MIN_DEPTH, (1 + 1e-6) / cap
-    return valid & (disparity > far) & (disparity < near)
-
-
-def depth_scores(pred: Map, disparity: Map, valid: Mask, *, cap: float) -> DepthScores:
-    """AbsRel and δ1 of a relative prediction against depth.
+def errors(p: Vector, g: Vector) -> Errors:
+    """The per-pixel metrics of an aligned prediction against the truth, in one pass.
 
     Args:
-      pred: disparity up to scale and shift, at the label's size.
-      disparity: 1 / depth in metres; anything where not valid.
-      valid: where the label holds a measurement; MIN_DEPTH < depth < cap is required besides.
-      cap: metres; also the farthest prediction.
+      p: prediction, finite. Ratios and logarithms see it no smaller than TINY, so that a depth of
+        zero or below is as wrong as can be and every metric stays finite.
+      g: truth in the same unit, finite and positive.
 
     Raises:
-      ValueError: no pixel is left, or shapes differ.
+      ValueError: empty, or values that have no such metric.
     """
-    valid = depth_valid(disparity, valid, cap)
-    scale, shift = align_disparity(pred, disparity, valid)
-    p, g = _select(valid, pred, disparity)
-    # From here on the chosen pixels alone, as a map of one row.
-    depth = 1 / np.maximum(scale * p + shift, 1 / cap)[None]
-    truth, every = 1 / g[None], np.ones((1, g.size), bool)
-    return DepthScores(
-        abs_rel(depth, truth, every), delta1(depth, truth, every), scale, shift, g.size
+    p, g = p.astype(np.float64, copy=False), g.astype(np.float64, copy=False)
+    if not p.size:
+        raise ValueError("no valid pixel")
+    if bad := int(np.count_nonzero(~np.isfinite(p))):
+        raise ValueError(f"{bad} of {p.size} predictions are not finite: replace them first")
+    if bad := int(np.count_nonzero(~(np.isfinite(g) & (g > 0)))):
+        raise ValueError(f"{bad} of {g.size} true values are not finite and positive: mask them")
+    n = p.size
+    parts = [_sums(p[i : i + PART], g[i : i + PART]) for i in range(0, n, PART)]
+    mean = [math.fsum(part[k] for part in parts) / n for k in range(len(parts[0]))]
+    bias = mean[LOG]
+    # The variance inside the parts and between them: E[d²] − E[d]² would cancel.
+    between = math.fsum(part[0] * (part[LOG] / part[0] - bias) ** 2 for part in parts) / n
+    variance = mean[LOG + 1] + between
+    return Errors(
+        abs_rel=mean[1],
+        sq_rel=mean[2],
+        rmse=math.sqrt(mean[3]),
+        rmse_log=math.sqrt(variance + bias**2),
+        log10=mean[4] / math.log(10),
+        silog=100 * math.sqrt(variance),
+        log_bias=bias,
+        i_rmse=1000 * math.sqrt(mean[5]),
+        delta1=mean[6],
+        delta2=mean[7],
+        delta3=mean[8],
     )
+
+
+def _sums(p: np.ndarray, g: np.ndarray) -> tuple[float, ...]:
+    """Sums over a part of the pixels, their number first; at LOG those of d and of its square about
+    the part's mean."""
+    difference = p - g
+    square = difference * difference
+    positive = np.maximum(p, TINY)
+    ratio = positive / g
+    log = np.log(ratio)
+    inverse = 1 / positive - 1 / g
+    np.maximum(ratio, 1 / ratio, out=ratio)
+    total = float(log.sum())
+    centred = log - total / log.size
+    return (
+        p.size,
+        float((np.abs(difference) / g).sum()),
+        float((square / g).sum()),
+        float(square.sum()),
+        float(np.abs(log).sum()),
+        float(inverse @ inverse),
+        *(int(np.count_nonzero(ratio < DELTA**k)) for k in (1, 2, 3)),
+        total,
+        float(centred @ centred),
+    )
+
+
+def boundary_f1(
+    pred: Map, truth: Map, valid: Mask, *, radii: Sequence[int] = (1, 2, 3)
+) -> tuple[float, ...]:
+    """Boundary F1 for each radius (Depth Pro §4, MoGe-2 §4).
+
+    Two pixels at most `radius` apart are a contour at threshold t where one value is more than t
+    times the other, and the same contour in both maps where it also falls the same way. F1 of
+    precision and recall over all such pairs of valid pixels, then the mean over BOUNDARY_RATIOS
+    with weights in proportion to t. It depends on ratios alone: depth and disparity give the same.
+
+    Our choices: precision and recall are those of all pairs together, as Depth Pro's formula reads
+    (its program averages the four directions); thresholds at which the truth has no contour are
+    left out, so that the truth itself scores 1 (Depth Pro's program counts them as 0).
+
+    Args:
+      pred: aligned; no smaller than TINY.
+      truth: positive where valid.
+
+    Returns:
+      NaN where the truth has no contour at any threshold.
+    """
+    if not pred.shape == truth.shape == valid.shape:
+        raise ValueError(f"maps of {pred.shape}, {truth.shape} and {valid.shape}: resize first")
+    log_p = np.log(np.maximum(np.where(valid, pred, 1.0), TINY))
+    log_g = np.log(np.where(valid, truth, 1.0))
+    steps = np.log(BOUNDARY_RATIOS)
+    counts = {r: np.zeros((3, steps.size + 1), np.int64) for r in radii}
+    for dy, dx in _half_disc(max(radii)):
+        here, there = _shifted(valid.shape, dy, dx)
+        both = valid[here] & valid[there]
+        jump_p, jump_g = (m[there] - m[here] for m in (log_p, log_g))
+        size_p, size_g = np.abs(jump_p), np.abs(jump_g)
+        in_p, in_g = both & (size_p > steps[0]), both & (size_g > steps[0])
+        same = in_p & in_g & ((jump_p > 0) == (jump_g > 0))
+        # How many thresholds a jump exceeds; at each of them it is a contour.
+        sizes = size_p[in_p], size_g[in_g], np.minimum(size_p[same], size_g[same])
+        found = [
+            np.bincount(np.searchsorted(steps, size), minlength=steps.size + 1) for size in sizes
+        ]
+        for r in radii:
+            if dy * dy + dx * dx <= r * r:
+                counts[r] += found
+    return tuple(_f1(counts[r]) for r in radii)
+
+
+def _half_disc(radius: int) -> list[tuple[int, int]]:
+    """Offsets within a disc, one of each pair of opposites."""
+    span = range(-radius, radius + 1)
+    return [
+        (y, x) for y in span for x in span if (y, x) > (0, 0) and y * y + x * x <= radius * radius
+    ]
+
+
+def _shifted(shape: tuple[int, ...], dy: int, dx: int):
+    """Slices of the pixels that have a neighbour at (dy, dx), and of those neighbours; dy ≥ 0."""
+    h, w = shape
+    here = slice(0, max(0, h - dy)), slice(max(0, -dx), max(0, w - max(0, dx)))
+    there = slice(min(h, dy), h), slice(max(0, dx), max(0, w + min(0, dx)))
+    return here, there
+
+
+def _f1(counts: Int[np.ndarray, "3 t"]) -> float:
+    # Exceeding k thresholds is a contour at the first k of them.
+    in_p, in_g, in_both = counts[:, ::-1].cumsum(1)[:, ::-1][:, 1:]
+    some = in_g > 0
+    if not some.any():
+        return math.nan
+    f1 = 2 * in_both[some] / (in_p[some] + in_g[some])
+    return float(np.average(f1, weights=BOUNDARY_RATIOS[some]))
+
+
+def pair_accuracy(
+    values: Num[np.ndarray, "n 2"], closer: Int[np.ndarray, " n"], *, larger_is_closer: bool
+) -> PairScore:
+    """How often the closer of two points is known (DA-2K, V2 §6).
+
+    A tie is wrong, and counted; so is a value that is not a number.
+
+    Args:
+      values: predictions at the two points.
+      closer: 0 or 1, which of them is closer.
+      larger_is_closer: True for disparity, False for depth.
+    """
+    if not np.isin(closer, (0, 1)).all():
+        raise ValueError(f"closer must be 0 or 1 for each pair, got {np.unique(closer)}")
+    rows = np.arange(len(values))
+    near, far = values[rows, closer], values[rows, 1 - closer]
+    right = near > far if larger_is_closer else near < far
+    return PairScore(int(right.sum()), int((near == far).sum()), len(values))
+
+
+def whdr(
+    values: Num[np.ndarray, "n 2"],
+    relation: Int[np.ndarray, " n"],
+    *,
+    weight: Float[np.ndarray, " n"] | None = None,
+    ratio: float = 1.0,
+) -> float:
+    """Weighted human disagreement rate: the share of pairs, by weight, whose order is wrong (DIW).
+
+    Args:
+      values: predictions at the two points, positive unless `ratio` is 1.
+      relation: 1 where people say that the first value is larger, -1 the second, 0 neither.
+      weight: of each pair; None: all alike, as in DIW.
+      ratio: a value is larger when it exceeds the other times this. Only 1, the plain sign, makes
+        sense for predictions up to a shift; DIW holds no pair of equals, and a tie is wrong there.
+    """
+    if not len(values):
+        raise ValueError("no pair")
+    if ratio != 1 and not (values > 0).all():
+        raise ValueError(f"ratio {ratio} needs positive values, the least is {values.min()}")
+    a, b = values[:, 0], values[:, 1]
+    found = (a > ratio * b).astype(int) - (b > ratio * a).astype(int)
+    # Values that are not numbers compare as neither, and no pair of them is right.
+    wrong = (found != relation) | np.isnan(values).any(1)
+    return float(np.average(wrong, weights=weight))
 
 
 def lower_median(x: Float[np.ndarray, " n"]) -> float:

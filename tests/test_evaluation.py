@@ -1,6 +1,6 @@
 """Evaluation against the official scores with real weights, and its protocol in the small."""
 
-import functools
+import dataclasses
 import json
 import math
 
@@ -8,10 +8,20 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import evaluation, inference, metrics, models, weights
+from depth_anything_jax import (
+    align,
+    evaluation,
+    inference,
+    models,
+    protocols,
+    resample,
+    scoring,
+    weights,
+)
 from depth_anything_jax.data import sources, transforms
 
 SIZE = 28
+KIND = "disparity-affine"
 
 
 def record(key="a", hw=(30, 41), disparity=None, **more):
@@ -30,17 +40,6 @@ def ramp(images):
     """Predicts the ramp up to scale and shift, whatever the images show."""
     b, h, w, _ = images.shape
     return np.broadcast_to(np.linspace(5, 9, w, dtype=np.float32), (b, h, w))
-
-
-@pytest.mark.parametrize("out", [(5, 7), (30, 41), (1, 9), (9, 1), (8, 8)])
-def test_predictions_are_resized_as_torch_resizes_them(out):
-    torch = pytest.importorskip("torch")
-    x = np.random.default_rng(0).normal(0, 1, (8, 11))
-    expected = torch.nn.functional.interpolate(
-        torch.tensor(x)[None, None], out, mode="bilinear", align_corners=True
-    )[0, 0]
-    # float64 on both sides
-    np.testing.assert_allclose(evaluation.resize_prediction(x, *out), expected, atol=1e-14)
 
 
 def test_an_affine_prediction_is_perfect_at_any_label_size():
@@ -125,7 +124,9 @@ def test_images_with_too_few_valid_pixels_are_named():
     few["valid"][0, :9] = True
     found = evaluation.evaluate(ramp, [few, record("b")], size=SIZE)
     assert found.skipped == ["few"] and [s.key for s in found.per_image] == ["b"]
-    with pytest.raises(ValueError, match="none of 1 images has 10 valid pixels"):
+    with pytest.raises(
+        ValueError, match=r"none of 1 images could be scored \(few: 9 valid pixels, 10 are needed\)"
+    ):
         evaluation.evaluate(ramp, [few], size=SIZE)
 
 
@@ -147,6 +148,59 @@ def test_nothing_is_left_out_silently():
         evaluation.evaluate(ramp, Torn([1, 2]), size=SIZE)
     with pytest.raises(ValueError, match="a has no label to evaluate against"):
         evaluation.evaluate(ramp, [{"key": "a", "image": record()["image"]}], size=SIZE)
+
+
+def test_the_protocol_goes_by_set_and_domain():
+    """Metres as `zoe` scores them: nothing aligned, NYU's window, the mean of both ways round."""
+    depth = np.linspace(1, 4, 640, dtype=np.float32) + np.zeros((480, 1), np.float32)
+    seen = []
+
+    def lopsided(images):
+        b, h, w, _ = images.shape
+        seen.append(images)
+        # The truth and 0.3 m too much, or its mirror image and 0.3 m too little.
+        way, off = (-1, -0.3) if len(seen) % 2 == 0 else (1, 0.3)
+        return np.broadcast_to(np.linspace(1, 4, w)[::way] + off, (b, h, w))
+
+    source = [record("a", (480, 640), 1 / depth, dataset="nyu")]
+    found = evaluation.evaluate(lopsided, source, kind="metric", protocol="zoe", size=SIZE)
+    assert (seen[1] == seen[0][:, :, ::-1]).all() and len(seen) == 2
+    assert found.per_image[0].n == 426 * 560 and found.abs_rel < 1e-6
+    assert found.per_image[0].scale == 1
+    with pytest.raises(protocols.ProtocolError, match="zoe@1 does not score disparity-affine"):
+        evaluation.evaluate(ramp, source, protocol="zoe", size=SIZE)
+
+
+def test_records_of_depth_score_like_records_of_disparity():
+    one = record("a", disparity=1 / np.random.default_rng(0).uniform(1, 9, (30, 41)))
+    other = {k: v for k, v in one.items() if k != "disparity"} | {"depth": 1 / one["disparity"]}
+    a, b = (evaluation.evaluate(ramp, [r], size=SIZE).per_image[0] for r in (one, other))
+    assert a.n == b.n and a.abs_rel == pytest.approx(b.abs_rel, rel=1e-6)  # float32 labels
+
+
+def test_frames_and_padding_are_what_the_network_sees():
+    image = np.random.default_rng(0).integers(0, 256, (360, 1220, 3), np.uint8)
+    one = record("a", (360, 1220)) | {"image": image}
+    kb = protocols.get("zoe", "metric", "kitti")
+    assert (evaluation.view(one, kb) == image[8:, 2:1218]).all()
+    padded = evaluation.view(one, dataclasses.replace(kb, frame="none", pad="zoe"))
+    assert padded.shape == (360 + 2 * 40, 1220 + 2 * 74, 3)
+    assert (padded[40, 74] == image[0, 0]).all() and (padded[39, 74] == image[1, 0]).all()
+    with pytest.raises(protocols.ProtocolError, match="need a label of the image's size"):
+        evaluation.view(one | {"valid": np.ones((36, 122), bool)}, kb)
+
+
+def test_sequences_are_fitted_as_a_whole():
+    source = [record(k, sequence=k[0]) for k in ("a1", "a2", "b1")]
+    source[1]["disparity"] = source[1]["disparity"] * np.float32(0.5)
+    vda = protocols.get("vda", KIND, resize="bilinear-corners")
+    found = evaluation.evaluate(ramp, source, protocol=vda, size=SIZE)
+    a1, a2, b1 = found.per_image
+    assert (a1.scale, a1.shift) == (a2.scale, a2.shift) != (b1.scale, b1.shift)
+    # Two frames of different size in the world have no common scale.
+    assert a1.abs_rel > 0.1 and a2.abs_rel > 0.1 and b1.abs_rel < 1e-6
+    mean = ((a1.abs_rel + a2.abs_rel) / 2 + b1.abs_rel) / 2
+    assert found.abs_rel == pytest.approx(mean), "of sequences, not of frames"
 
 
 # The official code's scores
@@ -220,26 +274,43 @@ def test_pairs_with_disparity_are_scored_in_disparity_alone(official, shared):
         assert math.isnan(scores.abs_rel) and 0 < scores.norm_l1 < 2
 
 
+MUTATIONS: list[dict] = [
+    {"resize": "bilinear"},
+    {"resize": "bicubic"},
+    {"crop": "nyu"},
+    {"disparity_floor": 0.2},  # no pixel of this image comes near 1 / cap
+    {"space": "disparity"},
+    {"cap_mode": "clip", "max_depth": 5.0},
+]
+
+
 def test_a_mutated_protocol_misses_the_official_scores(official, shared, monkeypatch):
     """The comparison can fail: each of these is a mistake seen in public evaluators."""
     predict, golden, _ = official
     (example,) = [labelled(shared, datasets=["nyu"])[0]]
     kept = []
     evaluation.evaluate(lambda x: kept.append(np.asarray(predict(x))) or kept[0], [example])
-    score = functools.partial(evaluation.score, kept[0][0], example)
+
+    def score(**switches):
+        found = protocols.get("golden", KIND, "nyu", example["domain"], **switches)
+        return scoring.score(kept[0][0], KIND, example, found)
+
     assert_agrees(score(), golden)
 
-    def half_pixel(x, height, width):
+    def half_pixel(x, size, rule):
         cv2 = pytest.importorskip("cv2")
-        return cv2.resize(x, (width, height), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(x, size[::-1], interpolation=cv2.INTER_LINEAR)
 
     with pytest.raises(AssertionError):
-        assert_agrees(score(cap=5.0), golden)
+        assert_agrees(score(max_depth=5.0), golden)
+    for switches in MUTATIONS:
+        with pytest.raises(AssertionError):
+            assert_agrees(score(**switches), golden)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "resize_prediction", half_pixel)
+        patch.setattr(resample, "resize", half_pixel)
         with pytest.raises(AssertionError):
             assert_agrees(score(), golden)
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "align_disparity", lambda p, d, v: metrics.Alignment(1.0, 0.0))
+        patch.setattr(align, "least_squares", lambda x, y: align.NONE)
         with pytest.raises(AssertionError):
             assert_agrees(score(), golden)

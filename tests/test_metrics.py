@@ -7,85 +7,195 @@ import pytest
 
 from depth_anything_jax import metrics
 
-ALL = np.ones((9, 11), bool)
-
 
 def maps(seed=0, shape=(9, 11)):
     rng = np.random.default_rng(seed)
     return rng.uniform(0.1, 1, shape), rng.uniform(0.1, 1, shape), rng.random(shape) < 0.7
 
 
-def test_alignment_is_the_least_squares_solution():
-    pred, target, valid = maps()
-    design = np.stack([pred[valid], np.ones(valid.sum())], 1)
-    expected, *_ = np.linalg.lstsq(design, target[valid], rcond=None)
-    found = metrics.align_disparity(pred, target, valid)
-    # float64 on both sides; lstsq's SVD loses a few digits.
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+def test_errors_by_hand():
+    g = np.array([1.0, 2.0, 4.0])
+    found = metrics.errors(np.array([1.1, 2.0, 3.0]), g)
+    assert found.abs_rel == pytest.approx((0.1 + 0 + 0.25) / 3)
+    assert found.sq_rel == pytest.approx((0.01 + 0 + 0.25) / 3)
+    assert found.rmse == pytest.approx(math.sqrt(1.01 / 3))
+    assert found.delta1 == pytest.approx(2 / 3)  # 4 / 3 is above 1.25
+    assert found.delta2 == found.delta3 == 1
+    # p = 2 g everywhere: every logarithm is ln 2, and nothing of it is scale invariant.
+    double = metrics.errors(2 * g, g)
+    assert double.rmse_log == pytest.approx(math.log(2))
+    assert double.log_bias == pytest.approx(math.log(2))
+    assert double.log10 == pytest.approx(math.log10(2))
+    assert double.silog == pytest.approx(0, abs=1e-13)
+    assert double.delta1 == double.delta2 == 0
+    assert double.delta3 == 0  # 1.25³ is 1.953
+    # ± ln 1.5: silog is that times 100; 1.5 lies between 1.25 and 1.25².
+    both = metrics.errors(np.array([1.5, 1 / 1.5]), np.ones(2))
+    assert both.silog == pytest.approx(100 * math.log(1.5)) and both.log_bias == pytest.approx(0)
+    assert (both.delta1, both.delta2) == (0, 1)
+    # 10 m for 20 m: 0.1 - 0.05 per metre is 50 per kilometre, the unit of KITTI's benchmark.
+    assert metrics.errors(np.array([10.0]), np.array([20.0])).i_rmse == pytest.approx(50)
 
 
-def test_alignment_survives_a_large_offset_in_float32():
-    """Uncentred float32 sums of such maps have no correct digit."""
-    rng = np.random.default_rng(1)
-    target = rng.uniform(0, 1, (400, 500))
-    pred = (1000 + target).astype(np.float32)
-    scale, shift = metrics.align_disparity(pred, target, np.ones(pred.shape, bool))
-    # pred itself is rounded to 6e-5 per pixel: independent errors, so the slope is far better.
-    assert abs(scale - 1) < 1e-6 and abs(shift + 1000) < 1e-3
+@pytest.mark.parametrize("part", [metrics.PART, 64])
+def test_errors_follow_their_formulas_pixel_by_pixel(part, monkeypatch):
+    monkeypatch.setattr(metrics, "PART", part)
+    rng = np.random.default_rng(0)
+    g = rng.uniform(0.5, 60, 500)
+    p = g * rng.lognormal(0.1, 0.3, 500)
+    logs = [math.log(a) - math.log(b) for a, b in zip(p, g, strict=True)]
+    pairs = list(zip(p, g, strict=True))
+    mean = lambda values: math.fsum(values) / 500  # noqa: E731
+    expected = {
+        "abs_rel": mean(abs(a - b) / b for a, b in pairs),
+        "sq_rel": mean((a - b) ** 2 / b for a, b in pairs),
+        "rmse": math.sqrt(mean((a - b) ** 2 for a, b in pairs)),
+        "rmse_log": math.sqrt(mean(d * d for d in logs)),
+        "log10": mean(abs(math.log10(a) - math.log10(b)) for a, b in pairs),
+        "silog": 100 * math.sqrt(mean(d * d for d in logs) - mean(logs) ** 2),
+        "log_bias": mean(logs),
+        "i_rmse": 1000 * math.sqrt(mean((1 / a - 1 / b) ** 2 for a, b in pairs)),
+        "delta1": mean(max(a / b, b / a) < 1.25 for a, b in pairs),
+        "delta2": mean(max(a / b, b / a) < 1.25**2 for a, b in pairs),
+        "delta3": mean(max(a / b, b / a) < 1.25**3 for a, b in pairs),
+    }
+    assert len({*expected.values()}) == len(metrics.Errors._fields) == 11
+    # float64 on both sides
+    assert metrics.errors(p, g)._asdict() == pytest.approx(expected, rel=1e-12)
+    assert metrics.errors(g, g) == (0,) * 8 + (1,) * 3
 
 
-def test_alignment_of_a_constant_is_the_mean():
-    _, target, valid = maps()
-    scale, shift = metrics.align_disparity(np.full(target.shape, 0.3), target, valid)
-    assert scale == 0 and shift == pytest.approx(target[valid].mean(), rel=1e-14)
+def test_silog_of_a_wrong_scale_alone_is_zero(monkeypatch):
+    """E[d²] − E[d]² of these has no correct digit below 1e-6."""
+    monkeypatch.setattr(metrics, "PART", 100)
+    g = np.random.default_rng(0).uniform(1, 80, 1000)
+    assert metrics.errors(1e6 * g, g).silog < 1e-11
 
 
-def test_alignment_may_be_negative():
-    pred, *_ = maps()
-    scale, shift = metrics.align_disparity(pred, 2 - 3 * pred, ALL)
-    assert scale == pytest.approx(-3) and shift == pytest.approx(2)
+def test_delta_limits_themselves_count_as_wrong():
+    found = metrics.errors(np.array([5.0, 4.0]), np.array([4.0, 5.0]))
+    assert found.delta1 == 0 and found.delta2 == 1
 
 
-def test_abs_rel_and_delta1_by_hand():
-    depth = np.array([[1.0, 2.0, 4.0, 10.0]])
-    pred = np.array([[1.1, 2.0, 3.0, 13.0]])
-    valid = np.array([[True, True, True, False]])
-    assert metrics.abs_rel(pred, depth, valid) == pytest.approx((0.1 + 0 + 0.25) / 3)
-    assert metrics.delta1(pred, depth, valid) == pytest.approx(2 / 3)  # 4 / 3 is above 1.25
+def test_a_depth_of_zero_or_below_is_wrong_and_finite():
+    found = metrics.errors(np.array([0.0, -5.0]), np.array([2.0, 2.0]))
+    assert found.abs_rel == pytest.approx((1 + 3.5) / 2) and found.delta3 == 0
+    assert all(map(math.isfinite, found))
+    assert found.log_bias == pytest.approx(math.log(metrics.TINY / 2))
 
 
-def test_delta1_limit_itself_counts_as_wrong():
-    depth, pred = np.array([[4.0, 5.0]]), np.array([[5.0, 4.0]])
-    assert metrics.delta1(pred, depth, np.ones((1, 2), bool)) == 0
+def test_values_without_a_metric_are_an_error():
+    good = np.ones(3)
+    with pytest.raises(ValueError, match="1 of 3 predictions are not finite"):
+        metrics.errors(np.array([1.0, np.nan, 1.0]), good)
+    with pytest.raises(ValueError, match="2 of 3 true values are not finite and positive"):
+        metrics.errors(good, np.array([1.0, 0.0, np.inf]))
+    with pytest.raises(ValueError, match="no valid pixel"):
+        metrics.errors(good[:0], good[:0])
 
 
-def test_depth_scores_follow_the_protocol_step_by_step():
-    rng = np.random.default_rng(3)
-    depth = rng.uniform(0.5, 15, (20, 30))
-    depth[0] = 0.0005  # nearer than any measurement
-    pred = 0.4 / depth + 0.1 + rng.normal(0, 0.03, depth.shape)
-    label = rng.random(depth.shape) < 0.8
-    keep = label & (depth > 1e-3) & (depth < 10)
-    design = np.stack([pred[keep], np.ones(keep.sum())], 1)
-    (scale, shift), *_ = np.linalg.lstsq(design, 1 / depth[keep], rcond=None)
-    aligned = np.maximum(scale * pred + shift, 0.1)
-    assert (aligned[keep] == 0.1).any(), "the floor has to act for this test to say anything"
-    ratio = np.maximum(1 / aligned / depth, depth * aligned)[keep]
-    error = (np.abs(1 / aligned - depth) / depth)[keep]
-    found = metrics.depth_scores(pred, 1 / depth, label, cap=10.0)
-    assert found.n == keep.sum()
-    np.testing.assert_allclose(
-        found[:4], (error.mean(), (ratio < 1.25).mean(), scale, shift), rtol=1e-11
-    )
+# Boundaries
 
 
-@pytest.mark.parametrize("cap", [10.0, 80.0, 72.0])
-def test_a_depth_at_the_cap_is_out_and_the_next_below_is_in(cap):
-    """Float32 disparity of `cap` metres inverts to either side of the cap."""
-    below = cap - cap / 50_000  # the finest step of a 16-bit format (TUM: 1 / 5000 m at 10 m)
-    disparity = (1 / np.array([[cap, below, 2 * cap, 1e-3, 1.1e-3]])).astype(np.float32)
-    found = metrics.depth_valid(disparity, np.ones((1, 5), bool), cap)
-    assert found.tolist() == [[False, True, False, False, True]]
+def boundary_brute(pred, truth, valid, radius):
+    """The definition of Depth Pro, pair by pair, both ways round."""
+    h, w = truth.shape
+    pixels = [(y, x) for y in range(h) for x in range(w) if valid[y, x]]
+    near = [
+        (a, b)
+        for a in pixels
+        for b in pixels
+        if a != b and (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 <= radius**2
+    ]
+    total = weights = 0.0
+    for t in np.linspace(1.05, 1.25, 10):
+        in_p = {(a, b) for a, b in near if pred[b] / pred[a] > t}
+        in_g = {(a, b) for a, b in near if truth[b] / truth[a] > t}
+        if in_g:
+            precision = len(in_p & in_g) / max(1, len(in_p))
+            recall = len(in_p & in_g) / len(in_g)
+            f1 = 2 * precision * recall / (precision + recall) if in_p & in_g else 0
+            total, weights = total + t * f1, weights + t
+    return total / weights if weights else math.nan
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_boundary_f1_follows_its_definition(seed):
+    rng = np.random.default_rng(seed)
+    truth = rng.choice([1.0, 1.1, 1.3, 2.0], (9, 8)) * rng.uniform(1, 1.02, (9, 8))
+    pred = truth * rng.lognormal(0, 0.1, truth.shape)
+    valid = rng.random(truth.shape) < 0.8
+    pred[~valid], truth[~valid] = np.nan, 0  # never looked at
+    found = metrics.boundary_f1(pred, truth, valid)
+    expected = [boundary_brute(pred, truth, valid, r) for r in (1, 2, 3)]
+    assert found == pytest.approx(expected, rel=1e-12) and 0.2 < min(found) < max(found) < 0.95
+    assert metrics.boundary_f1(pred, truth, valid, radii=[2]) == (found[1],)
+    # Ratios alone count: any scale, and the inverses of both.
+    assert metrics.boundary_f1(3 * pred, truth, valid) == pytest.approx(found, rel=1e-12)
+    with np.errstate(divide="ignore"):
+        assert metrics.boundary_f1(1 / pred, 1 / truth, valid) == pytest.approx(found, rel=1e-12)
+
+
+def test_boundary_f1_by_hand():
+    truth = np.array([[1.0, 1.0, 2.0, 2.0]])
+    every = np.ones((1, 4), bool)
+    assert metrics.boundary_f1(truth, truth, every) == (1, 1, 1)
+    one_off = np.array([[1.0, 2.0, 2.0, 2.0]])
+    # Radius 1: no contour in common. Radius 2: pairs 1-3, 2-3, 2-4 against 1-2, 1-3: one of each.
+    assert metrics.boundary_f1(one_off, truth, every)[:2] == (0, pytest.approx(2 / 5))
+    # A contour that falls the other way is none.
+    assert metrics.boundary_f1(truth[:, ::-1], truth, every)[0] == 0
+    # A flat prediction finds nothing; a flat truth has nothing to find.
+    assert metrics.boundary_f1(np.ones((1, 4)), truth, every) == (0, 0, 0)
+    assert np.isnan(metrics.boundary_f1(truth, np.ones((1, 4)), every)).all()
+    assert np.isnan(metrics.boundary_f1(truth, truth, ~every)).all()
+
+
+def test_boundary_f1_of_maps_narrower_than_the_radius():
+    for shape in [(1, 1), (2, 1), (1, 2), (2, 5)]:
+        truth = np.random.default_rng(0).uniform(1, 3, shape)
+        found = metrics.boundary_f1(truth, truth, np.ones(shape, bool))
+        assert found == (
+            (1, 1, 1) if truth.size > 1 else pytest.approx((math.nan,) * 3, nan_ok=True)
+        )
+
+
+# Pairs of points
+
+
+def test_pair_accuracy_knows_ties_swaps_and_depth():
+    values = np.array([[3.0, 1.0], [1.0, 3.0], [2.0, 2.0], [5.0, 4.0], [np.nan, 1.0]])
+    closer = np.array([0, 0, 0, 1, 0])
+    found = metrics.pair_accuracy(values, closer, larger_is_closer=True)
+    assert found == (1, 1, 5) and found.accuracy == 0.2
+    # The other way round for depth; swapped points and answers change nothing.
+    assert metrics.pair_accuracy(values, closer, larger_is_closer=False) == (2, 1, 5)
+    swapped = metrics.pair_accuracy(values[:, ::-1], 1 - closer, larger_is_closer=True)
+    assert swapped == found
+    with pytest.raises(ValueError, match="closer must be 0 or 1"):
+        metrics.pair_accuracy(values, closer + 1, larger_is_closer=True)
+
+
+def test_always_the_first_point_scores_half_of_swapped_pairs():
+    """DA-2K puts the closer point first: without swaps this predictor would score 100 %."""
+    values = np.tile([2.0, 1.0], (200, 1))
+    closer = np.random.default_rng(0).permutation(200) % 2
+    assert metrics.pair_accuracy(values, closer, larger_is_closer=True).accuracy == 0.5
+    assert metrics.pair_accuracy(np.ones((200, 2)), closer, larger_is_closer=True) == (0, 200, 200)
+
+
+def test_whdr_by_hand():
+    values = np.array([[2.0, 1.0], [1.0, 2.0], [1.0, 1.05], [1.0, 1.0], [np.nan, 1.0]])
+    relation = np.array([1, 1, -1, 1, 0])
+    assert metrics.whdr(values, relation) == pytest.approx(3 / 5)
+    weight = np.array([1.0, 2.0, 3.0, 4.0, 0.0])
+    assert metrics.whdr(values, relation, weight=weight) == pytest.approx(6 / 10)
+    # With a ratio of 1.1 the third pair is one of equals.
+    assert metrics.whdr(values[:4], relation[:4], ratio=1.1) == pytest.approx(3 / 4)
+    assert metrics.whdr(values[2:4], np.array([0, 0]), ratio=1.1) == 0
+    assert metrics.whdr(values[:3] - 5, relation[:3]) == pytest.approx(1 / 3), "a shift is free"
+    with pytest.raises(ValueError, match="ratio 1.1 needs positive values"):
+        metrics.whdr(values - 5, relation, ratio=1.1)
 
 
 def test_lower_median():
@@ -133,11 +243,10 @@ def test_normalised_l1_equals_the_training_loss():
     assert float(loss.sum) == pytest.approx(metrics.normalised_l1(pred, label, valid), rel=3e-6)
 
 
-@pytest.mark.parametrize("function", [metrics.abs_rel, metrics.delta1, metrics.normalised_l1])
-def test_no_valid_pixel_is_an_error(function):
+def test_no_valid_pixel_is_an_error():
     pred, target, _ = maps()
     with pytest.raises(ValueError, match="no valid pixel"):
-        function(pred, target, np.zeros(pred.shape, bool))
+        metrics.normalised_l1(pred, target, np.zeros(pred.shape, bool))
 
 
 def test_interval_of_a_normal_sample_agrees_with_theory():

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-CUBIC_A = -0.75  # PyTorch's (and OpenCV's) bicubic coefficient; jax.image uses -0.5
+from depth_anything_jax import resample
+
 POSITION_OFFSET = 0.1  # DINOv2 `interpolate_offset`: the scale is (n + 0.1) / grid, not n / grid
 
 
@@ -25,15 +26,7 @@ def linear_matrix(n_in: int, n_out: int) -> np.ndarray:
 
     Sample i lies at i * (n_in - 1) / (n_out - 1); a single sample lies at 0.
     """
-    step = (n_in - 1) / (n_out - 1) if n_out > 1 else 0.0
-    position = np.arange(n_out) * step
-    low = np.minimum(np.floor(position).astype(int), n_in - 1)
-    weight = position - low
-    matrix = np.zeros((n_out, n_in))
-    rows = np.arange(n_out)
-    np.add.at(matrix, (rows, low), 1 - weight)
-    np.add.at(matrix, (rows, np.minimum(low + 1, n_in - 1)), weight)
-    return matrix
+    return resample.matrix(resample.taps(n_in, n_out, "bilinear-corners"), n_in)
 
 
 @functools.lru_cache(maxsize=64)
@@ -42,16 +35,7 @@ def cubic_matrix(n_in: int, n_out: int, scale: float) -> np.ndarray:
 
     Sample i lies at (i + 0.5) / scale - 0.5; taps beyond the border repeat the border.
     """
-    position = (np.arange(n_out) + 0.5) / scale - 0.5
-    base = np.floor(position).astype(int)
-    matrix = np.zeros((n_out, n_in))
-    for tap in range(-1, 3):
-        distance = np.abs(position - (base + tap))
-        near = ((CUBIC_A + 2) * distance - (CUBIC_A + 3)) * distance**2 + 1
-        far = ((distance - 5) * distance + 8) * distance * CUBIC_A - 4 * CUBIC_A
-        weight = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
-        np.add.at(matrix, (np.arange(n_out), np.clip(base + tap, 0, n_in - 1)), weight)
-    return matrix
+    return resample.matrix(resample.taps(n_in, n_out, "bicubic", scale), n_in)
 
 
 def _as_weights(matrix: np.ndarray, dtype: Any) -> Array:

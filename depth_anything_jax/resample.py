@@ -1,0 +1,84 @@
+"""Interpolation weights of one axis, and resizing of maps with them, in numpy float64.
+
+`taps` holds the rules of PyTorch's `interpolate`; `models.resize` builds its matrices from them.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from jaxtyping import Float, Num
+
+CUBIC_A = -0.75  # PyTorch's (and OpenCV's) bicubic coefficient; jax.image uses -0.5
+RULES = ("bilinear-corners", "bilinear", "bicubic", "nearest")
+
+
+@functools.lru_cache(maxsize=64)
+def taps(
+    n_in: int, n_out: int, rule: str, scale: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which inputs each output is made of: indices int (n_out, k) and weights float64 (n_out, k).
+
+    Args:
+      n_in, n_out: samples on the axis.
+      rule: "bilinear-corners" is align_corners=True: sample i lies at i (n_in − 1) / (n_out − 1), a
+        single one at 0. "bilinear" and "bicubic" have half-pixel centres: (i + ½) / scale − ½; taps
+        beyond the border repeat the border. "nearest" takes sample ⌊i / scale⌋. None antialiases.
+      scale: None: n_out / n_in.
+    """
+    if rule not in RULES:
+        raise ValueError(f"resize rule {rule!r}: one of {', '.join(RULES)}")
+    rows = np.arange(n_out)
+    scale = n_out / n_in if scale is None else scale
+    if rule == "nearest":
+        return np.minimum((rows / scale).astype(int), n_in - 1)[:, None], np.ones((n_out, 1))
+    if rule == "bicubic":
+        position = (rows + 0.5) / scale - 0.5
+        base = np.floor(position).astype(int)
+        index = base[:, None] + np.arange(-1, 3)
+        distance = np.abs(position[:, None] - index)
+        near = ((CUBIC_A + 2) * distance - (CUBIC_A + 3)) * distance**2 + 1
+        far = ((distance - 5) * distance + 8) * distance * CUBIC_A - 4 * CUBIC_A
+        weight = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+        return np.clip(index, 0, n_in - 1), weight
+    if rule == "bilinear-corners":
+        position = rows * ((n_in - 1) / (n_out - 1) if n_out > 1 else 0.0)
+    else:
+        position = np.clip((rows + 0.5) / scale - 0.5, 0, n_in - 1)
+    low = np.minimum(np.floor(position).astype(int), n_in - 1)
+    weight = position - low
+    index = np.stack([low, np.minimum(low + 1, n_in - 1)], 1)
+    return index, np.stack([1 - weight, weight], 1)
+
+
+def matrix(taps_of_axis: tuple[np.ndarray, np.ndarray], n_in: int) -> Float[np.ndarray, "o i"]:
+    """The same weights as a dense (n_out, n_in) matrix."""
+    index, weight = taps_of_axis
+    out = np.zeros((len(index), n_in))
+    np.add.at(out, (np.arange(len(index))[:, None], index), weight)
+    return out
+
+
+def resize(x: Num[np.ndarray, "h w"], size: tuple[int, int], rule: str) -> Float[np.ndarray, "H W"]:
+    """A map resized to `size` (rows, columns), in float64; unchanged where it has that size.
+
+    What is not finite spreads to all outputs that have a share of it, and to no others.
+    """
+    x = x.astype(np.float64)
+    if x.shape == tuple(size):
+        return x
+    # A few gathered rows each: far cheaper than the dense product on large labels.
+    x = _combine(x, *taps(x.shape[0], size[0], rule))
+    return np.ascontiguousarray(_combine(x.T, *taps(x.shape[1], size[1], rule)).T)
+
+
+def _combine(x: np.ndarray, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    out = np.zeros((len(index), x.shape[1]))
+    finite = bool(np.isfinite(x).all())
+    for k in range(index.shape[1]):
+        part, share = x[index[:, k]], weight[:, k : k + 1]
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            # 0 times infinity is no number
+            out += part * share if finite else np.where(share == 0, 0, part * share)
+    return out
