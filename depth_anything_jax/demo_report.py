@@ -136,11 +136,11 @@ def table(scores: Scores) -> str:
             lines.append(f"| {a} − {b}: {title} | {domain} | " + " | ".join(cells) + " |")
     lines += _by_seed(scores, pairs)
     for domain in "BC":
-        ratio = scores["constant"][domain]["norm_l1"].mean() / (
-            scores["teacher"][domain]["norm_l1"].mean()
-        )
+        errors = (scores[row][domain]["norm_l1"] for row in ("constant", "teacher"))
+        found = metrics.ratio_interval(*errors)
         lines.append(
-            f"\nOn {domain} the constant map has {ratio:.2f} x the teacher's normalised L1."
+            f"\nOn {domain} the constant map has {found.mean:.2f} x [{found.low:.2f}, "
+            f"{found.high:.2f}] the teacher's normalised L1."
         )
     return "\n".join(lines)
 

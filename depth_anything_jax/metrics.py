@@ -15,7 +15,7 @@ Means come with a count of pixels, n · mean is the sum: results of shards are j
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -329,18 +329,49 @@ def paired_interval(
     Raises:
       ValueError: shapes differ, no image, or a score that is not finite.
     """
+    a, b = _by_image(a, b)
+    return _bootstrap((a - b)[None], lambda means: means[0], seed, n, level)
+
+
+def ratio_interval(
+    a: Num[np.ndarray, "*s n"],
+    b: Num[np.ndarray, "*s n"],
+    *,
+    seed: int = 0,
+    n: int = 10_000,
+    level: float = 0.95,
+) -> Interval:
+    """Mean of a over mean of b, with its paired percentile bootstrap interval.
+
+    Arguments and errors are those of `paired_interval`.
+    """
+    return _bootstrap(np.stack(_by_image(a, b)), lambda means: means[0] / means[1], seed, n, level)
+
+
+def _by_image(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of scores as float64 (n,), averaged over seeds."""
     if a.shape != b.shape or a.shape[-1] == 0:
         raise ValueError(f"paired scores of {a.shape} and {b.shape}: one of each per image")
-    difference = a.astype(np.float64) - b.astype(np.float64)
-    if not np.isfinite(difference).all():
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("scores are not all finite; leave out the images that have none")
-    difference = difference.reshape(-1, a.shape[-1]).mean(0)
-    rng = np.random.default_rng(seed)
-    means = np.empty(n)
-    rows = max(1, 2_000_000 // difference.size)  # 16 MB of indices at a time
+    flat = (x.astype(np.float64).reshape(-1, a.shape[-1]).mean(0) for x in (a, b))
+    return next(flat), next(flat)
+
+
+def _bootstrap(
+    scores: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    seed: int,
+    n: int,
+    level: float,
+) -> Interval:
+    """A statistic of the means of (k, images), and its interval over resampled images."""
+    rng, images = np.random.default_rng(seed), scores.shape[1]
+    found = np.empty(n)
+    rows = max(1, 2_000_000 // images)  # 16 MB of indices at a time
     for start in range(0, n, rows):
         count = min(rows, n - start)
-        pick = rng.integers(0, difference.size, (count, difference.size))
-        means[start : start + count] = difference[pick].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(difference.mean()), float(low), float(high))
+        pick = rng.integers(0, images, (count, images))
+        found[start : start + count] = statistic(np.stack([x[pick].mean(1) for x in scores]))
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(statistic(scores.mean(1))), float(low), float(high))

@@ -255,7 +255,9 @@ def test_table_prints_what_was_measured():
     expected = [scores["student"][d][m].mean() for d in "ABC" for m in demo_report.METRICS]
     np.testing.assert_allclose(cells, expected, atol=5.1e-4)  # three digits are printed
     ratio = scores["constant"]["B"]["norm_l1"].mean() / scores["teacher"]["B"]["norm_l1"].mean()
-    assert f"On B the constant map has {ratio:.2f} x" in text
+    interval = metrics.ratio_interval(*(scores[r]["B"]["norm_l1"] for r in ("constant", "teacher")))
+    assert interval.mean == pytest.approx(ratio)
+    assert f"{ratio:.2f} x [{interval.low:.2f}, {interval.high:.2f}] the teacher's" in text
     assert "released" not in text
     scores["released"] = scores["teacher"]
     assert "| released model |" in demo_report.table(scores)

@@ -302,6 +302,20 @@ def test_interval_in_pieces_equals_the_whole(monkeypatch):
     assert found.high - found.mean == pytest.approx(half, rel=0.1)
 
 
+def test_interval_of_a_ratio_agrees_with_theory():
+    rng = np.random.default_rng(0)
+    b = rng.uniform(1, 2, (2, 400))
+    a = 1.3 * b + rng.normal(0, 0.5, (2, 400))
+    found = metrics.ratio_interval(a, b, seed=1)
+    a, b = a.mean(0), b.mean(0)
+    ratio = a.mean() / b.mean()
+    half = 1.96 * (a - ratio * b).std() / math.sqrt(400) / b.mean()  # delta method
+    assert found.mean == pytest.approx(ratio)
+    # As above, and the delta method leaves out what is of second order in 1 / 400.
+    assert found.low == pytest.approx(ratio - half, abs=0.1 * half)
+    assert found.high == pytest.approx(ratio + half, abs=0.1 * half)
+
+
 def test_interval_errors():
     with pytest.raises(ValueError, match="not all finite"):
         metrics.paired_interval(np.array([1.0, np.nan]), np.zeros(2))
