@@ -23,11 +23,10 @@ import numpy as np
 from jaxtyping import Num
 
 from depth_anything_jax.data import formats, transforms
+from depth_anything_jax.protocols import KINDS
 
-KINDS = ("disparity-affine", "depth-affine", "depth-scale", "metric")
 BASELINES = ("zero", "mean", "gt")
 SUFFIXES = (".npy", ".npz", ".png", ".pfm", ".exr")
-PADDINGS = ("none", "zoe")
 # Kinds of transformers' models by model_type; Depth Anything's config says it itself.
 TRANSFORMERS_KINDS = {
     "dpt": "disparity-affine",  # MiDaS 3.0 and 3.1
@@ -44,17 +43,20 @@ Maps = Iterator[tuple[Any, np.ndarray]]
 
 
 class Candidate(NamedTuple):
-    """Something that predicts.
+    """Something that predicts, by looking at images or by knowing records; one of the two.
 
     Attributes:
       name: as it was asked for.
       kind: one of KINDS.
-      predict: (index, record) pairs → (index, map (h, w)) at any resolution, in any order.
+      look: (tag, RGB image (h, w, 3) uint8) pairs → (tag, map (h, w)) at any resolution, in any
+        order.
+      know: record → the map of its whole image, or None where there is none.
     """
 
     name: str
     kind: str
-    predict: Callable[[Iterable[tuple[int, Record]]], Maps]
+    look: Callable[[Images], Maps] | None = None
+    know: Callable[[Record], np.ndarray | None] | None = None
 
 
 def make(
@@ -63,8 +65,6 @@ def make(
     kind: str | None = None,
     size: int = transforms.SIZE,
     batch_size: int = 0,
-    flip: bool = False,
-    padding: str = "none",
     keys: Sequence[str] = (),
     allow_missing_files: bool = False,
     load: Mapping[str, Any] | None = None,
@@ -76,23 +76,18 @@ def make(
       kind: one of KINDS; needed by predictions:, and only checked where the source knows it.
       size: short side of the network's input, for weights.
       batch_size: images at a time, for weights; 0: one a device.
-      flip: average with the flipped prediction of the flipped image; files are taken as they are.
-      padding: "none", or "zoe": reflect int(3 √(side / 2)) pixels around the image and cut them off
-        the prediction (ZoeDepth's `infer_pil`, evaluation protocols).
       keys: all images of the data set, for predictions:.
       allow_missing_files: predictions: may lack some of them; those are not predicted.
       load: further arguments of `weights.load`.
 
     Raises:
-      ValueError: an unknown baseline, kind or padding, a kind that contradicts the source, files
+      ValueError: an unknown baseline or kind, a kind that contradicts the source, files
         that are missing or that belong to no image (all listed).
       FileNotFoundError: no such folder or weights.
       ImportError: PyTorch is needed and not there.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind={kind!r}: one of {', '.join(KINDS)}")
-    if padding not in PADDINGS:
-        raise ValueError(f"padding={padding!r}: one of {', '.join(PADDINGS)}")
     prefix, _, rest = source.partition(":")
     if prefix == "baseline":
         return _baseline(source, rest, kind or "disparity-affine")
@@ -104,7 +99,7 @@ def make(
         run, own = _weights(source, size, batch_size, load or {})
     if kind not in (None, own):
         raise ValueError(f"kind={kind!r}, but {source} predicts {own}; leave kind out")
-    return Candidate(source, own, _looking(run, flip=flip, padding=padding))
+    return Candidate(source, own, look=run)
 
 
 # Baselines
@@ -114,16 +109,15 @@ def _baseline(source: str, name: str, kind: str) -> Candidate:
     if name not in BASELINES:
         raise ValueError(f"{source}: baselines are {', '.join(BASELINES)}")
 
-    def predict(items: Iterable[tuple[int, Record]]) -> Maps:
-        for index, record in items:
-            truth = _truth(record, inverse=kind == "disparity-affine")
-            if name == "zero":
-                truth = np.zeros_like(truth)
-            elif name == "mean":
-                truth = np.full_like(truth, truth[record["valid"]].mean())
-            yield index, truth
+    def know(record: Record) -> np.ndarray:
+        truth = _truth(record, inverse=kind == "disparity-affine")
+        if name == "zero":
+            return np.zeros_like(truth)
+        if name == "mean" and record["valid"].any():
+            return np.full_like(truth, truth[record["valid"]].mean())
+        return truth
 
-    return Candidate(source, kind, predict)
+    return Candidate(source, kind, know=know)
 
 
 def _truth(record: Record, *, inverse: bool) -> np.ndarray:
@@ -178,13 +172,11 @@ def _files(
             + ")"
         )
 
-    def predict(items: Iterable[tuple[int, Record]]) -> Maps:
-        for index, record in items:
-            path = found.get(str(pathlib.PurePosixPath(record["key"]).with_suffix("")))
-            if path is not None:
-                yield index, read_map(path)
+    def know(record: Record) -> np.ndarray | None:
+        path = found.get(str(pathlib.PurePosixPath(record["key"]).with_suffix("")))
+        return None if path is None else read_map(path)
 
-    return Candidate(source, kind, predict)
+    return Candidate(source, kind, know=know)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -292,51 +284,3 @@ def _transformers(source: str):
                 yield tag, outputs.predicted_depth[0].float().cpu().numpy()
 
     return run, kind
-
-
-def _looking(run: Callable[[Images], Maps], *, flip: bool, padding: str):
-    """Predictions of records from predictions of images: flipped and padded as asked for."""
-
-    def predict(items: Iterable[tuple[int, Record]]) -> Maps:
-        sizes: dict[int, tuple[int, int]] = {}
-        first: dict[int, np.ndarray] = {}
-
-        def views() -> Images:
-            for index, record in items:
-                image = record["image"]
-                sizes[index] = image.shape[:2]
-                if padding == "zoe":
-                    image = _pad(image)
-                yield (index, False), image
-                if flip:
-                    yield (index, True), image[:, ::-1]
-
-        for (index, flipped), found in run(views()):
-            found = found[:, ::-1] if flipped else found
-            if flip and index not in first:
-                first[index] = found
-                continue
-            if flip:
-                found = (first.pop(index) + found) / 2
-            size = sizes.pop(index)
-            yield index, _cut(found, size) if padding == "zoe" else found
-
-    return predict
-
-
-def _margin(side: int) -> int:
-    return int(3 * np.sqrt(side / 2))
-
-
-def _pad(image: np.ndarray) -> np.ndarray:
-    high, wide = (_margin(side) for side in image.shape[:2])
-    return np.pad(image, ((high, high), (wide, wide), (0, 0)), mode="reflect")
-
-
-def _cut(found: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The prediction of the image alone, at its size, out of that of the padded image."""
-    from depth_anything_jax.evaluation import resize_prediction
-
-    high, wide = (_margin(side) for side in size)
-    whole = resize_prediction(found, size[0] + 2 * high, size[1] + 2 * wide)
-    return whole[high : high + size[0], wide : wide + size[1]]
