@@ -62,6 +62,6 @@ LONG = Plan(
 ABLATION = Plan(
     folder="demo-controls",
     seeds=(0, 1, 2),
-    student=("total_steps=700",),
+    student=("total_steps=500",),
     controls=tuple(CONTROLS),
 )
