@@ -285,7 +285,7 @@ def _normalised_l1(x: np.ndarray, y: np.ndarray) -> float:
     finite = np.isfinite(x)
     if not finite.all():
         some = x[finite] if finite.any() else np.zeros(1)
-        x = np.nan_to_num(x, nan=some.max(), posinf=some.max(), neginf=some.min())
+        x = np.nan_to_num(x, nan=np.max(some), posinf=np.max(some), neginf=np.min(some))
     return metrics.normalised_l1(x[None], y[None], np.ones((1, x.size), bool))
 
 

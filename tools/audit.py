@@ -164,7 +164,7 @@ class Step:
             scaled[region] = (pred[region] - p) / max(spread, 1e-6) - (label[region] - d) / scale
             regions.append(region)
         rho, value, kept = np.abs(scaled), 0.0, np.zeros_like(valid)
-        used = np.logical_or.reduce([*regions, kept])
+        used = np.any([*regions, kept], axis=0)
         if part == "unlabelled" and loss["trim_per"] == "sample" and regions:
             regions = [used]  # V2 5.2: the largest tenth of each sample
         for region in regions:

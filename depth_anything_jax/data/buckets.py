@@ -35,7 +35,7 @@ def choose(shapes: Sequence[tuple[int, int]], k: int) -> list[int]:
         """Of one bucket for lengths start … stop − 1, and the length it takes."""
         stretch = np.abs(logs[start:stop, None] - logs[None, start:stop])
         sums = counts[start:stop] @ stretch
-        return float(sums.min()), start + int(sums.argmin())
+        return float(np.min(sums)), start + int(np.argmin(sums))
 
     nothing: tuple[float, list[int]] = (math.inf, [])
     best: list[tuple[float, list[int]]] = [(0.0, []), *[nothing] * n]

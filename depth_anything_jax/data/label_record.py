@@ -50,7 +50,7 @@ def encode(disparity: Float[np.ndarray, "h w"], key: str, image_hw: tuple[int, i
     if not finite.any():
         raise LabelError(f"{key}: the teacher gave no finite value")
     values = disparity[finite].astype(np.float64)
-    lo, hi = float(values.min()), float(values.max())
+    lo, hi = float(np.min(values)), float(np.max(values))
     codes = np.zeros(disparity.shape, np.uint16)
     codes[finite] = 1 + np.rint((values - lo) * (LEVELS / (hi - lo) if hi > lo else 0.0))
     ok, png = cv2.imencode(".png", codes, _PNG)

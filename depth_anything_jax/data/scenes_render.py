@@ -73,7 +73,7 @@ def _place_camera(rng: np.random.Generator, stage: Stage, pack: Pack) -> Camera:
         seen = t < FAR
         counts = np.bincount(ids[seen], minlength=1)
         # at least four surfaces, none of them the whole picture
-        if seen.mean() < 0.5 or (counts > 0).sum() < 4 or counts.max() > most * x.size:
+        if seen.mean() < 0.5 or (counts > 0).sum() < 4 or np.max(counts) > most * x.size:
             continue
         near, middle, far = np.quantile(t[seen], [0.02, 0.5, 0.9])
         if near > 0.6 and middle > 1.2 and far > 2 * near:

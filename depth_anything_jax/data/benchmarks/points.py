@@ -25,7 +25,8 @@ class _Pairs(Reader):
     def _label(self, item: Item, image: np.ndarray) -> Record:
         points = np.array(item.extra[0], np.int64).reshape(-1, 2, 2)
         height, width = image.shape[:2]
-        if points.min() < 0 or points[..., 0].max() >= height or points[..., 1].max() >= width:
+        rows, columns = points[..., 0], points[..., 1]
+        if np.min(points) < 0 or np.max(rows) >= height or np.max(columns) >= width:
             raise BenchmarkError(
                 f"{self.name}: {item.key} is {height}x{width} and has points at (row, column) "
                 f"{points.reshape(-1, 2).tolist()}: rows and columns swapped, or another image"
