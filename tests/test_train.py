@@ -82,16 +82,27 @@ def test_resumed_run_ends_bit_equal_to_a_straight_one(straight, tmp_path, monkey
     class Died(Exception):
         pass
 
+    save = checkpoint.Checkpoints.save
+
+    def die_as_soon_as_it_is_saved(self, *args, wait):
+        save(self, *args, wait=True)
+        raise Died
+
     def die_after_the_third(self, step):
         if step == 3:
             raise Died
         return False
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train._Stop, "agreed", die_after_the_third)
-        with pytest.raises(Died):
-            train.train(teacher(), str(tmp_path))
-    assert checkpoint.find(tmp_path).name == "2"  # step 3 was lost with the process
+    for thing, name, die in (
+        (checkpoint.Checkpoints, "save", die_as_soon_as_it_is_saved),
+        (train._Stop, "agreed", die_after_the_third),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(thing, name, die)
+            with pytest.raises(Died):
+                train.train(teacher(), str(tmp_path))
+        assert checkpoint.find(tmp_path).name == "2"  # step 3 was lost with the process
+        assert [r["step"] for r in report.read_metrics(tmp_path)] == [1, 2]
     networks, link = initial.networks, {"role": "teacher", "source": "new", "licence": "x"}
 
     def with_another_teacher(*args):
