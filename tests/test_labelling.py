@@ -193,9 +193,9 @@ def test_killed_before_or_after_any_file_appears_the_store_ends_the_same(tmp_pat
     def killed_at(count, when, out):
         calls = 0
         with monkeypatch.context() as patch:
-            for name in ("replace", "write_bytes"):
+            for name, act in (("replace", path.replace), ("write_bytes", path.write_bytes)):
 
-                def act(self, *args, act=getattr(path, name)):
+                def deadly(self, *args, act=act):
                     nonlocal calls
                     calls += 1
                     if (calls, when) == (count, "before"):
@@ -205,7 +205,7 @@ def test_killed_before_or_after_any_file_appears_the_store_ends_the_same(tmp_pat
                         raise Killed
                     return done
 
-                patch.setattr(path, name, act)
+                patch.setattr(path, name, deadly)
             try:
                 run(Network(), source, out)
             except Killed:

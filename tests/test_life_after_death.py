@@ -52,15 +52,17 @@ class Start:
 
     Attributes:
       code: its exit status.
-      seen: steps (or shards) that were done when the signal was sent, and at the end without one.
+      seen: steps (or shards) that were done when it was last looked at alive.
       text: what it printed.
       sent: the signal, or None where the program was faster.
+      after: seconds from its start to the signal.
     """
 
     code: int
     seen: int
     text: str
     sent: signal.Signals | None
+    after: float
 
 
 class Laboratory:
@@ -109,15 +111,15 @@ class Laboratory:
             run = subprocess.Popen(
                 command, cwd=ROOT, env=self.environment, stdout=file, stderr=file
             )
-        begun, before = time.monotonic(), _done(program, out, "")
+        begun, before = time.monotonic(), _there(program, out)
         first = kill_at = sent = None
-        seen = 0
+        seen, after = before, 0.0
         if moment and not moment[0]:
             kill_at = begun + moment[1] * self.start_up[program]
         while run.poll() is None:
             now = time.monotonic()
             assert now < begun + 300, f"{program} neither ends nor dies:\n{log.read_text()}"
-            seen = max(seen, _done(program, out, log.read_text()))
+            seen = max(seen, _done(program, out, log))
             if first is None and seen > before:
                 first = now
                 if not send:
@@ -126,24 +128,26 @@ class Laboratory:
                 kill_at = now + moment[1] * self.unit[program]
             if kill_at and now >= kill_at and not sent:
                 run.send_signal(send)
-                sent = send
-            time.sleep(0.005)
+                sent, after = send, now - begun
+            time.sleep(0.01)
         if not send and first is not None:
             self.unit[program] = (time.monotonic() - first) / max(1, UNITS[program] - before)
-        return Start(run.returncode, seen, log.read_text(), sent)
+        return Start(run.returncode, seen, log.read_text(), sent, after)
 
 
-def _done(program, out, text):
-    """Steps whose line is printed (or the last that is saved), or shards that are there."""
+def _there(program, out):
+    """The step that is saved, or shards that are there."""
     if program == "pseudo_label":
         return len(list(out.glob("labels-*.array_record")))
-    lines = re.findall(r"^step +(\d+)/", text, re.MULTILINE)
-    return int(lines[-1]) if lines else _saved(out)
-
-
-def _saved(out):
     found = checkpoint.find(out)
     return int(found.name) if found else 0
+
+
+def _done(program, out, log):
+    """The last step whose line is printed, or shards that are there."""
+    if program == "pseudo_label":
+        return _there(program, out)
+    return max([0, *(int(n) for n in re.findall(r"^step +(\d+)/", log.read_text(), re.MULTILINE))])
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +199,8 @@ def assert_same_end(program, ours, straight):
         np.testing.assert_array_equal(
             one[name].reshape(-1).view(np.uint8), other[name].reshape(-1).view(np.uint8), name
         )
+    for described in (meta, expected):
+        del described["config"]["data"]["workers"]  # may change when a run goes on
     assert meta == expected and meta["next_step"] == one["step"] == STEPS
     assert {p.name for p in ours.iterdir()} <= {
         "checkpoints", "metrics.jsonl", "metrics.superseded.jsonl"
@@ -209,9 +215,10 @@ def lost_in(program, out, start):
         return "it was faster"
     if program == "pseudo_label":  # SIGTERM ends it like SIGKILL: there is nothing to finish
         assert start.code in (-start.sent, 0), start.text
-        return f"{start.code}, {_done(program, out, '')} of {UNITS[program]} shards are there"
-    saved = _saved(out)
-    finished = max(start.seen, _done(program, out, start.text))
+        return f"{start.code}, {_there(program, out)} of {UNITS[program]} shards are there"
+    saved = _there(program, out)
+    written = rows_of(out) if (out / "metrics.jsonl").exists() else []
+    finished = max([saved, start.seen, *(row["step"] for row in written)])
     if start.sent == signal.SIGKILL:
         assert start.code in (-signal.SIGKILL, 0), start.text
         assert finished - saved <= 2 * EVERY, start.text
@@ -228,22 +235,26 @@ def lost_in(program, out, start):
 
 
 def live(laboratory, seed, program, kills, out, *, signals, moments, workers):
-    """One round; prints its line."""
-    told = []
+    """One round; prints its line and returns how many of its signals hit a living program."""
+    told, hits = [], 0
+    shards: dict[str, int] = {}
     straight = laboratory.straight(program)
     for k in range(kills):
         start = laboratory.start(
             program, out, moment=moments[k], send=signals[k], workers=workers[k]
         )
-        at = f"{start.seen} done" if start.seen else "start-up"
-        told.append(f"{signals[k].name} at {at} → {lost_in(program, out, start)}")
-        shards = {p.name: p.stat().st_ino for p in out.glob("labels-*.array_record")}
+        at = f"{signals[k].name} after {start.after:.1f} s, {start.seen} of {UNITS[program]} done"
+        told.append(f"{at} → {lost_in(program, out, start)}")
+        hits += start.sent is not None
+        for file in out.glob("labels-*.array_record"):
+            assert shards.setdefault(file.name, file.stat().st_ino) == file.stat().st_ino, file
     last = laboratory.start(program, out, workers=workers[kills])
     assert last.code == 0, last.text
     for name, inode in shards.items():  # what was there is not made again
         assert (out / name).stat().st_ino == inode, name
     assert_same_end(program, out, straight)
     print(f"\nround {seed:2d} {program:12s} {'; '.join(told)}; ends bit-equal", flush=True)
+    return hits
 
 
 def drawn(seed, program, kills, workers):
@@ -259,17 +270,17 @@ def drawn(seed, program, kills, workers):
     }  # fmt: skip
 
 
-# Seeds whose kill falls between steps: start-ups are the nightly rounds' business.
-@pytest.mark.parametrize(("seed", "program"), [*zip((1, 1, 1), PROGRAMS, strict=True)])
+# Seeds that kill half-way (SIGKILL, SIGKILL, SIGTERM): start-ups are the nightly rounds' business.
+@pytest.mark.parametrize(("seed", "program"), [*zip((6, 6, 10), PROGRAMS, strict=True)])
 def test_killed_once_and_started_again(laboratory, seed, program, tmp_path):
     how = drawn(seed, program, kills=1, workers=(0,))
-    live(laboratory, seed, program, out=tmp_path / "out", **how)
+    assert live(laboratory, seed, program, out=tmp_path / "out", **how) == 1
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(20))
-def test_killed_up_to_three_times(laboratory, seed, tmp_path):
+def test_killed_once_or_twice_at_any_moment(laboratory, seed, tmp_path):
     program = PROGRAMS[seed % 3]
-    how = drawn(seed, program, kills=1 + seed // 3 % 3, workers=(0, 0, 1, 2))
+    how = drawn(seed, program, kills=1 + seed // 3 % 2, workers=(0, 0, 1, 2))
     live(laboratory, seed, program, out=tmp_path / "out", **how)
