@@ -167,7 +167,10 @@ def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, f
             last = done == config.total_steps or stop.agreed(done)
             save = last or done % config.checkpoint.every == 0
             draw = config.log.images and (done % config.log.images == 0 or step == start)
-            score = config.eval.every and (done % config.eval.every == 0 or last)
+            # A run that was asked to stop has no minutes for scores: see it saved and gone.
+            score = config.eval.every and (
+                done % config.eval.every == 0 or done == config.total_steps
+            )
             if save or draw or score or step == start:
                 numbers = unseen.look(done)
             if step == start and resumed is None:
