@@ -31,7 +31,7 @@ from depth_anything_jax import checkpoint, paths, report
 ROOT = pathlib.Path(__file__).parent.parent
 PROGRAMS = ("teacher", "pseudo_label", "student")
 STEPS, EVERY = 10, 2
-IMAGES, SHARD = 24, 3
+IMAGES, SHARD = 96, 4
 UNITS = {"teacher": STEPS, "pseudo_label": IMAGES // SHARD, "student": STEPS}
 UNLABELLED = f"scenes:B?count={IMAGES}&size=28&labelled=False"
 FIELDS = {
