@@ -108,7 +108,7 @@ def test_a_student_stopped_in_two_processes_goes_on_in_two_or_in_one(tmp_path):
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     for name, processes in (("two", 2), ("one", 1)):
         said = finish(start(tmp_path / name, processes, "student", **fields))
-        assert f"starts at step {stopped} of 30" in said
+        assert f"continues after step {stopped} of 30" in said
 
     straight, two, one = (report.read_metrics(tmp_path / n) for n in ("straight", "two", "one"))
     assert [r["step"] for r in straight] == [r["step"] for r in two] == [*range(1, 31)]
