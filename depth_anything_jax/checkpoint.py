@@ -37,7 +37,9 @@ class Checkpoints:
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))
         self._orbax = ocp.training.Checkpointer(
-            self.folder, preservation_policy=policies.AnyPreservationPolicy(keep)
+            self.folder,
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            cleanup_tmp_directories=True,  # what a kill left half-written would stay for ever
         )
 
     @property

@@ -129,8 +129,9 @@ def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, f
     profile = ProfileWindow(workdir, *monitor.profile_window(config))
 
     # 7. The loop. Do not change the order in it: a line's numbers are fetched when the next step
-    #    is under way, and a state is saved, drawn or scored only after all numbers up to it were
-    #    seen to be finite.
+    #    is under way; a state is saved, drawn or scored only after all numbers up to it were seen
+    #    to be finite; and a step's line is written before its state is saved, because a run that
+    #    was killed goes on behind what it saved and does not write that line again.
     compiled: Any = None
     pending = 0  # the step whose line is still to be written
     unseen = monitor.Unseen(config)
@@ -166,7 +167,10 @@ def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, f
             last = done == config.total_steps or stop.agreed(done)
             save = last or done % config.checkpoint.every == 0
             draw = config.log.images and (done % config.log.images == 0 or step == start)
-            score = config.eval.every and (done % config.eval.every == 0 or last)
+            # A run that was asked to stop has no minutes for scores: see it saved and gone.
+            score = config.eval.every and (
+                done % config.eval.every == 0 or done == config.total_steps
+            )
             if save or draw or score or step == start:
                 numbers = unseen.look(done)
             if step == start and resumed is None:
@@ -174,6 +178,9 @@ def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, f
             if report.due(done) or step == start or last:
                 pending = done
             if save:
+                if pending:
+                    report.log(pending, numbers)
+                    pending = 0
                 with report.paused():
                     checkpoints.save(done, train_state, {**meta, "next_step": done}, wait=last)
             if draw:
@@ -182,10 +189,9 @@ def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, f
             if score:
                 with report.paused():
                     report.scalars(done, evaluator(train_state))
+            if last and done < config.total_steps:
+                report.text(f"{stop.received}: saved after step {done}; start again to go on")
             if last:
-                report.log(done, numbers)
-                if done < config.total_steps:
-                    report.text(f"{stop.received}: saved after step {done}; start again to go on")
                 break
     return numbers
 

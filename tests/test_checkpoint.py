@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,27 @@ def test_restores_onto_another_mesh_and_keeps_what_the_policy_says(tmp_path):
     assert kernel.sharding.is_fully_replicated
     again.close()
     assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [10, 15, 20]
+
+
+def test_what_a_kill_leaves_half_written_or_half_deleted_is_passed_over_and_goes(tmp_path):
+    mesh = sharding.make_mesh()
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state(mesh, float(step)), META)
+    checkpoints.close()
+    half = tmp_path / "3.orbax-checkpoint-tmp"  # never saved again: the next run saves at 4
+    shutil.copytree(tmp_path / "2", half)
+    shutil.rmtree(half / "state" / "d")
+    for file in ("_CHECKPOINT_METADATA", "state/_METADATA"):
+        (tmp_path / "1" / file).unlink()
+    assert checkpoint.find(tmp_path).name == "2"
+    again = checkpoint.Checkpoints(tmp_path)
+    assert again.latest == 2
+    restored = again.restore(abstract(state(mesh), mesh))
+    np.testing.assert_array_equal(restored["params"]["encoder"]["blocks"]["kernel"], 2.0)
+    again.save(4, state(mesh, 4.0), META)
+    again.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "4"]
 
 
 def test_params_alone_load_without_the_run(tmp_path):

@@ -12,6 +12,7 @@ from itertools import combinations
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from depth_anything_jax import inference, labelling
 from depth_anything_jax.data import buckets, formats, labels, transforms
@@ -172,6 +173,53 @@ def test_a_killed_process_leaves_whole_shards_only(tmp_path):
     assert (summary.skipped, summary.images) == (4, 6)
     run(Network(), source, tmp_path / "straight")
     assert files(out) == files(tmp_path / "straight")
+
+
+def test_killed_before_or_after_any_file_appears_the_store_ends_the_same(tmp_path, monkeypatch):
+    """A file is written aside and renamed; contact.png, which nobody reads back, is written."""
+
+    class Killed(BaseException):
+        pass
+
+    source, path = Torn(10), type(epath.Path(tmp_path))
+    run(Network(), source, tmp_path / "straight")
+
+    def everything(folder):
+        found = {p.name: p.read_bytes() for p in folder.iterdir()}
+        card = json.loads(found.pop("card.json"))
+        of_the_run_that_finished_it = ("images_per_second", "programs")
+        return found, {k: v for k, v in card.items() if k not in of_the_run_that_finished_it}
+
+    def killed_at(count, when, out):
+        calls = 0
+        with monkeypatch.context() as patch:
+            for name, act in (("replace", path.replace), ("write_bytes", path.write_bytes)):
+
+                def deadly(self, *args, act=act):
+                    nonlocal calls
+                    calls += 1
+                    if (calls, when) == (count, "before"):
+                        raise Killed
+                    done = act(self, *args)
+                    if (calls, when) == (count, "after"):
+                        raise Killed
+                    return done
+
+                patch.setattr(path, name, deadly)
+            try:
+                run(Network(), source, out)
+            except Killed:
+                return True
+        return False
+
+    for when in ("before", "after"):
+        for count in range(1, 20):
+            out = tmp_path / f"{when}{count}"
+            if not killed_at(count, when, out):
+                break
+            run(Network(), source, out)
+            assert everything(out) == everything(tmp_path / "straight"), (when, count)
+        assert count == 8  # the card twice, three shards, one list of failures, the contact sheet
 
 
 def test_a_shard_that_a_full_disk_cut_short_is_made_again(tmp_path):

@@ -1,15 +1,18 @@
-"""Two processes on one machine (gloo) stop at the same step; test_determinism.py has the rest."""
+"""Two processes on one machine (gloo) stop at the same step and go on; see test_determinism too."""
 
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint
+from depth_anything_jax import checkpoint, paths, report
 
 pytestmark = pytest.mark.nightly
 ROOT = pathlib.Path(__file__).parent.parent
@@ -21,13 +24,13 @@ FIELDS = {
 }  # fmt: skip
 
 
-def start(workdir, processes, **fields):
+def start(workdir, processes, program="teacher", **fields):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = [f"--config.{k}={v}" for k, v in {**FIELDS, **fields}.items()]
     command = [sys.executable, "-m", "depth_anything_jax.train",
-               "--config=configs/teacher.py:demo", f"--workdir={workdir}", *flags]  # fmt: skip
+               f"--config=configs/{program}.py:demo", f"--workdir={workdir}", *flags]  # fmt: skip
     if processes > 1:
         command.append("--distributed")
     environment = {
@@ -58,3 +61,58 @@ def test_sigterm_to_one_saves_both_at_the_same_step(tmp_path):
     step = int(checkpoint.find(tmp_path).name)
     assert 3 <= step < 2000
     assert f"saved after step {step}" in outputs[0]
+
+
+def finish(runs):
+    """The first process's output, when all of them ended well."""
+    outputs = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0] * len(runs), "\n".join(outputs)
+    return outputs[0]
+
+
+@pytest.mark.timeout(1800)
+def test_a_student_stopped_in_two_processes_goes_on_in_two_or_in_one(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        image = cv2.resize(rng.uniform(0, 255, (4, 5, 3)).astype(np.uint8), (40, 32))
+        assert cv2.imwrite(str(photos / f"{i}.png"), image)
+        np.save(photos / f"{i}_depth.npy", image.mean(-1))
+    fields = {
+        "total_steps": 30, "checkpoint.every": 1000, "batch_size": 6, "ema_decay": 0.5,
+        "init_from": "demo-encoder", "loss.feat_margin": 1.0, "teacher": "files",
+        "data.unlabelled": (f"folder:{photos}",), "data.labels": (f"{photos}?suffix=_depth",),
+    }  # fmt: skip
+    finish(start(tmp_path / "straight", 2, "student", **fields))
+    first, second = start(tmp_path / "two", 2, "student", **fields)
+    for line in first.stdout:
+        if line.startswith("step ") and " 3/" in line:
+            second.send_signal(signal.SIGTERM)
+            break
+    said = finish([first, second])
+    stopped = int(checkpoint.find(tmp_path / "two").name)
+    assert 3 <= stopped < 30 and f"SIGTERM: saved after step {stopped}" in said
+    shutil.copytree(tmp_path / "two", tmp_path / "one")
+    for name, processes in (("two", 2), ("one", 1)):
+        said = finish(start(tmp_path / name, processes, "student", **fields))
+        assert f"continues after step {stopped} of 30" in said
+
+    straight, params = end_of(tmp_path / "straight")
+    assert [r["step"] for r in straight] == [*range(1, 31)]
+    assert straight[-1]["features/active_fraction"] > 0  # every loss takes part
+    # To the last bit in one process, too: a sum of two is the same in any order.
+    for name in ("two", "one"):
+        rows, ours = end_of(tmp_path / name)
+        assert rows == straight
+        for path, expected in params.items():
+            np.testing.assert_array_equal(ours[path], expected, err_msg=f"{name}: {path}")
+
+
+def end_of(workdir):
+    """The lines of metrics.jsonl without what a clock says, and the last running average."""
+    rows = [
+        {k: v for k, v in row.items() if k != "time" and not k.startswith("rate/")}
+        for row in report.read_metrics(workdir)
+    ]
+    return rows, paths.leaves_by_path(checkpoint.load_params(workdir)[0])

@@ -82,16 +82,27 @@ def test_resumed_run_ends_bit_equal_to_a_straight_one(straight, tmp_path, monkey
     class Died(Exception):
         pass
 
+    save = checkpoint.Checkpoints.save
+
+    def die_as_soon_as_it_is_saved(self, *args, wait):
+        save(self, *args, wait=True)
+        raise Died
+
     def die_after_the_third(self, step):
         if step == 3:
             raise Died
         return False
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train._Stop, "agreed", die_after_the_third)
-        with pytest.raises(Died):
-            train.train(teacher(), str(tmp_path))
-    assert checkpoint.find(tmp_path).name == "2"  # step 3 was lost with the process
+    for thing, name, die in (
+        (checkpoint.Checkpoints, "save", die_as_soon_as_it_is_saved),
+        (train._Stop, "agreed", die_after_the_third),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(thing, name, die)
+            with pytest.raises(Died):
+                train.train(teacher(), str(tmp_path))
+        assert checkpoint.find(tmp_path).name == "2"  # step 3 was lost with the process
+        assert [r["step"] for r in report.read_metrics(tmp_path)] == [1, 2]
     networks, link = initial.networks, {"role": "teacher", "source": "new", "licence": "x"}
 
     def with_another_teacher(*args):
@@ -256,6 +267,7 @@ def environment():
 def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_path, environment):
     # A thousand steps, so that the signal finds it running whatever the machine does.
     many = ("--config.total_steps=1000", "--config.checkpoint.every=1000",
+            "--config.eval.every=1000", "--config.eval.data=('scenes:C?count=2&size=28',)",
             "--config.data.workers=1", "--audit=1")  # fmt: skip
     run = subprocess.Popen(
         command(tmp_path, *many), env=environment, cwd=ROOT, text=True,
@@ -271,7 +283,8 @@ def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_p
     assert 2 <= stopped < 1000
     assert f"SIGTERM: saved after step {stopped}" in "".join(lines)
     assert not [x for x in lines if "leaked" in x]  # the workers' shared memory
-    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == stopped
+    row = report.read_metrics(tmp_path)[-1]
+    assert row["step"] == stopped and "loss/total" in row  # and no score, which takes its time
     assert [p.name for p in (tmp_path / "audit").glob("*.npz")] == ["step_000001.npz"]
 
 

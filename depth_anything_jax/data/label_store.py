@@ -72,8 +72,15 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     return card
 
 
+def _temporary(file: epath.Path) -> epath.Path:
+    """Where `file` is written before it is renamed; what kills left of earlier tries goes."""
+    for stale in file.parent.glob(f".{file.name}.*"):
+        stale.unlink()
+    return file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}"
+
+
 def _write_text(file: epath.Path, text: str) -> None:
-    temporary = file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}"
+    temporary = _temporary(file)
     temporary.write_text(text)
     temporary.replace(file)
 
@@ -176,13 +183,11 @@ class LabelWriter:
         if len(records) != expected:
             raise LabelError(f"shard {shard} has {expected} records, got {len(records)}")
         file, invalid = self.file(shard), self.folder / f"invalid-{shard:05d}.json"
-        for stale in self.folder.glob(f".{file.name}.*"):
-            stale.unlink()
         if errors:  # before the shard: where that is, this is
             _write_text(invalid, json.dumps(dict(errors), indent=1) + "\n")
         elif invalid.exists():
             invalid.unlink()
-        temporary = self.folder / f".{file.name}.{uuid.uuid4().hex[:8]}"
+        temporary = _temporary(file)
         with tempfile.TemporaryDirectory() as scratch:
             # ArrayRecord writes local files only.
             remote = _is_remote(file)

@@ -1,8 +1,8 @@
 """Batches for training and examples for validation, exact in their position.
 
 Read from `train_batches`: it builds the sources (`sources.make`), `examples.Examples` reads and
-augments global example i, `_Steps` gathers one process's rows of step s, and Grain runs the steps
-in threads or worker processes.
+augments global example i, `_Steps` gathers one process's rows of step s, and `workers.iterate` runs
+the steps in threads or worker processes.
 
 Decisions:
   - Row j of step s is example s · global batch + j of its part. So the position of a run is its
@@ -19,9 +19,7 @@ Decisions:
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures
-import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -29,10 +27,9 @@ from typing import Any
 import cv2
 import grain
 import numpy as np
-from absl import flags
 
 from depth_anything_jax.data import sources as sources_lib
-from depth_anything_jax.data import transforms
+from depth_anything_jax.data import transforms, workers
 from depth_anything_jax.data.examples import PARTS, DataError, Examples, Failure
 from depth_anything_jax.data.sources import Source
 
@@ -255,11 +252,11 @@ def train_batches(
         parts[part] = (examples, total)
     if not parts:
         raise ValueError("both batch sizes are 0")
-    workers, threads = _count(data_cfg, "workers", 0), _count(data_cfg, "threads", 2)
+    processes, threads = _count(data_cfg, "workers", 0), _count(data_cfg, "threads", 2)
     steps = grain.MapDataset.source(_Steps(parts, process_index, process_count, threads))
     rows = (labelled_batch + unlabelled_batch) // process_count
-    ahead = min(threads, 1) if workers == 0 else 0
-    iterator = _iterate(steps[start_step:], workers, ahead)
+    ahead = min(threads, 1) if processes == 0 else 0
+    iterator = workers.iterate(steps[start_step:], processes, ahead)
     return Batches(iterator, start_step=start_step, rows=rows, on_failure=on_failure)
 
 
@@ -278,37 +275,6 @@ def _count(data_cfg: Mapping[str, Any], field: str, default: int) -> int:
     if value < 0:
         raise ValueError(f"data.{field}={value} is negative")
     return int(value)
-
-
-def _iterate(steps: grain.MapDataset, workers: int, ahead: int) -> Any:
-    """Runs a data set of whole batches, one or two ahead of their use as each is large."""
-    dataset = steps.to_iter_dataset(
-        grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
-    )
-    if workers:
-        atexit.register(_free_shared_memory)  # again by each run, which changes nothing
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's pool reads absl flags; notebooks parse none
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-        )
-    return iter(dataset)
-
-
-def _free_shared_memory() -> None:
-    """Frees the last batches' shared memory before the interpreter ends.
-
-    Grain does it in a daemon thread, which the end cuts short: a warning of "leaked shared_memory
-    objects" followed. JAX on CPU borrows the arrays of a batch and gives them back at the next
-    garbage collection.
-    """
-    gc.collect()
-    array = grain.multiprocessing.SharedMemoryArray
-    pool = getattr(array, "_del_thread_pool", None)  # Grain has no public way to wait for it
-    if pool is not None:
-        array._del_thread_pool = None  # what is freed later is freed at once
-        pool.close()
-        pool.join()
 
 
 class _Validation:
