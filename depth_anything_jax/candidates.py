@@ -38,7 +38,6 @@ TRANSFORMERS_KINDS = {
 _POST_PROCESSED = ("zoedepth", "depth_pro")
 
 Record = Mapping[str, Any]
-Images = Iterable[tuple[Any, np.ndarray]]
 Maps = Iterator[tuple[Any, np.ndarray]]
 
 
@@ -48,14 +47,16 @@ class Candidate(NamedTuple):
     Attributes:
       name: as it was asked for.
       kind: one of KINDS.
-      look: (tag, RGB image (h, w, 3) uint8) pairs → (tag, map (h, w)) at any resolution, in any
-        order.
+      prepare: RGB image (h, w, 3) uint8, short side that the protocol asks for → what `look` takes;
+        called in threads.
+      look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
       know: record → the map of its whole image, or None where there is none.
     """
 
     name: str
     kind: str
-    look: Callable[[Images], Maps] | None = None
+    prepare: Callable[[np.ndarray, int], Any] = transforms.network_input
+    look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
     know: Callable[[Record], np.ndarray | None] | None = None
 
 
@@ -63,7 +64,6 @@ def make(
     source: str,
     *,
     kind: str | None = None,
-    size: int = transforms.SIZE,
     batch_size: int = 0,
     keys: Sequence[str] = (),
     allow_missing_files: bool = False,
@@ -74,7 +74,6 @@ def make(
     Args:
       source: see the module's docstring.
       kind: one of KINDS; needed by predictions:, and only checked where the source knows it.
-      size: short side of the network's input, for weights.
       batch_size: images at a time, for weights; 0: one a device.
       keys: all images of the data set, for predictions:.
       allow_missing_files: predictions: may lack some of them; those are not predicted.
@@ -94,12 +93,12 @@ def make(
     if prefix == "predictions":
         return _files(source, rest, kind, keys, allow_missing_files)
     if prefix == "transformers":
-        run, own = _transformers(rest)
+        found = _transformers(rest)
     else:
-        run, own = _weights(source, size, batch_size, load or {})
-    if kind not in (None, own):
-        raise ValueError(f"kind={kind!r}, but {source} predicts {own}; leave kind out")
-    return Candidate(source, own, look=run)
+        found = _weights(source, batch_size, load or {})
+    if kind not in (None, found.kind):
+        raise ValueError(f"kind={kind!r}, but {source} predicts {found.kind}; leave kind out")
+    return found
 
 
 # Baselines
@@ -222,24 +221,39 @@ def _read_exr(path: pathlib.Path) -> np.ndarray:
 # Networks
 
 
-def _weights(source: str, size: int, batch_size: int, load: Mapping[str, Any]):
+def of_network(
+    predict: Callable[[np.ndarray], Any], *, kind: str, batch_size: int = 1, name: str = ""
+) -> Candidate:
+    """A function of normalised images (b, h, w, 3) → maps (b, h, w) of what `kind` says.
+
+    It is called with exactly `batch_size` images of one shape.
+    """
+    from depth_anything_jax import inference
+
+    def look(images: Iterable[tuple[Any, np.ndarray]]) -> Maps:
+        inputs = (inference.Input(tag, image) for tag, image in images)
+        for out in inference.predict_all(predict, inputs, batch_size=batch_size):
+            yield out.tag, out.disparity
+
+    return Candidate(name, kind, look=look)
+
+
+def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate:
     from depth_anything_jax import inference, initial, weights
 
     found = weights.load(source, **load)
     model = weights.model_of(found, dtype=initial.compute_dtype("auto"))
     predictor = inference.Predictor(model, found.params)
-    metric = inference.is_metric(model)
-
-    def run(images: Images) -> Maps:
-        inputs = (inference.Input(tag, transforms.network_input(x, size)) for tag, x in images)
-        batch = batch_size or len(predictor.devices)
-        for out in inference.predict_all(predictor, inputs, batch_size=batch):
-            yield out.tag, 1 / out.disparity if metric else out.disparity
-
-    return run, "metric" if metric else "disparity-affine"
+    batch = batch_size or len(predictor.devices)
+    if not inference.is_metric(model):
+        return of_network(predictor, kind="disparity-affine", batch_size=batch, name=source)
+    # A metric model predicts disparity here as everywhere: back to its metres.
+    return of_network(
+        lambda images: 1 / predictor(images), kind="metric", batch_size=batch, name=source
+    )
 
 
-def _transformers(source: str):
+def _transformers(source: str) -> Candidate:
     try:
         import torch
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
@@ -269,18 +283,22 @@ def _transformers(source: str):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
 
-    def run(images: Images) -> Maps:
-        for tag, image in images:
-            inputs = processor(images=np.ascontiguousarray(image), return_tensors="pt").to(device)
+    def prepare(image: np.ndarray, size: int) -> tuple[tuple[int, int], Any]:
+        """In its own way and size, whatever the protocol asks for."""
+        inputs = processor(images=np.ascontiguousarray(image), return_tensors="pt")
+        return image.shape[:2], inputs
+
+    def look(images: Iterable[tuple[Any, Any]]) -> Maps:
+        for tag, (shape, inputs) in images:
             with torch.inference_mode():
-                outputs = model(**inputs)
+                outputs = model(**inputs.to(device))
             if name in _POST_PROCESSED:
-                sizes = {"target_sizes": [image.shape[:2]]}
+                sizes = {"target_sizes": [shape]}
                 if name == "zoedepth":
-                    sizes["source_sizes"] = [image.shape[:2]]
+                    sizes["source_sizes"] = [shape]
                 (found,) = processor.post_process_depth_estimation(outputs, **sizes)
                 yield tag, found["predicted_depth"].float().cpu().numpy()
             else:
                 yield tag, outputs.predicted_depth[0].float().cpu().numpy()
 
-    return run, kind
+    return Candidate(f"transformers:{source}", kind, prepare, look)

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from depth_anything_jax import aggregate, inference, protocols, scoring
+from depth_anything_jax import aggregate, candidates, inference, protocols, scoring
 from depth_anything_jax.aggregate import ImageScores
-from depth_anything_jax.data import transforms
-from depth_anything_jax.inference import Input, Predict
+from depth_anything_jax.candidates import Candidate
+from depth_anything_jax.inference import Predict
 from depth_anything_jax.protocols import Protocol
 
 METRICS = ("abs_rel", "delta1", "norm_l1")
@@ -84,52 +84,103 @@ def evaluate(
       ValueError: a record without a label, or no image could be scored.
       Exception: what reading a record raised; an evaluation leaves nothing out silently.
     """
+    return evaluate_candidate(
+        candidates.of_network(predict, kind=kind, batch_size=batch_size),
+        source,
+        protocol=protocol,
+        size=size,
+        cap=cap,
+        boundary=boundary,
+        limit=limit,
+        threads=threads,
+        progress=progress,
+    )
+
+
+def evaluate_candidate(
+    candidate: Candidate,
+    source: Sequence[Mapping[str, Any]] | Any,
+    *,
+    protocol: str | Protocol = "",
+    size: int | None = None,
+    cap: float | None = None,
+    boundary: bool = False,
+    limit: int = 0,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Scores of anything that predicts: checkpoints, other tools' models and files, baselines.
+
+    Args and errors are those of `evaluate`; without a protocol it is `protocols.default`'s. What a
+    candidate has no prediction of is not scored and named among the skipped.
+    """
+    kind = candidate.kind
     count = min(limit or len(source), len(source))
     changed = {"input_size": size, "max_depth": cap}
-    protocol_of = _protocols(protocol, kind, {k: v for k, v in changed.items() if v is not None})
+    protocol_of = _protocols(
+        protocol or protocols.default(kind),
+        kind,
+        {k: v for k, v in changed.items() if v is not None},
+    )
 
-    def read(index: int) -> tuple[Mapping[str, Any], Protocol, np.ndarray]:
+    def read(index: int) -> tuple[Mapping[str, Any], Protocol, list[Any]]:
         record = source[index]
         if "disparity" not in record and "depth" not in record:
             raise ValueError(f"{record['key']} has no label to evaluate against")
         rules = protocol_of(record.get("dataset", ""), record.get("domain", ""))
-        return record, rules, transforms.network_input(view(record, rules), rules.input_size)
+        if candidate.know is not None:
+            return record, rules, [candidate.know(record)]
+        image = view(record, rules)
+        views = [candidate.prepare(image, rules.input_size)]
+        if rules.flip and isinstance(views[0], np.ndarray):
+            views.append(views[0][:, ::-1])  # not resized again: exactly the mirror image
+        elif rules.flip:
+            views.append(candidate.prepare(image[:, ::-1], rules.input_size))
+        return record, rules, views
 
-    def inputs() -> Iterator[Input]:
+    def inputs() -> Iterator[tuple[Any, Any]]:
         for index, found in inference.read_ahead(read, range(count), threads=threads):
             if isinstance(found, Exception):
                 raise found
-            record, rules, image = found
-            yield Input((index, record, rules, False), image)
-            if rules.flip:
-                yield Input((index, record, rules, True), image[:, ::-1])
+            record, rules, views = found
+            for mirrored, x in enumerate(views):
+                yield (index, record, rules, bool(mirrored)), x
 
+    whole = candidate.look is None
     scored: dict[int, ImageScores] = {}
     waiting: dict[int, np.ndarray] = {}  # one of a mirrored pair
     sequences: dict[Any, dict[int, np.ndarray]] = collections.defaultdict(dict)
     done, how = 0, "image"
-    for out in inference.predict_all(predict, inputs(), batch_size=batch_size):
-        (index, record, rules, mirrored), prediction = out.tag, out.disparity
+    for (index, record, rules, mirrored), prediction in (candidate.look or iter)(inputs()):
         how = rules.aggregate  # the same for all sets of a named protocol
         if mirrored:
             prediction = prediction[:, ::-1]
-        if rules.flip:
+        if rules.flip and not whole:
             if index not in waiting:
                 waiting[index] = prediction
                 continue
             prediction = (waiting.pop(index) + prediction) / 2
-        if rules.per == "sequence":
+        if prediction is None:
+            scored[index] = scoring.unscored(record, rules)._replace(why="no prediction")
+        elif rules.per == "sequence":
             blank = scoring.unscored(record, rules)
             sequences[rules, blank.dataset, blank.sequence][index] = prediction
         else:
-            scored[index] = scoring.score(prediction, kind, record, rules, boundary=boundary)
+            scored[index] = scoring.score(
+                prediction, kind, record, rules, whole=whole, boundary=boundary
+            )
         done += 1
         if progress is not None:
             progress(done, count)
     for (rules, *_), frames in sequences.items():
         order = sorted(frames)
         found = scoring.score_sequence(
-            [frames[i] for i in order], kind, _Lazy(source, order), rules, boundary=boundary
+            [frames[i] for i in order],
+            kind,
+            _Lazy(source, order),
+            rules,
+            boundary=boundary,
+            whole=whole,
         )
         scored |= zip(order, found, strict=True)
     images = [scored[i] for i in sorted(scored)]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax import candidates, export, models, weights
+from depth_anything_jax import candidates, evaluation, export, models, weights
 from depth_anything_jax.data import formats, transforms
 from tests import parity
 
@@ -24,7 +24,8 @@ def record(key="a/1.jpg", hw=(30, 44)):
 def maps(candidate, records):
     """{index: map} of what there is a prediction for."""
     if candidate.know is None:
-        return dict(candidate.look((i, r["image"]) for i, r in enumerate(records)))
+        views = ((i, candidate.prepare(r["image"], 56)) for i, r in enumerate(records))
+        return dict(candidate.look(views))
     found = {i: candidate.know(r) for i, r in enumerate(records)}
     return {i: x for i, x in found.items() if x is not None}
 
@@ -125,7 +126,7 @@ def test_our_weights_and_transformers_predict_the_same(max_depth, tmp_path, monk
     found = weights.load(str(tmp_path), version="v2", max_depth=max_depth)
     processor = export.hf_preprocessor(found)  # 14 x grid = 56
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    ours = candidates.make(str(tmp_path), size=56)
+    ours = candidates.make(str(tmp_path))
     other = candidates.make(f"transformers:{tmp_path}")
     assert ours.kind == other.kind == ("disparity-affine" if max_depth is None else "metric")
     a, b = (maps(x, [r])[0] for x in (ours, other))
@@ -152,6 +153,39 @@ def test_what_transformers_models_predict_is_known_by_their_type(tmp_path):
 
 
 def test_a_kind_that_contradicts_the_source_is_refused(monkeypatch):
-    monkeypatch.setattr(candidates, "_weights", lambda *_: (iter, "disparity-affine"))
+    found = candidates.Candidate("x", "disparity-affine", look=iter)
+    monkeypatch.setattr(candidates, "_weights", lambda *_: found)
     with pytest.raises(ValueError, match="x predicts disparity-affine; leave kind out"):
         candidates.make("x", kind="metric")
+
+
+@pytest.mark.parametrize("protocol", ["da", "midas", "golden", "zoe"])
+def test_the_label_itself_is_perfect_whoever_brings_it(protocol, tmp_path):
+    """As a baseline, and as files of another tool, under protocols that flip and crop."""
+    nyu = {"dataset": "nyu", "domain": "indoor"}
+    source = [record(f"a/{i}.jpg", (480, 640)) | nyu for i in "12"]
+    (tmp_path / "a").mkdir()
+    kind = "metric" if protocol == "zoe" else "disparity-affine"
+    for r in source:
+        depth = np.where(r["valid"], r["depth"], 1)
+        np.save((tmp_path / r["key"]).with_suffix(".npy"), depth if kind == "metric" else 3 / depth)
+    keys = [r["key"] for r in source]
+    files = candidates.make(f"predictions:{tmp_path}", kind=kind, keys=keys)
+    for made in (candidates.make("baseline:gt", kind=kind), files):
+        found = evaluation.evaluate_candidate(made, source, protocol=protocol)
+        assert found.abs_rel < 1e-5 and found.delta1 == 1  # labels and files are float32
+    zero = evaluation.evaluate_candidate(
+        candidates.make("baseline:zero", kind=kind), source, protocol=protocol
+    )
+    assert zero.abs_rel > 0.1 and zero.delta1 < 0.9
+
+
+def test_images_without_a_prediction_are_named(tmp_path):
+    source = [record(f"{i}.jpg") | {"domain": "indoor"} for i in "12"]
+    np.save(tmp_path / "2.npy", 1 / np.where(source[1]["valid"], source[1]["depth"], 1))
+    made = candidates.make(
+        f"predictions:{tmp_path}", kind="disparity-affine", keys=["1.jpg", "2.jpg"],
+        allow_missing_files=True,
+    )  # fmt: skip
+    found = evaluation.evaluate_candidate(made, source)
+    assert found.skipped == ["1.jpg"] and [s.key for s in found.per_image] == ["2.jpg"]
