@@ -1,49 +1,138 @@
-"""Score checkpoints on labelled data: AbsRel, delta1 and normalised L1, per data set.
+"""Score anything that predicts depth, on any labelled data, under a named protocol.
 
+    python -m depth_anything_jax.evaluate --checkpoint runs/student --dataset nyu --data NYU_FOLDER
+    python -m depth_anything_jax.evaluate --checkpoint runs/student --protocol midas \\
+        --checkpoint transformers:Intel/dpt-large --checkpoint baseline:mean \\
+        --dataset nyu --data NYU --dataset 'kitti?list_file=eigen.txt' --data KITTI --out scores
     python -m depth_anything_jax.evaluate --data 'rgbd:pairs/manifest.json?datasets=nyu' \\
-        --checkpoint runs/student --checkpoint depth-anything/Depth-Anything-V2-Small-hf
+        --checkpoint predictions:from_another_tool --kind metric
 
-Protocol: input with a short side of --size at its official shape, output resized to the label's
-size (bilinear, align_corners), scale and shift by least squares in disparity over the valid pixels
-nearer than the cap (10 m indoors, 80 m outdoors, by the record's domain), aligned disparity no
-smaller than 1 / cap, AbsRel and delta1 in depth, means over images. Labels that are no depth give
-normalised L1 alone.
+--checkpoint is a run, a file, a folder, a hub id, or one of the candidates above (candidates.py).
+With --dataset, each --data is the folder of an evaluation set in its original layout
+(docs/benchmarks.md); without, each is a source as training reads it (docs/data.md).
+
+Without --protocol it is `da` for relative predictions and `zoe` for metric ones; protocols.py has
+the switches. Two numbers are comparable exactly when their protocol's hash is the same, and it
+stands beside every number. --out receives table.md, scores.json (each image) and scores.csv.
 """
 
+import csv
 import json
+import math
+import os
+import pathlib
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from depth_anything_jax.data import sources, specs
 
+COLUMNS = {
+    "abs_rel": "AbsRel",
+    "delta1": "δ1",
+    "rmse": "RMSE",
+    "log10": "log10",
+    "silog": "SILog",
+    "norm_l1": "norm. L1",
+}
+Row = dict[str, Any]
 
-def scores(checkpoint: str, data: list[str], *, size: int = 518, limit: int = 0, **load) -> dict:
-    """{set: {"images", "abs_rel", "delta1", "norm_l1"}} of one checkpoint, with "all" first.
+
+def open_sets(datasets: Sequence[str], data: Sequence[str]) -> list[tuple[str, sources.Source]]:
+    """(name, source) of every set asked for.
 
     Args:
-      checkpoint: what `weights.load` takes; `load` goes to it.
-      data: sources as `specs.parse` reads them.
-      size: short side of the input in pixels.
-      limit: images of each source; 0: all.
-    """
-    from depth_anything_jax import evaluation, inference, initial, weights
+      datasets: names of evaluation sets with options, "kitti?split=eigen_697"; none: `data` are
+        sources as training reads them.
+      data: a folder for each of `datasets`, or the sources.
 
-    found = weights.load(checkpoint, **load)
-    model = weights.model_of(found, dtype=initial.compute_dtype("auto"))
-    predict = inference.Predictor(model, found.params)
-    images = []
-    for text in data:
-        done = evaluation.evaluate(
-            predict,
-            sources.make(specs.parse(text)),
+    Raises:
+      ValueError: not one folder for each set; what the sets' readers raise.
+    """
+    if not datasets:
+        return [(text, sources.make(specs.parse(text))) for text in data]
+    if len(datasets) != len(data):
+        raise ValueError(
+            f"{len(datasets)} --dataset and {len(data)} --data: give one folder for each, in order"
+        )
+    from depth_anything_jax.data import benchmarks
+
+    opened = []
+    for text, folder in zip(datasets, data, strict=True):
+        name, _, query = text.partition("?")
+        if name in ("da2k", "diw"):
+            raise ValueError(f"{name} has pairs of points and no depth: not scored here yet")
+        options = specs.parse(f"folder:?{query}")
+        del options["type"]
+        opened.append((name, benchmarks.make(name, os.path.expanduser(folder), **options)))
+    return opened
+
+
+def evaluate(
+    checkpoint: str,
+    sets: Sequence[tuple[str, sources.Source]],
+    *,
+    protocol: str = "",
+    kind: str | None = None,
+    size: int | None = None,
+    limit: int = 0,
+    batch_size: int = 0,
+    boundary: bool = False,
+    allow_missing_files: bool = False,
+    load: Mapping[str, Any] | None = None,
+) -> tuple[list[Row], list[Row]]:
+    """Scores of one candidate on several sets.
+
+    Args:
+      checkpoint: what `candidates.make` takes; `kind`, `allow_missing_files` and `load` go to it.
+      sets: as `open_sets` gives them.
+      protocol: a name; "" goes by the kind.
+      size: short side of the network's input in pixels; None: the protocol's.
+      limit: images of each set; 0: all.
+      batch_size: images at a time; 0: one a device.
+      boundary: whether boundary F1 is wanted.
+
+    Returns:
+      A row for each set and protocol, and one for each image. Means over more than one set are not
+      given: sets are not of equal worth.
+    """
+    from depth_anything_jax import aggregate, candidates, evaluation, protocols
+
+    rows: list[Row] = []
+    images: list[Row] = []
+    for title, source in sets:
+        count = min(limit or len(source), len(source))
+        candidate = candidates.make(
+            checkpoint,
+            kind=kind,
+            batch_size=batch_size,
+            keys=[source.key(i) for i in range(count)],
+            allow_missing_files=allow_missing_files,
+            load=load,
+        )
+        name, _ = protocols.named(protocol or protocols.default(candidate.kind))
+        how = protocols.get(name, candidate.kind).aggregate  # the same for all its sets
+        print(f"{checkpoint} on {title}: {candidate.kind}, {name}", file=sys.stderr, flush=True)
+        found = evaluation.evaluate_candidate(
+            candidate,
+            source,
+            protocol=name,
             size=size,
             limit=limit,
-            batch_size=len(predict.devices),
+            boundary=boundary,
             progress=_progress,
         )
-        images += done.per_image
-    total = evaluation.summarise(images)
-    everything = {m: getattr(total, m) for m in evaluation.METRICS}
-    return {"all": {"images": len(images), **everything}, **total.sets}
+        about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": name}
+        every = [*found.per_image, *found.skipped_images]
+        for image in every:
+            scores = image._asdict()
+            images.append({**about, "hash": scores.pop("protocol"), **scores})
+        for part in sorted({(i.dataset, i.protocol) for i in found.per_image}):
+            chosen = [i for i in found.per_image if (i.dataset, i.protocol) == part]
+            row = {"set": part[0] or title, "hash": part[1], "images": len(chosen)}
+            row["skipped"] = sum((i.dataset, i.protocol) == part for i in found.skipped_images)
+            rows.append(about | row | aggregate.means(chosen, how))
+    return rows, images
 
 
 def _progress(done: int, count: int) -> None:
@@ -51,19 +140,34 @@ def _progress(done: int, count: int) -> None:
     print(f"\r{done}/{count} images", end=end, file=sys.stderr, flush=True)
 
 
-def table(results: dict[str, dict]) -> str:
-    """A Markdown table of {checkpoint: scores}."""
-    rows = [
-        "| checkpoint | set | images | AbsRel | delta1 | norm. L1 |",
-        "|---|---|---|---|---|---|",
-    ]
-    for checkpoint, sets in results.items():
-        for name, s in sets.items():
-            rows.append(
-                f"| {checkpoint} | {name or '-'} | {s['images']} | {s['abs_rel']:.4f} | "
-                f"{s['delta1']:.4f} | {s['norm_l1']:.4f} |"
-            )
-    return "\n".join(rows)
+def table(rows: Sequence[Row]) -> str:
+    """A Markdown table of the sets' rows; what no set has is left out."""
+    columns = {c: t for c, t in COLUMNS.items() if any(not math.isnan(r[c]) for r in rows)}
+    heads = ["checkpoint", "set", "protocol", "images", *columns.values()]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for r in rows:
+        left_out = f" (+{r['skipped']} skipped)" if r["skipped"] else ""
+        cells = [r["checkpoint"], r["set"], f"{r['protocol']} {r['hash']}"]
+        cells += [f"{r['images']}{left_out}", *(f"{r[c]:.4f}" for c in columns)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write(folder: str | os.PathLike[str], rows: Sequence[Row], images: Sequence[Row]) -> None:
+    """table.md, scores.json {"sets": …, "images": …} (NaN is null) and scores.csv of the images."""
+    path = pathlib.Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+
+    def plain(row: Row) -> Row:
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+
+    (path / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
+    found = {"sets": [plain(r) for r in rows], "images": [plain(r) for r in images]}
+    (path / "scores.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    with open(path / "scores.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(images[0]))
+        writer.writeheader()
+        writer.writerows(plain(r) for r in images)
 
 
 def main() -> None:
@@ -72,30 +176,43 @@ def main() -> None:
 
     from depth_anything_jax import weight_flags
 
-    checkpoint = flags.DEFINE_multi_string("checkpoint", None, "weights; may be given again")
-    data = flags.DEFINE_multi_string("data", None, "labelled source; may be given again")
-    size = flags.DEFINE_integer("size", 518, "short side of the input, in pixels")
-    limit = flags.DEFINE_integer("limit", 0, "images of each source; 0: all")
+    several, number = flags.DEFINE_multi_string, flags.DEFINE_integer
+    checkpoint = several("checkpoint", None, "what to score; may be given again", required=True)
+    dataset = several("dataset", [], "evaluation set, NAME[?option=value]; may be given again")
+    data = several("data", None, "folder of each --dataset, or labelled source", required=True)
+    protocol = flags.DEFINE_string("protocol", "", "da, midas, marigold, moge, zoe, vda, golden")
+    kind = flags.DEFINE_string("kind", None, "of predictions: and baseline:")
+    size = number("size", None, "short side of the input in pixels; else the protocol's")
+    limit = number("limit", 0, "images of each set; 0: all")
+    batch = number("batch_size", 0, "images at a time; 0: one a device")
+    boundary = flags.DEFINE_boolean("boundary", False, "boundary F1, too")
+    missing = flags.DEFINE_boolean("allow_missing_files", False, "predictions: may lack images")
     load = weight_flags.define()
     flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
-    out = flags.DEFINE_string("out", None, "JSON file for the numbers")
-    flags.mark_flags_as_required(["checkpoint", "data"])
+    out = flags.DEFINE_string("out", None, "folder for table.md, scores.json and scores.csv")
 
-    def run(argv):
+    def run(argv: list[str]) -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)
+        rows: list[Row] = []
+        images: list[Row] = []
         try:
-            results = {
-                c: scores(c, data.value or [], size=size.value, limit=limit.value, **load())
-                for c in checkpoint.value or []
-            }
-        except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
+            sets = open_sets(dataset.value, data.value)
+            for source in checkpoint.value:
+                found = evaluate(
+                    source, sets,
+                    protocol=protocol.value, kind=kind.value, size=size.value, limit=limit.value,
+                    batch_size=batch.value, boundary=boundary.value,
+                    allow_missing_files=missing.value, load=load(),
+                )  # fmt: skip
+                rows += found[0]
+                images += found[1]
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
-        print(table(results))
+        print(table(rows))
         if out.value:
-            with open(out.value, "w", encoding="utf-8") as file:
-                json.dump(results, file, indent=1)
+            write(out.value, rows, images)
 
     app.run(run)
 

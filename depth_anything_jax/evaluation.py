@@ -35,6 +35,7 @@ class Scores(NamedTuple):
       sets: the same for each data set, {"name": {"images": n, "abs_rel": …}}.
       per_image: in the source's order.
       skipped: keys of images that could not be scored.
+      skipped_images: what is known of those, and why.
     """
 
     abs_rel: float
@@ -43,6 +44,7 @@ class Scores(NamedTuple):
     sets: dict[str, dict[str, float]]
     per_image: list[ImageScores]
     skipped: list[str]
+    skipped_images: list[ImageScores]
 
     def of(self, name: str) -> np.ndarray:
         """One metric of every image, float64 (n,): for paired intervals."""
@@ -247,7 +249,14 @@ def summarise(images: Sequence[ImageScores], how: str = "image") -> Scores:
         for name, part in by_set.items()
     }
     total = _chosen(aggregate.means(scored, how))
-    return Scores(**total, sets=sets, per_image=scored, skipped=[i.key for i in images if i.why])
+    left_out = [i for i in images if i.why]
+    return Scores(
+        **total,
+        sets=sets,
+        per_image=scored,
+        skipped=[i.key for i in left_out],
+        skipped_images=left_out,
+    )
 
 
 def _chosen(means: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The evaluation program on rendered scenes."""
+"""The evaluation program on rendered scenes and on a set in its own layout."""
 
 import json
 import subprocess
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, evaluate, models
+from depth_anything_jax import checkpoint, evaluate, models, protocols
+from tests import benchmark_files
 
 SCENES = "scenes:A?count=2&size=28"
 
@@ -24,21 +25,69 @@ def weights_folder(tmp_path_factory):
     return str(folder)
 
 
-def test_scores_and_table(weights_folder):
-    found = evaluate.scores(weights_folder, [SCENES], size=28)
-    assert found["all"]["images"] == 2
-    assert found["all"]["abs_rel"] > 0 and 0 < found["all"]["delta1"] <= 1
-    rows = evaluate.table({"x": found}).splitlines()
-    assert rows[2].startswith(f"| x | all | 2 | {found['all']['abs_rel']:.4f} |")
+def test_rows_have_the_protocol_that_made_them(weights_folder):
+    sets = evaluate.open_sets([], [SCENES])
+    rows, images = evaluate.evaluate(weights_folder, sets, size=28)
+    golden, _ = evaluate.evaluate(weights_folder, sets, size=28, protocol="golden")
+    assert (rows[0]["images"], rows[0]["protocol"], golden[0]["protocol"]) == (
+        2,
+        "da@1",
+        "golden@1",
+    )
+    expected = protocols.get("golden", "disparity-affine", input_size=28)
+    assert golden[0]["hash"] == expected.hash != rows[0]["hash"]
+    assert rows[0]["abs_rel"] == pytest.approx(np.mean([i["abs_rel"] for i in images]))
+    line = evaluate.table(rows).splitlines()[2]
+    assert line.startswith(f"| {weights_folder} | {SCENES} | da@1 {rows[0]['hash']} | 2 | ")
+    assert f" {rows[0]['abs_rel']:.4f} " in line
+
+
+@pytest.fixture
+def scannet(tmp_path):
+    """Three frames in ScanNet's layout; the last has no valid pixel."""
+    depth = np.random.default_rng(0).uniform(500, 4000, (48, 64)).astype(np.uint16)
+    for i in range(3):
+        folder = tmp_path / "scannet/scene0707_00"
+        benchmark_files.write_image(folder / f"color/{i}.jpg", 96, 128)
+        benchmark_files.write(folder / f"depth/{i}.png", benchmark_files.png16(depth * (i < 2)))
+    return tmp_path / "scannet"
+
+
+def test_the_truth_is_perfect_on_an_evaluation_set_and_the_rest_is_told(scannet, tmp_path):
+    sets = evaluate.open_sets(["scannet?partial=True"], [str(scannet)])
+    rows, images = evaluate.evaluate("baseline:gt", sets, kind="metric")
+    (row,) = rows
+    assert (row["set"], row["images"], row["skipped"]) == ("scannet", 2, 1)
+    assert row["protocol"] == "zoe@1" and row["abs_rel"] < 1e-6 and row["delta1"] == 1
+    assert "2 (+1 skipped)" in evaluate.table(rows)
+    evaluate.write(tmp_path / "out", rows, images)
+    saved = json.loads((tmp_path / "out/scores.json").read_text())
+    assert [bool(i["why"]) for i in saved["images"]] == [False, False, True]
+    assert saved["images"][2]["abs_rel"] is None and saved["sets"][0]["images"] == 2
+    lines = (tmp_path / "out/scores.csv").read_text().splitlines()
+    assert len(lines) == 4 and lines[0].startswith("checkpoint,kind,protocol,hash,key")
+    assert "scannet" in (tmp_path / "out/table.md").read_text()
+
+
+def test_sets_and_folders_go_together(scannet):
+    with pytest.raises(ValueError, match="2 --dataset and 1 --data: give one folder for each"):
+        evaluate.open_sets(["scannet", "nyu"], [str(scannet)])
+    with pytest.raises(ValueError, match="unknown evaluation set 'scanet'; did you mean 'scannet'"):
+        evaluate.open_sets(["scanet"], [str(scannet)])
+    with pytest.raises(ValueError, match="scannet has no option 'partail'"):
+        evaluate.open_sets(["scannet?partail=True"], [str(scannet)])
+    with pytest.raises(ValueError, match="pairs of points"):
+        evaluate.open_sets(["da2k"], [str(scannet)])
 
 
 def test_the_program_writes_json_and_names_what_is_missing(weights_folder, tmp_path):
     base = [sys.executable, "-m", "depth_anything_jax.evaluate", "--size=28"]
-    good = [f"--checkpoint={weights_folder}", f"--data={SCENES}", f"--out={tmp_path}/s.json"]
+    good = [f"--checkpoint={weights_folder}", f"--data={SCENES}", f"--out={tmp_path}/out"]
     good += ["--allow-missing=nothing"]
     done = subprocess.run([*base, *good], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "s.json").read_text())[weights_folder]["all"]["images"] == 2
+    assert "da@1" in done.stdout and "disparity-affine, da@1" in done.stderr
+    assert json.loads((tmp_path / "out/scores.json").read_text())["sets"][0]["images"] == 2
     bad = subprocess.run(
         [*base, f"--checkpoint={tmp_path}/no", f"--data={SCENES}"], capture_output=True, text=True
     )
