@@ -275,6 +275,8 @@ def facts(plan: Plan, logged: dict, marks: dict) -> list[str]:
         "rendered pictures of such kinds without depth, starts teacher and student and is "
         "the frozen encoder of L_feat.",
         "Teacher and student are of one size here; in the paper the teacher is the larger model.",
+        f"The teacher learned for {logged['teacher'][-1]['step']:,} steps, each student for "
+        f"{logged['student'][-1]['step']:,}.",
         "Lengths and rates were chosen on validation sets; intervals are paired bootstraps over "
         f"images, of {len(plan.seeds)} training seed(s): the chance of training is not in them.",
         active_share(logged["student"]) + ".",
