@@ -28,9 +28,11 @@ class Checkpoints:
       folder: where the numbered steps lie.
       keep_last: how many of the newest stay.
       keep_every: besides, every step divisible by this stays for good (0: none).
+      own: this is the run that saves here: what a kill left of it half-written is removed. Anybody
+        else who reads the folder must not, because a run may be writing there now.
     """
 
-    def __init__(self, folder, *, keep_last: int = 2, keep_every: int = 0):
+    def __init__(self, folder, *, keep_last: int = 2, keep_every: int = 0, own: bool = False):
         self.folder = _absolute(folder)
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(keep_last)]
@@ -39,7 +41,7 @@ class Checkpoints:
         self._orbax = ocp.training.Checkpointer(
             self.folder,
             preservation_policy=policies.AnyPreservationPolicy(keep),
-            cleanup_tmp_directories=True,  # what a kill left half-written would stay for ever
+            cleanup_tmp_directories=own,
         )
 
     @property

@@ -86,6 +86,7 @@ def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, f
         f"{workdir}/checkpoints",
         keep_last=config.checkpoint.keep_last,
         keep_every=config.checkpoint.keep_every,
+        own=True,
     )
     resumed = checkpoints.latest
     if resumed is not None:

@@ -54,7 +54,13 @@ def test_what_a_kill_leaves_half_written_or_half_deleted_is_passed_over_and_goes
     for file in ("_CHECKPOINT_METADATA", "state/_METADATA"):
         (tmp_path / "1" / file).unlink()
     assert checkpoint.find(tmp_path).name == "2"
-    again = checkpoint.Checkpoints(tmp_path)
+    # Somebody else looks in: a run may be writing there at this moment.
+    reader = checkpoint.Checkpoints(tmp_path)
+    assert reader.latest == 2 and reader.meta(2)["model"] == META["model"]
+    reader.close()
+    checkpoint.load_params(tmp_path)
+    assert half.is_dir()
+    again = checkpoint.Checkpoints(tmp_path, own=True)
     assert again.latest == 2
     restored = again.restore(abstract(state(mesh), mesh))
     np.testing.assert_array_equal(restored["params"]["encoder"]["blocks"]["kernel"], 2.0)
