@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Num
 
-from depth_anything_jax.data import formats, transforms
-from depth_anything_jax.protocols import KINDS
+from depth_anything_jax import protocols, scoring
+from depth_anything_jax.data import formats, sources, transforms
+from depth_anything_jax.protocols import KINDS, Protocol
 
 BASELINES = ("zero", "mean", "gt")
 SUFFIXES = (".npy", ".npz", ".png", ".pfm", ".exr")
@@ -50,14 +51,14 @@ class Candidate(NamedTuple):
       prepare: RGB image (h, w, 3) uint8, short side that the protocol asks for → what `look` takes;
         called in threads.
       look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
-      know: record → the map of its whole image, or None where there is none.
+      know: record, protocol → the map of its whole image, or None where there is none.
     """
 
     name: str
     kind: str
     prepare: Callable[[np.ndarray, int], Any] = transforms.network_input
     look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
-    know: Callable[[Record], np.ndarray | None] | None = None
+    know: Callable[[Record, Protocol], np.ndarray | None] | None = None
 
 
 def make(
@@ -66,6 +67,7 @@ def make(
     kind: str | None = None,
     batch_size: int = 0,
     keys: Sequence[str] = (),
+    known: Sequence[str] = (),
     allow_missing_files: bool = False,
     load: Mapping[str, Any] | None = None,
 ) -> Candidate:
@@ -75,7 +77,8 @@ def make(
       source: see the module's docstring.
       kind: one of KINDS; needed by predictions:, and only checked where the source knows it.
       batch_size: images at a time, for weights; 0: one a device.
-      keys: all images of the data set, for predictions:.
+      keys: the images that will be asked for; predictions: must have a file for each.
+      known: images that are there too, and whose files therefore are no strangers.
       allow_missing_files: predictions: may lack some of them; those are not predicted.
       load: further arguments of `weights.load`.
 
@@ -91,7 +94,7 @@ def make(
     if prefix == "baseline":
         return _baseline(source, rest, kind or "disparity-affine")
     if prefix == "predictions":
-        return _files(source, rest, kind, keys, allow_missing_files)
+        return _files(source, rest, kind, keys, known, allow_missing_files)
     if prefix == "transformers":
         found = _transformers(rest)
     else:
@@ -108,42 +111,30 @@ def _baseline(source: str, name: str, kind: str) -> Candidate:
     if name not in BASELINES:
         raise ValueError(f"{source}: baselines are {', '.join(BASELINES)}")
 
-    def know(record: Record) -> np.ndarray:
-        truth = _truth(record, inverse=kind == "disparity-affine")
+    def know(record: Record, protocol: Protocol) -> np.ndarray:
+        whole = np.full(record["valid"].shape, np.nan)
+        window = protocols.window(protocol.frame, *whole.shape)
+        whole[window] = scoring.truth(record, kind, protocol)
+        counts = np.isfinite(whole)
         if name == "zero":
-            return np.zeros_like(truth)
-        if name == "mean" and record["valid"].any():
-            return np.full_like(truth, truth[record["valid"]].mean())
-        return truth
+            whole[counts] = 0
+        elif name == "mean" and counts.any():
+            whole[counts] = whole[counts].mean()
+        return whole
 
     return Candidate(source, kind, know=know)
-
-
-def _truth(record: Record, *, inverse: bool) -> np.ndarray:
-    """A record's label as depth, or as disparity; its mean where it is not valid. float64.
-
-    Raises:
-      ValueError: depth is wanted of a record that knows disparity alone.
-    """
-    valid = record["valid"]
-    if not valid.any():
-        return np.zeros(valid.shape)
-    if "depth" in record:
-        label, inverted = record["depth"], inverse
-    else:
-        label, inverted = record["disparity"], not inverse
-        if inverted and record.get("kind", "depth") != "depth":
-            raise ValueError(f"{record['key']} has disparity without metres: it is no depth")
-    label = np.where(valid, label, 1).astype(np.float64)
-    label = 1 / label if inverted else label
-    return np.where(valid, label, label[valid].mean())
 
 
 # Files of any tool
 
 
 def _files(
-    source: str, folder: str, kind: str | None, keys: Sequence[str], allow_missing: bool
+    source: str,
+    folder: str,
+    kind: str | None,
+    keys: Sequence[str],
+    known: Sequence[str],
+    allow_missing: bool,
 ) -> Candidate:
     if kind is None:
         raise ValueError(f"{source}: files do not say what they are; give kind: {', '.join(KINDS)}")
@@ -156,12 +147,18 @@ def _files(
         if stem in found:
             raise ValueError(f"{source}: {path} and {found[stem]} are of one image; remove one")
         found[stem] = path
-    wanted = {str(pathlib.PurePosixPath(key).with_suffix("")): key for key in keys}
-    missing = [key for stem, key in wanted.items() if stem not in found]
-    extra = [str(path) for stem, path in found.items() if stem not in wanted]
+    owners: dict[str, str] = {}
+    for key in (*keys, *known):
+        other = owners.setdefault(_stem(key), key)
+        if other != key:
+            raise ValueError(
+                f"{source}: the images {other} and {key} would share a file; score them apart"
+            )
+    missing = [key for key in keys if _stem(key) not in found]
+    extra = [str(path) for stem, path in found.items() if stem not in owners]
     problems = []
     if missing and not allow_missing:
-        problems.append(f"{len(missing)} of {len(wanted)} images have no file: {_some(missing)}")
+        problems.append(f"{len(missing)} of {len(keys)} images have no file: {_some(missing)}")
     if extra:
         problems.append(f"{len(extra)} files belong to no image: {_some(extra)}")
     if problems:
@@ -171,11 +168,19 @@ def _files(
             + ")"
         )
 
-    def know(record: Record) -> np.ndarray | None:
-        path = found.get(str(pathlib.PurePosixPath(record["key"]).with_suffix("")))
-        return None if path is None else read_map(path)
+    def know(record: Record, protocol: Protocol) -> np.ndarray | None:
+        path = found.get(_stem(record["key"]))
+        if path is None:
+            return None
+        values = read_map(path)
+        sources.check_same_view(str(path), record["image"], {"prediction": values})
+        return values
 
     return Candidate(source, kind, know=know)
+
+
+def _stem(key: str) -> str:
+    return str(pathlib.PurePosixPath(key).with_suffix(""))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from depth_anything_jax.data import sources, specs
@@ -80,8 +80,8 @@ def evaluate(
     boundary: bool = False,
     allow_missing_files: bool = False,
     load: Mapping[str, Any] | None = None,
-) -> tuple[list[Row], list[Row]]:
-    """Scores of one candidate on several sets.
+) -> Iterator[tuple[list[Row], list[Row]]]:
+    """Scores of one candidate on several sets, set by set.
 
     Args:
       checkpoint: what `candidates.make` takes; `kind`, `allow_missing_files` and `load` go to it.
@@ -92,26 +92,30 @@ def evaluate(
       batch_size: images at a time; 0: one a device.
       boundary: whether boundary F1 is wanted.
 
-    Returns:
-      A row for each set and protocol, and one for each image. Means over more than one set are not
-      given: sets are not of equal worth.
+    Yields:
+      Of each source: a row for each set in it (and protocol), and one for each image. Means over
+      more than one set are not given: sets are not of equal worth.
     """
     from depth_anything_jax import aggregate, candidates, evaluation, protocols
 
-    rows: list[Row] = []
-    images: list[Row] = []
+    wanted, others = [], []
+    for _, source in sets:
+        keys = [source.key(i) for i in range(len(source))]
+        wanted += keys[: limit or None]
+        others += keys[limit:] if limit else []
+    candidate = candidates.make(
+        checkpoint,
+        kind=kind,
+        batch_size=batch_size,
+        keys=wanted,
+        known=others,
+        allow_missing_files=allow_missing_files,
+        load=load,
+    )
+    name, _ = protocols.named(protocol or protocols.default(candidate.kind))
+    how = protocols.get(name, candidate.kind).aggregate  # the same for all its sets
+    about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": name}
     for title, source in sets:
-        count = min(limit or len(source), len(source))
-        candidate = candidates.make(
-            checkpoint,
-            kind=kind,
-            batch_size=batch_size,
-            keys=[source.key(i) for i in range(count)],
-            allow_missing_files=allow_missing_files,
-            load=load,
-        )
-        name, _ = protocols.named(protocol or protocols.default(candidate.kind))
-        how = protocols.get(name, candidate.kind).aggregate  # the same for all its sets
         print(f"{checkpoint} on {title}: {candidate.kind}, {name}", file=sys.stderr, flush=True)
         found = evaluation.evaluate_candidate(
             candidate,
@@ -122,17 +126,20 @@ def evaluate(
             boundary=boundary,
             progress=_progress,
         )
-        about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": name}
         every = [*found.per_image, *found.skipped_images]
+        images = []
         for image in every:
             scores = image._asdict()
             images.append({**about, "hash": scores.pop("protocol"), **scores})
-        for part in sorted({(i.dataset, i.protocol) for i in found.per_image}):
-            chosen = [i for i in found.per_image if (i.dataset, i.protocol) == part]
-            row = {"set": part[0] or title, "hash": part[1], "images": len(chosen)}
-            row["skipped"] = sum((i.dataset, i.protocol) == part for i in found.skipped_images)
-            rows.append(about | row | aggregate.means(chosen, how))
-    return rows, images
+        size_of_split = getattr(source, "expected", None) or len(source)
+        rows = []
+        for part in sorted({(i.dataset, i.protocol) for i in every}):
+            mine = [i for i in every if (i.dataset, i.protocol) == part]
+            skipped = sum(bool(i.why) for i in mine)
+            row = {"set": part[0] or title, "hash": part[1], "images": len(mine) - skipped}
+            row |= {"skipped": skipped, "read": len(every), "split": size_of_split}
+            rows.append(about | row | aggregate.means(mine, how))
+        yield rows, images
 
 
 def _progress(done: int, count: int) -> None:
@@ -146,17 +153,30 @@ def table(rows: Sequence[Row]) -> str:
     heads = ["checkpoint", "set", "protocol", "images", *columns.values()]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for r in rows:
-        left_out = f" (+{r['skipped']} skipped)" if r["skipped"] else ""
-        cells = [r["checkpoint"], r["set"], f"{r['protocol']} {r['hash']}"]
-        cells += [f"{r['images']}{left_out}", *(f"{r[c]:.4f}" for c in columns)]
+        count = f"{r['images']}" + (f" (+{r['skipped']} skipped)" if r["skipped"] else "")
+        if r["read"] < r["split"]:
+            count += f"; {r['read']} of {r['split']} read"
+        cells = [r["checkpoint"], r["set"], f"{r['protocol']} {r['hash']}", count]
+        cells += [f"{r[c]:.4f}" for c in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def write(folder: str | os.PathLike[str], rows: Sequence[Row], images: Sequence[Row]) -> None:
-    """table.md, scores.json {"sets": …, "images": …} (NaN is null) and scores.csv of the images."""
-    path = pathlib.Path(folder)
+def new_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder, made where it is not there.
+
+    Raises:
+      ValueError: it holds something: scores may have taken hours.
+    """
+    path = pathlib.Path(folder).expanduser()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"--out={folder} is there and not empty; choose another or remove it")
     path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write(path: pathlib.Path, rows: Sequence[Row], images: Sequence[Row]) -> None:
+    """table.md, scores.json {"sets": …, "images": …} (NaN is null) and scores.csv of the images."""
 
     def plain(row: Row) -> Row:
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
@@ -197,22 +217,26 @@ def main() -> None:
         logging.set_verbosity(logging.WARNING)
         rows: list[Row] = []
         images: list[Row] = []
+        problem = ""
         try:
+            path = new_folder(out.value) if out.value else None
             sets = open_sets(dataset.value, data.value)
             for source in checkpoint.value:
-                found = evaluate(
+                for found in evaluate(
                     source, sets,
                     protocol=protocol.value, kind=kind.value, size=size.value, limit=limit.value,
                     batch_size=batch.value, boundary=boundary.value,
                     allow_missing_files=missing.value, load=load(),
-                )  # fmt: skip
-                rows += found[0]
-                images += found[1]
+                ):  # fmt: skip
+                    rows += found[0]
+                    images += found[1]
+                    if path:  # after each set: what stops a later one costs nothing of this
+                        write(path, rows, images)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
-            sys.exit(f"{type(error).__name__}: {error}")
-        print(table(rows))
-        if out.value:
-            write(out.value, rows, images)
+            problem = f"{type(error).__name__}: {error}"
+        if rows:
+            print(table(rows))
+        sys.exit(problem or 0)
 
     app.run(run)
 

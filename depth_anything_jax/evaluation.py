@@ -131,7 +131,7 @@ def evaluate_candidate(
             raise ValueError(f"{record['key']} has no label to evaluate against")
         rules = protocol_of(record.get("dataset", ""), record.get("domain", ""))
         if candidate.know is not None:
-            return record, rules, [candidate.know(record)]
+            return record, rules, [candidate.know(record, rules)]
         image = view(record, rules)
         views = [candidate.prepare(image, rules.input_size)]
         if rules.flip and isinstance(views[0], np.ndarray):

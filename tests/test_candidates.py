@@ -6,7 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax import candidates, evaluation, export, models, weights
+from depth_anything_jax import (
+    candidates,
+    evaluation,
+    export,
+    models,
+    protocol_table,
+    protocols,
+    weights,
+)
 from depth_anything_jax.data import formats, transforms
 from tests import parity
 
@@ -26,7 +34,8 @@ def maps(candidate, records):
     if candidate.know is None:
         views = ((i, candidate.prepare(r["image"], 56)) for i, r in enumerate(records))
         return dict(candidate.look(views))
-    found = {i: candidate.know(r) for i, r in enumerate(records)}
+    plain = protocols.get("marigold", candidate.kind)
+    found = {i: candidate.know(r, plain) for i, r in enumerate(records)}
     return {i: x for i, x in found.items() if x is not None}
 
 
@@ -35,16 +44,18 @@ def test_baselines(kind):
     r = record()
     expected = 1 / r["depth"][r["valid"]] if kind == "disparity-affine" else r["depth"][r["valid"]]
     found = {n: maps(candidates.make(f"baseline:{n}", kind=kind), [r])[0] for n in ("gt", "mean")}
-    np.testing.assert_allclose(found["gt"][r["valid"]], expected, rtol=1e-6)  # labels are float32
-    assert np.isfinite(found["gt"]).all()
-    np.testing.assert_allclose(found["mean"], expected.mean(dtype=np.float64), rtol=1e-6)
-    assert not maps(candidates.make("baseline:zero", kind=kind), [r])[0].any()
-    # the project's own records know disparity; a scene without depth is no baseline's business
-    own = {"key": "b", "valid": r["valid"], "disparity": np.where(r["valid"], 0.5, 0)}
+    mask = r["valid"]
+    np.testing.assert_allclose(found["gt"][mask], expected, rtol=1e-6)  # labels are float32
+    mean = expected.mean(dtype=np.float64)
+    np.testing.assert_allclose(found["mean"][mask], mean, rtol=1e-6)
+    assert not maps(candidates.make("baseline:zero", kind=kind), [r])[0][mask].any()
+    # the project's own records know disparity; without metres it is no depth
+    own = {"key": "b", "valid": mask, "disparity": np.where(mask, 0.5, 0), "shift_known": True}
     half = 0.5 if kind == "disparity-affine" else 2.0
-    assert maps(candidates.make("baseline:gt", kind=kind), [own])[0] == pytest.approx(half)
+    found = maps(candidates.make("baseline:gt", kind=kind), [own])[0]
+    assert found[mask] == pytest.approx(half)
     if kind != "disparity-affine":
-        with pytest.raises(ValueError, match="b has disparity without metres"):
+        with pytest.raises(ValueError, match="b: no depth in a label of disparity"):
             maps(candidates.make("baseline:gt", kind=kind), [own | {"kind": "disparity"}])
 
 
@@ -59,8 +70,10 @@ def test_files_of_other_tools_are_found_by_path_and_stem(tmp_path):
     (tmp_path / "a/4.npy").write_bytes((tmp_path / "a/0.npy").read_bytes())
     made = candidates.make(f"predictions:{tmp_path}", kind="depth-affine", keys=keys)
     assert made.kind == "depth-affine"
-    found = maps(made, [record(k) for k in keys])
+    found = maps(made, [record(k, (30, 40)) for k in keys])
     assert sorted(found) == [0, 1, 2, 3, 4]
+    with pytest.raises(formats.FormatError, match="its prediction 3x4: not the same view"):
+        maps(made, [record(keys[0], (40, 30))])
     for x in found.values():
         np.testing.assert_array_equal(x, values)
 
@@ -96,7 +109,7 @@ def test_files_that_do_not_match_are_all_listed(tmp_path):
         make(source, kind="metric", keys=keys, allow_missing_files=True)
     (tmp_path / "stray.npy").unlink()
     some = make(source, kind="metric", keys=keys, allow_missing_files=True)
-    assert list(maps(some, [record(k) for k in keys])) == [0]
+    assert list(maps(some, [record(k, (30, 30)) for k in keys])) == [0]
     np.savez(tmp_path / "a.npz", np.ones((2, 2)))
     with pytest.raises(ValueError, match="are of one image"):
         make(source, kind="metric", keys=keys)
@@ -157,6 +170,35 @@ def test_a_kind_that_contradicts_the_source_is_refused(monkeypatch):
     monkeypatch.setattr(candidates, "_weights", lambda *_: found)
     with pytest.raises(ValueError, match="x predicts disparity-affine; leave kind out"):
         candidates.make("x", kind="metric")
+
+
+CELLS = [(name, s) for name, entry in protocol_table.TABLE.items() for s in entry.sets]
+
+
+@pytest.mark.parametrize(("name", "part"), CELLS)
+def test_the_truth_is_perfect_under_every_protocol_and_set(name, part):
+    """Sky, holes and depths beyond the caps, which some protocols clip and others leave out."""
+    dataset, _, domain = part.partition("_")
+    dataset, domain = ("", dataset) if dataset in ("indoor", "outdoor", "*") else (dataset, domain)
+    rng = np.random.default_rng(0)
+    depth = np.exp(rng.uniform(np.log(0.5), np.log(400), (376, 1242))).astype(np.float32)
+    valid = rng.random(depth.shape) < 0.7
+    sky = np.zeros_like(valid)
+    sky[:120] = True
+    valid &= ~sky
+    r = {
+        "key": "a.jpg", "image": np.zeros((*depth.shape, 3), np.uint8), "dataset": dataset,
+        "domain": domain.replace("*", ""), "depth": np.where(valid, depth, 0), "valid": valid,
+        "sky": sky, "scene": "s",
+    }  # fmt: skip
+    for kind in protocol_table.TABLE[name].kinds:
+        gt = candidates.make("baseline:gt", kind=kind)
+        found = evaluation.evaluate_candidate(gt, [r], protocol=name)
+        assert found.abs_rel < 1e-6 and found.delta1 == 1, (kind, found.abs_rel)  # float32 labels
+        for other in ("zero", "mean"):
+            worse = candidates.make(f"baseline:{other}", kind=kind)
+            scores = evaluation.evaluate_candidate(worse, [r], protocol=name)
+            assert np.isfinite(scores.abs_rel) and scores.abs_rel > 0.1 and scores.delta1 < 0.9
 
 
 @pytest.mark.parametrize("protocol", ["da", "midas", "golden", "zoe"])

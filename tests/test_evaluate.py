@@ -1,6 +1,7 @@
 """The evaluation program on rendered scenes and on a set in its own layout."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, evaluate, models, protocols
+from depth_anything_jax import candidates, checkpoint, evaluate, models, protocols
 from tests import benchmark_files
 
 SCENES = "scenes:A?count=2&size=28"
@@ -27,8 +28,8 @@ def weights_folder(tmp_path_factory):
 
 def test_rows_have_the_protocol_that_made_them(weights_folder):
     sets = evaluate.open_sets([], [SCENES])
-    rows, images = evaluate.evaluate(weights_folder, sets, size=28)
-    golden, _ = evaluate.evaluate(weights_folder, sets, size=28, protocol="golden")
+    ((rows, images),) = evaluate.evaluate(weights_folder, sets, size=28)
+    ((golden, _),) = evaluate.evaluate(weights_folder, sets, size=28, protocol="golden")
     assert (rows[0]["images"], rows[0]["protocol"], golden[0]["protocol"]) == (
         2,
         "da@1",
@@ -55,18 +56,48 @@ def scannet(tmp_path):
 
 def test_the_truth_is_perfect_on_an_evaluation_set_and_the_rest_is_told(scannet, tmp_path):
     sets = evaluate.open_sets(["scannet?partial=True"], [str(scannet)])
-    rows, images = evaluate.evaluate("baseline:gt", sets, kind="metric")
+    ((rows, images),) = evaluate.evaluate("baseline:gt", sets, kind="metric")
     (row,) = rows
     assert (row["set"], row["images"], row["skipped"]) == ("scannet", 2, 1)
     assert row["protocol"] == "zoe@1" and row["abs_rel"] < 1e-6 and row["delta1"] == 1
     assert "2 (+1 skipped)" in evaluate.table(rows)
-    evaluate.write(tmp_path / "out", rows, images)
+    evaluate.write(evaluate.new_folder(tmp_path / "out"), rows, images)
     saved = json.loads((tmp_path / "out/scores.json").read_text())
     assert [bool(i["why"]) for i in saved["images"]] == [False, False, True]
     assert saved["images"][2]["abs_rel"] is None and saved["sets"][0]["images"] == 2
     lines = (tmp_path / "out/scores.csv").read_text().splitlines()
     assert len(lines) == 4 and lines[0].startswith("checkpoint,kind,protocol,hash,key")
     assert "scannet" in (tmp_path / "out/table.md").read_text()
+    with pytest.raises(ValueError, match="out is there and not empty"):
+        evaluate.new_folder(tmp_path / "out")
+    ((few, _),) = evaluate.evaluate("baseline:gt", sets, kind="metric", limit=1)
+    assert "| 1; 1 of 3 read |" in evaluate.table(few)
+
+
+def test_one_candidate_serves_all_sets(scannet, tmp_path, monkeypatch):
+    """Weights are loaded once; files of all sets lie in one folder, also those past a limit."""
+    made = []
+    make = candidates.make
+    monkeypatch.setattr(candidates, "make", lambda *a, **k: made.append(a) or make(*a, **k))
+    other = tmp_path / "other"
+    shutil.copytree(scannet / "scene0707_00", other / "scene0708_00")
+    names = ["scannet?partial=True"] * 2
+    sets = evaluate.open_sets(names, [str(scannet), str(other)])
+    for _, source in sets:
+        for i in range(3):
+            depth = np.where(source[i]["valid"], source[i]["depth"], 1)
+            file = (tmp_path / "files" / source.key(i)).with_suffix(".npy")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, depth)
+    for limit in (0, 1):
+        found = list(
+            evaluate.evaluate(f"predictions:{tmp_path}/files", sets, kind="metric", limit=limit)
+        )
+        assert [rows[0]["images"] for rows, _ in found] == [limit or 2] * 2
+        assert all(rows[0]["delta1"] == 1 for rows, _ in found)
+    assert len(made) == 2
+    with pytest.raises(ValueError, match="would share a file"):
+        candidates.make("predictions:" + str(tmp_path), kind="metric", keys=["a.png", "a.jpg"])
 
 
 def test_sets_and_folders_go_together(scannet):
@@ -88,9 +119,9 @@ def test_the_program_writes_json_and_names_what_is_missing(weights_folder, tmp_p
     assert done.returncode == 0, done.stderr
     assert "da@1" in done.stdout and "disparity-affine, da@1" in done.stderr
     assert json.loads((tmp_path / "out/scores.json").read_text())["sets"][0]["images"] == 2
-    bad = subprocess.run(
-        [*base, f"--checkpoint={tmp_path}/no", f"--data={SCENES}"], capture_output=True, text=True
-    )
-    assert (
-        bad.returncode == 1 and "FileNotFoundError" in bad.stderr and "Traceback" not in bad.stderr
-    )
+    # What comes before an error is printed and kept.
+    both = [f"--checkpoint={weights_folder}", f"--checkpoint={tmp_path}/no", f"--data={SCENES}"]
+    bad = subprocess.run([*base, *both, f"--out={tmp_path}/two"], capture_output=True, text=True)
+    assert bad.returncode == 1 and "Traceback" not in bad.stderr
+    assert "FileNotFoundError" in bad.stderr and f"| {weights_folder} |" in bad.stdout
+    assert len(json.loads((tmp_path / "two/scores.json").read_text())["sets"]) == 1
