@@ -34,6 +34,7 @@ class Row(NamedTuple):
 
     @property
     def stacked(self) -> bool:
+        """Whether it stands for one tensor of every block."""
         return "{}" in self.torch
 
 

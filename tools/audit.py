@@ -30,6 +30,7 @@ REGIONS = ("outside the box", "inside the box")
 
 
 def main() -> None:
+    """Checks every dump of a folder; exits with 1 where one parts from its losses."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

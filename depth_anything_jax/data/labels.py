@@ -52,7 +52,9 @@ _SHOWN = 5  # names in a message
 class Labels(Protocol):
     """Anything that gives label `index`, of the image `key`."""
 
-    def read(self, index: int, key: str) -> Label: ...
+    def read(self, index: int, key: str) -> Label:
+        """Label number `index`; `key` is checked against it where labels know theirs."""
+        ...
 
 
 class Labelled:
@@ -92,6 +94,7 @@ class Labelled:
         return len(self.indices)
 
     def key(self, index: int) -> str:
+        """The image's key in its source."""
         return self.source.key(self.indices[index])
 
     def __getitem__(self, index: int) -> Record:

@@ -160,6 +160,7 @@ class RecordSource:
         return self._length
 
     def key(self, index: int) -> str:
+        """Split and position; as long as the files are the same, the same record."""
         # Not the file's name, which would cost a read; it changes with the list of files.
         return f"{self.split}:{index}{self._mark}"
 

@@ -50,6 +50,7 @@ class Palette:
         return (self.hue - spread, self.hue + spread)
 
     def wall(self):
+        """Paint, wallpaper, brick, tiles or panels."""
         s, (low, high) = self.saturation, self.value
         hue = self._near(0.12)
         kind = self.rng.random()
@@ -62,6 +63,7 @@ class Palette:
         return self.material("bricks tiles panels", first, second, mortar, period=(0.3, 0.9))
 
     def floor(self):
+        """Planks, tiles or carpet."""
         rng = self.rng
         if rng.random() < 0.5:
             return self.wood("planks", period=(0.12, 0.25))
@@ -71,6 +73,7 @@ class Palette:
         return self.material("tiles checker speckle mottled", first, second, third, period=(0.3, 1))
 
     def wood(self, pattern="grain", period=(0.5, 1.0)):
+        """Wood: a grain, or another pattern in its colours."""
         low, high = self.value
         hue = (0.04, 0.11)
         dark = (hue, (0.4, 0.75), (0.5 * low, 0.8 * high))
@@ -78,6 +81,7 @@ class Palette:
         return self.material(pattern, dark, light, (hue, 0.5, 0.1), period=period)
 
     def fabric(self):
+        """Cloth of any colour, plain or patterned."""
         first = ((0, 1), (0.1, 0.85), self.value)
         second = ((0, 1), (0.1, 0.85), self.value)
         return self.material(
@@ -85,21 +89,26 @@ class Palette:
         )
 
     def paint(self):
+        """Plain glossy paint of any colour."""
         first = ((0, 1), (0.1, 0.95), self.value)
         return self.material("plain", first, first, contrast=0.15, gloss=0.5)
 
     def metal(self):
+        """Grey metal."""
         first = ((0.5, 0.7), (0, 0.15), (0.2, 0.8))
         return self.material("plain", first, first, contrast=0.3, gloss=0.7)
 
     def dark(self):
+        """Nearly black: glass, tyres."""
         return self.material("plain", ((0, 1), (0, 0.2), (0.08, 0.25)), ((0, 1), 0.1, 0.2))
 
     def stone(self):
+        """Natural stone."""
         hue = ((0.05, 0.15), (0.02, 0.25), (0.35, 0.8))
         return self.material("mottled speckle", hue, hue, period=(0.5, 2))
 
     def paving(self):
+        """Slabs, bricks or gravel."""
         hue = ((0.03, 0.14), (0.02, 0.3), (0.35, 0.85))
         return self.material(
             "tiles bricks speckle mottled",
@@ -110,6 +119,7 @@ class Palette:
         )
 
     def grass(self):
+        """Grass, with some dry blades."""
         hue = (0.18, 0.34)
         low, high = self.value
         return self.material(
@@ -121,6 +131,7 @@ class Palette:
         )
 
     def leaves(self):
+        """Leaves, mostly green."""
         hue = (0.14, 0.42) if self.rng.random() < 0.85 else (-0.05, 0.14)
         return self.material(
             "leaves",
@@ -131,11 +142,13 @@ class Palette:
         )
 
     def bark(self):
+        """Bark."""
         return self.material(
             "grain", ((0.04, 0.1), 0.5, (0.2, 0.4)), ((0.04, 0.1), 0.4, 0.55), turn=True
         )
 
     def facade(self):
+        """A house's front with rows of windows."""
         low, high = self.value
         wall = ((0.0, 0.14), (0.03, 0.5), (low, high))
         return self.material(

@@ -1,7 +1,8 @@
 """Furniture, plants, vehicles and people, each a handful of convex solids.
 
-Every builder takes a random generator, a palette and a place (x, y on a floor at height z, and a
-yaw) and returns a list of solids. Sizes are in metres and those of the real things.
+Every builder takes a random generator and a palette and returns a list of solids that stand around
+the origin, on a floor at height 0; `place` moves them. Sizes are in metres and those of the real
+things.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def ball(x, y, z, r, material, semantic, squash=1.0, **more) -> Solid:
 
 
 def table(rng, pal, high=None):
+    """A table on four legs, perhaps with things on it."""
     w, d, h = rng.uniform(0.7, 1.8), rng.uniform(0.5, 1.0), high or rng.uniform(0.4, 0.8)
     top, legs = pal.wood() if rng.random() < 0.7 else pal.paint(), pal.wood()
     out = [box(0, 0, h - 0.05, w, d, 0.05, top, SEM["table"])]
@@ -73,6 +75,7 @@ def trinket(rng, pal):
 
 
 def chair(rng, pal):
+    """A chair with a back."""
     m, legs, h = pal.fabric() if rng.random() < 0.5 else pal.wood(), pal.wood(), 0.45
     out = [box(0, 0, h - 0.06, 0.44, 0.44, 0.06, m, SEM["seat"])]
     out.append(box(0, -0.2, h, 0.44, 0.05, rng.uniform(0.35, 0.55), m, SEM["seat"]))
@@ -83,6 +86,7 @@ def chair(rng, pal):
 
 
 def sofa(rng, pal):
+    """A sofa with arms and cushions."""
     w, m, cushion = rng.uniform(1.2, 2.4), pal.fabric(), pal.fabric()
     s = SEM["seat"]
     out = [
@@ -98,6 +102,7 @@ def sofa(rng, pal):
 
 
 def bed(rng, pal):
+    """A bed with a headboard and pillows."""
     w, s = rng.uniform(0.9, 1.8), SEM["seat"]
     out = [
         box(0, 0, 0, w, 2.0, 0.3, pal.wood(), s),
@@ -111,6 +116,7 @@ def bed(rng, pal):
 
 
 def cabinet(rng, pal):
+    """A cabinet with doors."""
     w, d, h = rng.uniform(0.5, 1.8), rng.uniform(0.35, 0.65), rng.uniform(0.6, 2.2)
     first = ((0.02, 0.12), (0.1, 0.7), pal.value)
     period = (w / int(rng.integers(1, 4)), 0)
@@ -123,6 +129,7 @@ def cabinet(rng, pal):
 
 
 def bookcase(rng, pal):
+    """Shelves full of books."""
     w, h = rng.uniform(0.7, 1.6), rng.uniform(1.2, 2.2)
     first = ((0, 1), (0.3, 0.9), (0.3, 0.9))
     books = pal.material("books", first, first, ((0.05, 0.1), 0.5, 0.25), period=(0.36, 0.4))
@@ -136,6 +143,7 @@ def bookcase(rng, pal):
 
 
 def floor_lamp(rng, pal):
+    """A lamp on a pole, its shade glowing."""
     h, m = rng.uniform(1.2, 1.8), pal.metal()
     shade = pal.material("plain", ((0.08, 0.15), 0.3, 0.95), ((0.08, 0.15), 0.3, 0.95), glow=0.9)
     return [
@@ -146,6 +154,7 @@ def floor_lamp(rng, pal):
 
 
 def potted_plant(rng, pal):
+    """A plant in a pot."""
     r, h, leaves = rng.uniform(0.12, 0.25), rng.uniform(0.5, 1.5), pal.leaves()
     out = [pole(0, 0, 0, r, 1.6 * r, pal.thing(), SEM["prop"])]
     out.append(pole(0, 0, r, 0.02, h * 0.6, pal.bark(), SEM["trunk"]))
@@ -169,6 +178,7 @@ def boxes(rng, pal):
 
 
 def toy(rng, pal):
+    """One ball, cylinder or cone."""
     r, m = rng.uniform(0.1, 0.45), pal.thing()
     kind = ("ball", "cylinder", "cone")[int(rng.integers(3))]
     if kind == "ball":
@@ -177,6 +187,7 @@ def toy(rng, pal):
 
 
 def person(rng, pal):
+    """A standing person."""
     h, s = rng.uniform(1.5, 1.9), SEM["person"]
     top, legs = pal.fabric(), pal.paint()
     skin = pal.material("plain", ((0.03, 0.08), (0.3, 0.6), (0.4, 0.9)), ((0.05, 0.06), 0.4, 0.7))
@@ -226,6 +237,7 @@ def car(rng, pal):
 
 
 def tree(rng, pal):
+    """A tree: trunk and crown."""
     h, leaves = rng.uniform(2.5, 7.0), pal.leaves()
     out = [pole(0, 0, -0.5, rng.uniform(0.07, 0.2), 0.5 + h * 0.7, pal.bark(), SEM["trunk"])]
     if rng.random() < 0.3:
@@ -243,6 +255,7 @@ def tree(rng, pal):
 
 
 def bush(rng, pal):
+    """A bush of a few balls of leaves."""
     leaves, size = pal.leaves(), rng.uniform(0.3, 0.9)
     out = []
     for _ in range(int(rng.integers(2, 5))):
@@ -253,6 +266,7 @@ def bush(rng, pal):
 
 
 def bench(rng, pal):
+    """A bench of planks."""
     w, m, foot = rng.uniform(1.2, 2.0), pal.wood("planks", period=(0.1, 0.14)), pal.stone()
     s = SEM["seat"]
     out = [box(0, 0, 0.42, w, 0.42, 0.06, m, s)]
@@ -263,6 +277,7 @@ def bench(rng, pal):
 
 
 def planter(rng, pal):
+    """A box with a bush in it."""
     w, h = rng.uniform(0.6, 2.0), rng.uniform(0.3, 0.7)
     out = [box(0, 0, 0, w, 0.6, h, pal.stone() if rng.random() < 0.5 else pal.wood(), SEM["prop"])]
     for solid in bush(rng, pal):
@@ -273,6 +288,7 @@ def planter(rng, pal):
 
 
 def parasol_table(rng, pal):
+    """A round table under a parasol."""
     h, m = rng.uniform(2.0, 2.4), pal.fabric()
     out = [
         pole(0, 0, 0.68, 0.5, 0.05, pal.wood(), SEM["table"]),
@@ -287,6 +303,7 @@ def parasol_table(rng, pal):
 
 
 def fountain(rng, pal):
+    """A round basin with water."""
     r, m, s = rng.uniform(0.8, 1.6), pal.stone(), SEM["prop"]
     water = pal.material("mottled", (0.53, 0.4, 0.6), (0.55, 0.3, 0.9), gloss=1.0)
     return [
@@ -299,6 +316,7 @@ def fountain(rng, pal):
 
 
 def lamp_post(rng, pal):
+    """A street lamp, its globe glowing."""
     h, m = rng.uniform(2.6, 4.5), pal.metal()
     globe = pal.material("plain", (0.12, 0.2, 1.0), (0.12, 0.2, 1.0), glow=0.9)
     return [
@@ -309,10 +327,12 @@ def lamp_post(rng, pal):
 
 
 def boulder(rng, pal):
+    """A rock of a metre or two."""
     return rock(rng, pal, (0.9, 2.4))
 
 
 def rock(rng, pal, sizes=(0.2, 1.2)):
+    """A rock of a few stones."""
     m, size = pal.stone(), rng.uniform(*sizes)
     out = []
     for _ in range(int(rng.integers(1, 4))):
@@ -345,6 +365,7 @@ def fence(rng, pal, length=4.0, high=None):
 
 
 def steps(rng, pal):
+    """A flight of steps that can be climbed from two sides."""
     m, w, n = pal.stone(), rng.uniform(1.2, 2.5), int(rng.integers(2, 6))
     return [
         box(0, 0.3 * k, 0.16 * k, w, 0.3 * (n - k) * 2, 0.16, m, SEM["fence"]) for k in range(n)

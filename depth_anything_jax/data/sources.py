@@ -44,7 +44,8 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Record: ...
 
-    def key(self, index: int) -> str: ...
+    def key(self, index: int) -> str:
+        """The record's name: unique in the source, the same in every run."""
 
 
 class SourceError(ValueError):
@@ -152,6 +153,7 @@ class FolderSource:
         return len(self.files)
 
     def key(self, index: int) -> str:
+        """The path relative to the folder."""
         return self.files[index]
 
     def __getitem__(self, index: int) -> Record:
@@ -190,6 +192,7 @@ class RGBDSource:
         return len(self.entries)
 
     def key(self, index: int) -> str:
+        """The image's path as the manifest has it."""
         return self.entries[index].rgb
 
     def __getitem__(self, index: int) -> Record:
@@ -242,6 +245,7 @@ class Subset:
         return len(self.indices)
 
     def key(self, index: int) -> str:
+        """The key in the source that this is part of."""
         return self.source.key(self.indices[index])
 
     def __getitem__(self, index: int) -> Record:

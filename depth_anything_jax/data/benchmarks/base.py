@@ -20,6 +20,7 @@ Stereo sets have `disparity`, with kind="disparity", instead of `depth`.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import os
 import pathlib
@@ -153,7 +154,7 @@ def depth_fields(
     return {"depth": np.where(measured, values, np.float32(0)), "valid": measured, "sky": sky}
 
 
-class Reader:
+class Reader(abc.ABC):
     """A sequence of records over files on disk; spawned workers can receive it.
 
     Subclasses set `name`, `card` and, where all images share it, `domain`; their `__init__` finds
@@ -175,6 +176,7 @@ class Reader:
         return len(self.items)
 
     def key(self, index: int) -> str:
+        """The image's path relative to the set's folder."""
         return self.items[index].key
 
     def __getitem__(self, index: int) -> Record:
@@ -194,8 +196,9 @@ class Reader:
     def _image(self, item: Item) -> UInt8[np.ndarray, "h w 3"]:
         return formats.read_image(self._path(item.image))
 
+    @abc.abstractmethod
     def _label(self, item: Item, image: np.ndarray) -> Record:
-        raise NotImplementedError
+        """What a record has beside its image."""
 
     def _path(self, relative: str) -> str:
         return os.path.join(self.root, relative)
