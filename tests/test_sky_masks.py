@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import sys
 
 import cv2
 import numpy as np
@@ -83,8 +84,12 @@ def test_a_second_call_makes_what_is_missing_and_only_by_the_same_model(
     pairs, tmp_path, monkeypatch, capsys
 ):
     segment = blue_is_sky()
-    monkeypatch.setattr(sky_masks, "load_model", lambda *_: segment)
     out = tmp_path / "sky"
+    with monkeypatch.context() as patch:
+        patch.setattr(sky_masks, "load_model", lambda *_: sys.exit("no such model"))
+        with pytest.raises(SystemExit, match="no such model"):
+            run(pairs, out, "--model", "misspelt")
+    monkeypatch.setattr(sky_masks, "load_model", lambda *_: segment)
     run(pairs, out)
     assert segment.calls == 3
     (out / "masks/park/1.png.png").unlink()

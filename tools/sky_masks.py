@@ -187,8 +187,8 @@ def write_manifest(
     }
 
 
-def begin(out: pathlib.Path, identity: dict[str, Any]) -> None:
-    """Makes or takes up the folder.
+def check_folder(out: pathlib.Path, identity: dict[str, Any]) -> None:
+    """Whether masks may go into a folder: a new one, or one begun by the same command.
 
     Raises:
       SystemExit: it holds something else, or masks of another model.
@@ -202,9 +202,6 @@ def begin(out: pathlib.Path, identity: dict[str, Any]) -> None:
             raise SystemExit(f"{out} was begun with another {said}. Use another --out")
     elif out.is_dir() and any(out.iterdir()):
         raise SystemExit(f"{out} is not empty and holds no {CARD}; choose another --out")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        card.write_text(json.dumps(identity, indent=1) + "\n")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -236,9 +233,12 @@ def main(argv: list[str] | None = None) -> None:
         twice = next(n for n in names if names.count(n) > 1)
         raise SystemExit(f"--source {options.source}: two pairs have one image, {twice[6:-4]}")
     identity = {"source": options.source, "model": options.model, "label": options.label}
-    begin(out, identity)
+    check_folder(out, identity)
     cv2.setNumThreads(1)  # PyTorch has the cores
     segment = load_model(options.model, options.label, options.device) if names else None
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / CARD).is_file():  # not before the model is there: its name may have been wrong
+        (out / CARD).write_text(json.dumps(identity, indent=1) + "\n")
     errors = write_masks(source, out, segment, batch_size=options.batch_size) if segment else {}
     counts = write_manifest(source, out, errors)
     (out / CARD).write_text(json.dumps({**identity, **counts}, indent=1, ensure_ascii=False) + "\n")
