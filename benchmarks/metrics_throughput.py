@@ -19,7 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one thread for each proces
 
 import numpy as np
 
-from depth_anything_jax import protocols, scoring
+from depth_anything_jax.evaluation import protocols, scoring
 
 KIND = "disparity-affine"
 

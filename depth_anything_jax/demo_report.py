@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from depth_anything_jax import demo_stages, metrics, pictures
+from depth_anything_jax import demo_stages, pictures
 from depth_anything_jax.data.scenes import SceneSource
 from depth_anything_jax.demo_plan import DOMAINS, SPLITS, Plan
+from depth_anything_jax.evaluation import metrics
 
 METRICS = {"abs_rel": "AbsRel", "norm_l1": "normalised L1", "delta1": "δ1"}
 # Rows of the table, in order, and what stands in it for them.
@@ -79,14 +80,14 @@ def predictors(plan: Plan, weights: str) -> Iterator[tuple[str, int, int, Callab
 
 def score_all(plan: Plan, *, weights: str = "", tell: Callable[[str], None] = print) -> Scores:
     """Scores every row on every domain, images one by one; tells a line for each."""
-    from depth_anything_jax import evaluation
+    from depth_anything_jax.evaluation import loop
 
     found: dict[str, dict[str, dict[str, list]]] = {}
     sets = {d: SceneSource(d, plan.held_out, SPLITS[plan.split], plan.size) for d in DOMAINS}
     for row, seed, size, predict in predictors(plan, weights):
         start = time.monotonic()
         for domain, source in sets.items():
-            scores = evaluation.evaluate(predict, source, size=size, cap=CAP, batch_size=20)
+            scores = loop.evaluate(predict, source, size=size, cap=CAP, batch_size=20)
             if scores.skipped:
                 raise RuntimeError(f"{row}: {scores.skipped} of domain {domain} have no score")
             by_metric = found.setdefault(row, {}).setdefault(domain, {m: [] for m in METRICS})

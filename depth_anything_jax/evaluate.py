@@ -96,7 +96,7 @@ def evaluate(
       Of each source: a row for each set in it (and protocol), and one for each image. Means over
       more than one set are not given: sets are not of equal worth.
     """
-    from depth_anything_jax import aggregate, candidates, evaluation, protocols
+    from depth_anything_jax.evaluation import aggregate, candidates, loop, protocols
 
     wanted, others = [], []
     for _, source in sets:
@@ -117,7 +117,7 @@ def evaluate(
     about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": name}
     for title, source in sets:
         print(f"{checkpoint} on {title}: {candidate.kind}, {name}", file=sys.stderr, flush=True)
-        found = evaluation.evaluate_candidate(
+        found = loop.evaluate_candidate(
             candidate,
             source,
             protocol=name,

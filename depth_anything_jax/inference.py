@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
-from depth_anything_jax.metrics import MIN_DEPTH
+from depth_anything_jax.evaluation.metrics import MIN_DEPTH
 
 # Normalised NHWC images (b, h, w, 3) → disparity (b, h, w), numpy or on the device.
 Predict = Callable[[np.ndarray], Any]

@@ -8,18 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from depth_anything_jax import (
-    evaluation,
-    inference,
-    losses,
-    optim,
-    paths,
-    perturb,
-    pictures,
-    sharding,
-)
+from depth_anything_jax import inference, losses, optim, paths, perturb, pictures, sharding
 from depth_anything_jax.data import sources, specs
 from depth_anything_jax.data.examples import Failure
+from depth_anything_jax.evaluation import loop
 
 # More zeros than this in the first output: a ReLU head that no gradient will ever reach.
 DEAD_SHARE = 0.99
@@ -196,7 +188,7 @@ class Evaluator:
         predict = inference.Predictor(self._student, params)
         scalars = {}
         for name, source in self._sources.items():
-            scores = evaluation.evaluate(
+            scores = loop.evaluate(
                 predict,
                 source,
                 size=self._config.input_size,

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from depth_anything_jax import align
+from depth_anything_jax.evaluation import align
 
 SCALE_SHIFT = {
     "least_squares": align.least_squares,

@@ -6,16 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax import (
-    candidates,
-    evaluation,
-    export,
-    models,
-    protocol_table,
-    protocols,
-    weights,
-)
+from depth_anything_jax import export, models, weights
 from depth_anything_jax.data import formats, transforms
+from depth_anything_jax.evaluation import candidates, loop, protocol_table, protocols
 from tests import parity
 
 TINY = models.Variant(64, 6, 2, 256, 16, (8, 16, 24, 32), (1, 2, 4, 5), grid=4)
@@ -193,11 +186,11 @@ def test_the_truth_is_perfect_under_every_protocol_and_set(name, part):
     }  # fmt: skip
     for kind in protocol_table.TABLE[name].kinds:
         gt = candidates.make("baseline:gt", kind=kind)
-        found = evaluation.evaluate_candidate(gt, [r], protocol=name)
+        found = loop.evaluate_candidate(gt, [r], protocol=name)
         assert found.abs_rel < 1e-6 and found.delta1 == 1, (kind, found.abs_rel)  # float32 labels
         for other in ("zero", "mean"):
             worse = candidates.make(f"baseline:{other}", kind=kind)
-            scores = evaluation.evaluate_candidate(worse, [r], protocol=name)
+            scores = loop.evaluate_candidate(worse, [r], protocol=name)
             assert np.isfinite(scores.abs_rel) and scores.abs_rel > 0.1 and scores.delta1 < 0.9
 
 
@@ -214,9 +207,9 @@ def test_the_label_itself_is_perfect_whoever_brings_it(protocol, tmp_path):
     keys = [r["key"] for r in source]
     files = candidates.make(f"predictions:{tmp_path}", kind=kind, keys=keys)
     for made in (candidates.make("baseline:gt", kind=kind), files):
-        found = evaluation.evaluate_candidate(made, source, protocol=protocol)
+        found = loop.evaluate_candidate(made, source, protocol=protocol)
         assert found.abs_rel < 1e-5 and found.delta1 == 1  # labels and files are float32
-    zero = evaluation.evaluate_candidate(
+    zero = loop.evaluate_candidate(
         candidates.make("baseline:zero", kind=kind), source, protocol=protocol
     )
     assert zero.abs_rel > 0.1 and zero.delta1 < 0.9
@@ -229,5 +222,5 @@ def test_images_without_a_prediction_are_named(tmp_path):
         f"predictions:{tmp_path}", kind="disparity-affine", keys=["1.jpg", "2.jpg"],
         allow_missing_files=True,
     )  # fmt: skip
-    found = evaluation.evaluate_candidate(made, source)
+    found = loop.evaluate_candidate(made, source)
     assert found.skipped == ["1.jpg"] and [s.key for s in found.per_image] == ["2.jpg"]

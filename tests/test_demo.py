@@ -11,10 +11,11 @@ import time
 import numpy as np
 import pytest
 
-from depth_anything_jax import demo, demo_plan, demo_report, demo_stages, metrics
+from depth_anything_jax import demo, demo_plan, demo_report, demo_stages
 from depth_anything_jax.data.scenes import SceneSource
 from depth_anything_jax.demo_plan import Plan
 from depth_anything_jax.demo_stages import Marks, Stage
+from depth_anything_jax.evaluation import metrics
 
 SMALL = Plan(size=28, images=6, held_out=4)
 

@@ -22,15 +22,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from depth_anything_jax import (
-    audit_sheets,
-    configs,
-    initial,
-    labelling,
-    sharding,
-    state,
-    train,
-)
+from depth_anything_jax import audit_sheets, configs, initial, labelling, sharding, state, train
 from depth_anything_jax.data import sources, specs
 from tests.run_comparison import Story, check, check_content, x64_in_all_threads
 from tests.train_float64 import widen

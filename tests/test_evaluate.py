@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import candidates, checkpoint, evaluate, models, protocols
+from depth_anything_jax import checkpoint, evaluate, models
+from depth_anything_jax.evaluation import candidates, protocols
 from tests import benchmark_files
 
 SCENES = "scenes:A?count=2&size=28"

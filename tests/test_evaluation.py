@@ -8,17 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import (
-    align,
-    evaluation,
-    inference,
-    models,
-    protocols,
-    resample,
-    scoring,
-    weights,
-)
+from depth_anything_jax import inference, models, resample, weights
 from depth_anything_jax.data import sources, transforms
+from depth_anything_jax.evaluation import align, loop, protocols, scoring
 
 SIZE = 28
 KIND = "disparity-affine"
@@ -45,7 +37,7 @@ def ramp(images):
 def test_an_affine_prediction_is_perfect_at_any_label_size():
     """A ramp stays a ramp only with align_corners=True: another rule bends it at the borders."""
     source = [record("a"), record("b", (60, 45)), record("c", (33, 33))]
-    found = evaluation.evaluate(ramp, source, size=SIZE)
+    found = loop.evaluate(ramp, source, size=SIZE)
     # The labels are float32.
     assert found.abs_rel < 1e-6 and found.delta1 == 1 and found.norm_l1 < 1e-6
     assert [s.key for s in found.per_image] == ["a", "b", "c"]
@@ -61,7 +53,7 @@ def test_the_network_sees_the_official_input():
         return ramp(images)
 
     source = [record("a"), record("b", (60, 45))]
-    evaluation.evaluate(watch, source, size=SIZE)
+    loop.evaluate(watch, source, size=SIZE)
     assert [x.shape for x in seen] == [(1, 28, 42, 3), (1, 42, 28, 3)]
     assert (seen[0][0] == transforms.network_input(source[0]["image"], SIZE)).all()
 
@@ -73,8 +65,8 @@ def test_batches_change_nothing_and_keep_the_order():
         for i in range(1, 8)
     ]
     predict = lambda images: images.mean(-1)  # noqa: E731
-    one = evaluation.evaluate(predict, source, size=SIZE)
-    three = evaluation.evaluate(predict, source, size=SIZE, batch_size=3, threads=4)
+    one = loop.evaluate(predict, source, size=SIZE)
+    three = loop.evaluate(predict, source, size=SIZE, batch_size=3, threads=4)
     assert one.per_image == three.per_image
     assert len(set(one.of("abs_rel"))) == 7 and one.of("abs_rel").dtype == np.float64
 
@@ -84,11 +76,11 @@ def test_domains_have_their_caps():
     disparity = np.broadcast_to(1 / depth, (30, 41))
     cap = {"indoor": 10, "indoor_synth": 10, "outdoor": 80, "": 80}
     for domain, metres in cap.items():
-        (scores,) = evaluation.evaluate(
+        (scores,) = loop.evaluate(
             ramp, [record(disparity=disparity, domain=domain)], size=SIZE
         ).per_image
         assert scores.n == 30 * (depth < metres).sum()
-    own = evaluation.evaluate(ramp, [record(disparity=disparity)], size=SIZE, cap=20)
+    own = loop.evaluate(ramp, [record(disparity=disparity)], size=SIZE, cap=20)
     assert own.per_image[0].n == 30 * (depth < 20).sum()
 
 
@@ -98,7 +90,7 @@ def test_labels_without_metres_give_normalised_l1_alone():
         record("b", shift_known=False),
         record("c"),
     ]
-    found = evaluation.evaluate(ramp, source, size=SIZE)
+    found = loop.evaluate(ramp, source, size=SIZE)
     nan = [math.isnan(s.abs_rel) for s in found.per_image]
     assert nan == [True, True, False]
     assert all(s.norm_l1 < 1e-6 for s in found.per_image)
@@ -111,7 +103,7 @@ def test_means_are_over_images_and_by_set():
         record("abc"[i], disparity=rng.uniform(0.2, 1, (9, 9)), dataset="one" if i else "two")
         for i in range(3)
     ]
-    found = evaluation.evaluate(ramp, source, size=SIZE)
+    found = loop.evaluate(ramp, source, size=SIZE)
     a, b, c = found.of("delta1")
     assert found.delta1 == pytest.approx((a + b + c) / 3)
     assert found.sets["one"]["delta1"] == pytest.approx((b + c) / 2)
@@ -122,19 +114,17 @@ def test_images_with_too_few_valid_pixels_are_named():
     few = record("few")
     few["valid"] = np.zeros((30, 41), bool)
     few["valid"][0, :9] = True
-    found = evaluation.evaluate(ramp, [few, record("b")], size=SIZE)
+    found = loop.evaluate(ramp, [few, record("b")], size=SIZE)
     assert found.skipped == ["few"] and [s.key for s in found.per_image] == ["b"]
     with pytest.raises(
         ValueError, match=r"none of 1 images could be scored \(few: 9 valid pixels, 10 are needed\)"
     ):
-        evaluation.evaluate(ramp, [few], size=SIZE)
+        loop.evaluate(ramp, [few], size=SIZE)
 
 
 def test_limit_and_progress():
     source, seen = [record("a"), record("b"), record("c")], []
-    found = evaluation.evaluate(
-        ramp, source, size=SIZE, limit=2, progress=lambda *x: seen.append(x)
-    )
+    found = loop.evaluate(ramp, source, size=SIZE, limit=2, progress=lambda *x: seen.append(x))
     assert [s.key for s in found.per_image] == ["a", "b"] and seen == [(1, 2), (2, 2)]
 
 
@@ -145,9 +135,9 @@ class Torn(list):
 
 def test_nothing_is_left_out_silently():
     with pytest.raises(OSError, match="torn.jpg"):
-        evaluation.evaluate(ramp, Torn([1, 2]), size=SIZE)
+        loop.evaluate(ramp, Torn([1, 2]), size=SIZE)
     with pytest.raises(ValueError, match="a has no label to evaluate against"):
-        evaluation.evaluate(ramp, [{"key": "a", "image": record()["image"]}], size=SIZE)
+        loop.evaluate(ramp, [{"key": "a", "image": record()["image"]}], size=SIZE)
 
 
 def test_the_protocol_goes_by_set_and_domain():
@@ -163,18 +153,18 @@ def test_the_protocol_goes_by_set_and_domain():
         return np.broadcast_to(np.linspace(1, 4, w)[::way] + off, (b, h, w))
 
     source = [record("a", (480, 640), 1 / depth, dataset="nyu")]
-    found = evaluation.evaluate(lopsided, source, kind="metric", protocol="zoe", size=SIZE)
+    found = loop.evaluate(lopsided, source, kind="metric", protocol="zoe", size=SIZE)
     assert (seen[1] == seen[0][:, :, ::-1]).all() and len(seen) == 2
     assert found.per_image[0].n == 426 * 560 and found.abs_rel < 1e-6
     assert found.per_image[0].scale == 1
     with pytest.raises(protocols.ProtocolError, match="zoe@1 does not score disparity-affine"):
-        evaluation.evaluate(ramp, source, protocol="zoe", size=SIZE)
+        loop.evaluate(ramp, source, protocol="zoe", size=SIZE)
 
 
 def test_records_of_depth_score_like_records_of_disparity():
     one = record("a", disparity=1 / np.random.default_rng(0).uniform(1, 9, (30, 41)))
     other = {k: v for k, v in one.items() if k != "disparity"} | {"depth": 1 / one["disparity"]}
-    a, b = (evaluation.evaluate(ramp, [r], size=SIZE).per_image[0] for r in (one, other))
+    a, b = (loop.evaluate(ramp, [r], size=SIZE).per_image[0] for r in (one, other))
     assert a.n == b.n and a.abs_rel == pytest.approx(b.abs_rel, rel=1e-6)  # float32 labels
 
 
@@ -182,19 +172,19 @@ def test_frames_and_padding_are_what_the_network_sees():
     image = np.random.default_rng(0).integers(0, 256, (360, 1220, 3), np.uint8)
     one = record("a", (360, 1220)) | {"image": image}
     kb = protocols.get("zoe", "metric", "kitti")
-    assert (evaluation.view(one, kb) == image[8:, 2:1218]).all()
-    padded = evaluation.view(one, dataclasses.replace(kb, frame="none", pad="zoe"))
+    assert (loop.view(one, kb) == image[8:, 2:1218]).all()
+    padded = loop.view(one, dataclasses.replace(kb, frame="none", pad="zoe"))
     assert padded.shape == (360 + 2 * 40, 1220 + 2 * 74, 3)
     assert (padded[40, 74] == image[0, 0]).all() and (padded[39, 74] == image[1, 0]).all()
     with pytest.raises(protocols.ProtocolError, match="need a label of the image's size"):
-        evaluation.view(one | {"valid": np.ones((36, 122), bool)}, kb)
+        loop.view(one | {"valid": np.ones((36, 122), bool)}, kb)
 
 
 def test_sequences_are_fitted_as_a_whole():
     source = [record(k, sequence=k[0]) for k in ("a1", "a2", "b1")]
     source[1]["disparity"] = source[1]["disparity"] * np.float32(0.5)
     vda = protocols.get("vda", KIND, resize="bilinear-corners")
-    found = evaluation.evaluate(ramp, source, protocol=vda, size=SIZE)
+    found = loop.evaluate(ramp, source, protocol=vda, size=SIZE)
     a1, a2, b1 = found.per_image
     assert (a1.scale, a1.shift) == (a2.scale, a2.shift) != (b1.scale, b1.shift)
     # Two frames of different size in the world have no common scale.
@@ -239,7 +229,7 @@ def assert_agrees(scores, golden):
 
 def test_real_weights_reproduce_official_scores(official, shared):
     predict, golden, _ = official
-    found = evaluation.evaluate(predict, labelled(shared, datasets=["nyu"]), limit=2)
+    found = loop.evaluate(predict, labelled(shared, datasets=["nyu"]), limit=2)
     assert len(found.per_image) == 2
     for scores in found.per_image:
         assert_agrees(scores, golden)
@@ -254,7 +244,7 @@ SETS = ["kitti_gt", "nyu", "icl_nuim", "tum", "sunrgbd", "redwood", "hololens", 
 def test_real_weights_reproduce_all_official_scores(official, shared, name):
     predict, golden, means = official
     assert set(SETS) == means.keys()
-    found = evaluation.evaluate(predict, labelled(shared, datasets=[name]))
+    found = loop.evaluate(predict, labelled(shared, datasets=[name]))
     assert {s.key for s in found.per_image} == {
         key for key, scores in golden.items() if scores["dataset"] == name
     }
@@ -268,7 +258,7 @@ def test_real_weights_reproduce_all_official_scores(official, shared, name):
 @pytest.mark.timeout(3600)
 def test_pairs_with_disparity_are_scored_in_disparity_alone(official, shared):
     stereo = ["middlebury", "kitti2015_stereo", "sceneflow"]
-    found = evaluation.evaluate(official[0], labelled(shared, datasets=stereo))
+    found = loop.evaluate(official[0], labelled(shared, datasets=stereo))
     assert len(found.per_image) == 5
     for scores in found.per_image:
         assert math.isnan(scores.abs_rel) and 0 < scores.norm_l1 < 2
@@ -289,7 +279,7 @@ def test_a_mutated_protocol_misses_the_official_scores(official, shared, monkeyp
     predict, golden, _ = official
     (example,) = [labelled(shared, datasets=["nyu"])[0]]
     kept = []
-    evaluation.evaluate(lambda x: kept.append(np.asarray(predict(x))) or kept[0], [example])
+    loop.evaluate(lambda x: kept.append(np.asarray(predict(x))) or kept[0], [example])
 
     def score(**switches):
         found = protocols.get("golden", KIND, "nyu", example["domain"], **switches)

@@ -121,25 +121,22 @@ def test_data_knows_no_jax(file):
     assert all(below(name, "data") for name in own(file)), own(file)
 
 
-NUMPY = (
-    "metrics",
-    "align",
-    "resample",
-    "protocols",
-    "protocol_table",
-    "aggregate",
-    "scoring",
-    "pairs",
-)  # of these, none knows jax
+# Of the evaluation, what only computes: numpy alone.
+SCORES = ("metrics", "align", "protocols", "protocol_table", "aggregate", "scoring", "pairs")
+NUMPY = ("resample", *(f"evaluation.{name}" for name in SCORES))
 PURE = ("losses", "perturb", "select", *NUMPY)
-CORE = [*sources(f"{PACKAGE}/models"), *(ROOT / PACKAGE / f"{name}.py" for name in PURE)]
+CORE = [
+    *sources(f"{PACKAGE}/models"),
+    *(ROOT.joinpath(PACKAGE, *name.split(".")).with_suffix(".py") for name in PURE),
+]
 
 
 @pytest.mark.parametrize("file", CORE, ids=lambda p: p.name)
 def test_models_losses_and_metrics_are_pure(file):
-    known = {"numpy"} if file.stem in NUMPY else {"jax", "flax", "numpy"}
+    name = ".".join(file.relative_to(ROOT / PACKAGE).with_suffix("").parts)
+    known = {"numpy"} if name in NUMPY else {"jax", "flax", "numpy"}
     assert third_party(file) <= known | TYPES
-    assert all(below(n, *(NUMPY if file.stem in NUMPY else ("models", *PURE))) for n in own(file))
+    assert all(below(n, *(NUMPY if name in NUMPY else ("models", *PURE))) for n in own(file))
 
 
 @pytest.mark.parametrize("name", ["optim", "sharding", "checkpoint", "state", "paths"])

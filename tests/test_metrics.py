@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from depth_anything_jax import metrics
+from depth_anything_jax.evaluation import metrics
 
 
 def maps(seed=0, shape=(9, 11)):

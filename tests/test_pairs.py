@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from depth_anything_jax import metrics, pairs
+from depth_anything_jax.evaluation import metrics, pairs
 
 DISPARITY = "disparity-affine"
 

@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from depth_anything_jax import protocol_table, protocols
-from depth_anything_jax.protocols import Protocol, ProtocolError
+from depth_anything_jax.evaluation import protocol_table, protocols
+from depth_anything_jax.evaluation.protocols import Protocol, ProtocolError
 
 NAMES = list(protocol_table.TABLE)
 DOMAINS = ("", "indoor", "outdoor")

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from depth_anything_jax import align, metrics, protocol_table, protocols, resample, scoring
-from depth_anything_jax.aggregate import METRICS
-from depth_anything_jax.protocols import Protocol, ProtocolError
+from depth_anything_jax import resample
+from depth_anything_jax.evaluation import align, metrics, protocol_table, protocols, scoring
+from depth_anything_jax.evaluation.aggregate import METRICS
+from depth_anything_jax.evaluation.protocols import Protocol, ProtocolError
 
 DISPARITY = "disparity-affine"
 PLAIN = Protocol(alignment="lsq-disparity", max_depth=10.0)

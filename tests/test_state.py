@@ -10,16 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import (
-    initial,
-    losses,
-    models,
-    optim,
-    paths,
-    perturb,
-    sharding,
-    state,
-)
+from depth_anything_jax import initial, losses, models, optim, paths, perturb, sharding, state
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 SIZE = 28

@@ -16,16 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import (
-    checkpoint,
-    configs,
-    initial,
-    monitor,
-    paths,
-    report,
-    sharding,
-    train,
-)
+from depth_anything_jax import checkpoint, configs, initial, monitor, paths, report, sharding, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
-from depth_anything_jax import metrics, resample
-from depth_anything_jax.metrics import PairScore
+from depth_anything_jax import resample
+from depth_anything_jax.evaluation import metrics
+from depth_anything_jax.evaluation.metrics import PairScore
 
 
 class ImagePairs(NamedTuple):

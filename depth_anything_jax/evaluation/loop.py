@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from depth_anything_jax import aggregate, candidates, inference, protocols, scoring
-from depth_anything_jax.aggregate import ImageScores
-from depth_anything_jax.candidates import Candidate
+from depth_anything_jax import inference
+from depth_anything_jax.evaluation import aggregate, candidates, protocols, scoring
+from depth_anything_jax.evaluation.aggregate import ImageScores
+from depth_anything_jax.evaluation.candidates import Candidate
+from depth_anything_jax.evaluation.protocols import Protocol
 from depth_anything_jax.inference import Predict
-from depth_anything_jax.protocols import Protocol
 
 METRICS = ("abs_rel", "delta1", "norm_l1")
 

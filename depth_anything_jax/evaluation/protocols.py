@@ -17,7 +17,8 @@ import json
 import math
 from typing import Any
 
-from depth_anything_jax import protocol_table, resample
+from depth_anything_jax import resample
+from depth_anything_jax.evaluation import protocol_table
 
 # What a prediction is, up to what: a scale and a shift of 1 / depth, of depth, a scale, nothing.
 KINDS = ("disparity-affine", "depth-affine", "depth-scale", "metric")

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from depth_anything_jax import align, metrics, protocols, resample
-from depth_anything_jax.aggregate import BOUNDARIES, NAN, ImageScores
-from depth_anything_jax.align import Alignment
-from depth_anything_jax.protocols import Protocol
+from depth_anything_jax import resample
+from depth_anything_jax.evaluation import align, metrics, protocols
+from depth_anything_jax.evaluation.aggregate import BOUNDARIES, NAN, ImageScores
+from depth_anything_jax.evaluation.align import Alignment
+from depth_anything_jax.evaluation.protocols import Protocol
 
 Record = Mapping[str, Any]
 Map = Num[np.ndarray, "h w"]

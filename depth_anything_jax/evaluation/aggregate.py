@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from depth_anything_jax import metrics
+from depth_anything_jax.evaluation import metrics
 
 NAN = math.nan
 

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Num
 
-from depth_anything_jax import protocols, scoring
 from depth_anything_jax.data import formats, sources, transforms
-from depth_anything_jax.protocols import KINDS, Protocol
+from depth_anything_jax.evaluation import protocols, scoring
+from depth_anything_jax.evaluation.protocols import KINDS, Protocol
 
 BASELINES = ("zero", "mean", "gt")
 SUFFIXES = (".npy", ".npz", ".png", ".pfm", ".exr")

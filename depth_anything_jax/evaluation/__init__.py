@@ -1,0 +1,1 @@
+"""Scores of predictions on labelled data: `loop.evaluate` is the way in."""
