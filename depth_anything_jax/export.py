@@ -169,7 +169,7 @@ def hf_config(weights: Weights) -> dict[str, Any]:
         "fusion_hidden_size": size.features,
         "head_in_index": -1,
         "head_hidden_size": 32,
-        "depth_estimation_type": weights.head,
+        "depth_estimation_type": "relative" if weights.head == "relative" else "metric",
         "max_depth": int(metres),
         "dtype": "float32",
     }

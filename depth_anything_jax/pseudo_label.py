@@ -109,7 +109,7 @@ def label(
         },
         dtype=str(np.dtype(compute)),
         batch_size=batch_size,
-        shift_known=teacher.head == "metric",
+        shift_known=teacher.head != "relative",
         notes={
             "teacher_source": teacher.source,
             "licence": licences.combined(chain),

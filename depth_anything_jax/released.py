@@ -41,7 +41,7 @@ def _models() -> list[Released]:
     models = []
 
     def add(repo, file, variant, version, twin, max_depth=None):
-        head = "relative" if max_depth is None else "metric"
+        head = "relative" if max_depth is None else "sigmoid"
         licence = licences.released(version or "dinov2", variant)
         models.append(Released(repo, file, variant, version, head, max_depth, licence, twin))
 

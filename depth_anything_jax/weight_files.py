@@ -223,8 +223,9 @@ def _config_hint(path: epath.Path) -> dict[str, Any] | None:
         return {**hint, "variant": config["encoder"]}
     if config.get("model_type") != "depth_anything":
         return hint
-    hint["head"] = config.get("depth_estimation_type", "relative")
-    if hint["head"] == "metric":
+    hint["head"] = "relative"
+    if config.get("depth_estimation_type") == "metric":
+        hint["head"] = "sigmoid"
         hint["max_depth"] = config.get("max_depth")
     backbone = config.get("backbone_config") or {}
     if backbone.get("model_type", "dinov2") != "dinov2":

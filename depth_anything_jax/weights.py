@@ -30,7 +30,7 @@ class Weights:
       params: {"encoder": …, "decoder": …}, numpy, at least float32; "encoder" alone for a backbone.
       variant: name in `models.depth_anything.VARIANTS`.
       version: "v1" or "v2", which blocks are tapped; None for an encoder that nobody tapped yet.
-      head: "relative" or "metric".
+      head: "relative" or "sigmoid".
       max_depth: metres, of a metric head.
       licence: SPDX name, the most restrictive along the chain; None: unknown.
       source: what was asked for.
@@ -274,8 +274,9 @@ def _facts(
             "V2; pass version='v1' or version='v2' (--version)"
         )
     head = _first(_firm(hints), "head") or (
-        "metric" if max_depth is not None else _first(hints, "head")
+        "sigmoid" if max_depth is not None else _first(hints, "head")
     )
+    head = "sigmoid" if head == "metric" else head  # as it was called while it was the only one
     if head is None:
         head = "relative"
         logging.warning(

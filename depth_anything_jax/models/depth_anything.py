@@ -85,8 +85,8 @@ class DepthAnything(nn.Module):
           return_features: hand out the encoder's output too.
 
         Returns:
-          Disparity up to scale and shift (relative head) or metres (metric head), at least float32;
-          with `return_features` a pair (depth, EncoderOutput).
+          Disparity up to scale and shift (relative head) or metres (sigmoid head), at least
+          float32; with `return_features` a pair (depth, EncoderOutput).
 
         Raises:
           ValueError: a side is no multiple of 14.
@@ -112,21 +112,21 @@ def build(
     Args:
       variant: "vits", "vitb", "vitl", "vitg", "demo", or a Variant of one's own.
       version: "v1" (taps of the last four blocks) or "v2".
-      head: "relative" (ReLU) or "metric" (sigmoid * max_depth).
-      max_depth: metres, for the metric head: 20 for the indoor models, 80 for the outdoor ones.
+      head: "relative" (ReLU) or "sigmoid" (sigmoid * max_depth: metres).
+      max_depth: metres, for the sigmoid head: 20 for the indoor models, 80 for the outdoor ones.
       dtype: compute dtype; parameters are float32 whatever it is.
       scan: scan over layers between taps (fast to compile; use with remat for large models).
       remat: "none", "full" or "dots".
       attention: "auto", "einsum", "xla", "cudnn" or "splash".
 
     Raises:
-      ValueError: an unknown name, or max_depth missing (metric) or superfluous (relative).
+      ValueError: an unknown name, or max_depth missing (sigmoid) or superfluous (relative).
     """
     if head not in HEADS:
         raise ValueError(f"head={head!r} is unknown; choose one of {', '.join(HEADS)}")
-    if (head == "metric") != (max_depth is not None):
+    if (head == "sigmoid") != (max_depth is not None):
         raise ValueError(
-            f"head={head!r} with max_depth={max_depth}: the metric head needs max_depth in metres "
+            f"head={head!r} with max_depth={max_depth}: the sigmoid head needs max_depth in metres "
             "(20 for the indoor models, 80 for the outdoor ones); the relative head takes none"
         )
     size = _variant(variant)

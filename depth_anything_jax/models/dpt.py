@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from depth_anything_jax.models.dinov2 import PATCH, remat_policy, widen
 from depth_anything_jax.models.resize import resize_bilinear
 
-HEADS = ("relative", "metric")
+HEADS = ("relative", "sigmoid")
 HEAD_HIDDEN = 32  # channels before the last 1x1 convolution, for every size
 
 
@@ -133,8 +133,9 @@ class DPT(nn.Module):
     Attributes:
       features: channels of the fused maps.
       out_channels: channels of the four maps before fusion, fine to coarse.
-      head: "relative" (ReLU: disparity up to scale and shift) or "metric" (sigmoid * max_depth).
-      max_depth: metres, for the metric head.
+      head: "relative" (ReLU: disparity up to scale and shift) or "sigmoid" (times max_depth:
+        metres).
+      max_depth: metres, for the sigmoid head.
       dtype: compute dtype up to the last two convolutions, which are at least float32.
       remat: name of a policy in dinov2.REMAT, applied to each fusion block and to the read-out.
     """
@@ -153,15 +154,15 @@ class DPT(nn.Module):
         """Decodes four taps of a patch grid (rows, columns) to a map of 14x its size.
 
         Raises:
-          ValueError: not four taps, an unknown head, or a metric head without max_depth.
+          ValueError: not four taps, an unknown head, or a sigmoid head without max_depth.
         """
         if len(taps) != 4:
             raise ValueError(f"the decoder fuses 4 taps, got {len(taps)}; give the encoder 4 taps")
         if self.head not in HEADS:
             raise ValueError(f"head={self.head!r} is unknown; choose one of {', '.join(HEADS)}")
-        if (self.head == "metric") != (self.max_depth is not None):
+        if (self.head == "sigmoid") != (self.max_depth is not None):
             raise ValueError(
-                f"head={self.head!r} with max_depth={self.max_depth}: the metric head needs "
+                f"head={self.head!r} with max_depth={self.max_depth}: the sigmoid head needs "
                 "max_depth in metres (20 indoor, 80 outdoor), the relative head must have none"
             )
         rows, columns = grid
