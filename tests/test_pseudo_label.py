@@ -27,8 +27,7 @@ TINY = models.Variant(16, 4, 1, 32, 8, (8, 8, 8, 8), (0, 1, 2, 3), grid=2)
 class Convolution:
     """A model as small as can be: one 3x3 convolution."""
 
-    class decoder:
-        head = "relative"
+    head = "relative"
 
     def apply(self, variables, images):
         kernel = variables["params"]["kernel"]
@@ -38,8 +37,7 @@ class Convolution:
 
 
 class MetricConvolution(Convolution):
-    class decoder:
-        head = "sigmoid"
+    head = "sigmoid"
 
     def apply(self, variables, images):
         return 20 * jax.nn.sigmoid(super().apply(variables, images) - 3)
