@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     c.model.variant = "vits"  # vits, vitb, vitl, vitg; demo
     c.model.version = "v1"  # which blocks feed the decoder: v1 the last four, v2 spread out
     c.model.head = "relative"
-    c.model.max_depth = 0.0  # metres, for head="metric"
+    c.model.max_depth = 0.0  # metres, for head="sigmoid"
     c.model.scan = True
     c.model.remat = "none"  # "none", "dots", "full": what the backward pass computes again
     c.model.attention = "auto"

@@ -27,7 +27,7 @@ IN_FLIGHT = 2  # batches on the device while the host prepares and stores others
 
 def is_metric(model: Any) -> bool:
     """Whether the head gives metres, of which zero disparity is infinitely far."""
-    return model.decoder.head == "metric"
+    return model.head != "relative"
 
 
 def disparity(

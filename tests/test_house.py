@@ -118,7 +118,7 @@ def test_data_knows_no_jax(file):
     optional = {"h5py", "scipy"}  # the extra [eval], imported where a file needs them
     assert third_party(file) <= allowed | optional | {"tqdm", "etils"} | TYPES
     assert not third_party(file, at_import=True) & optional
-    assert all(below(name, "data") for name in own(file)), own(file)
+    assert all(below(name, "data", "resample") for name in own(file)), own(file)
 
 
 # Of the evaluation, what only computes: numpy alone.

@@ -50,13 +50,15 @@ def _as_weights(matrix: np.ndarray, dtype: Any) -> Array:
     return jnp.asarray(matrix, dtype)
 
 
-def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
+def resize_bilinear(
+    x: Float[Array, "b h w c"], size: tuple[int, int], *, precision: jax.lax.PrecisionLike = None
+) -> Float[Array, "b H W c"]:
     """Bilinear resize with `align_corners=True` to `size` (rows, columns), in x's dtype."""
     for axis, n_out in ((1, size[0]), (2, size[1])):
         if x.shape[axis] != n_out:
             weights = _as_weights(linear_matrix(x.shape[axis], n_out), x.dtype)
             spec = "Hh,bhwc->bHwc" if axis == 1 else "Ww,bhwc->bhWc"
-            x = jnp.einsum(spec, weights, x)
+            x = jnp.einsum(spec, weights, x, precision=precision)
     return x
 
 
