@@ -178,6 +178,7 @@ def write(
     }
     (path / "scores.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     with open(path / "scores.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(images[0]))
+        names = dict.fromkeys(name for row in images for name in row)
+        writer = csv.DictWriter(file, fieldnames=list(names))
         writer.writeheader()
         writer.writerows(plain(r) for r in images)
