@@ -6,40 +6,33 @@
         --dataset nyu --data NYU --dataset 'kitti?list_file=eigen.txt' --data KITTI --out scores
     python -m depth_anything_jax.evaluate --data 'rgbd:pairs/manifest.json?datasets=nyu' \\
         --checkpoint predictions:from_another_tool --kind metric
+    python -m depth_anything_jax.evaluate --checkpoint depth-anything/Depth-Anything-V2-Small \\
+        --checkpoint runs/student --relative_to runs/student --dataset da2k --data DA-2K
 
 --checkpoint is a run, a file, a folder, a hub id, or one of the candidates above (candidates.py).
 With --dataset, each --data is the folder of an evaluation set in its original layout
 (docs/benchmarks.md); without, each is a source as training reads it (docs/data.md).
 
 Without --protocol it is `da` for relative predictions and `zoe` for metric ones; protocols.py has
-the switches. Two numbers are comparable exactly when their protocol's hash is the same, and it
-stands beside every number. --out receives table.md, scores.json (each image) and scores.csv.
+the switches, and --switch crop=garg changes one. Two numbers are comparable exactly when their
+protocol's hash is the same, and it stands beside every number. Pairs of points (da2k, diw) have
+rules and a hash of their own, whatever the protocol. --out receives table.md, scores.json (each
+image) and scores.csv.
 """
 
-import csv
-import json
-import math
 import os
-import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from depth_anything_jax.data import sources, specs
+from depth_anything_jax.evaluation import relative, tables
 
-COLUMNS = {
-    "abs_rel": "AbsRel",
-    "delta1": "δ1",
-    "rmse": "RMSE",
-    "log10": "log10",
-    "silog": "SILog",
-    "norm_l1": "norm. L1",
-}
 Row = dict[str, Any]
 
 
 def open_sets(datasets: Sequence[str], data: Sequence[str]) -> list[tuple[str, sources.Source]]:
-    """(name, source) of every set asked for.
+    """(name with its options, source) of every set asked for.
 
     Args:
       datasets: names of evaluation sets with options, "kitti?split=eigen_697"; none: `data` are
@@ -60,11 +53,9 @@ def open_sets(datasets: Sequence[str], data: Sequence[str]) -> list[tuple[str, s
     opened = []
     for text, folder in zip(datasets, data, strict=True):
         name, _, query = text.partition("?")
-        if name in ("da2k", "diw"):
-            raise ValueError(f"{name} has pairs of points and no depth: not scored here yet")
         options = specs.parse(f"folder:?{query}")
         del options["type"]
-        opened.append((name, benchmarks.make(name, os.path.expanduser(folder), **options)))
+        opened.append((text, benchmarks.make(name, os.path.expanduser(folder), **options)))
     return opened
 
 
@@ -74,7 +65,9 @@ def evaluate(
     *,
     protocol: str = "",
     kind: str | None = None,
-    size: int | None = None,
+    views: Sequence[str] = (),
+    changed: Mapping[str, Any] | None = None,
+    published_as: str | None = None,
     limit: int = 0,
     batch_size: int = 0,
     boundary: bool = False,
@@ -86,18 +79,23 @@ def evaluate(
     Args:
       checkpoint: what `candidates.make` takes; `kind`, `allow_missing_files` and `load` go to it.
       sets: as `open_sets` gives them.
-      protocol: a name; "" goes by the kind.
-      size: short side of the network's input in pixels; None: the protocol's.
+      protocol: a name; "" goes by the kind that is scored.
+      views: kinds to score it as, from one look at each image; none: what the protocol asks for.
+      changed: switches of the protocol.
+      published_as: a name of `published.MODELS`, or "none"; None: by the weights' own name.
       limit: images of each set; 0: all.
       batch_size: images at a time; 0: one a device.
       boundary: whether boundary F1 is wanted.
 
     Yields:
-      Of each source: a row for each set in it (and protocol), and one for each image. Means over
-      more than one set are not given: sets are not of equal worth.
+      Of each source: a row for each set in it (view and protocol), and one for each image and view.
+      Means over more than one set are not given: sets are not of equal worth.
     """
-    from depth_anything_jax.evaluation import aggregate, candidates, loop, protocols
+    from depth_anything_jax.evaluation import candidates, loop, pairs, protocols, published
+    from depth_anything_jax.evaluation import switches as texts
 
+    model = published.check(published_as) if published_as else None
+    changed = dict(changed or {})
     wanted, others = [], []
     for _, source in sets:
         keys = [source.key(i) for i in range(len(source))]
@@ -112,33 +110,51 @@ def evaluate(
         allow_missing_files=allow_missing_files,
         load=load,
     )
-    name, _ = protocols.named(protocol or protocols.default(candidate.kind))
-    how = protocols.get(name, candidate.kind).aggregate  # the same for all its sets
-    about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": name}
+    if model is None:
+        model = published.model_of(candidate.origin)
+    first = views[0] if views else candidate.kind
+    name, _ = protocols.named(protocol or protocols.default(first))
     for title, source in sets:
-        print(f"{checkpoint} on {title}: {candidate.kind}, {name}", file=sys.stderr, flush=True)
-        found = loop.evaluate_candidate(
+        of_pairs = title.partition("?")[0] in pairs.MEASURES
+        if of_pairs:  # order is the same in all views
+            asked: Sequence[str] = (candidate.kind,)
+            label = texts.label(pairs.NAME, pairs.concerned(changed))
+            how = "image"
+        else:
+            asked = views or protocols.views(name, candidate.kind)
+            label = texts.label(name, changed)
+            how = protocols.get(name, asked[0], **changed).aggregate  # the same for all its sets
+        about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": label}
+        seen_as = "" if tuple(asked) == (candidate.kind,) else f" as {', '.join(asked)}"
+        print(
+            f"{checkpoint} on {title}: {candidate.kind}{seen_as}, {label}",
+            file=sys.stderr,
+            flush=True,
+        )
+        found = loop.evaluate_views(
             candidate,
             source,
+            views=asked,
             protocol=name,
-            size=size,
+            switches=changed,
             limit=limit,
             boundary=boundary,
             progress=_progress,
         )
-        every = [*found.per_image, *found.skipped_images]
-        images = []
-        for image in every:
-            scores = image._asdict()
-            images.append({**about, "hash": scores.pop("protocol"), **scores})
-        size_of_split = getattr(source, "expected", None) or len(source)
-        rows = []
-        for part in sorted({(i.dataset, i.protocol) for i in every}):
-            mine = [i for i in every if (i.dataset, i.protocol) == part]
-            skipped = sum(bool(i.why) for i in mine)
-            row = {"set": part[0] or title, "hash": part[1], "images": len(mine) - skipped}
-            row |= {"skipped": skipped, "read": len(every), "split": size_of_split}
-            rows.append(about | row | aggregate.means(mine, how))
+        rows, images = [], []
+        split = getattr(source, "expected", None) or len(source)
+        for view, scores in found.items():
+            every = [*scores.per_image, *scores.skipped_images]
+            mine = {**about, "view": view}
+            new = tables.rows(every, mine, reader=title, split=split, how=how)
+            for row in new:
+                row["published"], row["not_compared"] = published.beside(row, model)
+            rows += new
+            for image in every:
+                fields = image._asdict()
+                digest = fields.pop("protocol")
+                place = {"reader": title, "set": image.dataset or title, "hash": digest}
+                images.append({**mine, **place, **fields})
         yield rows, images
 
 
@@ -147,47 +163,31 @@ def _progress(done: int, count: int) -> None:
     print(f"\r{done}/{count} images", end=end, file=sys.stderr, flush=True)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """A Markdown table of the sets' rows; what no set has is left out."""
-    columns = {c: t for c, t in COLUMNS.items() if any(not math.isnan(r[c]) for r in rows)}
-    heads = ["checkpoint", "set", "protocol", "images", *columns.values()]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for r in rows:
-        count = f"{r['images']}" + (f" (+{r['skipped']} skipped)" if r["skipped"] else "")
-        if r["read"] < r["split"]:
-            count += f"; {r['read']} of {r['split']} read"
-        cells = [r["checkpoint"], r["set"], f"{r['protocol']} {r['hash']}", count]
-        cells += [f"{r[c]:.4f}" for c in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def _changed(switch: Sequence[str], size: int | None) -> dict[str, Any]:
+    """The protocol's switches that flags change."""
+    from depth_anything_jax.evaluation import switches
+
+    return switches.parse([*switch, *([f"input_size={size}"] if size is not None else [])])
 
 
-def new_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder, made where it is not there.
+def _published(names: Sequence[str], checkpoints: Sequence[str]) -> list[str | None]:
+    """The name for each checkpoint; None: by the weights' own.
 
     Raises:
-      ValueError: it holds something: scores may have taken hours.
+      ValueError: not one for each, or a name of which nothing was published.
     """
-    path = pathlib.Path(folder).expanduser()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"--out={folder} is there and not empty; choose another or remove it")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    from depth_anything_jax.evaluation import published
 
-
-def write(path: pathlib.Path, rows: Sequence[Row], images: Sequence[Row]) -> None:
-    """table.md, scores.json {"sets": …, "images": …} (NaN is null) and scores.csv of the images."""
-
-    def plain(row: Row) -> Row:
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-
-    (path / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
-    found = {"sets": [plain(r) for r in rows], "images": [plain(r) for r in images]}
-    (path / "scores.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    with open(path / "scores.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(images[0]))
-        writer.writeheader()
-        writer.writerows(plain(r) for r in images)
+    if not names:
+        return [None] * len(checkpoints)
+    if len(names) != len(checkpoints):
+        raise ValueError(
+            f"{len(names)} --published and {len(checkpoints)} --checkpoint: give one for each, in "
+            "order; none where nothing is to stand beside"
+        )
+    for name in names:
+        published.check(name)
+    return list(names)
 
 
 def main() -> None:
@@ -202,13 +202,17 @@ def main() -> None:
     data = several("data", None, "folder of each --dataset, or labelled source", required=True)
     protocol = flags.DEFINE_string("protocol", "", "da, midas, marigold, moge, zoe, vda, golden")
     kind = flags.DEFINE_string("kind", None, "of predictions: and baseline:")
-    size = number("size", None, "short side of the input in pixels; else the protocol's")
+    views = several("as", [], "score it as this lesser kind; may be given again")
+    switch = several("switch", [], "NAME=VALUE of the protocol, changed; may be given again")
+    size = number("size", None, "short side of the input in pixels: --switch input_size")
     limit = number("limit", 0, "images of each set; 0: all")
     batch = number("batch_size", 0, "images at a time; 0: one a device")
     boundary = flags.DEFINE_boolean("boundary", False, "boundary F1, too")
     missing = flags.DEFINE_boolean("allow_missing_files", False, "predictions: may lack images")
     load = weight_flags.define()
     flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
+    public = several("published", [], "whose published numbers stand beside; for each checkpoint")
+    reference = flags.DEFINE_string("relative_to", None, "the --checkpoint to compare others with")
     out = flags.DEFINE_string("out", None, "folder for table.md, scores.json and scores.csv")
 
     def run(argv: list[str]) -> None:
@@ -217,25 +221,37 @@ def main() -> None:
         logging.set_verbosity(logging.WARNING)
         rows: list[Row] = []
         images: list[Row] = []
+        compared: list[Row] = []
         problem = ""
         try:
-            path = new_folder(out.value) if out.value else None
+            changed = _changed(switch.value, size.value)
+            names = _published(public.value, checkpoint.value)
+            if reference.value and reference.value not in checkpoint.value:
+                raise ValueError(
+                    f"--relative_to={reference.value} is none of the --checkpoint: "
+                    f"{', '.join(checkpoint.value)}"
+                )
+            path = tables.new_folder(out.value) if out.value else None
             sets = open_sets(dataset.value, data.value)
-            for source in checkpoint.value:
+            for source, public_name in zip(checkpoint.value, names, strict=True):
                 for found in evaluate(
                     source, sets,
-                    protocol=protocol.value, kind=kind.value, size=size.value, limit=limit.value,
-                    batch_size=batch.value, boundary=boundary.value,
-                    allow_missing_files=missing.value, load=load(),
+                    protocol=protocol.value, kind=kind.value, views=views.value, changed=changed,
+                    published_as=public_name, limit=limit.value, batch_size=batch.value,
+                    boundary=boundary.value, allow_missing_files=missing.value, load=load(),
                 ):  # fmt: skip
                     rows += found[0]
                     images += found[1]
                     if path:  # after each set: what stops a later one costs nothing of this
-                        write(path, rows, images)
+                        tables.write(path, rows, images)
+            if reference.value:
+                compared = relative.rows(rows, images, reference.value)
+                if path:
+                    tables.write(path, rows, images, compared)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             problem = f"{type(error).__name__}: {error}"
         if rows:
-            print(table(rows))
+            print(tables.text(rows, compared))
         sys.exit(problem or 0)
 
     app.run(run)

@@ -25,7 +25,7 @@ from jaxtyping import Num
 
 from depth_anything_jax.data import formats, sources, transforms
 from depth_anything_jax.evaluation import protocols, scoring
-from depth_anything_jax.evaluation.protocols import KINDS, Protocol
+from depth_anything_jax.evaluation.protocols import KINDS, Protocol, ProtocolError, Switches
 
 BASELINES = ("zero", "mean", "gt")
 SUFFIXES = (".npy", ".npz", ".png", ".pfm", ".exr")
@@ -54,14 +54,17 @@ class Candidate(NamedTuple):
       own_size: `prepare` does not ask for that side, its inputs all have one shape.
       look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
       know: record, protocol → the map of its whole image, or None where there is none.
+      origin: the name under which these weights were released, as far as they tell: what
+        `published.model_of` takes.
     """
 
     name: str
     kind: str
     prepare: Callable[[np.ndarray, int], Any] = transforms.network_input
     look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
-    know: Callable[[Record, Protocol], np.ndarray | None] | None = None
+    know: Callable[[Record, Switches], np.ndarray | None] | None = None
     own_size: bool = False
+    origin: str = ""
 
 
 def make(
@@ -114,7 +117,15 @@ def _baseline(source: str, name: str, kind: str) -> Candidate:
     if name not in BASELINES:
         raise ValueError(f"{source}: baselines are {', '.join(BASELINES)}")
 
-    def know(record: Record, protocol: Protocol) -> np.ndarray:
+    def know(record: Record, protocol: Switches) -> np.ndarray:
+        if not isinstance(protocol, Protocol):  # pairs of points
+            if name != "zero":
+                raise ProtocolError(
+                    f"{source}: {record['key']} has pairs of points and no depth that {name!r} "
+                    "could be taken from; baseline:zero has every pair a tie, and predictions: "
+                    "brings maps"
+                )
+            return np.zeros(record["image"].shape[:2])
         whole = np.full(record["valid"].shape, np.nan)
         window = protocols.window(protocol.frame, *whole.shape)
         whole[window] = scoring.truth(record, kind, protocol)
@@ -171,7 +182,7 @@ def _files(
             + ")"
         )
 
-    def know(record: Record, protocol: Protocol) -> np.ndarray | None:
+    def know(record: Record, protocol: Switches) -> np.ndarray | None:
         path = found.get(_stem(record["key"]))
         if path is None:
             return None
@@ -262,11 +273,15 @@ def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate
     model = weights.model_of(found, dtype=initial.compute_dtype("auto"))
     predictor = inference.Predictor(model, found.params)
     batch = batch_size or len(predictor.devices)
+    # Imported weights have one link; whatever was trained from them has another.
+    chain = found.metadata["licence_chain"]
+    origin = chain[0]["source"] if [link["role"] for link in chain] == ["weights"] else ""
     make = functools.partial(of_network, batch_size=batch, name=source, transform=found.input)
     if not inference.is_metric(model):
-        return make(predictor, kind="disparity-affine")
-    # A metric model predicts disparity here as everywhere: back to its metres.
-    return make(lambda images: 1 / predictor(images), kind="metric")
+        made = make(predictor, kind="disparity-affine")
+    else:  # predicts disparity here as everywhere: back to its metres
+        made = make(lambda images: 1 / predictor(images), kind="metric")
+    return made._replace(origin=origin)
 
 
 def _transformers(source: str) -> Candidate:
@@ -317,4 +332,4 @@ def _transformers(source: str) -> Candidate:
             else:
                 yield tag, outputs.predicted_depth[0].float().cpu().numpy()
 
-    return Candidate(f"transformers:{source}", kind, prepare, look)
+    return Candidate(f"transformers:{source}", kind, prepare, look, origin=source)

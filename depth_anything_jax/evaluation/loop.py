@@ -21,7 +21,7 @@ import numpy as np
 
 from depth_anything_jax import inference
 from depth_anything_jax.data import transforms
-from depth_anything_jax.evaluation import aggregate, candidates, protocols, scoring
+from depth_anything_jax.evaluation import aggregate, candidates, pairs, protocols, scoring
 from depth_anything_jax.evaluation.aggregate import ImageScores
 from depth_anything_jax.evaluation.candidates import Candidate
 from depth_anything_jax.evaluation.protocols import Protocol
@@ -92,12 +92,12 @@ def evaluate(
         inputs all have one shape.
       Exception: what reading a record raised; an evaluation leaves nothing out silently.
     """
+    changed = {"input_size": size, "max_depth": cap}
     return evaluate_candidate(
         candidates.of_network(predict, kind=kind, batch_size=batch_size, transform=transform),
         source,
         protocol=protocol,
-        size=size,
-        cap=cap,
+        switches={k: v for k, v in changed.items() if v is not None},
         boundary=boundary,
         limit=limit,
         threads=threads,
@@ -110,62 +110,96 @@ def evaluate_candidate(
     source: Sequence[Mapping[str, Any]] | Any,
     *,
     protocol: str | Protocol = "",
-    size: int | None = None,
-    cap: float | None = None,
+    switches: Mapping[str, Any] | None = None,
     boundary: bool = False,
     limit: int = 0,
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Scores of anything that predicts: checkpoints, other tools' models and files, baselines.
+    """Scores of anything that predicts, as the kind that it is: see `evaluate_views`."""
+    (found,) = evaluate_views(
+        candidate,
+        source,
+        views=(candidate.kind,),
+        protocol=protocol,
+        switches=switches,
+        boundary=boundary,
+        limit=limit,
+        threads=threads,
+        progress=progress,
+    ).values()
+    return found
 
-    Args and errors are those of `evaluate`; without a protocol it is `protocols.default`'s. What a
-    candidate has no prediction of is not scored and named among the skipped.
+
+def evaluate_views(
+    candidate: Candidate,
+    source: Sequence[Mapping[str, Any]] | Any,
+    *,
+    views: Sequence[str],
+    protocol: str | Protocol = "",
+    switches: Mapping[str, Any] | None = None,
+    boundary: bool = False,
+    limit: int = 0,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Scores]:
+    """Scores of anything that predicts, as each of several kinds, from one look at each image.
+
+    Other arguments and errors are those of `evaluate`; without a protocol it is
+    `protocols.default`'s of the first view. What a candidate has no prediction of is not scored and
+    named among the skipped. Records of point pairs are scored by `pairs.Rules`.
+
+    Args:
+      views: kinds that the prediction is or can be made (`protocols.VIEWS`).
+      switches: of the protocol, changed.
     """
-    kind = candidate.kind
-    if size is not None and candidate.own_size:
+    for view in views:
+        protocols.check_view(candidate.kind, view)
+    changed = dict(switches or {})
+    if "input_size" in changed and candidate.own_size:
         raise ValueError(
-            f"size={size}: every input of {candidate.name or 'this network'} has one shape, its "
-            "own; leave the size out"
+            f"input_size={changed['input_size']}: every input of "
+            f"{candidate.name or 'this network'} has one shape, its own; leave the size out"
         )
     count = min(limit or len(source), len(source))
-    changed = {"input_size": size, "max_depth": cap}
-    protocol_of = _protocols(
-        protocol or protocols.default(kind),
-        kind,
-        {k: v for k, v in changed.items() if v is not None},
-    )
+    by_view = {
+        view: _protocols(protocol or protocols.default(views[0]), view, changed) for view in views
+    }
+    rules_of_pairs = pairs.Rules(**pairs.concerned(changed))
 
-    def read(index: int) -> tuple[Mapping[str, Any], Protocol, list[Any]]:
+    def rules_of(record: Mapping[str, Any], view: str = views[0]) -> Protocol:
+        return by_view[view](record.get("dataset", ""), record.get("domain", ""))
+
+    # What the network sees is the same for all views: kinds of a protocol differ in the alignment.
+    def read(index: int) -> tuple[Mapping[str, Any], Protocol | pairs.Rules, list[Any]]:
         record = source[index]
-        if "disparity" not in record and "depth" not in record:
+        if not record.keys() & {"disparity", "depth", "points"}:
             raise ValueError(f"{record['key']} has no label to evaluate against")
-        rules = protocol_of(record.get("dataset", ""), record.get("domain", ""))
+        rules = rules_of_pairs if "points" in record else rules_of(record)
         if candidate.know is not None:
             return record, rules, [candidate.know(record, rules)]
-        image = view(record, rules)
-        views = [candidate.prepare(image, rules.input_size)]
-        if rules.flip and isinstance(views[0], np.ndarray):
-            views.append(views[0][:, ::-1])  # not resized again: exactly the mirror image
+        image = seen(record, rules)
+        inputs = [candidate.prepare(image, rules.input_size)]
+        if rules.flip and isinstance(inputs[0], np.ndarray):
+            inputs.append(inputs[0][:, ::-1])  # not resized again: exactly the mirror image
         elif rules.flip:
-            views.append(candidate.prepare(image[:, ::-1], rules.input_size))
-        return record, rules, views
+            inputs.append(candidate.prepare(image[:, ::-1], rules.input_size))
+        return record, rules, inputs
 
     def inputs() -> Iterator[tuple[Any, Any]]:
         for index, found in inference.read_ahead(read, range(count), threads=threads):
             if isinstance(found, Exception):
                 raise found
-            record, rules, views = found
-            for mirrored, x in enumerate(views):
+            record, rules, images = found
+            for mirrored, x in enumerate(images):
                 yield (index, record, rules, bool(mirrored)), x
 
     whole = candidate.look is None
-    scored: dict[int, ImageScores] = {}
+    scored: dict[str, dict[int, ImageScores]] = {view: {} for view in views}
     waiting: dict[int, np.ndarray] = {}  # one of a mirrored pair
     sequences: dict[Any, dict[int, np.ndarray]] = collections.defaultdict(dict)
     done, how = 0, "image"
     for (index, record, rules, mirrored), prediction in (candidate.look or iter)(inputs()):
-        how = rules.aggregate  # the same for all sets of a named protocol
         if mirrored:
             prediction = prediction[:, ::-1]
         if rules.flip and not whole:
@@ -173,34 +207,44 @@ def evaluate_candidate(
                 waiting[index] = prediction
                 continue
             prediction = (waiting.pop(index) + prediction) / 2
-        if prediction is None:
-            scored[index] = scoring.unscored(record, rules)._replace(why="no prediction")
-        elif rules.per == "sequence":
-            blank = scoring.unscored(record, rules)
-            sequences[rules, blank.dataset, blank.sequence][index] = prediction
-        else:
-            scored[index] = scoring.score(
-                prediction, kind, record, rules, whole=whole, boundary=boundary
-            )
+        for view in views:
+            mine = rules if isinstance(rules, pairs.Rules) else rules_of(record, view)
+            blank = scoring.unscored(record, mine)
+            if prediction is None:
+                scored[view][index] = blank._replace(why="no prediction")
+            elif isinstance(mine, pairs.Rules):
+                scored[view][index] = pairs.score(prediction, candidate.kind, record, mine)
+            else:
+                how = mine.aggregate  # the same for all sets of a named protocol
+                values = scoring.convert(prediction, candidate.kind, view)
+                if mine.per == "sequence":
+                    sequences[view, mine, blank.dataset, blank.sequence][index] = values
+                else:
+                    scored[view][index] = scoring.score(
+                        values, view, record, mine, whole=whole, boundary=boundary
+                    )
         done += 1
         if progress is not None:
             progress(done, count)
-    for (rules, *_), frames in sequences.items():
+    for (view, mine, *_), frames in sequences.items():
         order = sorted(frames)
         found = scoring.score_sequence(
             [frames[i] for i in order],
-            kind,
+            view,
             _Lazy(source, order),
-            rules,
+            mine,
             boundary=boundary,
             whole=whole,
         )
-        scored |= zip(order, found, strict=True)
-    images = [scored[i] for i in sorted(scored)]
-    if all(i.why for i in images):
-        first = f" ({images[0].key}: {images[0].why})" if images else ""
-        raise ValueError(f"none of {count} images could be scored{first}")
-    return summarise(images, how)
+        scored[view] |= zip(order, found, strict=True)
+    result = {}
+    for view in views:
+        images = [scored[view][i] for i in sorted(scored[view])]
+        if all(i.why for i in images):
+            first = f" ({images[0].key}: {images[0].why})" if images else ""
+            raise ValueError(f"none of {count} images could be scored{first}")
+        result[view] = summarise(images, how)
+    return result
 
 
 def _protocols(
@@ -227,14 +271,14 @@ class _Lazy(Sequence):
         return self._source[self._indices[at]]
 
 
-def view(record: Mapping[str, Any], protocol: Protocol) -> np.ndarray:
+def seen(record: Mapping[str, Any], protocol: Protocol | pairs.Rules) -> np.ndarray:
     """What of a record's image the network sees: the frame, padded.
 
     Raises:
       ProtocolError: a frame or padding counts in pixels, and label and image differ in size.
     """
     image = record["image"]
-    if protocol.frame == protocol.pad == "none":
+    if isinstance(protocol, pairs.Rules) or protocol.frame == protocol.pad == "none":
         return image
     label = record["valid"].shape
     if label != image.shape[:2]:
