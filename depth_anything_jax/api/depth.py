@@ -46,9 +46,10 @@ class Depth:
         object.__setattr__(self, "depth", np.ascontiguousarray(self.depth, np.float32))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if copy is False and dtype not in (None, np.float32):
-            raise ValueError(f"float32 cannot become {dtype} without a copy")
-        return self.depth.astype(dtype or np.float32, copy=bool(copy))
+        wanted = self.depth.dtype if dtype is None else np.dtype(dtype)
+        if copy is False and wanted != self.depth.dtype:
+            raise ValueError(f"float32 cannot become {wanted} without a copy")
+        return self.depth.astype(wanted, copy=bool(copy))
 
     def __repr__(self) -> str:
         h, w = self.depth.shape

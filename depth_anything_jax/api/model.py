@@ -1,8 +1,7 @@
 """`DepthAnything`: a model with its weights, called on pictures.
 
 Whole pictures at their exact official shape, pictures of one shape in batches over all local
-devices; `_shape` and `_maps` are where size and batch are decided, `recipe` what goes around the
-network.
+devices. `shapes` decides the network's size, `recipe` what goes around it.
 """
 
 from __future__ import annotations
@@ -17,15 +16,11 @@ import jax
 import numpy as np
 
 from depth_anything_jax import inference, initial, weights
-from depth_anything_jax.api import cache, camera, images, recipe, tiles
+from depth_anything_jax.api import cache, camera, images, recipe, shapes, tiles
 from depth_anything_jax.api.depth import Depth
-from depth_anything_jax.data import buckets as buckets_lib
 from depth_anything_jax.data import transforms
 
 DEFAULT = "depth-anything/Depth-Anything-V2-Small-hf"
-# Patches of one picture. Attention's scores of ViT-S take 6.4 GB of float32 at this many where they
-# are held at once, and 518 x 6216 pixels (1:12) come to it. Our choice.
-MAX_TOKENS = 16384
 _THREADS = min(8, os.cpu_count() or 2)
 
 
@@ -50,7 +45,7 @@ class DepthAnything:
         dtype: str = "auto",
         batch_size: int = 0,
         attention: str = "auto",
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int = shapes.MAX_TOKENS,
     ):
         """Of weights that are loaded already; see `from_pretrained`."""
         self.cache = cache.switch_on()
@@ -82,7 +77,7 @@ class DepthAnything:
         dtype: str = "auto",
         batch_size: int = 0,
         attention: str = "auto",
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int = shapes.MAX_TOKENS,
         **load: Any,
     ) -> DepthAnything:
         """A model from the Hugging Face Hub, a file, a folder or a training run.
@@ -189,14 +184,16 @@ class DepthAnything:
             raise ValueError(f"input_size={input_size}: {transforms.PATCH} pixels or more")
         if tile < 0 or 0 < tile < transforms.PATCH:
             raise ValueError(f"tile={tile}: {transforms.PATCH} pixels of the picture or more, or 0")
-        lengths = _lengths(pictures, input_size, buckets)
+        lengths = shapes.lengths(pictures, input_size, buckets)
         count = len(pictures) if isinstance(pictures, Sequence) else None
 
         def read(numbered: tuple[int, Any]) -> tuple[images.Picture, np.ndarray | None]:
             picture = images.read(numbered[1])
             if tile:  # prepared when its turn comes
                 return picture, None
-            shape = self._shape(picture.pixels.shape, input_size, lengths)
+            shape = shapes.of_network(
+                picture.pixels.shape, input_size, lengths, most=self._max_tokens
+            )
             return picture, self.recipe.prepare(picture.pixels, shape)
 
         def result(picture: images.Picture, output: np.ndarray, keep: bool) -> Depth:
@@ -253,35 +250,6 @@ class DepthAnything:
         for output in outputs:
             yield output.tag, output.disparity
 
-    def _shape(
-        self, pixels: Sequence[int], input_size: int, lengths: Sequence[int], fit: bool = False
-    ) -> tuple[int, int]:
-        """Height and width at which the network sees a picture; with `fit`, of a smaller
-        input_size where it would be too large."""
-
-        def shape_at(size: int) -> tuple[int, int]:
-            return buckets_lib.label_shape(pixels[0], pixels[1], size, lengths)
-
-        def tokens(shape: tuple[int, int]) -> int:
-            return shape[0] * shape[1] // transforms.PATCH**2
-
-        shape = shape_at(input_size)
-        if tokens(shape) <= self._max_tokens:
-            return shape
-        sizes = range(input_size // transforms.PATCH, 0, -1)
-        smaller = (n * transforms.PATCH for n in sizes)
-        fits = next((n for n in smaller if tokens(shape_at(n)) <= self._max_tokens), None)
-        if fit and fits is not None:
-            return shape_at(fits)
-        cure = "crop it"
-        if fits is not None:
-            cure += f", give input_size={fits} or less, or tile={max(14, min(pixels[:2]))}"
-        raise ValueError(
-            f"a picture of {pixels[0]}x{pixels[1]} pixels would go to the network as {shape[0]}x"
-            f"{shape[1]}, {tokens(shape):,} patches, and memory grows with their square; the limit "
-            f"is max_tokens={self._max_tokens:,}: {cure}"
-        )
-
     def _tiled(
         self,
         picture: images.Picture,
@@ -293,14 +261,15 @@ class DepthAnything:
         """The whole picture's map, with the detail of its tiles."""
         pixels = picture.pixels
         size = pixels.shape[:2]
-        whole_shape = self._shape(size, input_size, lengths, fit=True)
+        most = self._max_tokens
+        whole_shape = shapes.of_network(size, input_size, lengths, most=most, shrink=True)
         first = [inference.Input(None, self.recipe.prepare(pixels, whole_shape))]
         ((_, output),) = self._maps(first, 1)
         whole = self.recipe.finish(output, size)
         windows = tiles.windows(size, tile)
         if len(windows) == 1:
             return self._depth(picture, whole, whole_shape, keep)
-        shape = self._shape((windows[0].height, windows[0].width), input_size, ())
+        shape = shapes.of_network(windows[0][2:], input_size, most=most)
         inputs = (inference.Input(w, self.recipe.prepare(pixels[w.slices], shape)) for w in windows)
         maps = (
             (window, self.recipe.finish(output, (window.height, window.width)))
@@ -325,39 +294,3 @@ class DepthAnything:
             intrinsics=None if focal is None else camera.of_35mm(focal, size),
             meta=meta,
         )
-
-
-class _Shapes:
-    """Pictures as a source of which `buckets.sampled` asks shapes."""
-
-    name = "the pictures"
-
-    def __init__(self, pictures: Sequence[Any]):
-        self._pictures = pictures
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": images.read(self._pictures[index]).pixels}
-
-
-def _lengths(
-    pictures: Iterable[Any], input_size: int, buckets: int | Sequence[int]
-) -> Sequence[int]:
-    """The lengths that the longer side may have; none: any."""
-    if not isinstance(buckets, int):
-        bad = [n for n in buckets if n % transforms.PATCH or n < transforms.PATCH]
-        if bad:
-            raise ValueError(f"buckets={list(buckets)}: {bad} are no multiples of 14")
-        return list(buckets)
-    if buckets < 0:
-        raise ValueError(f"buckets={buckets}: how many lengths, or the lengths themselves")
-    if not buckets or not pictures:
-        return []
-    if not isinstance(pictures, Sequence):
-        raise ValueError(
-            f"buckets={buckets} are chosen from a sample, which needs a list; of an iterator give "
-            "the lengths: buckets=(518, 686, 924)"
-        )
-    return buckets_lib.sampled(_Shapes(pictures), input_size, buckets)  # type: ignore[arg-type]
