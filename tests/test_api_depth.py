@@ -70,6 +70,7 @@ def test_relative_colours_are_the_official_ones():
 
 def test_sky_is_far_and_unknown_is_grey():
     depth = metric([[1, 4, np.inf, np.nan]])
+    assert depth.colour_range == pytest.approx((1.06, 3.94))
     colours = np.asarray(depth.to_pil())[0]
     assert (colours[2] == colours[1]).all() and colours[3].tolist() == [128] * 3
     assert np.asarray(depth.to_pil("grey"))[0].tolist() == [255, 0, 0, 0]
@@ -84,6 +85,8 @@ def test_one_range_makes_pictures_comparable():
     for bad in ((1, 1), (1, np.nan)):
         with pytest.raises(ValueError, match="two different numbers"):
             a.to_pil(range=bad)
+    grey = np.asarray(metric([[*np.linspace(1, 2, 99), 900]]).to_pil("grey"))[0]
+    assert grey[0] == 255 and grey[98] == 0 == grey[99], "one far pixel leaves colours to the rest"
     with pytest.raises(ValueError, match="colormap='rainbowish'"):
         a.to_pil("rainbowish")
 
@@ -221,6 +224,10 @@ def test_beyond_zero_disparity_is_infinitely_far():
     depth = relative([[0.0, 1, 2, 3]])
     found = depth.align_to([(2, 0, 1.0), (3, 0, 0.5)])  # 1 / metres = value - 1
     assert found.depth.tolist() == [[np.inf, np.inf, 1, 0.5]]
+    near = depth.align_to([(2, 0, 1.0), (3, 0, 0.5)], far=0.7)
+    assert near.depth.tolist() == [[np.inf, np.inf, np.inf, 0.5]]
+    with pytest.raises(ValueError, match="far=0"):
+        depth.align_to([(2, 0, 1.0), (3, 0, 0.5)], far=0)
 
 
 def test_a_robust_fit_bears_wrong_points():

@@ -71,6 +71,17 @@ class Depth:
         low, high = float(finite.min()), float(finite.max())
         return (low, high) if self.kind == METRIC else (high, low)
 
+    @property
+    def colour_range(self) -> tuple[float, float]:
+        """(near, far) at which the colours of `to_pil` end: of relative maps `range`, as in the
+        official code; of metric ones their 2nd and 98th percentile, as a few pixels at the horizon
+        would leave one colour to all else."""
+        finite = self.depth[np.isfinite(self.depth)]
+        if self.kind == RELATIVE or not finite.size:
+            return self.range
+        near, far = np.percentile(finite, (2, 98))
+        return float(near), float(far)
+
     def to_pil(
         self,
         colormap: str = "Spectral_r",
@@ -84,7 +95,7 @@ class Depth:
         Args:
           colormap: a name of matplotlib's, or "grey", which gives an image of mode L.
           range: (near, far) in the map's own values, at which the colours end; give all frames of a
-            video one. None: this map's nearest and farthest, as the official code does.
+            video one. None: `colour_range`.
           invert: near is cold, or black.
           colorbar: a bar with its numbers (metres, of metric depth) below the picture.
 
@@ -94,7 +105,7 @@ class Depth:
         from PIL import Image
 
         grey = colormap in GREYS
-        near, far = self.range if range is None else map(float, range)
+        near, far = self.colour_range if range is None else map(float, range)
         if range is not None and not (np.isfinite([near, far]).all() and near != far):
             raise ValueError(f"range={range}: two different numbers, the near one first")
         sign = -1 if (self.kind == METRIC) != invert else 1
@@ -154,17 +165,18 @@ class Depth:
         """
         return cls(**files.load(path, kind))
 
-    def align_to(self, reference: Any, *, robust: bool = False) -> Depth:
+    def align_to(self, reference: Any, *, robust: bool = False, far: float = metres.FAR) -> Depth:
         """Metric depth from a relative map and a few known distances.
 
         Finds scale and shift with 1 / metres = scale x depth + shift by least squares. What comes
-        out as infinitely far or behind the camera is inf.
+        out beyond `far`, at infinity or behind the camera is inf.
 
         Args:
           reference: a depth map in metres at this map's size (lidar, a depth camera), with 0, NaN
             or inf where nothing is known; or points (n, 3): x, y in pixels (column, row; the centre
             of the first pixel is 0, 0), metres along the optical axis.
           robust: least absolute deviations: some of the points may be plainly wrong.
+          far: metres.
 
         Raises:
           ValueError: fewer than two points; points outside the picture; a map that is constant at
@@ -177,9 +189,13 @@ class Depth:
                 "dataclasses.replace(d, depth=d.depth * factor)"
             )
         found, facts = metres.fit(self.depth, reference, robust=robust)
+        if not far > 0:
+            raise ValueError(
+                f"far={far}: metres beyond which all counts as infinitely far, above 0"
+            )
         disparity = found.scale * self.depth.astype(np.float64) + found.shift
         with np.errstate(divide="ignore"):
-            depth = np.where(disparity > 0, 1 / disparity, np.where(disparity <= 0, np.inf, np.nan))
+            depth = np.where(disparity < 1 / far, np.inf, 1 / disparity)  # NaN stays NaN
         meta = {**self.meta, "alignment": facts}
         return dataclasses.replace(self, depth=depth.astype(np.float32), kind=METRIC, meta=meta)
 

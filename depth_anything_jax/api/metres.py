@@ -10,6 +10,9 @@ from jaxtyping import Float
 from depth_anything_jax.evaluation import align
 
 MOST = 64 * 64  # points of a dense reference that the robust fit looks at, spread evenly
+# Metres. At 1 km a relative map that spans 1 m to infinity has a thousandth of its range left, less
+# than its own error; what lies beyond is taken for sky. Our choice.
+FAR = 1000.0
 FLAT = 1e-6  # of its largest value: a spread that is rounding, and no information
 
 
