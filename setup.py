@@ -59,6 +59,7 @@ setup(
         "torch": ["torch>=2.6", "transformers>=4.50"],
         # HDF5 and MATLAB files of evaluation sets (Hypersim, NYUv2, SUN RGB-D), predictions in EXR
         "eval": ["h5py>=3.11", "openexr>=3.3", "scipy>=1.14"],
+        "exr": ["openexr>=3.3"],  # depth maps in EXR
         "test": [
             "beartype>=0.20",
             "h5py>=3.11",

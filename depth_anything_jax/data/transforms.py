@@ -92,12 +92,16 @@ def network_size(
     return side(scale_h * height), side(scale_w * width)
 
 
-def resize_image(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> np.ndarray:
-    """Bicubic resize to (height, width, 3) float32 in about [0, 1]; overshoot is kept."""
+def resize_image(
+    image: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"], height: int, width: int
+) -> np.ndarray:
+    """Bicubic resize of uint8, or of floats in 0-1, to (height, width, 3) float32 in about [0, 1];
+    overshoot is kept."""
+    scale = np.float32(1 / 255 if image.dtype == np.uint8 else 1)
     image = image.astype(np.float32)
     if image.shape[:2] != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    image *= np.float32(1 / 255)
+    image *= scale
     return image
 
 
