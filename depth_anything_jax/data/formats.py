@@ -118,10 +118,14 @@ def _check_complete(data: bytes, name: PathLike) -> None:
         raise FormatError(f"{name}: truncated image ({error})") from error
 
 
-def decode_image(data: bytes, name: PathLike = "image") -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes an image file's bytes to RGB uint8, as `cv2.imread` would."""
+def decode_image(
+    data: bytes, name: PathLike = "image", *, upright: bool = True
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image file's bytes to RGB uint8, as `cv2.imread` would; `upright=False` leaves
+    the EXIF orientation to the caller (`photos.read`, which also gives what else a file says)."""
     _check_complete(data, name)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise FormatError(f"{name}: not an image that OpenCV can decode ({len(data)} bytes)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
