@@ -135,7 +135,7 @@ def build(
       dtype: compute dtype; parameters are float32 whatever it is.
       scan: scan over layers between taps (fast to compile; use with remat for large models).
       remat: "none", "full" or "dots".
-      attention: "auto", "einsum", "xla", "cudnn" or "splash".
+      attention: a back-end of `models.attention`; "auto" chooses.
 
     Raises:
       ValueError: an unknown name, or max_depth missing (metric) or superfluous (relative).
