@@ -99,7 +99,8 @@ def get_config() -> ConfigDict:
     c.mesh.fsdp = 1
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every = 1000
+    c.checkpoint.every = 1000  # steps; 0: not by count. The last step is always saved.
+    c.checkpoint.minutes = 0.0  # besides, when so many have passed since the last one; 0: never
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0
 
