@@ -1,5 +1,6 @@
 """DepthAnything: pictures of all kinds in, maps at their size out, equal to the official code."""
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -161,7 +162,9 @@ def test_exif_turns_files_and_pil_images_upright(tmp_path):
     for given in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
         picture = images.read(given)
         np.testing.assert_array_equal(picture.pixels, expected)
-        assert picture.focal_35mm == 26
+        fx, fy, cx, cy, source = picture.intrinsics
+        assert fx == fy == pytest.approx(26 / 43.2666 * 13**0.5) and (cx, cy) == (0.5, 1)
+        assert source == "EXIF: 26 mm on 35 mm"
 
 
 @pytest.mark.parametrize(
@@ -246,6 +249,39 @@ def test_metric_maps_stay_in_metres():
     assert raw.min() < 1e-4 < 19 < raw.max()
     expected = resample.resize(raw, photo.shape[:2], "bilinear-corners")
     np.testing.assert_allclose(depth.depth, expected, atol=2e-4)  # float32 of 20 m
+
+
+def test_a_canonical_camera_scales_metres(tmp_path):
+    """Twice the focal length, twice the depth; in pixels of the network's input."""
+    weights = api_models.found(max_depth=20.0)
+    weights.metadata["focal"] = 100.0
+    model = DepthAnything(weights)
+    model._model, model._params = MetricConvolution(), KERNEL
+    photo = api_models.photo(56, 70)
+    plain = dataclasses.replace(model.recipe, focal=None)
+    images = transforms.network_input(photo, 112)[None]  # twice as large
+    network = np.asarray(MetricConvolution().apply({"params": KERNEL}, images)[0])
+    for fx, fy, ratio in ((50, 50, 1), (100, 100, 2), (40, 60, 1)):
+        depth = model(photo, input_size=112, intrinsics=(fx, fy, 34.5, 27.5))
+        expected = ratio * plain.finish(network, (56, 70))
+        np.testing.assert_allclose(depth.depth, expected, rtol=1e-4)  # float32
+        assert depth.intrinsics == (fx, fy, 34.5, 27.5, "given")
+    tiled = model(photo, input_size=112, tile=40, intrinsics=(50, 50, 34.5, 27.5))
+    assert tiled.depth.shape == (56, 70)
+    with pytest.raises(ValueError, match="depend on the focal length"):
+        model(photo)
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    exif.get_ifd(0x8769)[0xA405] = 50
+    (tmp_path / "a.png").write_bytes(png(photo, exif=exif))
+    found = dict(model.stream([photo, tmp_path / "a.png"], input_size=112))
+    assert isinstance(found[0], ValueError) and found[1].intrinsics.source.startswith("EXIF")
+
+
+def test_heads_that_are_not_known_are_refused():
+    other = dataclasses.replace(api_models.found(), head="other")
+    with pytest.raises(ValueError, match="a head of kind 'other'"):
+        recipe.recipe_of(other)
 
 
 def test_a_stream_goes_on_past_what_cannot_be_read(model, tmp_path):

@@ -22,7 +22,7 @@ class Intrinsics(NamedTuple):
 
     Attributes:
       fx, fy, cx, cy: pixels.
-      source: who says so: "given", "field of view", "EXIF" or "guess".
+      source: who says so: "given", "field of view", "EXIF: 26 mm on 35 mm" or "guess".
     """
 
     fx: float
@@ -78,25 +78,27 @@ def of_fov(fov: float, shape: Sequence[int], source: str = "field of view") -> I
     return _centred(focal, shape, source)
 
 
-def of_35mm(millimetres: float, shape: Sequence[int]) -> Intrinsics:
-    """Intrinsics from a 35 mm equivalent focal length, which compares diagonals (CIPA DCG-001)."""
-    focal = millimetres / DIAGONAL_35MM * math.hypot(*shape[:2])
-    return _centred(focal, shape, "EXIF")
-
-
 def _centred(focal: float, shape: Sequence[int], source: str) -> Intrinsics:
     return Intrinsics(focal, focal, (shape[1] - 1) / 2, (shape[0] - 1) / 2, source)
 
 
-def focal_35mm(image: bytes | Any) -> float | None:
-    """The 35 mm equivalent focal length that a file's bytes or a PIL image states in its EXIF."""
+def of_exif(image: bytes | Any, shape: Sequence[int]) -> Intrinsics | None:
+    """Intrinsics from the 35 mm equivalent focal length in the EXIF of a file's bytes or a PIL
+    image; None where there is none.
+
+    The equivalent compares diagonals (CIPA DCG-001). It holds for a resized picture, not for one
+    that was cropped after it was taken.
+    """
     from PIL import Image
 
     try:
         if isinstance(image, bytes):
             with Image.open(io.BytesIO(image)) as opened:
-                return focal_35mm(opened)
+                return of_exif(opened, shape)
         value = float(image.getexif().get_ifd(_EXIF_IFD).get(_FOCAL_35MM, 0))
     except Exception:  # EXIF of all kinds of cameras: what cannot be read says nothing
         return None
-    return value if math.isfinite(value) and value > 0 else None
+    if not (math.isfinite(value) and value > 0):
+        return None
+    focal = value / DIAGONAL_35MM * math.hypot(*shape[:2])
+    return _centred(focal, shape, f"EXIF: {value:g} mm on 35 mm")
