@@ -187,7 +187,7 @@ def test_exif_turns_files_and_pil_images_upright(tmp_path):
         ({"a": 1}, "dict is no picture"),
         ("https://example.org/a.jpg", "not fetched"),
         (b"", "no bytes"),
-        (b"GIF", "not an image"),
+        (b"GIF", "not a picture"),
         (ROOT, "is a folder"),
         ("nothing.jpg", "nothing.jpg"),
     ],

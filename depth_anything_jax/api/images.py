@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 from depth_anything_jax.api import camera
-from depth_anything_jax.data import formats
+from depth_anything_jax.data import photos
 
 # 8 bits stay 8 bits; everything finer becomes float32 in 0-1.
 RGB = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
@@ -55,24 +55,23 @@ def read(image: Any) -> Picture:
         path = pathlib.Path(image).expanduser()
         if path.is_dir():
             raise ValueError(f"{path} is a folder; give its files: model(sorted(folder.iterdir()))")
-        return _of_file(formats.read_bytes(path), path)
+        return _of_file(path)
     if isinstance(image, bytes | bytearray | memoryview):
         data = bytes(image)
         if not data:
             raise ValueError("no bytes: an empty file is no picture")
-        return _of_file(data, "picture")
+        return _of_file(data)
     from PIL import Image
 
     if isinstance(image, Image.Image):
         pixels = _of_pil(image)
-        return Picture(pixels, camera.of_exif(image, pixels.shape))
+        return Picture(pixels, camera.of_facts(photos.lens(image, pixels.shape[:2]), pixels.shape))
     return Picture(_of_array(image))
 
 
-def _of_file(data: bytes, name: str | os.PathLike[str]) -> Picture:
-    """The one place where files are decoded."""
-    pixels = formats.decode_image(data, name)
-    return Picture(pixels, camera.of_exif(data, pixels.shape))
+def _of_file(source: os.PathLike[str] | bytes) -> Picture:
+    photo = photos.read(source)
+    return Picture(photo.image, camera.of_facts(photo.facts, photo.image.shape))
 
 
 def _of_pil(image: Any) -> RGB:
