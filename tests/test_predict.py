@@ -1,6 +1,7 @@
 """The predict program: what goes in, what it writes and refuses, videos, resume, exit codes."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax import checkpoint, predict
-from depth_anything_jax.api import cache, folders, outputs
+from depth_anything_jax import checkpoint
+from depth_anything_jax.api import batch, cache, folders, outputs
 from depth_anything_jax.api.depth import Depth
 from depth_anything_jax.api.recipe import METRIC, RELATIVE
 from depth_anything_jax.video import process, reader
 from tests import api_models, video_files
 
-OPTIONS = predict.Options(input_size=56)
+OPTIONS = batch.Options(input_size=56)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def album(tmp_path):
 def run(model, inputs, out, *, options=OPTIONS, **style):
     out.mkdir(exist_ok=True)
     items = folders.find([str(i) for i in inputs], without=out)
-    return predict.predict(model, items, out, outputs.Style(**style), options)
+    return batch.run(model, items, out, outputs.Style(**style), options)
 
 
 def files(folder):
@@ -227,10 +228,10 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
     style, facts = outputs.Style(formats=("npy",)), {"checkpoint": "one"}
 
     def prepare(facts=facts, resume=False, overwrite=False):
-        return predict.prepare(out, items, style, facts, resume=resume, overwrite=overwrite)
+        return batch.prepare(out, items, style, facts, resume=resume, overwrite=overwrite)
 
     assert prepare() == items
-    predict.predict(model, items[:1], out, style, OPTIONS)
+    batch.run(model, items[:1], out, style, OPTIONS)
     with pytest.raises(ValueError, match=r"1 of the files are there already, .*a_png.depth.npy"):
         prepare()
     assert prepare(resume=True) == items[1:]
@@ -239,7 +240,7 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
         prepare(facts={"checkpoint": "two"}, resume=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file; name a folder"):
-        predict.prepare(tmp_path / "file", items, style, facts, resume=False, overwrite=False)
+        batch.prepare(tmp_path / "file", items, style, facts, resume=False, overwrite=False)
 
 
 # The command line
@@ -260,7 +261,7 @@ def command(*arguments, folder, **options):
         [sys.executable, "-m", "depth_anything_jax.predict", *map(str, arguments)],
         capture_output=True,
         timeout=300,
-        env={**predict.os.environ, "JAX_PLATFORMS": "cpu", cache.VARIABLE: str(folder / "cache")},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", cache.VARIABLE: str(folder / "cache")},
         **options,
     )
 
@@ -274,7 +275,7 @@ def test_the_program(weights, album, tmp_path):
     assert "1 of the inputs failed" in error and "broken.jpg: not a picture" in error
     assert "Traceback" not in error
     assert "3 of 4 done" in done.stdout.decode()
-    assert json.loads((out / predict.FACTS).read_text())["formats"] == ["npy", "color"]
+    assert json.loads((out / batch.FACTS).read_text())["formats"] == ["npy", "color"]
     assert len(files(out)) == 3 * 2 + 1
 
     (album / "broken.jpg").unlink()
