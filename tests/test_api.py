@@ -293,7 +293,9 @@ def test_a_stream_goes_on_past_what_cannot_be_read(model, tmp_path):
     assert found[0].depth.shape == (60, 80) and found[3].depth.shape == (8, 8)
     assert found[0].image is None  # a folder's pictures do not pile up
     with pytest.raises(ValueError, match=r"picture 1 of the list.*torn.png"):
-        model([pictures[0], str(pictures[1])], input_size=SIZE)
+        model([pictures[0], pictures[1]], input_size=SIZE)
+    tiled = dict(model.stream(pictures, input_size=14, tile=30))
+    assert isinstance(tiled[2], TypeError) and tiled[0].depth.shape == (60, 80)
 
 
 def test_frames_of_one_size_stream_in_order_and_lazily(model):
@@ -326,6 +328,8 @@ def test_thin_pictures_are_refused_with_what_to_do(model):
     with pytest.raises(ValueError, match="crop it$"):
         model(np.zeros((1, 60_000, 3), np.uint8))
     assert model(np.zeros((20, 900, 3), np.uint8), input_size=14, tile=300).depth.shape == (20, 900)
+    small = api_models.instant(max_tokens=15)  # of the whole and of a tile
+    assert small(np.zeros((20, 200, 3), np.uint8), input_size=56, tile=90).depth.shape == (20, 200)
 
 
 def test_buckets_leave_few_shapes_and_stretch(model):
