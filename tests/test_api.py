@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import depth_anything_jax
-from depth_anything_jax import resample
+from depth_anything_jax import inference, resample
 from depth_anything_jax.api import cache, images, recipe, shapes, tiles
 from depth_anything_jax.api.model import DepthAnything
 from depth_anything_jax.data import transforms
@@ -24,6 +24,8 @@ from tests.test_pseudo_label import KERNEL, MetricConvolution
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = 112
+# The program that a single picture runs in, so that it is compiled once.
+ONE = {"devices": jax.devices()[:1], "output": inference.as_said}
 
 
 @pytest.fixture(autouse=True)
@@ -200,17 +202,11 @@ def test_what_is_no_picture_is_told_so(model, bad, words):
 # Calls
 
 
-def applied(found, photo):
-    """What the network itself says of a photo."""
-    model = build("demo", head=found.head, max_depth=found.max_depth)
-    images = jax.numpy.asarray(transforms.network_input(photo, SIZE))[None]
-    return np.asarray(jax.jit(model.apply)({"params": found.params}, images)[0])
-
-
 def test_a_map_is_the_networks_own_at_the_pictures_size(network):
-    photo = api_models.photo()
+    photo, found = api_models.photo(), api_models.found()
     depth = network(photo, input_size=SIZE)
-    raw = applied(api_models.found(), photo)
+    predict = inference.Predictor(build("demo"), found.params, **ONE)
+    raw = np.asarray(predict(transforms.network_input(photo, SIZE)[None])[0])
     expected = resample.resize(raw, photo.shape[:2], "bilinear-corners")
     assert depth.depth.shape == photo.shape[:2] and depth.depth.dtype == np.float32
     assert np.ptp(expected) > 0.1  # or the comparison would show nothing

@@ -213,11 +213,9 @@ class DepthAnything:
         found = inference.read_ahead(read, enumerate(pictures), threads=_THREADS)
         if tile:
             for (index, _), value in found:
-                failure = isinstance(value, Exception)
-                yield (
-                    index,
-                    value if failure else self._tiled(*value, tile, input_size, keep_images),
-                )
+                if not isinstance(value, Exception):
+                    value = self._tiled(value[0], value[1], tile, input_size, keep_images)
+                yield index, value
             return
 
         def inputs() -> Iterator[inference.Input]:
