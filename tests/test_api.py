@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import depth_anything_jax
-from depth_anything_jax import resample
+from depth_anything_jax import inference, resample
 from depth_anything_jax.api import cache, images, recipe, shapes, tiles
 from depth_anything_jax.api.model import DepthAnything
 from depth_anything_jax.data import transforms
@@ -24,6 +24,8 @@ from tests.test_pseudo_label import KERNEL, MetricConvolution
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = 112
+# The program that a single picture runs in, so that it is compiled once.
+ONE = {"devices": jax.devices()[:1], "output": inference.as_said}
 
 
 @pytest.fixture(autouse=True)
@@ -200,17 +202,11 @@ def test_what_is_no_picture_is_told_so(model, bad, words):
 # Calls
 
 
-def applied(found, photo):
-    """What the network itself says of a photo."""
-    model = build("demo", head=found.head, max_depth=found.max_depth)
-    images = jax.numpy.asarray(transforms.network_input(photo, SIZE))[None]
-    return np.asarray(jax.jit(model.apply)({"params": found.params}, images)[0])
-
-
 def test_a_map_is_the_networks_own_at_the_pictures_size(network):
-    photo = api_models.photo()
+    photo, found = api_models.photo(), api_models.found()
     depth = network(photo, input_size=SIZE)
-    raw = applied(api_models.found(), photo)
+    predict = inference.Predictor(build("demo"), found.params, **ONE)
+    raw = np.asarray(predict(transforms.network_input(photo, SIZE)[None])[0])
     expected = resample.resize(raw, photo.shape[:2], "bilinear-corners")
     assert depth.depth.shape == photo.shape[:2] and depth.depth.dtype == np.float32
     assert np.ptp(expected) > 0.1  # or the comparison would show nothing
@@ -293,7 +289,9 @@ def test_a_stream_goes_on_past_what_cannot_be_read(model, tmp_path):
     assert found[0].depth.shape == (60, 80) and found[3].depth.shape == (8, 8)
     assert found[0].image is None  # a folder's pictures do not pile up
     with pytest.raises(ValueError, match=r"picture 1 of the list.*torn.png"):
-        model([pictures[0], str(pictures[1])], input_size=SIZE)
+        model([pictures[0], pictures[1]], input_size=SIZE)
+    tiled = dict(model.stream(pictures, input_size=14, tile=30))
+    assert isinstance(tiled[2], TypeError) and tiled[0].depth.shape == (60, 80)
 
 
 def test_frames_of_one_size_stream_in_order_and_lazily(model):
@@ -326,6 +324,8 @@ def test_thin_pictures_are_refused_with_what_to_do(model):
     with pytest.raises(ValueError, match="crop it$"):
         model(np.zeros((1, 60_000, 3), np.uint8))
     assert model(np.zeros((20, 900, 3), np.uint8), input_size=14, tile=300).depth.shape == (20, 900)
+    small = api_models.instant(max_tokens=15)  # of the whole and of a tile
+    assert small(np.zeros((20, 200, 3), np.uint8), input_size=56, tile=90).depth.shape == (20, 200)
 
 
 def test_buckets_leave_few_shapes_and_stretch(model):

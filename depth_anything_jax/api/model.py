@@ -160,7 +160,8 @@ class DepthAnything:
             if isinstance(result, Exception):
                 if not several:
                     raise result
-                name = f" ({pictures[index]})" if isinstance(pictures[index], str) else ""
+                path = isinstance(pictures[index], str | os.PathLike)
+                name = f" ({pictures[index]})" if path else ""
                 raise ValueError(f"picture {index} of the list{name}: {result}") from result
             results[index] = result
         return results if several else results[0]
@@ -198,32 +199,23 @@ class DepthAnything:
         fixed = None if intrinsics is None else camera.given(intrinsics)
         count = len(pictures) if isinstance(pictures, Sequence) else None
 
-        def read(numbered: tuple[int, Any]) -> tuple[images.Picture, np.ndarray | None]:
+        def read(numbered: tuple[int, Any]) -> tuple[images.Picture, np.ndarray]:
             picture = images.read(numbered[1])
             if fixed is not None:
                 picture = picture._replace(intrinsics=fixed)
             self.recipe.check(picture.intrinsics)
-            if tile:  # prepared when its turn comes
-                return picture, None
-            shape = shapes.of_network(
-                picture.pixels.shape, input_size, lengths, most=self._max_tokens
-            )
+            size, most = picture.pixels.shape, self._max_tokens
+            # Where tiles bring the detail, the whole may be seen smaller.
+            shape = shapes.of_network(size, input_size, lengths, most=most, shrink=bool(tile))
             return picture, self.recipe.prepare(picture.pixels, shape)
-
-        def result(picture: images.Picture, output: np.ndarray, keep: bool) -> Depth:
-            values = self.recipe.finish(output, picture.pixels.shape[:2], picture.intrinsics)
-            return self._depth(picture, values, output.shape, keep)
 
         failed: list[tuple[int, Exception]] = []
         found = inference.read_ahead(read, enumerate(pictures), threads=_THREADS)
         if tile:
             for (index, _), value in found:
-                try:
-                    if isinstance(value, Exception):
-                        raise value
-                    yield index, self._tiled(value[0], tile, input_size, lengths, keep_images)
-                except (OSError, TypeError, ValueError) as error:
-                    yield index, error
+                if not isinstance(value, Exception):
+                    value = self._tiled(value[0], value[1], tile, input_size, keep_images)
+                yield index, value
             return
 
         def inputs() -> Iterator[inference.Input]:
@@ -240,7 +232,8 @@ class DepthAnything:
         for (index, picture), output in self._maps(inputs(), count):
             yield from failed
             failed.clear()
-            yield index, result(picture, output, keep_images)
+            values = self.recipe.finish(output, picture.pixels.shape[:2], picture.intrinsics)
+            yield index, self._depth(picture, values, output.shape, keep_images)
         yield from failed
 
     def _maps(
@@ -265,31 +258,23 @@ class DepthAnything:
             yield output.tag, output.disparity
 
     def _tiled(
-        self,
-        picture: images.Picture,
-        tile: int,
-        input_size: int,
-        lengths: Sequence[int],
-        keep: bool,
+        self, picture: images.Picture, prepared: np.ndarray, tile: int, input_size: int, keep: bool
     ) -> Depth:
         """The whole picture's map, with the detail of its tiles."""
-        pixels = picture.pixels
-        size = pixels.shape[:2]
-        most = self._max_tokens
-        whole_shape = shapes.of_network(size, input_size, lengths, most=most, shrink=True)
-        first = [inference.Input(None, self.recipe.prepare(pixels, whole_shape))]
-        ((_, output),) = self._maps(first, 1)
-        whole = self.recipe.finish(output, size, picture.intrinsics)
-        windows = tiles.windows(size, tile)
+        pixels, network = picture.pixels, prepared.shape[:2]
+        ((_, output),) = self._maps([inference.Input(None, prepared)], 1)
+        whole = self.recipe.finish(output, pixels.shape[:2], picture.intrinsics)
+        windows = tiles.windows(pixels.shape[:2], tile)
         if len(windows) == 1:
-            return self._depth(picture, whole, whole_shape, keep)
-        shape = shapes.of_network(windows[0][2:], input_size, most=most)
+            return self._depth(picture, whole, network, keep)
+        size = windows[0].height, windows[0].width
+        shape = shapes.of_network(size, input_size, most=self._max_tokens, shrink=True)
         inputs = (inference.Input(w, self.recipe.prepare(pixels[w.slices], shape)) for w in windows)
         maps = (
-            (window, self.recipe.finish(output, (window.height, window.width), picture.intrinsics))
+            (window, self.recipe.finish(output, size, picture.intrinsics))
             for window, output in self._maps(inputs, len(windows))
         )
-        return self._depth(picture, tiles.blend(whole, maps), whole_shape, keep)
+        return self._depth(picture, tiles.blend(whole, maps), network, keep)
 
     def _depth(
         self, picture: images.Picture, values: np.ndarray, network: Sequence[int], keep: bool
