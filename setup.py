@@ -51,6 +51,7 @@ setup(
     ],
     package_dir={CONFIGS_PACKAGE: "configs"},
     package_data={"depth_anything_jax": ["assets/*", "py.typed"]},
+    entry_points={"console_scripts": ["depth-anything = depth_anything_jax.predict:main"]},
     install_requires=CORE,
     extras_require={
         "tpu": ["jax[tpu]>=0.10", "gcsfs>=2024.6"],  # gs:// is where TPUs keep their files

@@ -1,5 +1,6 @@
 """DepthAnything: pictures of all kinds in, maps at their size out, equal to the official code."""
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -13,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import depth_anything_jax
-from depth_anything_jax import resample
+from depth_anything_jax import inference, resample
 from depth_anything_jax.api import cache, images, recipe, shapes, tiles
 from depth_anything_jax.api.model import DepthAnything
 from depth_anything_jax.data import transforms
@@ -23,6 +24,8 @@ from tests.test_pseudo_label import KERNEL, MetricConvolution
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = 112
+# The program that a single picture runs in, so that it is compiled once.
+ONE = {"devices": jax.devices()[:1], "output": inference.as_said}
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +164,9 @@ def test_exif_turns_files_and_pil_images_upright(tmp_path):
     for given in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
         picture = images.read(given)
         np.testing.assert_array_equal(picture.pixels, expected)
-        assert picture.focal_35mm == 26
+        fx, fy, cx, cy, source = picture.intrinsics
+        assert fx == fy == pytest.approx(26 / 43.2666 * 13**0.5) and (cx, cy) == (0.5, 1)
+        assert source == "EXIF: 26 mm on 35 mm"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +189,7 @@ def test_exif_turns_files_and_pil_images_upright(tmp_path):
         ({"a": 1}, "dict is no picture"),
         ("https://example.org/a.jpg", "not fetched"),
         (b"", "no bytes"),
-        (b"GIF", "not an image"),
+        (b"GIF", "not a picture"),
         (ROOT, "is a folder"),
         ("nothing.jpg", "nothing.jpg"),
     ],
@@ -197,17 +202,11 @@ def test_what_is_no_picture_is_told_so(model, bad, words):
 # Calls
 
 
-def applied(found, photo):
-    """What the network itself says of a photo."""
-    model = build("demo", head=found.head, max_depth=found.max_depth)
-    images = jax.numpy.asarray(transforms.network_input(photo, SIZE))[None]
-    return np.asarray(jax.jit(model.apply)({"params": found.params}, images)[0])
-
-
 def test_a_map_is_the_networks_own_at_the_pictures_size(network):
-    photo = api_models.photo()
+    photo, found = api_models.photo(), api_models.found()
     depth = network(photo, input_size=SIZE)
-    raw = applied(api_models.found(), photo)
+    predict = inference.Predictor(build("demo"), found.params, **ONE)
+    raw = np.asarray(predict(transforms.network_input(photo, SIZE)[None])[0])
     expected = resample.resize(raw, photo.shape[:2], "bilinear-corners")
     assert depth.depth.shape == photo.shape[:2] and depth.depth.dtype == np.float32
     assert np.ptp(expected) > 0.1  # or the comparison would show nothing
@@ -248,6 +247,39 @@ def test_metric_maps_stay_in_metres():
     np.testing.assert_allclose(depth.depth, expected, atol=2e-4)  # float32 of 20 m
 
 
+def test_a_canonical_camera_scales_metres(tmp_path):
+    """Twice the focal length, twice the depth; in pixels of the network's input."""
+    weights = api_models.found(max_depth=20.0)
+    weights.metadata["focal"] = 100.0
+    model = DepthAnything(weights)
+    model._model, model._params = MetricConvolution(), KERNEL
+    photo = api_models.photo(56, 70)
+    plain = dataclasses.replace(model.recipe, focal=None)
+    images = transforms.network_input(photo, 112)[None]  # twice as large
+    network = np.asarray(MetricConvolution().apply({"params": KERNEL}, images)[0])
+    for fx, fy, ratio in ((50, 50, 1), (100, 100, 2), (40, 60, 1)):
+        depth = model(photo, input_size=112, intrinsics=(fx, fy, 34.5, 27.5))
+        expected = ratio * plain.finish(network, (56, 70))
+        np.testing.assert_allclose(depth.depth, expected, rtol=1e-4)  # float32
+        assert depth.intrinsics == (fx, fy, 34.5, 27.5, "given")
+    tiled = model(photo, input_size=112, tile=40, intrinsics=(50, 50, 34.5, 27.5))
+    assert tiled.depth.shape == (56, 70)
+    with pytest.raises(ValueError, match="depend on the focal length"):
+        model(photo)
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    exif.get_ifd(0x8769)[0xA405] = 50
+    (tmp_path / "a.png").write_bytes(png(photo, exif=exif))
+    found = dict(model.stream([photo, tmp_path / "a.png"], input_size=112))
+    assert isinstance(found[0], ValueError) and found[1].intrinsics.source.startswith("EXIF")
+
+
+def test_heads_that_are_not_known_are_refused():
+    other = dataclasses.replace(api_models.found(), head="other")
+    with pytest.raises(ValueError, match="a head of kind 'other'"):
+        recipe.recipe_of(other)
+
+
 def test_a_stream_goes_on_past_what_cannot_be_read(model, tmp_path):
     (tmp_path / "torn.png").write_bytes(png(api_models.photo())[:200])
     pictures = [api_models.photo(), tmp_path / "torn.png", None, api_models.photo(8, 8)]
@@ -257,7 +289,9 @@ def test_a_stream_goes_on_past_what_cannot_be_read(model, tmp_path):
     assert found[0].depth.shape == (60, 80) and found[3].depth.shape == (8, 8)
     assert found[0].image is None  # a folder's pictures do not pile up
     with pytest.raises(ValueError, match=r"picture 1 of the list.*torn.png"):
-        model([pictures[0], str(pictures[1])], input_size=SIZE)
+        model([pictures[0], pictures[1]], input_size=SIZE)
+    tiled = dict(model.stream(pictures, input_size=14, tile=30))
+    assert isinstance(tiled[2], TypeError) and tiled[0].depth.shape == (60, 80)
 
 
 def test_frames_of_one_size_stream_in_order_and_lazily(model):
@@ -290,6 +324,8 @@ def test_thin_pictures_are_refused_with_what_to_do(model):
     with pytest.raises(ValueError, match="crop it$"):
         model(np.zeros((1, 60_000, 3), np.uint8))
     assert model(np.zeros((20, 900, 3), np.uint8), input_size=14, tile=300).depth.shape == (20, 900)
+    small = api_models.instant(max_tokens=15)  # of the whole and of a tile
+    assert small(np.zeros((20, 200, 3), np.uint8), input_size=56, tile=90).depth.shape == (20, 200)
 
 
 def test_buckets_leave_few_shapes_and_stretch(model):

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = "depth_anything_jax"
 # What a person starts. Nobody imports one of these: absl refuses flags that are defined twice.
-PROGRAMS = ("train", "pseudo_label", "evaluate", "demo")
+PROGRAMS = ("train", "pseudo_label", "evaluate", "predict", "demo")
 # import name -> distribution, where they differ
 DISTRIBUTIONS = {
     "absl": "absl-py",

@@ -108,11 +108,12 @@ def of_depth(
         colours = colours[keep]
         if colours.dtype != np.uint8:
             colours = np.round(255 * np.clip(colours, 0, 1)).astype(np.uint8)
-    rows, columns = np.nonzero(keep)
-    z = values[keep]
-    x = (columns - how.cx) / how.fx * z
-    y = (rows - how.cy) / how.fy * z
-    points = np.stack([x, y, z], axis=1).astype(np.float32)
+    rows, columns = (np.arange(n) for n in values.shape)
+    across = ((columns - how.cx) / how.fx).astype(np.float32)
+    down = ((rows - how.cy) / how.fy).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # 0 times infinity, of pixels that are not kept
+        sides = [values * across, values * down[:, None], values]
+    points = np.stack([side[keep] for side in sides], axis=1)
     return PointCloud(points, colours, depth.unit, how, note)
 
 

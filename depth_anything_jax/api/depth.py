@@ -26,7 +26,7 @@ class Depth:
         is nearer, 0 is as far as the model can say, and `1 / depth` is no depth (see `align_to`).
         Of kind METRIC metres along the optical axis: inf is infinitely far, NaN unknown.
       kind: `recipe.RELATIVE` ("relative inverse depth") or `recipe.METRIC` ("metric depth").
-      image: RGB (h, w, 3) of the picture, or None.
+      image: RGB (h, w, 3) of the picture, uint8, or float32 in 0-1 of one that was finer; or None.
       intrinsics: of the picture where its EXIF tells, or None.
       meta: JSON values that go into files: "model", "licence" of the weights, "network" (height and
         width of its input), "alignment" (what `align_to` found).

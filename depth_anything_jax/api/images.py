@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 from depth_anything_jax.api import camera
-from depth_anything_jax.data import formats
+from depth_anything_jax.data import photos
 
 # 8 bits stay 8 bits; everything finer becomes float32 in 0-1.
 RGB = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
@@ -26,11 +26,11 @@ class Picture(NamedTuple):
 
     Attributes:
       pixels: RGB (h, w, 3), uint8, or float32 in 0-1 where it was finer than that.
-      focal_35mm: 35 mm equivalent focal length in millimetres that its EXIF states, or None.
+      intrinsics: that its EXIF states, or None.
     """
 
     pixels: RGB
-    focal_35mm: float | None = None
+    intrinsics: camera.Intrinsics | None = None
 
 
 def read(image: Any) -> Picture:
@@ -55,18 +55,23 @@ def read(image: Any) -> Picture:
         path = pathlib.Path(image).expanduser()
         if path.is_dir():
             raise ValueError(f"{path} is a folder; give its files: model(sorted(folder.iterdir()))")
-        data = formats.read_bytes(path)
-        return Picture(formats.decode_image(data, path), camera.focal_35mm(data))
+        return _of_file(path)
     if isinstance(image, bytes | bytearray | memoryview):
         data = bytes(image)
         if not data:
             raise ValueError("no bytes: an empty file is no picture")
-        return Picture(formats.decode_image(data), camera.focal_35mm(data))
+        return _of_file(data)
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return Picture(_of_pil(image), camera.focal_35mm(image))
+        pixels = _of_pil(image)
+        return Picture(pixels, camera.of_facts(photos.lens(image, pixels.shape[:2]), pixels.shape))
     return Picture(_of_array(image))
+
+
+def _of_file(source: os.PathLike[str] | bytes) -> Picture:
+    photo = photos.read(source)
+    return Picture(photo.image, camera.of_facts(photo.facts, photo.image.shape))
 
 
 def _of_pil(image: Any) -> RGB:

@@ -118,6 +118,7 @@ class DepthAnything:
         input_size: int = transforms.SIZE,
         buckets: int | Sequence[int] = 0,
         tile: int = 0,
+        intrinsics: Any = None,
     ) -> Any:
         """Depth of a picture, or of each picture of a list.
 
@@ -132,6 +133,9 @@ class DepthAnything:
           tile: side in pixels of the picture: it is cut into overlapping squares that each run
             at `input_size`, are aligned to the whole picture's map and blended: detail of large
             pictures. 0: none.
+          intrinsics: of all these pictures: (fx, fy, cx, cy) in pixels, or a 3 x 3 matrix. None:
+            what each one's EXIF tells. Kept in the result, for point clouds; metric models with a
+            canonical focal length need them.
 
         Returns:
           A `Depth` at the picture's size, or a list of them in order.
@@ -145,13 +149,19 @@ class DepthAnything:
         pictures = list(image) if several else [image]
         results: list[Any] = [None] * len(pictures)
         found = self.stream(
-            pictures, input_size=input_size, buckets=buckets, tile=tile, keep_images=True
+            pictures,
+            input_size=input_size,
+            buckets=buckets,
+            tile=tile,
+            intrinsics=intrinsics,
+            keep_images=True,
         )
         for index, result in found:
             if isinstance(result, Exception):
                 if not several:
                     raise result
-                name = f" ({pictures[index]})" if isinstance(pictures[index], str) else ""
+                path = isinstance(pictures[index], str | os.PathLike)
+                name = f" ({pictures[index]})" if path else ""
                 raise ValueError(f"picture {index} of the list{name}: {result}") from result
             results[index] = result
         return results if several else results[0]
@@ -163,6 +173,7 @@ class DepthAnything:
         input_size: int = transforms.SIZE,
         buckets: int | Sequence[int] = 0,
         tile: int = 0,
+        intrinsics: Any = None,
         keep_images: bool = False,
     ) -> Iterator[tuple[int, Depth | Exception]]:
         """(index, Depth) of each picture as it is done, for folders and videos that no memory
@@ -173,7 +184,7 @@ class DepthAnything:
 
         Args:
           pictures: consumed lazily; a list or tuple where `buckets` is a number.
-          input_size, buckets, tile: as for a call.
+          input_size, buckets, tile, intrinsics: as for a call.
           keep_images: results hold their picture too (`Depth.image`), for coloured point clouds.
 
         Raises:
@@ -185,31 +196,26 @@ class DepthAnything:
         if tile < 0 or 0 < tile < transforms.PATCH:
             raise ValueError(f"tile={tile}: {transforms.PATCH} pixels of the picture or more, or 0")
         lengths = shapes.lengths(pictures, input_size, buckets)
+        fixed = None if intrinsics is None else camera.given(intrinsics)
         count = len(pictures) if isinstance(pictures, Sequence) else None
 
-        def read(numbered: tuple[int, Any]) -> tuple[images.Picture, np.ndarray | None]:
+        def read(numbered: tuple[int, Any]) -> tuple[images.Picture, np.ndarray]:
             picture = images.read(numbered[1])
-            if tile:  # prepared when its turn comes
-                return picture, None
-            shape = shapes.of_network(
-                picture.pixels.shape, input_size, lengths, most=self._max_tokens
-            )
+            if fixed is not None:
+                picture = picture._replace(intrinsics=fixed)
+            self.recipe.check(picture.intrinsics)
+            size, most = picture.pixels.shape, self._max_tokens
+            # Where tiles bring the detail, the whole may be seen smaller.
+            shape = shapes.of_network(size, input_size, lengths, most=most, shrink=bool(tile))
             return picture, self.recipe.prepare(picture.pixels, shape)
-
-        def result(picture: images.Picture, output: np.ndarray, keep: bool) -> Depth:
-            values = self.recipe.finish(output, picture.pixels.shape[:2])
-            return self._depth(picture, values, output.shape, keep)
 
         failed: list[tuple[int, Exception]] = []
         found = inference.read_ahead(read, enumerate(pictures), threads=_THREADS)
         if tile:
             for (index, _), value in found:
-                try:
-                    if isinstance(value, Exception):
-                        raise value
-                    yield index, self._tiled(value[0], tile, input_size, lengths, keep_images)
-                except (OSError, TypeError, ValueError) as error:
-                    yield index, error
+                if not isinstance(value, Exception):
+                    value = self._tiled(value[0], value[1], tile, input_size, keep_images)
+                yield index, value
             return
 
         def inputs() -> Iterator[inference.Input]:
@@ -226,7 +232,8 @@ class DepthAnything:
         for (index, picture), output in self._maps(inputs(), count):
             yield from failed
             failed.clear()
-            yield index, result(picture, output, keep_images)
+            values = self.recipe.finish(output, picture.pixels.shape[:2], picture.intrinsics)
+            yield index, self._depth(picture, values, output.shape, keep_images)
         yield from failed
 
     def _maps(
@@ -251,36 +258,27 @@ class DepthAnything:
             yield output.tag, output.disparity
 
     def _tiled(
-        self,
-        picture: images.Picture,
-        tile: int,
-        input_size: int,
-        lengths: Sequence[int],
-        keep: bool,
+        self, picture: images.Picture, prepared: np.ndarray, tile: int, input_size: int, keep: bool
     ) -> Depth:
         """The whole picture's map, with the detail of its tiles."""
-        pixels = picture.pixels
-        size = pixels.shape[:2]
-        most = self._max_tokens
-        whole_shape = shapes.of_network(size, input_size, lengths, most=most, shrink=True)
-        first = [inference.Input(None, self.recipe.prepare(pixels, whole_shape))]
-        ((_, output),) = self._maps(first, 1)
-        whole = self.recipe.finish(output, size)
-        windows = tiles.windows(size, tile)
+        pixels, network = picture.pixels, prepared.shape[:2]
+        ((_, output),) = self._maps([inference.Input(None, prepared)], 1)
+        whole = self.recipe.finish(output, pixels.shape[:2], picture.intrinsics)
+        windows = tiles.windows(pixels.shape[:2], tile)
         if len(windows) == 1:
-            return self._depth(picture, whole, whole_shape, keep)
-        shape = shapes.of_network(windows[0][2:], input_size, most=most)
+            return self._depth(picture, whole, network, keep)
+        size = windows[0].height, windows[0].width
+        shape = shapes.of_network(size, input_size, most=self._max_tokens, shrink=True)
         inputs = (inference.Input(w, self.recipe.prepare(pixels[w.slices], shape)) for w in windows)
         maps = (
-            (window, self.recipe.finish(output, (window.height, window.width)))
+            (window, self.recipe.finish(output, size, picture.intrinsics))
             for window, output in self._maps(inputs, len(windows))
         )
-        return self._depth(picture, tiles.blend(whole, maps), whole_shape, keep)
+        return self._depth(picture, tiles.blend(whole, maps), network, keep)
 
     def _depth(
         self, picture: images.Picture, values: np.ndarray, network: Sequence[int], keep: bool
     ) -> Depth:
-        focal, size = picture.focal_35mm, values.shape
         path = pathlib.Path(self.source)
         meta = {
             "model": path.name if path.exists() else self.source,
@@ -291,6 +289,6 @@ class DepthAnything:
             depth=values,
             kind=self.kind,
             image=picture.pixels if keep else None,
-            intrinsics=None if focal is None else camera.of_35mm(focal, size),
+            intrinsics=picture.intrinsics,
             meta=meta,
         )

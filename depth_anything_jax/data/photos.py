@@ -149,7 +149,6 @@ def read(
     if mirrored:
         rgb = rgb[:, ::-1]
     applied = image.info.get("original_orientation") or orientation  # libheif has turned it
-    lens = _lens(exif, rgb.shape[:2])
     facts = Facts(
         format=image.format or "",
         mode=mode,
@@ -157,9 +156,14 @@ def read(
         orientation=applied if applied in _UPRIGHT else 1,
         frames=frames,
         alpha=alpha,
-        **lens,
+        **_lens(exif, rgb.shape[:2]),
     )
     return Photo(np.require(rgb, requirements=("C", "W")), facts)
+
+
+def lens(image: Any, shape: tuple[int, int]) -> Facts:
+    """What an opened PIL image says of its lens; `shape` (h, w) is of the upright picture."""
+    return Facts(format=image.format or "", mode=image.mode, **_lens(_exif(image), shape))
 
 
 def _file(path: PathLike, name: str) -> bytes:

@@ -1,0 +1,332 @@
+"""Many pictures and videos into files: what is done, what failed, what is there already."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from depth_anything_jax.api import folders, outputs, recipe
+from depth_anything_jax.api.depth import Depth
+from depth_anything_jax.api.folders import Item
+from depth_anything_jax.api.model import DepthAnything
+from depth_anything_jax.api.outputs import Style
+from depth_anything_jax.video import process
+
+FACTS = "predict.json"  # in the output folder: with what its files were made
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What changes the numbers, besides the style; see `DepthAnything`.
+
+    Attributes:
+      input_size: short side of the network's input, pixels.
+      buckets: lengths of its longer side, or how many; 0: exact shapes.
+      tile: side of tiles, pixels of the picture; 0: none.
+      smooth: of videos: relative maps keep scale and shift from frame to frame.
+      max_len, target_fps, max_res: of videos: frames, frames a second, pixels of the longer side.
+    """
+
+    input_size: int = 518
+    buckets: int | Sequence[int] = 0
+    tile: int = 0
+    smooth: bool = True
+    max_len: int | None = None
+    target_fps: float | None = None
+    max_res: int | None = None
+
+
+class Problems(list):
+    """(name, what is wrong) of inputs that gave no depth, in the order they came."""
+
+    def add(self, name: str, error: BaseException) -> None:
+        """Keeps one."""
+        text = str(error) or type(error).__name__
+        self.append((name, text.removeprefix(f"{name}: ")))
+
+    def __str__(self) -> str:
+        lines = [f"{len(self)} of the inputs failed:"]
+        return "\n".join(lines + [f"  {name}: {text}" for name, text in self])
+
+
+def run(
+    model: DepthAnything,
+    items: Sequence[Item],
+    out: pathlib.Path,
+    style: Style,
+    options: Options,
+    *,
+    stdin: Callable[[], bytes] = lambda: sys.stdin.buffer.read(),
+) -> Problems:
+    """Writes the depth of all items, pictures first; returns those that failed.
+
+    Args:
+      model: a DepthAnything.
+      items: `api.folders.Item`s.
+      out: folder.
+      style: an `api.outputs.Style`.
+      options: see there.
+      stdin: gives the bytes of the item "-".
+    """
+    problems = Problems()
+    stills = [item for item in items if not item.video]
+    if stills:
+        _pictures(model, stills, out, style, options, problems, stdin)
+    for item in items:
+        if item.video:
+            _video(model, item, out, style, options, problems)
+    return problems
+
+
+def _pictures(
+    model: DepthAnything,
+    items: Sequence[Item],
+    out: pathlib.Path,
+    style: Style,
+    options: Options,
+    problems: Problems,
+    stdin: Callable[[], bytes],
+) -> None:
+    pictures = [stdin() if i.source == folders.STDIN else i.source for i in items]
+    shared = style.range == "shared" and set(outputs.COLOURED) & set(style.formats)
+    later = [f for f in style.formats if shared and f in outputs.COLOURED]
+    now = [f for f in style.formats if f not in later]
+    ranges: list[tuple[float, float]] = []
+    focals: collections.Counter[str] = collections.Counter()
+    drawn = []  # numbers of the pictures whose colours wait for the others'
+
+    with (
+        tempfile.TemporaryDirectory(prefix=".maps.", dir=out) as waiting,
+        _Saver(problems) as saver,
+        _bar(len(items), "picture") as bar,
+    ):
+
+        def write(index: int, depth: Depth) -> None:
+            focals[outputs.write(depth, out, items[index].stem, style, now)] += 1
+            if later:
+                kept = depth if "side-by-side" in later else dataclasses.replace(depth, image=None)
+                _keep(kept, pathlib.Path(waiting) / f"{index}.npz")
+                ranges.append(depth.colour_range)
+                drawn.append(index)
+
+        for index, result in _stream(model, pictures, style, options):
+            if isinstance(result, Exception):
+                problems.add(items[index].source, result)
+            else:
+                saver.submit(items[index].source, write, index, result)
+            bar.update()
+        saver.wait()
+        limits = outputs.joined(ranges, model.unit is not None)
+        final = dataclasses.replace(style, range=limits)
+        for index in sorted(drawn):
+            depth = _kept(pathlib.Path(waiting) / f"{index}.npz")
+            outputs.write(depth, out, items[index].stem, final, later)
+        if limits:
+            print(f"colours from {limits[0]:.4g} to {limits[1]:.4g} {model.unit or ''}".rstrip())
+        if named := [f"{who} ({count})" for who, count in focals.items() if who]:
+            print(f"focal lengths of the points: {', '.join(named)}")
+
+
+def _stream(
+    model: DepthAnything, pictures: list[Any], style: Style, options: Options
+) -> Iterator[tuple[int, Depth | Exception]]:
+    """(index, Depth or Exception) of each picture; when the network fails, the pictures that are
+    left come one by one, so that only those it fails on are lost."""
+    given: dict[str, Any] = dict(
+        input_size=options.input_size,
+        buckets=options.buckets,
+        tile=options.tile,
+        intrinsics=style.intrinsics,
+    )
+    left = dict.fromkeys(range(len(pictures)))
+    try:
+        for index, result in model.stream(pictures, keep_images=style.needs_image, **given):
+            left.pop(index)
+            yield index, result
+    except RuntimeError as error:
+        print(f"\n{error}\nThe {len(left)} pictures that are left go one by one.", file=sys.stderr)
+    for index in left:
+        try:
+            yield index, model(pictures[index], **given)
+        except (OSError, TypeError, ValueError, RuntimeError) as error:
+            yield index, error
+
+
+def _video(
+    model: DepthAnything,
+    item: Item,
+    out: pathlib.Path,
+    style: Style,
+    options: Options,
+    problems: Problems,
+) -> None:
+    targets = outputs.video_outputs(out, item.stem, style)
+    (out / item.stem).parent.mkdir(parents=True, exist_ok=True)
+    metric = model.unit is not None
+
+    def frames(images: Sequence[Any]) -> list[Any]:
+        found = model(
+            list(images),
+            input_size=options.input_size,
+            tile=options.tile,
+            intrinsics=style.intrinsics,
+        )
+        return [depth.depth for depth in found]
+
+    try:
+        with _bar(None, "frame", item.source) as bar:
+
+            def progress(done: int, count: int | None) -> None:
+                bar.total = count
+                bar.update(done - bar.n)
+
+            report = process.process(
+                item.source,
+                targets,
+                frames,
+                metric=metric,
+                smooth=options.smooth,
+                limits=_ordered(style.range or "shared"),
+                paint=_painter(style, metric),
+                depth_scale=style.png_scale,
+                max_len=options.max_len,
+                target_fps=options.target_fps,
+                max_res=options.max_res,
+                progress=progress,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        problems.add(item.source, error)
+        return
+    for note in report.notes:
+        print(f"{item.source}: {note}")
+    if report.flicker_before is not None:
+        print(
+            f"{item.source}: flicker {report.flicker_before:.4f} as the network said it, "
+            f"{report.flicker_after:.4f} as written; {len(report.cuts)} cuts"
+        )
+    for problem in report.problems:
+        problems.add(item.source, ValueError(f"{problem}; the {report.frames} frames before"))
+
+
+def _painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], Any]:
+    """A map and (low, high) → RGB uint8, in the style's colours."""
+    kind = recipe.METRIC if metric else recipe.RELATIVE
+
+    def paint(values: Any, limits: tuple[float, float]) -> Any:
+        near, far = limits if metric else limits[::-1]
+        if near == far:
+            far = near + 1 if metric else near - 1
+        picture = Depth(values, kind).to_pil(style.colormap, range=(near, far), invert=style.invert)
+        return np.asarray(picture.convert("RGB"))
+
+    return paint
+
+
+def _ordered(limits: Any) -> Any:
+    """Low and high of near and far; a word as it is."""
+    return limits if isinstance(limits, str) else (min(limits), max(limits))
+
+
+def _keep(depth: Depth, path: pathlib.Path) -> None:
+    depth.save(path)
+    if depth.image is not None:
+        np.save(path.with_suffix(".image.npy"), depth.image)
+
+
+def _kept(path: pathlib.Path) -> Any:
+    depth, image = Depth.load(path), path.with_suffix(".image.npy")
+    return dataclasses.replace(depth, image=np.load(image)) if image.exists() else depth
+
+
+class _Saver:
+    """Writes files in threads beside the network; few wait, so that memory stays bounded."""
+
+    def __init__(self, problems: Problems):
+        self._problems = problems
+        self._threads = min(4, os.cpu_count() or 1)
+        self._waiting: collections.deque[tuple[str, concurrent.futures.Future]] = (
+            collections.deque()
+        )
+
+    def __enter__(self) -> _Saver:
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._threads)
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, name: str, call: Callable[..., None], *args: Any) -> None:
+        self._waiting.append((name, self._pool.submit(call, *args)))
+        while len(self._waiting) > 2 * self._threads:
+            self._finish()
+
+    def wait(self) -> None:
+        while self._waiting:
+            self._finish()
+
+    def _finish(self) -> None:
+        name, future = self._waiting.popleft()
+        try:
+            future.result()
+        except (OSError, ValueError, ImportError) as error:
+            self._problems.add(name, error)
+
+
+def _bar(count: int | None, unit: str, name: str = "") -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=count, unit=unit, desc=name or None, dynamic_ncols=True, smoothing=0.1)
+
+
+# What is there already
+
+
+def prepare(
+    out: pathlib.Path,
+    items: Sequence[Item],
+    style: Style,
+    facts: dict[str, Any],
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> list[Item]:
+    """The items that are still to be done; makes the folder and writes down the facts.
+
+    Raises:
+      ValueError: files of these names are there and neither `resume` nor `overwrite` says what to
+        do; `resume` of files that were made otherwise.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out={out} is a file; name a folder")
+    wanted = {i: outputs.paths(out, i.stem, style, video=i.video) for i in items}
+    there = [path for files in wanted.values() for path in files if path.exists()]
+    if there and not (resume or overwrite):
+        raise ValueError(
+            f"{len(there)} of the files are there already, {there[0]} first: --resume makes those "
+            "that are missing, --overwrite makes all again"
+        )
+    record = out / FACTS
+    if resume and record.exists():
+        before = json.loads(record.read_text(encoding="utf-8"))
+        changed = [k for k in {**before, **facts} if before.get(k) != facts.get(k)]
+        if changed:
+            name = changed[0]
+            raise ValueError(
+                f"--resume: what is in {out} was made with {name}={before.get(name)!r}, and now it "
+                f"is {facts.get(name)!r}; use the same, another --out, or --overwrite"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if not resume:
+        return list(items)
+    return [i for i, files in wanted.items() if not all(path.exists() for path in files)]

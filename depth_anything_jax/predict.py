@@ -1,0 +1,195 @@
+"""Depth of pictures, folders and videos.
+
+    python -m depth_anything_jax.predict photo.jpg holiday/ 'shots/*.png' clip.mp4 --out depth
+    depth-anything photo.heic --out depth --format npy,side-by-side
+    depth-anything room.jpg --out depth --format ply --checkpoint \\
+        depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf
+    cat photo.jpg | depth-anything - --out depth
+
+--checkpoint is a hub id, a file, a folder or a training run; without it V2-Small from the Hugging
+Face Hub. Names below --out follow the inputs: holiday/a.jpg gives holiday/a.depth.png, a.color.png
+(--format). docs/use.md says what is in the files.
+
+Relative models give inverse depth up to scale and shift: near is white. Metric models give metres,
+which are never stretched. What cannot be read is named at the end, the rest is done, and the exit
+code is then 1.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+
+def main() -> None:
+    """The command line; see the module's docstring and --helpshort."""
+    from absl import app, flags, logging
+
+    from depth_anything_jax import weight_flags
+
+    text, number, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
+    yes = flags.DEFINE_boolean
+    out = text("out", None, "folder for the results", required=True)
+    checkpoint = text("checkpoint", None, "hub id, file, folder or run; else V2-Small of the hub")
+    formats = flags.DEFINE_list(
+        "format",
+        ["png16", "color"],
+        "png16, npy, npz, pfm, exr, color, side-by-side, ply, glb; several with commas",
+    )
+    size = number("size", 518, "shorter side of the network's input, pixels")
+    buckets = number("buckets", 0, "lengths that the longer side may have; 0: exact shapes")
+    tile = number("tile", 0, "cut large pictures into squares of so many pixels; 0: not")
+    at_a_time = number("batch_size", 0, "pictures of one shape at a time; 0: chosen by the device")
+    dtype = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "computes in")
+    colormap = text("colormap", "Spectral_r", "a name of matplotlib's")
+    grey = yes("grayscale", False, "grey instead of colours, near is white")
+    invert = yes("invert", False, "near is dark (grey, 16 bits) or cold (colours)")
+    limits = text("range", None, "of colours: image, shared, or NEAR,FAR; videos: shared")
+    scale = real("png_scale", 1000.0, "units of a metric 16-bit PNG in a metre")
+    intrinsics = flags.DEFINE_list("intrinsics", None, "fx,fy,cx,cy in pixels, of all pictures")
+    fov = real("fov", None, "degrees that the longer side sees, of all pictures")
+    edge = real("edge", 0.04, "relative jump of depth where points are left out; 0: none are")
+    far = real("far", None, "metres beyond which points are left out")
+    relative = yes("relative_cloud", False, "points of a relative model: a shift of 0 is assumed")
+    resume = yes("resume", False, "make only what is missing in --out")
+    overwrite = yes("overwrite", False, "replace what is in --out")
+    smooth = yes("smooth", True, "videos: keep scale and shift from frame to frame")
+    max_len = number("max_len", None, "videos: so many frames")
+    fps = real("target_fps", None, "videos: so many frames a second")
+    max_res = number("max_res", None, "videos: longer side in pixels")
+    for flag in (scale, relative, at_a_time, max_len, fps, max_res):
+        flags.DEFINE_alias(flag.name.replace("_", "-"), flag.name)
+    load = weight_flags.define()
+    flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
+
+    def run(argv: list[str]) -> None:
+        if not argv[1:]:
+            raise app.UsageError("name pictures, folders, globs or videos, or - for standard input")
+        logging.set_verbosity(logging.WARNING)
+        warnings.showwarning = _tell
+        try:
+            status = _run(argv[1:])
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+        sys.exit(status)
+
+    def _run(inputs: list[str]) -> int:
+        from depth_anything_jax.api import batch, folders, outputs
+
+        folder = pathlib.Path(out.value).expanduser()
+        items = folders.find(inputs, without=folder)
+        style = outputs.Style(
+            formats=tuple(dict.fromkeys(f.strip() for f in formats.value)),
+            colormap="grey" if grey.value else colormap.value,
+            invert=invert.value,
+            range=_range(limits.value),
+            png_scale=scale.value,
+            intrinsics=_numbers("--intrinsics", intrinsics.value, 4),
+            fov=fov.value,
+            edge=edge.value,
+            far=far.value,
+            relative_cloud=relative.value,
+        )
+        options = batch.Options(
+            input_size=size.value, buckets=buckets.value, tile=tile.value, smooth=smooth.value,
+            max_len=max_len.value, target_fps=fps.value, max_res=max_res.value,
+        )  # fmt: skip
+        return _main(
+            items, folder, style, options,
+            checkpoint=checkpoint.value, dtype=dtype.value, batch_size=at_a_time.value,
+            resume=resume.value, overwrite=overwrite.value, load=load(),
+        )  # fmt: skip
+
+    app.run(run)
+
+
+def _main(
+    items: list[Any],
+    out: pathlib.Path,
+    style: Any,
+    options: Any,
+    *,
+    checkpoint: str | None,
+    dtype: str,
+    batch_size: int,
+    resume: bool,
+    overwrite: bool,
+    load: dict[str, Any],
+) -> int:
+    from depth_anything_jax.api import batch, outputs, shapes
+    from depth_anything_jax.api.model import DEFAULT, DepthAnything
+
+    _check_videos(items, style)
+    if resume and style.range == "shared" and any(not i.video for i in items):
+        raise ValueError(
+            "--resume with --range=shared: the pictures that are done had another range; give "
+            "--range=NEAR,FAR, as the first run printed it"
+        )
+    style.check("m")  # what no model could write, before one is loaded
+    source = checkpoint or DEFAULT
+    # What is there decides before minutes are spent on loading.
+    facts = {"checkpoint": source, "dtype": dtype, **load}
+    facts |= dataclasses.asdict(options) | dataclasses.asdict(style)
+    facts = json.loads(json.dumps(facts))  # tuples are lists
+    todo = batch.prepare(out, items, style, facts, resume=resume, overwrite=overwrite)
+    if len(todo) < len(items):
+        print(f"{len(items) - len(todo)} of {len(items)} are done already")
+    if not todo:
+        return 0
+    model = DepthAnything.from_pretrained(source, dtype=dtype, batch_size=batch_size, **load)
+    print(f"{model!r} → {out}", flush=True)
+    style.check(model.unit)
+    if options.buckets:  # of all pictures, so that a resumed run has the same lengths
+        stills = [i.source for i in items if not i.video and i.source != "-"]
+        lengths = shapes.lengths(stills, options.input_size, options.buckets)
+        options = dataclasses.replace(options, buckets=lengths)
+    problems = batch.run(model, todo, out, style, options)
+    done = len(todo) - len({name for name, _ in problems})
+    ends = ", ".join(f"*{outputs.PICTURES[f]}" for f in style.formats)
+    print(f"{done} of {len(todo)} done: {out}/{ends}")
+    if problems:
+        print(problems, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _check_videos(items: Sequence[Any], style: Any) -> None:
+    from depth_anything_jax.api import outputs
+
+    lost = [f for f in style.formats if f in outputs.PICTURES and f not in outputs.VIDEOS]
+    first = next((i.source for i in items if i.video), None)
+    if first is None or not lost:
+        return
+    kept = ", ".join(outputs.VIDEOS)
+    if len(lost) == len(style.formats):
+        raise ValueError(f"{first}: --format {lost[0]} is for pictures; of videos: {kept}")
+    print(f"{first}: of videos only {kept} are written, not {', '.join(lost)}")
+
+
+def _range(text: str | None) -> Any:
+    """image, shared, or two numbers; None: of pictures each its own, of videos shared."""
+    if text is None or text in ("image", "shared"):
+        return text
+    return _numbers("--range", text.split(","), 2)
+
+
+def _numbers(flag: str, values: list[str] | None, count: int) -> tuple[float, ...] | None:
+    if values is None:
+        return None
+    try:
+        found = tuple(float(v) for v in values)
+    except ValueError:
+        found = ()
+    if len(found) != count:
+        raise ValueError(f"{flag}={','.join(values)}: {count} numbers with commas are needed")
+    return found
+
+
+def _tell(message: Any, *rest: Any, **more: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""The predict program: what goes in, what it writes and refuses, videos, resume, exit codes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from depth_anything_jax import checkpoint
+from depth_anything_jax.api import batch, cache, folders, outputs
+from depth_anything_jax.api.depth import Depth
+from depth_anything_jax.api.recipe import METRIC, RELATIVE
+from depth_anything_jax.video import process, reader
+from tests import api_models, video_files
+
+OPTIONS = batch.Options(input_size=56)
+
+
+@pytest.fixture(scope="module")
+def model():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cache.VARIABLE, "")
+        return api_models.instant()
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Two pictures of one name, one below, a text that calls itself a picture, a hidden file."""
+    root = tmp_path / "album"
+    (root / "sub").mkdir(parents=True)
+    for i, name in enumerate(("a.png", "a.jpg", "sub/a.png")):
+        Image.fromarray(api_models.photo(60, 80, seed=i)).save(root / name)
+    (root / "broken.jpg").write_text("no picture")
+    (root / "._a.png").write_text("macOS")
+    (root / "notes.txt").write_text("none either")
+    return root
+
+
+def run(model, inputs, out, *, options=OPTIONS, **style):
+    out.mkdir(exist_ok=True)
+    items = folders.find([str(i) for i in inputs], without=out)
+    return batch.run(model, items, out, outputs.Style(**style), options)
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+# What goes in
+
+
+def test_names_follow_the_inputs_and_never_meet(album, tmp_path):
+    stems = {i.source.removeprefix(str(album)): str(i.stem) for i in folders.find([str(album)])}
+    assert stems == {
+        "/a.jpg": "a_jpg",
+        "/a.png": "a_png",
+        "/broken.jpg": "broken",
+        "/sub/a.png": "sub/a",
+    }
+    other = tmp_path / "other" / "album"
+    (other / "sub").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(other / "A.PNG")
+    both = folders.find([str(album), str(other), str(album / "a.png")])
+    names = [str(i.stem).lower() for i in both]
+    assert len(both) == 5, "a file that is named twice comes once"
+    assert len(set(names)) == 5 and all(n.startswith("album/") for n in names)
+
+
+def test_globs_and_what_is_left_out(album):
+    found = folders.find([str(album / "**" / "*.png")])
+    assert [str(i.stem) for i in found] == ["a", "sub/a"]
+    assert len(folders.find([str(album)], without=album / "sub")) == 3
+    assert folders.find(["-"])[0] == folders.Item("-", folders.pathlib.PurePath("stdin"))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("none.jpg", FileNotFoundError, "none.jpg: no such file"),
+        ("*.gif", FileNotFoundError, "matches no picture"),
+        ("empty", ValueError, "no picture or video in this folder"),
+        ("https://example.org/a.jpg", ValueError, "not fetched"),
+    ],
+)
+def test_inputs_that_are_not_there(tmp_path, monkeypatch, name, error, message):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        folders.find([name])
+
+
+# What comes out
+
+
+def test_a_folder_in_all_formats(model, album, tmp_path):
+    out = tmp_path / "out"
+    formats = tuple(outputs.PICTURES)
+    problems = run(model, [album], out, formats=formats, relative_cloud=True)
+    assert [(pathlib.Path(n).name, "not a picture" in t) for n, t in problems] == [
+        ("broken.jpg", True)
+    ], "the rest is done"
+    ends = outputs.PICTURES.values()
+    assert files(out) == sorted(f"{s}{e}" for s in ("a_jpg", "a_png", "sub/a") for e in ends)
+    alone = model(album / "a.png", input_size=56)
+    for end in (".depth.npz", ".depth.exr"):
+        np.testing.assert_array_equal(Depth.load(out / f"a_png{end}").depth, alone.depth)
+    raw = np.asarray(Image.open(out / "a_png.depth.png"))
+    assert raw.dtype == np.uint16 and (raw.min(), raw.max()) == (0, 65535)
+    nearest = np.unravel_index(alone.depth.argmax(), alone.depth.shape)
+    assert raw[nearest] == 65535, "near is white"
+    both = np.asarray(Image.open(out / "a_png.side-by-side.png"))
+    assert both.shape == (60, 2 * 80 + outputs.GAP, 3)
+    assert (both[:, :80] == api_models.photo(60, 80, seed=0)).all()
+    assert (both[:, 88:] == np.asarray(Image.open(out / "a_png.color.png"))).all()
+
+
+def test_grey_and_inverted(model, album, tmp_path):
+    picture = album / "a.png"
+    run(model, [picture], tmp_path / "grey", colormap="grey", formats=("png16", "color"))
+    run(
+        model,
+        [picture],
+        tmp_path / "dark",
+        colormap="grey",
+        formats=("png16", "color"),
+        invert=True,
+    )
+    for name, white in (("a.color.png", 255), ("a.depth.png", 65535)):
+        near, far = (np.asarray(Image.open(tmp_path / d / name)) for d in ("grey", "dark"))
+        assert near.ndim == 2 and np.abs(near.astype(int) + far - white).max() <= 1  # rounding
+    assert Depth.load(tmp_path / "dark" / "a.depth.png").depth == pytest.approx(
+        Depth.load(tmp_path / "grey" / "a.depth.png").depth, abs=1e-4
+    )
+
+
+def test_metres_are_never_stretched(tmp_path):
+    depth = Depth(np.array([[1.5, 3.0], [60.0, np.inf]], np.float32), METRIC)
+    style = outputs.Style(formats=("png16", "npy", "color"))
+    outputs.write(depth, tmp_path, folders.pathlib.PurePath("a"), style)
+    assert np.asarray(Image.open(tmp_path / "a.depth.png")).tolist() == [[1500, 3000], [60000, 0]]
+    np.testing.assert_array_equal(np.load(tmp_path / "a.depth.npy"), depth.depth)
+    assert Image.open(tmp_path / "a.color.png").height > 2, "a bar with metres hangs below"
+    far = Depth(np.array([[1.0, 70.0]], np.float32), METRIC)
+    with pytest.raises(ValueError, match=r"70.0 m, .* use png_scale=256"):
+        outputs.write(far, tmp_path, folders.pathlib.PurePath("b"), style)
+    outputs.write(
+        far, tmp_path, folders.pathlib.PurePath("b"), outputs.Style(("png16",), png_scale=256)
+    )
+    assert np.asarray(Image.open(tmp_path / "b.depth.png")).tolist() == [[256, 70 * 256]]
+
+
+def test_one_range_of_colours_for_all(model, album, tmp_path, capsys):
+    out, fixed = tmp_path / "shared", tmp_path / "fixed"
+    run(model, [album / "a.png", album / "a.jpg"], out, formats=("color",), range="shared")
+    assert len(files(out)) == 2, "what waited is gone"
+    maps = [model(album / name, input_size=56) for name in ("a.png", "a.jpg")]
+    near, far = max(m.range[0] for m in maps), min(m.range[1] for m in maps)
+    assert f"colours from {near:.4g} to {far:.4g}" in capsys.readouterr().out
+    run(model, [album / "a.png", album / "a.jpg"], fixed, formats=("color",), range=(near, far))
+    for name in files(out):
+        assert (out / name).read_bytes() == (fixed / name).read_bytes()
+
+
+def test_what_a_relative_model_cannot_say_is_refused():
+    style = outputs.Style(formats=("ply",))
+    style.check("m")
+    with pytest.raises(ValueError, match="--relative-cloud, which takes the shift for 0"):
+        style.check(None)
+    outputs.Style(formats=("glb",), relative_cloud=True).check(None)
+    with pytest.raises(ValueError, match="--format tiff: tiff is none of png16"):
+        outputs.Style(formats=("tiff",)).check(None)
+    with pytest.raises(ValueError, match="colormap='rainbows'"):
+        outputs.Style(colormap="rainbows").check(None)
+
+
+def test_when_the_network_fails_the_others_are_done(model, album, tmp_path, monkeypatch):
+    """Out of memory at one picture of many: that one is named, none else is lost."""
+    wide = tmp_path / "wide.png"
+    Image.fromarray(api_models.photo(60, 200)).save(wide)
+    real = type(model)._maps
+
+    def failing(self, inputs, count):
+        def checked():
+            for x in inputs:
+                if x.image.shape[1] > 100:
+                    raise RuntimeError("RESOURCE_EXHAUSTED")
+                yield x
+
+        return real(self, checked(), count)
+
+    monkeypatch.setattr(type(model), "_maps", failing)
+    out = tmp_path / "out"
+    problems = run(model, [album / "a.png", wide, album / "a.jpg"], out, formats=("npy",))
+    assert problems == [(str(wide), "RESOURCE_EXHAUSTED")]
+    assert len(files(out)) == 2
+
+
+def test_a_video(model, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    video_files.write(clip, video_files.counting(5, 32, 48), sound="aac")
+    out = tmp_path / "out"
+    assert not run(model, [clip], out, formats=("png16", "color", "side-by-side", "npy"))
+    ends = (".color.mp4", ".depth.mkv", ".side-by-side.mp4")
+    assert files(out) == [f"clip{e}" for e in ends]
+    kind, maps = process.read_depth(out / "clip.depth.mkv")
+    assert kind == RELATIVE and len(list(maps)) == 5
+    both = reader.Reader(out / "clip.side-by-side.mp4")
+    assert (both.info.height, both.info.width, both.info.audio) == (32, 104, 1)
+
+
+def test_a_broken_video_is_named(model, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"\0" * 100)
+    problems = run(model, [clip], tmp_path / "out")
+    assert [name for name, _ in problems] == [str(clip)] and not files(tmp_path / "out")
+
+
+# What is there already
+
+
+def test_nothing_is_overwritten_silently(model, album, tmp_path):
+    out, items = tmp_path / "out", folders.find([str(album / "a.png"), str(album / "a.jpg")])
+    style, facts = outputs.Style(formats=("npy",)), {"checkpoint": "one"}
+
+    def prepare(facts=facts, resume=False, overwrite=False):
+        return batch.prepare(out, items, style, facts, resume=resume, overwrite=overwrite)
+
+    assert prepare() == items
+    batch.run(model, items[:1], out, style, OPTIONS)
+    with pytest.raises(ValueError, match=r"1 of the files are there already, .*a_png.depth.npy"):
+        prepare()
+    assert prepare(resume=True) == items[1:]
+    assert prepare(overwrite=True) == items
+    with pytest.raises(ValueError, match=r"made with checkpoint='one', and now it is 'two'"):
+        prepare(facts={"checkpoint": "two"}, resume=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        batch.prepare(tmp_path / "file", items, style, facts, resume=False, overwrite=False)
+
+
+# The command line
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A checkpoint of the demo's size."""
+    folder, found = tmp_path_factory.mktemp("weights") / "model", api_models.found()
+    meta = {"variant": "demo", "version": "v2", "head": "relative", "max_depth": None}
+    params = jax.tree.map(jax.numpy.asarray, found.params)
+    checkpoint.save_params(folder, params, {**meta, "licence": "apache-2.0", "licence_chain": []})
+    return folder
+
+
+def command(*arguments, folder, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "depth_anything_jax.predict", *map(str, arguments)],
+        capture_output=True,
+        timeout=300,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", cache.VARIABLE: str(folder / "cache")},
+        **options,
+    )
+
+
+def test_the_program(weights, album, tmp_path):
+    out = tmp_path / "out"
+    options = (f"--out={out}", f"--checkpoint={weights}", "--size=56", "--format=npy,color")
+    done = command(album, *options, folder=tmp_path)
+    assert done.returncode == 1, done.stderr.decode()
+    error = done.stderr.decode()
+    assert "1 of the inputs failed" in error and "broken.jpg: not a picture" in error
+    assert "Traceback" not in error
+    assert "3 of 4 done" in done.stdout.decode()
+    assert json.loads((out / batch.FACTS).read_text())["formats"] == ["npy", "color"]
+    assert len(files(out)) == 3 * 2 + 1
+
+    (album / "broken.jpg").unlink()
+    picture = (album / "a.png").read_bytes()
+    piped = command("-", *options, "--resume", folder=tmp_path, input=picture)
+    assert piped.returncode == 0, piped.stderr.decode()
+    same = (np.load(out / f"{name}.depth.npy") for name in ("stdin", "a_png"))
+    np.testing.assert_array_equal(*same)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.jpg"], "FileNotFoundError: none.jpg: no such file or folder"),
+        (["a.png", "--format=tiff"], "ValueError: --format tiff"),
+        (["a.png", "--range=1"], "ValueError: --range=1: 2 numbers"),
+        (["a.png", "--intrinsics=1,2,x,4"], "ValueError: --intrinsics=1,2,x,4: 4 numbers"),
+        (["a.mp4", "--format=npy"], "npy is for pictures; of videos: png16, color, side-by-side"),
+    ],
+)
+def test_bad_arguments(tmp_path, arguments, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")
+    (tmp_path / "a.mp4").write_bytes(b"")
+
+    done = command(*arguments, "--out=out", "--checkpoint=none", folder=tmp_path, cwd=tmp_path)
+    assert done.returncode == 1 and message in done.stderr.decode()
+    assert b"Traceback" not in done.stderr and not (tmp_path / "out").exists()
