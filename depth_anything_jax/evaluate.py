@@ -96,6 +96,13 @@ def evaluate(
 
     model = published.check(published_as) if published_as else None
     changed = dict(changed or {})
+    of_pairs = [title.partition("?")[0] in pairs.MEASURES for title, _ in sets]
+    vain = changed.keys() - pairs.concerned(changed).keys() if all(of_pairs) else ()
+    if vain:
+        raise ValueError(
+            f"{', '.join(sorted(vain))} changes nothing in pairs of points; their switches are "
+            f"{', '.join(pairs.SWITCHES)}"
+        )
     wanted, others = [], []
     for _, source in sets:
         keys = [source.key(i) for i in range(len(source))]
@@ -112,11 +119,12 @@ def evaluate(
     )
     if model is None:
         model = published.model_of(candidate.origin)
+    for view in views:
+        protocols.check_view(candidate.kind, view)
     first = views[0] if views else candidate.kind
     name, _ = protocols.named(protocol or protocols.default(first))
-    for title, source in sets:
-        of_pairs = title.partition("?")[0] in pairs.MEASURES
-        if of_pairs:  # order is the same in all views
+    for (title, source), pointed in zip(sets, of_pairs, strict=True):
+        if pointed:  # order is the same in all views
             asked: Sequence[str] = (candidate.kind,)
             label = texts.label(pairs.NAME, pairs.concerned(changed))
             how = "image"

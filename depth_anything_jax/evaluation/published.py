@@ -262,14 +262,18 @@ def beside(row: Mapping[str, Any], model: str) -> tuple[list[dict[str, Any]], li
                 continue
             full = pairs.NAME if table.protocol == "pairs" else protocols.named(table.protocol)[0]
             if row["hash"] != _hash(table, place) or table.view not in ("", row["view"]):
-                hidden.append(f"{table.title} has {place} under {full}, which this is not")
+                as_view = f" as {table.view}" if table.view else ""
+                hidden.append(
+                    f"{table.title} is not beside {row['protocol']} as {row['view']}: its numbers "
+                    f"of {place} are for {full}{as_view}"
+                )
                 continue
             texts = zip(table.metrics, printed.split("/"), strict=True)
             values = {metric: float(text) * table.unit for metric, text in texts}
             ratios = {metric: row[metric] / value for metric, value in values.items()}
             notes = [*table.notes, *_differences(row, table, place)]
             shown.append({"title": table.title, "values": values, "ratios": ratios, "notes": notes})
-    return shown, hidden
+    return shown, [] if "/" in row["set"] else hidden  # said once for all kinds of scene
 
 
 def _dataset(place: str) -> str:
