@@ -245,11 +245,12 @@ def test_the_program_from_the_command_line(sets, tmp_path):
             *PROGRAM, "--checkpoint=baseline:mean", "--checkpoint=baseline:zero", "--kind=metric",
             f"--dataset={sets[0][0]}", f"--data={sets[1][0]}", "--as=metric", "--as=depth-affine",
             "--protocol=marigold", "--switch=crop=none", "--switch=max_depth=50",
-            "--relative_to=baseline:zero", f"--out={tmp_path}/out",
+            "--relative_to=baseline:zero", f"--out={tmp_path}/out", "--boundary",
         ], capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "marigold@1+crop=none+max_depth=50" in done.stdout and "| mRI |" in done.stdout
+    assert "| boundary F1, 1 px | 2 px | 3 px |" in done.stdout
     saved = json.loads((tmp_path / "out/scores.json").read_text())
     # Marigold aligns both views in depth: one hash, one comparison.
     assert len(saved["sets"]) == 4 and saved["relative"][0]["sets"] == 1

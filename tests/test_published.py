@@ -57,6 +57,12 @@ def test_a_number_stands_beside_its_own_protocol():
     assert published.beside(NYU, "") == ([], [])
 
 
+def test_a_metric_that_the_row_has_not_is_not_compared():
+    (found,), _ = published.beside(NYU | {"abs_rel": math.nan}, LARGE)
+    assert found["values"].keys() == found["ratios"].keys() == {"delta1"}
+    assert published.beside(NYU | {"abs_rel": math.nan, "delta1": math.nan}, LARGE)[0] == []
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -91,12 +97,12 @@ def test_bundles_and_halves_of_sets_are_told_apart():
     bundle = row("moge?set=DIODE", "diode", digest("moge", "diode"), abs_rel=0.06)
     found, hidden = published.beside(bundle, LARGE)
     assert [f["values"]["abs_rel"] for f in found] == pytest.approx([0.0533, 0.0529]) and not hidden
-    original = row("diode", "diode", digest("moge", "diode"))
+    original = row("diode", "diode", digest("moge", "diode"), abs_rel=0.06)
     assert not published.beside(original, LARGE)[0]
     name = "depth-anything-v1-large-metric-kitti"
     for domain, count in (("outdoor", 1), ("indoor", 0)):
         half = row("diode", "diode", digest("zoe", "diode", domain, "metric"), "metric", images=446)
-        assert len(published.beside(half, name)[0]) == count
+        assert len(published.beside(half | {"abs_rel": 0.8}, name)[0]) == count
 
 
 def test_pairs_stand_beside_pooled_and_per_scene():
@@ -131,6 +137,6 @@ def test_models_are_known_by_the_names_of_their_files(origin, name):
 
 
 def test_unknown_names_list_what_there_is():
-    with pytest.raises(ValueError, match=f"'{LARGE}'.*There are .*zoedepth-nyu, and none"):
+    with pytest.raises(ValueError, match=f"'{LARGE}'.*There are those of .*zoedepth-nyu; 'none'"):
         published.check("depth-anything-v2-larg")
     assert published.check("none") == "" and published.check(LARGE) == LARGE
