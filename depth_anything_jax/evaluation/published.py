@@ -201,6 +201,7 @@ MODELS = tuple(sorted({model for table in TABLES for model in table.models}))
 
 _DOMAINS = {"nyu": "indoor", "kitti": "outdoor"}  # where the protocol goes by it
 _SIZES = {"vits": "small", "vitb": "base", "vitl": "large", "vitg": "giant"}
+_BINS = {10.0: "nyu", 80.0: "kitti"}  # V1's metric models, by their range
 _OTHERS = {  # of transformers' hub
     "intel/dpt-beit-large-512": _MIDAS,
     "intel/zoedepth-nyu": "zoedepth-nyu",
@@ -237,9 +238,12 @@ def model_of(origin: str) -> str:
     known = released.by_repo(origin) or released.by_path(pathlib.PurePath(origin))
     if known is None:
         return _OTHERS.get(origin.lower(), "")
-    if known.version is None or known.head != "relative":
-        return ""  # encoders; V2's metric models, of which no score on these sets was published
-    return f"depth-anything-{known.version}-{_SIZES[known.variant]}"
+    name = f"depth-anything-{known.version}-{_SIZES[known.variant]}"
+    if known.head == "relative" and known.version is not None:
+        return name
+    if known.head == "bins":
+        return f"{name}-metric-{_BINS[known.max_depth]}"
+    return ""  # encoders; V2's metric models, of which no score on these sets was published
 
 
 def beside(row: Mapping[str, Any], model: str) -> tuple[list[dict[str, Any]], list[str]]:
