@@ -201,7 +201,7 @@ MODELS = tuple(sorted({model for table in TABLES for model in table.models}))
 
 _DOMAINS = {"nyu": "indoor", "kitti": "outdoor"}  # where the protocol goes by it
 _SIZES = {"vits": "small", "vitb": "base", "vitl": "large", "vitg": "giant"}
-_BINS = {10.0: "nyu", 80.0: "kitti"}  # V1's metric models, by their range
+_BINS: dict[float | None, str] = {10.0: "nyu", 80.0: "kitti"}  # V1's metric models, by their range
 _OTHERS = {  # of transformers' hub
     "intel/dpt-beit-large-512": _MIDAS,
     "intel/zoedepth-nyu": "zoedepth-nyu",
