@@ -15,7 +15,7 @@ def row(reader, dataset, digest, view="disparity-affine", **more):
     metrics = dict.fromkeys((*aggregate.METRICS, "accuracy", "whdr"), math.nan)
     return {
         "reader": reader, "set": dataset, "protocol": "da@1", "hash": digest, "view": view,
-        "images": 654, "split": 654, **metrics, **more,
+        "images": 654, "split": 654, "pairs": 0, **metrics, **more,
     }  # fmt: skip
 
 
@@ -107,10 +107,12 @@ def test_bundles_and_halves_of_sets_are_told_apart():
 
 
 def test_pairs_stand_beside_pooled_and_per_scene():
-    of_pairs = {"hash": pairs.Rules().hash, "accuracy": 0.971}
+    of_pairs = {"hash": pairs.Rules().hash, "accuracy": 0.971, "pairs": 2067}
     for view in protocols.KINDS:
         (found,), _ = published.beside(row("da2k", "da2k", "", view) | of_pairs, LARGE)
-        assert found["ratios"] == pytest.approx({"accuracy": 1})
+        assert found["ratios"] == pytest.approx({"accuracy": 1}) and not found["notes"]
+    (few,), _ = published.beside(row("da2k", "da2k", "") | of_pairs | {"pairs": 12}, LARGE)
+    assert few["notes"] == ["ours is over 12 pairs, theirs over some 2,000"]
     aerial = row("da2k", "da2k/aerial", "", images=90) | of_pairs
     (found,), _ = published.beside(aerial, LARGE)
     assert found["values"] == pytest.approx({"accuracy": 0.995}) and not found["notes"]

@@ -200,6 +200,7 @@ TABLES = (
 MODELS = tuple(sorted({model for table in TABLES for model in table.models}))
 
 _DOMAINS = {"nyu": "indoor", "kitti": "outdoor"}  # where the protocol goes by it
+_SOME_PAIRS = {"da2k": 2000, "diw": 74_000}  # as their papers say; no exact count is printed
 _SIZES = {"vits": "small", "vitb": "base", "vitl": "large", "vitg": "giant"}
 _BINS: dict[float | None, str] = {10.0: "nyu", 80.0: "kitti"}  # V1's metric models, by their range
 _OTHERS = {  # of transformers' hub
@@ -306,6 +307,9 @@ def _differences(row: Mapping[str, Any], table: Publication, place: str) -> list
     expected = table.images.get(place, row["split"])
     if row["images"] != expected and "/" not in row["set"]:
         found.append(f"ours is over {row['images']} images, theirs over {expected}")
+    some = _SOME_PAIRS.get(row["set"], 0)
+    if some and not 0.9 < row["pairs"] / some < 1.1:
+        found.append(f"ours is over {row['pairs']} pairs, theirs over some {some:,}")
     fields = row["reader"].partition("?")[2].split("&")
     chosen = {f for f in fields if f and f.partition("=")[0] not in _PLACES}
     differ = chosen ^ set(filter(None, [table.options.get(place, "")]))
