@@ -59,12 +59,17 @@ setup(
         "torch": ["torch>=2.6", "transformers>=4.50"],
         # HDF5 and MATLAB files of evaluation sets (Hypersim, NYUv2, SUN RGB-D), predictions in EXR
         "eval": ["h5py>=3.11", "openexr>=3.3", "scipy>=1.14"],
+        "exr": ["openexr>=3.3"],  # depth maps in EXR
+        "heic": ["pillow-heif>=1.0"],  # pictures of phones
+        "video": ["av>=15.0"],  # brings FFmpeg with it
         "test": [
+            "av>=15.0",
             "beartype>=0.20",
             "h5py>=3.11",
             "hypothesis>=6.100",
             "mypy>=1.15",
             "openexr>=3.3",
+            "pillow-heif>=1.0",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     c.model.variant = "vits"  # vits, vitb, vitl, vitg; demo
     c.model.version = "v1"  # which blocks feed the decoder: v1 the last four, v2 spread out
     c.model.head = "relative"
-    c.model.max_depth = 0.0  # metres, for head="metric"
+    c.model.max_depth = 0.0  # metres, for head="sigmoid"
     c.model.scan = True
     c.model.remat = "none"  # "none", "dots", "full": what the backward pass computes again
     c.model.attention = "auto"
@@ -99,7 +99,8 @@ def get_config() -> ConfigDict:
     c.mesh.fsdp = 1
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every = 1000
+    c.checkpoint.every = 1000  # steps; 0: not by count. The last step is always saved.
+    c.checkpoint.minutes = 0.0  # besides, when so many have passed since the last one; 0: never
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["load_pretrained"]
+__all__ = ["Depth", "DepthAnything", "load_pretrained"]
 
 
 def __getattr__(name: str) -> Any:
@@ -12,4 +12,12 @@ def __getattr__(name: str) -> Any:
         from depth_anything_jax.weights import load_pretrained
 
         return load_pretrained
+    if name == "DepthAnything":
+        from depth_anything_jax.api.model import DepthAnything
+
+        return DepthAnything
+    if name == "Depth":
+        from depth_anything_jax.api.depth import Depth
+
+        return Depth
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,12 +7,14 @@ and the data position. Folders may be local or on `gs://`.
 
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from depth_anything_jax import paths
@@ -85,6 +87,38 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the last write; raises what went wrong with it."""
         self._orbax.close()
+
+
+class Schedule:
+    """When to save: every so many steps, and when so many minutes have passed since the last time.
+
+    A session of unknown speed has a right to its checkpoint, too. The clock decides only when a
+    state is written, never what is computed. All processes save at the same steps: the first one's
+    clock counts, and because asking it waits for the devices, it is asked at every tenth step.
+    """
+
+    ASK = 10
+
+    def __init__(self, every: int, minutes: float, clock: Callable[[], float] = time.monotonic):
+        self._every, self._seconds, self._clock = every, 60 * minutes, clock
+        self.saved()
+
+    def saved(self) -> None:
+        """The minutes start anew."""
+        self._since = self._clock()
+
+    def due(self, step: int) -> bool:
+        """Whether to save after this step (counted from 1); all processes ask at each."""
+        if self._every and step % self._every == 0:
+            return True
+        if not self._seconds:
+            return False
+        over = self._clock() - self._since >= self._seconds
+        if jax.process_count() == 1:
+            return over
+        if step % self.ASK:
+            return False
+        return bool(multihost_utils.broadcast_one_to_all(np.asarray(over)))
 
 
 def _compare(stored, expected, where: str) -> None:

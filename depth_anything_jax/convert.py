@@ -1,126 +1,22 @@
 """Torch checkpoints and Flax parameters: ONE table, read in both directions.
 
-Names on the torch side come in two families. "torch" is that of the official Depth Anything V1/V2
-code and of DINOv2's own releases, "hf" that of the files `transformers` reads and writes (which are
-not always the names of its modules in memory). A *layout* is a family plus the prefixes of encoder
-and decoder. Moving a tensor is a transpose, never arithmetic: there and back is bit-exact.
+The table is `convert_table`. Moving a tensor is a transpose, never arithmetic: there and back is
+bit-exact.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-CONV = (2, 3, 1, 0)  # torch (out, in, h, w) -> Flax (h, w, in, out)
-UPSAMPLE = (2, 3, 0, 1)  # torch transposed convolution (in, out, h, w) -> (h, w, in, out)
-DENSE = (1, 0)  # torch (out, in) -> (in, out)
+from depth_anything_jax.convert_table import LAYOUTS, TABLE, Layout, Row
 
-
-class Row(NamedTuple):
-    """One leaf. "{}" in the torch names is a block's number; such leaves are stacked.
-
-    Attributes:
-      path: of the Flax leaf.
-      torch: official name, without prefix.
-      hf: transformers' name, without prefix; several: the torch tensor in equal parts, axis 0.
-      axes: transposition from torch to Flax (of one block's tensor); None: as it is.
-    """
-
-    path: str
-    torch: str
-    hf: tuple[str, ...]
-    axes: tuple[int, ...] | None = None
-
-    @property
-    def stacked(self) -> bool:
-        """Whether it stands for one tensor of every block."""
-        return "{}" in self.torch
-
-
-def _layer(path: str, torch: str, hf: str | tuple[str, ...], axes: tuple[int, ...]) -> list[Row]:
-    hf = (hf,) if isinstance(hf, str) else hf
-    return [
-        Row(f"{path}/kernel", f"{torch}.weight", tuple(f"{n}.weight" for n in hf), axes),
-        Row(f"{path}/bias", f"{torch}.bias", tuple(f"{n}.bias" for n in hf)),
-    ]
-
-
-def _norm(path: str, torch: str, hf: str) -> list[Row]:
-    return [
-        Row(f"{path}/scale", f"{torch}.weight", (f"{hf}.weight",)),
-        Row(f"{path}/bias", f"{torch}.bias", (f"{hf}.bias",)),
-    ]
-
-
-def _encoder() -> list[Row]:
-    block, layer = "blocks.{}", "encoder.layer.{}"
-    qkv = tuple(f"{layer}.attention.attention.{x}" for x in ("query", "key", "value"))
-    return [
-        Row("cls_token", "cls_token", ("embeddings.cls_token",)),
-        Row("pos_embed", "pos_embed", ("embeddings.position_embeddings",)),
-        Row("mask_token", "mask_token", ("embeddings.mask_token",)),
-        *_layer("patch_embed", "patch_embed.proj", "embeddings.patch_embeddings.projection", CONV),
-        *_norm("blocks/norm1", f"{block}.norm1", f"{layer}.norm1"),
-        *_layer("blocks/attn/qkv", f"{block}.attn.qkv", qkv, DENSE),
-        *_layer("blocks/attn/proj", f"{block}.attn.proj", f"{layer}.attention.output.dense", DENSE),
-        Row("blocks/ls1/gamma", f"{block}.ls1.gamma", (f"{layer}.layer_scale1.lambda1",)),
-        *_norm("blocks/norm2", f"{block}.norm2", f"{layer}.norm2"),
-        *_layer("blocks/mlp/fc1", f"{block}.mlp.fc1", f"{layer}.mlp.fc1", DENSE),
-        *_layer("blocks/mlp/fc2", f"{block}.mlp.fc2", f"{layer}.mlp.fc2", DENSE),
-        *_layer("blocks/mlp/w12", f"{block}.mlp.w12", f"{layer}.mlp.weights_in", DENSE),
-        *_layer("blocks/mlp/w3", f"{block}.mlp.w3", f"{layer}.mlp.weights_out", DENSE),
-        Row("blocks/ls2/gamma", f"{block}.ls2.gamma", (f"{layer}.layer_scale2.lambda1",)),
-        *_norm("norm", "norm", "layernorm"),
-    ]
-
-
-def _decoder() -> list[Row]:
-    reassemble = "neck.reassemble_stage.layers"
-    rows: list[Row] = []
-    for i in range(4):
-        rows += _layer(f"projects_{i}", f"projects.{i}", f"{reassemble}.{i}.projection", CONV)
-    for i, axes in ((0, UPSAMPLE), (1, UPSAMPLE), (3, CONV)):
-        name = f"resize_layers_{i}"
-        rows += _layer(name, f"resize_layers.{i}", f"{reassemble}.{i}.resize", axes)
-    for i in range(1, 5):
-        name = f"layer{i}_rn"
-        hf = f"neck.convs.{i - 1}.weight"
-        rows.append(Row(f"{name}/kernel", f"scratch.{name}.weight", (hf,), CONV))
-    for i in range(1, 5):
-        name, fusion = f"refinenet{i}", f"neck.fusion_stage.layers.{4 - i}"
-        torch = f"scratch.{name}"
-        rows += _layer(f"{name}/out_conv", f"{torch}.out_conv", f"{fusion}.projection", CONV)
-        for unit, j in ((u, c) for u in (1, 2) for c in (1, 2)):
-            inner = f"resConfUnit{unit}"
-            hf = f"{fusion}.residual_layer{unit}.convolution{j}"
-            rows += _layer(f"{name}/{inner}/conv{j}", f"{torch}.{inner}.conv{j}", hf, CONV)
-    rows += _layer("output_conv1", "scratch.output_conv1", "head.conv1", CONV)
-    rows += _layer("output_conv2_0", "scratch.output_conv2.0", "head.conv2", CONV)
-    rows += _layer("output_conv2_2", "scratch.output_conv2.2", "head.conv3", CONV)
-    return rows
-
-
-TABLE: dict[str, list[Row]] = {"encoder": _encoder(), "decoder": _decoder()}
-
-
-class Layout(NamedTuple):
-    """How a file names its tensors: column of the table, and the prefix of each part it holds."""
-
-    name: str
-    family: str
-    prefixes: dict[str, str]
-
-
-LAYOUTS: dict[str, Layout] = {
-    layout.name: layout
-    for layout in (
-        Layout("official", "torch", {"encoder": "pretrained.", "decoder": "depth_head."}),
-        Layout("hf", "hf", {"encoder": "backbone.", "decoder": ""}),
-        Layout("dinov2", "torch", {"encoder": ""}),
-        Layout("dinov2-hf", "hf", {"encoder": ""}),
-    )
-}
+# Buffers in ZoeDepth's files: 0 … bins - 1 and bins - 1.
+_CONSTANTS = tuple(
+    f"conditional_log_binomial.log_binomial_transform.{name}" for name in ("k_idx", "K_minus_1")
+)
+ATTRACTORS = 16  # of the bins head's first layer
 
 # Recent transformers name some modules otherwise in memory than in the files they save.
 _IN_MEMORY = (
@@ -164,8 +60,8 @@ def canonical(state: Mapping[str, Any]) -> dict[str, Any]:
     """A flat dict of tensors under the names of the table, whatever a trainer wrapped around them.
 
     Undone: {"model": …} or {"state_dict": …} around it, "module." before each name
-    (DistributedDataParallel), DINOv2's block chunks ("blocks.{chunk}.{block}."), and the names that
-    recent transformers use in memory.
+    (DistributedDataParallel), DINOv2's block chunks ("blocks.{chunk}.{block}."), the names that
+    recent transformers use in memory, and ZoeDepth's constants (see `constants`).
 
     Raises:
       ValueError: two names become one, or a value is no tensor.
@@ -183,6 +79,8 @@ def canonical(state: Mapping[str, Any]) -> dict[str, Any]:
         )
     out: dict[str, Any] = {}
     for name, x in state.items():
+        if name in _CONSTANTS:
+            continue
         new = re.sub(r"(^|\.)blocks\.\d+\.(\d+)\.", r"\1blocks.\2.", name)
         for pattern, replacement in _IN_MEMORY:
             new = re.sub(pattern, replacement, new)
@@ -197,6 +95,29 @@ def canonical(state: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def constants(layout: Layout, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What a file of this layout holds beside parameters: two buffers of ZoeDepth's log-binomial.
+
+    Its code refuses a file without them.
+    """
+    if "bins" not in layout.prefixes:
+        return {}
+    bins = len(state["seed_bin_regressor._net.2.bias"])
+    index = np.arange(bins, dtype=np.int64).reshape(1, -1, 1, 1)
+    return dict(zip(_CONSTANTS, (index, np.full((1, 1, 1, 1), bins - 1, np.float32)), strict=True))
+
+
+def bin_centres(names_and_tensors: Mapping[str, Any]) -> str | None:
+    """Kind of the bins head's centres, "softplus" or "normed"; None: another head.
+
+    Normed attractors are pairs of numbers, so their last layer has twice the rows.
+    """
+    last = names_and_tensors.get("attractors.0._net.2.bias")
+    if last is None:
+        return None
+    return "normed" if last.shape[0] == 2 * ATTRACTORS else "softplus"
+
+
 def detect_layout(names: Iterable[str]) -> Layout:
     """The layout that canonical names belong to.
 
@@ -208,11 +129,20 @@ def detect_layout(names: Iterable[str]) -> Layout:
     def has(*prefixes: str) -> bool:
         return any(name.startswith(prefixes) for name in names)
 
-    if has("core.core.", "core.prep.", "conditional_log_binomial."):
-        raise ValueError(
-            "this is a ZoeDepth checkpoint (Depth Anything V1's metric models with bins), another "
-            "architecture; V2's metric models are supported"
-        )
+    other = {
+        "core.core.pretrained.model.": "on MiDaS' BEiT encoder, not on Depth Anything's",
+        "patch_transformer.": "for two domains (NK), with a router between two heads",
+        "metric_head.": "of transformers, which upsamples the patch grid 16 times and not 14 times",
+    }
+    for prefix, what in other.items():
+        if has(prefix):
+            raise ValueError(
+                f"this is a ZoeDepth checkpoint {what} ({prefix}*): another network. Depth "
+                "Anything V1's metric models are read in ZoeDepth's own layout (core.core.*, one "
+                "domain)"
+            )
+    if has("core.core."):
+        return LAYOUTS["zoedepth"]
     if has("pretrained.", "depth_head."):
         return LAYOUTS["official"]
     if has("backbone.", "neck."):
@@ -223,16 +153,16 @@ def detect_layout(names: Iterable[str]) -> Layout:
         return LAYOUTS["dinov2"]
     raise ValueError(
         f"tensor names such as {names[:3]} belong to no known layout: official Depth Anything "
-        "(pretrained.*, depth_head.*), transformers' (backbone.*, neck.*, head.*), DINOv2 "
-        "(cls_token, blocks.*) or transformers' DINOv2 (embeddings.*, encoder.layer.*)"
+        "(pretrained.*, depth_head.*), ZoeDepth (core.core.*), transformers' (backbone.*, "
+        "neck.*, head.*), DINOv2 (cls_token, blocks.*) or transformers' DINOv2 (embeddings.*, "
+        "encoder.layer.*)"
     )
 
 
 def part_of(name: str, layout: Layout) -> str:
-    """ "encoder" or "decoder": the part that a tensor of this layout belongs to."""
-    if "decoder" not in layout.prefixes or name.startswith(layout.prefixes["encoder"]):
-        return "encoder"
-    return "decoder"
+    """ "encoder", "decoder" or "bins": the part that a tensor of this layout belongs to."""
+    last = list(layout.prefixes)[-1]
+    return next((part for part, p in layout.prefixes.items() if name.startswith(p)), last)
 
 
 def _names(row: Row, layout: Layout, part: str) -> tuple[str, ...]:
@@ -266,8 +196,8 @@ def from_torch(
       layout: None: detected from the names.
       source: what the error calls it.
     Returns:
-      {"encoder": …, "decoder": …} of numpy arrays of the tensors' dtypes, without the decoder where
-      the file has none of its tensors.
+      {"encoder": …, "decoder": …, "bins": …} of numpy arrays of the tensors' dtypes, without the
+      parts of which the file has no tensor.
     Raises:
       TensorMismatch: lists every missing and every superfluous tensor.
     """
@@ -276,7 +206,7 @@ def from_torch(
     depth, swiglu = depth_of(state), is_swiglu(state)
     parts = {part_of(name, layout) for name in state}
     left, missing, params = set(state), [], {}
-    for part in sorted(parts, reverse=True):
+    for part in (part for part in layout.prefixes if part in parts):
         leaves = {}
         for row in _rows(part, swiglu):
             templates = _names(row, layout, part)
@@ -308,11 +238,17 @@ def to_torch(params: Mapping[str, Any], layout: Layout | str) -> dict[str, Any]:
     does not have (a decoder in a DINOv2 file) are left out.
 
     Args:
-      params: {"encoder": …} and perhaps "decoder".
+      params: {"encoder": …} and perhaps "decoder" and "bins".
     Raises:
-      ValueError: a parameter that the table does not know.
+      ValueError: a parameter that the table does not know, or a bins head in a layout that has a
+        place for its decoder only.
     """
     layout = LAYOUTS[layout] if isinstance(layout, str) else layout
+    if "bins" in params and "decoder" in layout.prefixes and "bins" not in layout.prefixes:
+        raise ValueError(
+            f"the {layout.name!r} layout has no place for a bins head; use 'zoedepth', which V1's "
+            "metric code reads"
+        )
     out: dict[str, Any] = {}
     for part in layout.prefixes:
         leaves = flatten(params.get(part, {}))

@@ -28,13 +28,14 @@ def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
     Args:
       weights: as `weights.load` gives them.
       destination: "official": a new .safetensors or .pth file (.pth needs torch; of an encoder
-        alone the names are DINOv2's). "hf": a new or empty folder, for `from_pretrained`.
+        alone the names are DINOv2's, of a bins head those of V1's ZoeDepth). "hf": a new or empty
+        folder, for `from_pretrained`.
       layout: "official" or "hf".
     Returns:
       The file or folder.
     Raises:
       FileExistsError: something is there already.
-      ValueError: another layout or suffix.
+      ValueError: another layout or suffix, or a bins head in transformers' layout.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
@@ -53,6 +54,10 @@ def describe(weights: Weights) -> dict[str, Any]:
     """Metadata of a checkpoint or an export: what the weights are and their licence chain."""
     chain = weights.metadata.get("licence_chain", [])
     facts: dict[str, Any] = {name: getattr(weights, name) for name in _FACTS}
+    if weights.parts == "all":
+        facts["input"] = weights.input.as_json()
+    if weights.head == "bins":
+        facts["bin_centres"] = weights.bin_centres
     facts |= {"licence": licences.combined(chain), "licence_chain": chain}
     filled = weights.metadata.get("filled")
     return facts | ({"filled": filled} if filled else {})
@@ -84,11 +89,20 @@ def _save_safetensors(tensors: Mapping[str, Any], path: Any, metadata: Mapping[s
 
 def _layout_of(weights: Weights, layout: str) -> convert.Layout:
     encoder_only = {"official": "dinov2", "hf": "dinov2-hf"}
+    if weights.head == "bins":
+        if layout == "hf":
+            raise ValueError(
+                "transformers has no network for Depth Anything with a bins head (its ZoeDepth "
+                "upsamples the patch grid 16 times, not 14); export the official layout instead"
+            )
+        layout = "zoedepth"
     return convert.LAYOUTS[encoder_only[layout] if weights.parts == "encoder" else layout]
 
 
 def _write_official(weights: Weights, path: pathlib.Path, metadata: dict[str, Any]) -> None:
-    tensors = convert.to_torch(weights.params, _layout_of(weights, "official"))
+    names = _layout_of(weights, "official")
+    tensors = convert.to_torch(weights.params, names)
+    tensors |= convert.constants(names, tensors)
     if path.suffix not in (".safetensors", ".pth"):
         raise ValueError(f"{path}: the official layout is written as .safetensors or .pth")
     if path.suffix == ".pth":
@@ -169,7 +183,7 @@ def hf_config(weights: Weights) -> dict[str, Any]:
         "fusion_hidden_size": size.features,
         "head_in_index": -1,
         "head_hidden_size": 32,
-        "depth_estimation_type": weights.head,
+        "depth_estimation_type": "relative" if weights.head == "relative" else "metric",
         "max_depth": int(metres),
         "dtype": "float32",
     }

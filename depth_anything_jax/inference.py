@@ -27,39 +27,54 @@ IN_FLIGHT = 2  # batches on the device while the host prepares and stores others
 
 def is_metric(model: Any) -> bool:
     """Whether the head gives metres, of which zero disparity is infinitely far."""
-    return model.decoder.head == "metric"
+    return model.head != "relative"
 
 
 def disparity(
     model: Any, params: Any, images: Float[jax.Array, "b h w 3"]
 ) -> Float[jax.Array, "b h w"]:
     """What any head says about normalised images, larger is nearer: of metres 1 / depth."""
-    out = model.apply({"params": params}, images)
+    out = as_said(model, params, images)
     return 1 / jnp.maximum(out, MIN_DEPTH) if is_metric(model) else out
 
 
+def as_said(
+    model: Any, params: Any, images: Float[jax.Array, "b h w 3"]
+) -> Float[jax.Array, "b h w"]:
+    """What the head itself says about normalised images: disparity, or metres if `is_metric`."""
+    return model.apply({"params": params}, images)
+
+
 class Predictor:
-    """A model on this process's devices: normalised images in, disparity out.
+    """A model on this process's devices: normalised images in, maps out.
 
     The batch is split over the devices, the parameters are on each of them. One program is compiled
     for each shape. Processes do not wait for each other.
 
     Args:
-      model: as `models.build` gives it; see `disparity`.
+      model: as `models.build` gives it.
       params: its parameters.
       devices: None takes this process's.
+      output: what comes out: `disparity`, whatever the head; or `as_said`.
     """
 
-    def __init__(self, model: Any, params: Any, *, devices: list[Any] | None = None):
+    def __init__(
+        self,
+        model: Any,
+        params: Any,
+        *,
+        devices: list[Any] | None = None,
+        output: Callable[[Any, Any, jax.Array], jax.Array] = disparity,
+    ):
         self.devices = jax.local_devices() if devices is None else devices
         mesh = Mesh(np.array(self.devices), ("data",), axis_types=(AxisType.Auto,))
         self._split = NamedSharding(mesh, PartitionSpec("data"))
         everywhere = NamedSharding(mesh, PartitionSpec())
         self._params = jax.device_put(params, everywhere)
-        self._run = _program(model, self._split)
+        self._run = _program(model, self._split, output)
 
     def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> jax.Array:
-        """Disparity (b, h, w), computed asynchronously.
+        """Maps (b, h, w), computed asynchronously.
 
         Raises:
           ValueError: the batch does not divide over the devices.
@@ -72,12 +87,14 @@ class Predictor:
 
 
 @functools.lru_cache(maxsize=8)
-def _program(model: Any, split: NamedSharding) -> Callable[[Any, jax.Array], jax.Array]:
+def _program(
+    model: Any, split: NamedSharding, output: Callable[[Any, Any, jax.Array], jax.Array]
+) -> Callable[[Any, jax.Array], jax.Array]:
     """The jitted forward pass; one for all predictors of a model, so that an evaluation in the
     middle of training compiles once and not every time."""
 
     def run(params: Any, images: jax.Array) -> jax.Array:
-        return disparity(model, params, images)
+        return output(model, params, images)
 
     return jax.jit(run, out_shardings=split)
 
@@ -116,17 +133,17 @@ class Stats:
 
 
 def read_ahead(
-    read: Callable[[int], Any], indices: Iterable[int], *, threads: int
-) -> Iterator[tuple[int, Any]]:
+    read: Callable[[Any], Any], indices: Iterable[Any], *, threads: int
+) -> Iterator[tuple[Any, Any]]:
     """(index, what `read` gave, or the exception it raised), in order, read in threads."""
 
-    def attempt(index: int) -> Any:
+    def attempt(index: Any) -> Any:
         try:
             return read(index)
         except Exception as error:  # decoders raise all kinds; the caller decides
             return error
 
-    window: collections.deque[tuple[int, concurrent.futures.Future]] = collections.deque()
+    window: collections.deque[tuple[Any, concurrent.futures.Future]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
         try:
             for index in indices:

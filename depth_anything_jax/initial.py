@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from depth_anything_jax import checkpoint, licences, models, paths, sharding, weights
-from depth_anything_jax.data import labels
+from depth_anything_jax.data import labels, transforms
 from depth_anything_jax.state import Networks, TrainState
 
 
@@ -79,6 +79,12 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
             allow_missing=config.allow_missing or None,
             fill=config.fill_missing,
         )
+        if loaded.input.resize != transforms.OFFICIAL_INPUT.resize or not loaded.input.keep_aspect:
+            raise ValueError(
+                f"teacher_from={config.teacher_from!r} sees whole images, resized to "
+                f"{loaded.input.size} pixels, and no crops: label with pseudo_label first and use "
+                "teacher='records'"
+            )
         teacher = weights.model_of(loaded, **forward)
         frozen["teacher"] = loaded.params
         meta["licence_chain"] = _chain(meta, "teacher", loaded)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from depth_anything_jax import __version__, inference, paths, pictures
+from depth_anything_jax import __version__, inference, paths, pictures, resample
 from depth_anything_jax.data import buckets as buckets_lib
 from depth_anything_jax.data import formats, label_record, label_store, transforms
 from depth_anything_jax.data.label_store import LabelStore, LabelWriter
@@ -79,7 +79,8 @@ def label_source(
     out: str | os.PathLike[str],
     *,
     teacher: Mapping[str, Any],
-    size: int = transforms.SIZE,
+    transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
+    size: int | None = None,
     dtype: str = "float32",
     flip: bool = False,
     buckets: int = 0,
@@ -102,7 +103,9 @@ def label_source(
       out: folder of the labels, local or on gs://; see `label_store`.
       teacher: what identifies it, as JSON values ("fingerprint" above all): a store is continued by
         the same teacher only.
-      size: short side of the network's input, a multiple of 14.
+      transform: makes the network's input. Where it loses the aspect ratio, the label gets it back
+        (bilinear, at the input's short side).
+      size: short side of the network's input, a multiple of 14; None: the transform's.
       dtype: what the teacher computes in, for the card.
       flip: average with the flipped label of the flipped image.
       buckets: 0 for exact shapes, else how many lengths the longer side may have.
@@ -120,21 +123,28 @@ def label_source(
 
     Raises:
       LabelError: the folder holds labels of other images, of another teacher or made otherwise.
-      ValueError: a size that is no multiple of 14, or a source in which nothing can be read.
+      ValueError: a size that is no multiple of 14, a source in which nothing can be read, or a size
+        or buckets for a teacher whose inputs all have one shape.
     """
+    transform.refuse_size(size)
+    if buckets and not transform.keep_aspect:
+        raise ValueError(f"buckets={buckets}: this teacher's inputs all have one shape; use 0")
+    size = transform.short_side if size is None else size
     if size % transforms.PATCH or size <= 0:
         fit = max(transforms.PATCH, round(size / transforms.PATCH) * transforms.PATCH)
         raise ValueError(f"size={size} is no multiple of {transforms.PATCH}; use {fit}")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: use 1 or more")
     chosen = buckets_lib.sampled(source, size, buckets) if buckets else []
-    identity = {
+    identity: dict[str, Any] = {
         "source": {"count": len(source), "keys_sha256": label_store.keys_digest(source)},
         "teacher": dict(teacher),
         "input": {"size": size, "flip": flip, "buckets": chosen, "dtype": dtype},
         "shard_size": shard_size,
         "shift_known": shift_known,
     }
+    if transform != transforms.OFFICIAL_INPUT:
+        identity["input"]["transform"] = transform.as_json()
     notes = {"version": __version__, "source_name": source.name, **(notes or {})}
     if process_index != 0:
         barrier("card")
@@ -153,8 +163,11 @@ def label_source(
     def read(index: int) -> tuple[str, tuple[int, int], np.ndarray]:
         image = source[index]["image"]
         image_hw = (image.shape[0], image.shape[1])
-        shape = buckets_lib.label_shape(image_hw[0], image_hw[1], size, chosen)
-        pixels = transforms.normalise(transforms.resize_image(image, *shape))
+        if buckets:
+            shape = buckets_lib.label_shape(image_hw[0], image_hw[1], size, chosen)
+            pixels = transforms.normalise(transforms.resize_image(image, *shape))
+        else:
+            pixels = transform(image, size if transform.keep_aspect else None)
         # The source's key, by which readers ask: a packed record has its file's name beside it.
         return source.key(index), image_hw, pixels
 
@@ -179,10 +192,13 @@ def label_source(
 
             for y in inference.predict_all(run, inputs(), batch_size=batch_size, stats=stats):
                 index, key, image_hw = y.tag
-                if np.isfinite(y.disparity).any():
-                    records[index] = encoders.submit(
-                        label_record.encode, y.disparity, key, image_hw
-                    )
+                disparity = y.disparity
+                if not transform.keep_aspect:
+                    shape = transforms.network_size(image_hw[0], image_hw[1], size)
+                    disparity = resample.resize(disparity, shape, "bilinear-corners")
+                    disparity = disparity.astype(np.float32)
+                if np.isfinite(disparity).any():
+                    records[index] = encoders.submit(label_record.encode, disparity, key, image_hw)
                 else:
                     errors[key] = "the teacher gave no finite value"
                     records[index] = label_record.encode_invalid(key, errors[key])
@@ -209,16 +225,18 @@ def residual(
     reference: Callable[[np.ndarray], Any],
     source: Source,
     *,
-    size: int,
+    size: int | None,
     batch_size: int,
+    transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
 ) -> dict[str, float]:
     """How far a teacher in lower precision is from itself in float32, on the first readable images.
 
     Args:
       predict, reference: the two, called with one batch of `batch_size` images of one shape.
       source: the images; the first and those of its shape among the next few are used.
-      size: short side of the network's input.
+      size: short side of the network's input; None: the transform's.
       batch_size: images at a time.
+      transform: makes the network's input.
 
     Returns:
       "median" and "worst" |difference|, as shares of the float32 label's range, and "images".
@@ -229,7 +247,7 @@ def residual(
     inputs: list[np.ndarray] = []
     for index in range(min(4 * batch_size, len(source))):
         try:
-            image = transforms.network_input(source[index]["image"], size)
+            image = transform(source[index]["image"], size)
         except Exception:  # it will be reported when its turn comes
             continue
         if len(inputs) < min(4, batch_size) and (not inputs or inputs[0].shape == image.shape):

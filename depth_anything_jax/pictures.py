@@ -11,12 +11,13 @@ def colourise(
     valid: Bool[np.ndarray, "h w"] | None = None,
     *,
     limits: tuple[float, float] | None = None,
+    colormap: str = "Spectral_r",
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A disparity map in colours: near is warm (red), far is cold (blue), invalid is grey.
 
     Each map is stretched over its own 2nd to 98th percentile, because relative disparity has no
-    scale of its own; `limits` gives maps that are to be compared one range. The colour map is
-    matplotlib's Spectral_r, as in the Depth Anything demos.
+    scale of its own; `limits` gives maps that are to be compared one range. The colour map is any
+    of matplotlib's; Spectral_r is that of the Depth Anything demos.
     """
     from matplotlib import colormaps
 
@@ -29,8 +30,15 @@ def colourise(
         unit = np.clip((disparity[usable] - low) / (high - low), 0, 1)
     else:
         unit = np.full(int(usable.sum()), 0.5)
-    picture[usable] = colormaps["Spectral_r"](unit, bytes=True)[:, :3]
+    picture[usable] = colormaps[colormap](unit, bytes=True)[:, :3]
     return picture
+
+
+def colormap_names() -> list[str]:
+    """The colour maps that `colourise` knows: matplotlib's."""
+    from matplotlib import colormaps
+
+    return list(colormaps)
 
 
 def strips(

@@ -58,6 +58,11 @@ def check(config, sizes: dict[str, int], workdir: str) -> None:
     _one_of("teacher", config.teacher, TEACHERS)
     _one_of("init_parts", config.init_parts, INIT_PARTS)
     _one_of("loss.feat_input", config.loss.feat_input, ("student", "clean", "shuffled"))
+    for field in ("every", "minutes"):
+        if config.checkpoint[field] < 0:
+            raise ValueError(
+                f"checkpoint.{field}={config.checkpoint[field]}: use 0 or more; 0 switches it off"
+            )
     if config.total_steps < 1:
         raise ValueError(f"total_steps={config.total_steps}: use 1 or more")
     if config.input_size % 14 or config.input_size <= 0:
@@ -245,8 +250,13 @@ def page(missing: list[tuple[str, list[str]]]) -> str:
     )
 
 
-def check_same_run(meta: dict[str, Any], config, workdir: str) -> None:
-    """A workdir is continued only by the run that began it.
+def check_same_run(meta: dict[str, Any], config, *, workdir: str = "", mirror: str = "") -> None:
+    """A workdir is continued only by the run that began it, and a mirror holds no other run.
+
+    Args:
+      meta: what lies there: "config" as the checkpoint has it.
+      config: of the run that starts.
+      workdir, mirror: the folder, whichever of the two it is.
 
     Raises:
       ValueError: fields that decide what is learned (all but FREE) differ from the checkpoint's.
@@ -264,10 +274,15 @@ def check_same_run(meta: dict[str, Any], config, workdir: str) -> None:
         if _plain(old) != _plain(new):
             changed.append(f"  {name}: {old!r} in the checkpoint, {new!r} now")
     if changed:
+        cure = f"For a new run choose another --{'workdir' if workdir else 'mirror'}"
+        if workdir:
+            cure += (
+                "; it may start from these weights: "
+                f"--config.init_from={workdir} --config.init_parts=params"
+            )
         raise ValueError(
-            f"{workdir} holds a run with other settings:\n" + "\n".join(changed) + "\n"
-            "Restore them to continue it. For a new run choose another --workdir; it may start "
-            f"from these weights: --config.init_from={workdir} --config.init_parts=params"
+            f"{workdir or mirror} holds a run with other settings:\n" + "\n".join(changed) + "\n"
+            f"Restore them to continue it. {cure}"
         )
 
 

@@ -7,9 +7,10 @@
         --data tfds:data/sa1b --out gs://bucket/labels/sa1b
 
 Every image is labelled whole, at its exact official shape: short side --size, the longer one in
-proportion, both multiples of 14. Images of one shape share a batch; a program is compiled for each
-shape. Where a data set has hundreds of shapes, --buckets K resizes the longer side to the nearest
-of K lengths (chosen from the data; nothing is padded).
+proportion, both multiples of 14; a teacher with a bins head sees every image at its own one shape.
+Images of one shape share a batch; a program is compiled for each shape. Where a data set has
+hundreds of shapes, --buckets K resizes the longer side to the nearest of K lengths (chosen from the
+data; nothing is padded).
 
 A killed run continues with the same command and loses the shard it was at. With several processes
 (started alike on each host, with --distributed) every process labels shards of its own. Exit
@@ -27,7 +28,6 @@ from typing import Any
 
 import numpy as np
 
-from depth_anything_jax.data import transforms
 from depth_anything_jax.data.sources import Source, Subset
 from depth_anything_jax.labelling import Summary, fingerprint, label_source, residual
 
@@ -89,7 +89,7 @@ def label(
     if compute != np.float32:
         notes["residual"] = found = residual(
             predict, predictor(np.float32), source,
-            size=options.get("size", transforms.SIZE), batch_size=batch_size,
+            size=options.get("size"), batch_size=batch_size, transform=teacher.input,
         )  # fmt: skip
         options.get("tell", print)(
             f"{np.dtype(compute)} against float32, in shares of the label's range: median "
@@ -107,9 +107,10 @@ def label(
             "head": teacher.head,
             "max_depth": teacher.max_depth,
         },
+        transform=teacher.input,
         dtype=str(np.dtype(compute)),
         batch_size=batch_size,
-        shift_known=teacher.head == "metric",
+        shift_known=teacher.head != "relative",
         notes={
             "teacher_source": teacher.source,
             "licence": licences.combined(chain),
@@ -138,7 +139,7 @@ def main() -> None:
         "data", None, "folder of images, or a source as 'type:path?field=value'", required=True
     )
     out = text("out", None, "folder for the labels, local or gs://", required=True)
-    size = number("size", transforms.SIZE, "short side of the network's input, multiple of 14")
+    size = number("size", None, "short side of the network's input, multiple of 14; else 518")
     dtype = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "of the teacher")
     buckets = number("buckets", 0, "lengths the longer side may have; 0: exact shapes")
     flip = flags.DEFINE_boolean("flip", False, "average with the mirrored image's label")

@@ -15,16 +15,17 @@ from depth_anything_jax import licences
 
 _SIZES = {"vits": "Small", "vitb": "Base", "vitl": "Large", "vitg": "Giant"}
 _METRIC = (("Indoor", "Hypersim", 20.0), ("Outdoor", "VKITTI", 80.0))  # Depth Anything V2, metric
+_BINS = (("indoor", 10.0), ("outdoor", 80.0))  # V1's: NYU and KITTI, ViT-L alone
 
 
 class Released(NamedTuple):
     """A released model.
 
     Attributes:
-      repo: its repository on the Hugging Face Hub, or None (DINOv2's own files lie elsewhere).
+      repo: its repository on the Hugging Face Hub, or None (the file lies elsewhere).
       file: its weights' file name.
       variant, version, head, max_depth, licence: as in `weights.Weights`; version None: an encoder.
-      twin: the repository that has the same weights as .safetensors.
+      twin: the repository that has the same weights as .safetensors; None: none has.
     """
 
     repo: str | None
@@ -34,14 +35,14 @@ class Released(NamedTuple):
     head: str
     max_depth: float | None
     licence: str
-    twin: str
+    twin: str | None
 
 
 def _models() -> list[Released]:
     models = []
 
-    def add(repo, file, variant, version, twin, max_depth=None):
-        head = "relative" if max_depth is None else "metric"
+    def add(repo, file, variant, version, twin, max_depth=None, head="sigmoid"):
+        head = "relative" if max_depth is None else head
         licence = licences.released(version or "dinov2", variant)
         models.append(Released(repo, file, variant, version, head, max_depth, licence, twin))
 
@@ -64,13 +65,16 @@ def _models() -> list[Released]:
             add(twin, "model.safetensors", variant, "v2", twin, metres)
             file = f"depth_anything_v2_metric_{data.lower()}_{variant}.pth"
             add(f"{base}-Metric-{data}-{size}", file, variant, "v2", twin, metres)
+    for place, metres in _BINS:
+        file = f"depth_anything_metric_depth_{place}.pt"
+        add(None, file, "vitl", "v1", None, metres, head="bins")
     return models
 
 
 MODELS = _models()
 _BY_REPO = {m.repo.lower(): m for m in MODELS if m.repo}
 _BY_FOLDER = {m.repo.split("/")[1].lower(): m for m in MODELS if m.repo}
-_BY_STEM = {pathlib.Path(m.file).stem: m for m in MODELS if m.file.endswith(".pth")}
+_BY_STEM = {pathlib.Path(m.file).stem: m for m in MODELS if m.file.endswith((".pth", ".pt"))}
 # What people put behind a released file's name without changing what is in it.
 _SUFFIX = re.compile(r"([._-](partial|fp16|fp32|bf16|float16|float32|bfloat16))*")
 

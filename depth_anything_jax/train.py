@@ -1,7 +1,7 @@
 """Train a teacher, a student or a fine-tuned model.
 
     python -m depth_anything_jax.train --config=configs/student.py:demo [--config.field=value …]
-        [--workdir=DIR] [--audit=N]
+        [--workdir=DIR] [--mirror=DIR] [--audit=N]
 
 One program for one chip, one host or many hosts (start it once on each). It resumes from its
 workdir by itself; SIGTERM saves and exits 0. `train` below reads in the order things happen:
@@ -17,13 +17,14 @@ import threading
 from typing import Any
 
 
-def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
+def train(config, workdir: str, audit_steps: int = 0, mirror: str = "") -> dict[str, float]:
     """Runs `config` to its last step; returns the last step's metrics.
 
     Args:
       config: see configs/common.py for every field.
       workdir: checkpoints, logs and pictures go here; what is there is continued.
       audit_steps: write down everything that the first so many steps do, see audit.py.
+      mirror: a mounted folder that receives each finished checkpoint, see mirror.py.
     Raises:
       ValueError: a field that does not fit, named with its value and the cure; too many records
         that cannot be read.
@@ -33,16 +34,20 @@ def train(config, workdir: str, audit_steps: int = 0) -> dict[str, float]:
       SystemExit: asked to stop before the first step; status 0.
     """
     with _Stop() as stop:  # before anything heavy: what follows may take minutes
-        return _train(config, workdir, stop, audit_steps)
+        return _train(config, workdir, stop, audit_steps, mirror)
 
 
-def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, float]:
+def _train(
+    config, workdir: str, stop: "_Stop", audit_steps: int, mirror_folder: str
+) -> dict[str, float]:
     import jax
+    from jax.experimental import multihost_utils
 
     from depth_anything_jax import (
         audit,
         checkpoint,
         initial,
+        mirror,
         monitor,
         optim,
         preflight,
@@ -55,6 +60,10 @@ def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, f
     # 1. What must hold before anything is loaded.
     sizes = preflight.batch_sizes(config)
     preflight.check(config, sizes, workdir)
+    mirrored = mirror.Mirror(mirror_folder, workdir, active=jax.process_index() == 0)
+    mirrored.restore(lambda meta: preflight.check_same_run(meta, config, mirror=mirror_folder))
+    if mirror_folder and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("mirror")  # nobody looks before it is there
 
     # 2. Mesh.
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -90,7 +99,7 @@ def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, f
     )
     resumed = checkpoints.latest
     if resumed is not None:
-        preflight.check_same_run(checkpoints.meta(), config, workdir)
+        preflight.check_same_run(checkpoints.meta(), config, workdir=workdir)
         train_state = checkpoints.restore(abstract)
         meta = initial.continued(checkpoints.meta(), meta)
     else:
@@ -128,17 +137,19 @@ def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, f
     predict = monitor.predictor(networks.student)
     evaluator = monitor.Evaluator(config, networks.student, mesh)
     profile = ProfileWindow(workdir, *monitor.profile_window(config))
+    mirrored.start({"config": meta["config"]})
 
     # 7. The loop. Do not change the order in it: a line's numbers are fetched when the next step
     #    is under way; a state is saved, drawn or scored only after all numbers up to it were seen
     #    to be finite; and a step's line is written before its state is saved, because a run that
     #    was killed goes on behind what it saved and does not write that line again.
     compiled: Any = None
+    schedule = checkpoint.Schedule(config.checkpoint.every, config.checkpoint.minutes)
     pending = 0  # the step whose line is still to be written
     unseen = monitor.Unseen(config)
     numbers: dict[str, float] = {}
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
-        for thing in (report, checkpoints, profile, batches):
+        for thing in (report, mirrored, checkpoints, profile, batches):
             stack.enter_context(contextlib.closing(thing))
         stack.enter_context(jax.set_mesh(mesh))
         if start >= config.total_steps:
@@ -166,7 +177,7 @@ def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, f
                 report.log(pending, unseen.look(pending))
                 pending = 0
             last = done == config.total_steps or stop.agreed(done)
-            save = last or done % config.checkpoint.every == 0
+            save = schedule.due(done) or last
             draw = config.log.images and (done % config.log.images == 0 or step == start)
             # A run that was asked to stop has no minutes for scores: see it saved and gone.
             score = config.eval.every and (
@@ -184,6 +195,7 @@ def _train(config, workdir: str, stop: "_Stop", audit_steps: int) -> dict[str, f
                     pending = 0
                 with report.paused():
                     checkpoints.save(done, train_state, {**meta, "next_step": done}, wait=last)
+                    schedule.saved()
             if draw:
                 with report.paused():
                     report.images(done, monitor.strips(predict, train_state.params, local))
@@ -257,6 +269,9 @@ def main() -> None:
         "config", None, "configs/NAME.py[:VARIANT]", lock_config=True
     )
     workdir = flags.DEFINE_string("workdir", None, "where the run lives; else config.workdir")
+    mirror = flags.DEFINE_string(
+        "mirror", "", "a mounted folder for copies of checkpoints, which a start goes on from"
+    )
     distributed = flags.DEFINE_bool(
         "distributed", False, "this is one of several processes; see sharding.join_processes"
     )
@@ -274,7 +289,8 @@ def main() -> None:
 
             sharding.join_processes()
         try:
-            train(config.value, workdir.value or config.value.workdir, audit.value)
+            folder = workdir.value or config.value.workdir
+            train(config.value, folder, audit.value, mirror.value)
         except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
 

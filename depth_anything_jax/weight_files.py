@@ -183,7 +183,7 @@ def _torch(source: str, known: released.Released | None) -> Any:
     try:
         import torch
     except ImportError as error:
-        twin = known.twin if known else "a .safetensors copy of it"
+        twin = (known and known.twin) or "a .safetensors copy of it"
         raise ImportError(
             f"{source} is a torch file, which only torch reads: pip install "
             f"'depth_anything_jax[torch]', or use {twin} (safetensors, needs no torch)"
@@ -201,7 +201,8 @@ def _orbax(folder: epath.Path) -> Found:
             f"{folder} holds neither weights (model.safetensors, …) nor an Orbax checkpoint"
         ) from error
     hints = [{"origin": "the checkpoint", "firm": True, **meta}]
-    return Found(convert.to_torch(params, "official"), hints, meta, folder.name)
+    layout = "zoedepth" if "bins" in params else "official"
+    return Found(convert.to_torch(params, layout), hints, meta, folder.name)
 
 
 def _known_hint(known: released.Released) -> dict[str, Any]:
@@ -223,8 +224,9 @@ def _config_hint(path: epath.Path) -> dict[str, Any] | None:
         return {**hint, "variant": config["encoder"]}
     if config.get("model_type") != "depth_anything":
         return hint
-    hint["head"] = config.get("depth_estimation_type", "relative")
-    if hint["head"] == "metric":
+    hint["head"] = "relative"
+    if config.get("depth_estimation_type") == "metric":
+        hint["head"] = "sigmoid"
         hint["max_depth"] = config.get("max_depth")
     backbone = config.get("backbone_config") or {}
     if backbone.get("model_type", "dinov2") != "dinov2":

@@ -8,7 +8,7 @@ once.
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from depth_anything_jax import convert, licences, weight_files
+from depth_anything_jax import convert, licences, weight_facts, weight_files
+from depth_anything_jax.data import transforms
 from depth_anything_jax.models import depth_anything
 
 FILLS = ("init", "zeros")
@@ -27,14 +28,17 @@ class Weights:
     """Parameters and what they are.
 
     Attributes:
-      params: {"encoder": …, "decoder": …}, numpy, at least float32; "encoder" alone for a backbone.
+      params: {"encoder": …, "decoder": …} and "bins" under a bins head, numpy, at least float32;
+        "encoder" alone for a backbone.
       variant: name in `models.depth_anything.VARIANTS`.
       version: "v1" or "v2", which blocks are tapped; None for an encoder that nobody tapped yet.
-      head: "relative" or "metric".
+      head: "relative", "sigmoid" or "bins".
       max_depth: metres, of a metric head.
       licence: SPDX name, the most restrictive along the chain; None: unknown.
       source: what was asked for.
       parts: "all" or "encoder".
+      input: how an image becomes the network's input; the bins head's differs from the others'.
+      bin_centres: of a bins head, read off the tensors.
       metadata: of the file or checkpoint, and "layout", "licence_chain" (see `licences`) and, where
         tensors were missing, "filled" ({"by": "init" or "zeros", "tensors": names}).
     """
@@ -48,6 +52,8 @@ class Weights:
     source: str
     parts: str
     metadata: dict[str, Any]
+    input: transforms.InputTransform = transforms.OFFICIAL_INPUT
+    bin_centres: str | None = None
 
 
 def load(
@@ -80,10 +86,10 @@ def load(
       convert.TensorMismatch: lists every missing, superfluous and mis-shaped tensor.
       ValueError: something about the weights is unknown, or an argument contradicts them.
     """
-    _one_of("fill", fill, FILLS)
-    _one_of("parts", parts, (None, "all", "encoder"))
-    _one_of("version", version, (None, *depth_anything.VERSIONS))
-    _one_of("variant", variant, (None, *depth_anything.VARIANTS))
+    weight_facts.one_of("fill", fill, FILLS)
+    weight_facts.one_of("parts", parts, (None, "all", "encoder"))
+    weight_facts.one_of("version", version, (None, *depth_anything.VERSIONS))
+    weight_facts.one_of("variant", variant, (None, *depth_anything.VARIANTS))
     found = weight_files.find(source)
     state, layout = found.state, convert.detect_layout(found.state)
     if parts is None:
@@ -94,10 +100,18 @@ def load(
     elif "decoder" not in layout.prefixes:
         raise ValueError(f"{source} holds an encoder alone; ask for parts='encoder'")
 
-    variant = variant or _first(_firm(found.hints), "variant") or _infer_variant(source, state)
-    _one_of(f"{source}: variant", variant, tuple(depth_anything.VARIANTS))
-    facts = _facts(source, found.hints, variant, version, max_depth, parts)
-    filled = _fill(source, state, layout, variant, parts, allow_missing, fill)
+    variant = (
+        variant
+        or weight_facts.first(weight_facts.firm(found.hints), "variant")
+        or _infer_variant(source, state)
+    )
+    weight_facts.one_of(f"{source}: variant", variant, tuple(depth_anything.VARIANTS))
+    centres = None if parts == "encoder" else convert.bin_centres(state)
+    if layout.name == "zoedepth":
+        hint = {"origin": "ZoeDepth's layout", "firm": False, "version": "v1"}
+        found.hints.append(hint)  # only V1's code writes it
+    facts = weight_facts.facts(source, found.hints, variant, version, max_depth, parts, centres)
+    filled = _fill(source, state, layout, variant, parts, allow_missing, fill, centres)
     params = jax.tree.map(_at_least_float32, convert.from_torch(state, layout, source=source))
 
     chain = _chain(found)
@@ -110,13 +124,12 @@ def load(
     return Weights(
         params=params,
         variant=variant,
-        version=facts["version"],
-        head=facts["head"],
-        max_depth=facts["max_depth"],
         licence=known,
         source=source,
         parts=parts,
         metadata=metadata,
+        bin_centres=centres,
+        **facts,
     )
 
 
@@ -170,30 +183,52 @@ def model_of(found: Weights, **how: Any) -> depth_anything.DepthAnything:
             "to score need their decoder too. A training run can start from it (init_from)"
         )
     return depth_anything.build(
-        found.variant, version=found.version, head=found.head, max_depth=found.max_depth, **how
+        found.variant,
+        version=found.version,
+        head=found.head,
+        max_depth=found.max_depth,
+        bin_centres=found.bin_centres,
+        **how,
     )
 
 
 def expected_tensors(
-    variant: str, layout: convert.Layout | str, parts: str = "all"
+    variant: str,
+    layout: convert.Layout | str,
+    parts: str = "all",
+    bin_centres: str | None = None,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """{torch name: shape and dtype} of a complete file of this size in this layout."""
+    """{torch name: shape and dtype} of a complete file's parameters, of this size and layout."""
     name = layout if isinstance(layout, str) else layout.name
-    return dict(_expected(depth_anything.VARIANTS[variant], name, parts))
+    return dict(_expected(depth_anything.VARIANTS[variant], name, parts, bin_centres))
 
 
 @functools.cache
-def _expected(size: depth_anything.Variant, layout: str, parts: str) -> dict[str, Any]:
-    return jax.eval_shape(lambda key: _initial(key, size, layout, parts), jax.random.key(0))
+def _expected(
+    size: depth_anything.Variant, layout: str, parts: str, bin_centres: str | None
+) -> dict[str, Any]:
+    def initial(key: Any) -> dict[str, Any]:
+        return _initial(key, size, layout, parts, bin_centres)
+
+    return jax.eval_shape(initial, jax.random.key(0))
 
 
-def _initial(key: Any, size: depth_anything.Variant, layout: str, parts: str) -> dict[str, Any]:
+def _initial(
+    key: Any, size: depth_anything.Variant, layout: str, parts: str, bin_centres: str | None
+) -> dict[str, Any]:
     """Freshly initialised parameters, as torch tensors."""
     images = jnp.zeros((1, 14 * size.grid, 14 * size.grid, 3))
     if parts == "encoder":
         params = {"encoder": depth_anything.build_encoder(size).init(key, images)["params"]}
     else:
-        params = depth_anything.build(size).init(key, images)["params"]
+        bins = "bins" in convert.LAYOUTS[layout].prefixes
+        model = depth_anything.build(
+            size,
+            head="bins" if bins else "relative",
+            max_depth=10.0 if bins else None,  # no shape depends on it
+            bin_centres=bin_centres,
+        )
+        params = model.init(key, images)["params"]
     return convert.to_torch(params, layout)
 
 
@@ -205,9 +240,10 @@ def _fill(
     parts: str,
     allow_missing: str | None,
     fill: str,
+    bin_centres: str | None,
 ) -> list[str]:
     """Compares with the model's tensors; adds to `state` what may be filled, returns its names."""
-    expected = expected_tensors(variant, layout, parts)
+    expected = expected_tensors(variant, layout, parts, bin_centres)
     shapes = {name: tuple(x.shape) for name, x in expected.items()}
     missing = [name for name in expected if name not in state]
     filled = [n for n in missing if allow_missing and re.search(allow_missing, n)]
@@ -230,7 +266,8 @@ def _fill(
     logging.warning("%s: missing, filled by %s: %s", source, fill, ", ".join(filled))
 
     def initial(key):  # jitted, so that only what is kept gets computed
-        tensors = _initial(key, depth_anything.VARIANTS[variant], layout.name, parts)
+        size = depth_anything.VARIANTS[variant]
+        tensors = _initial(key, size, layout.name, parts, bin_centres)
         return {name: tensors[name] for name in filled}
 
     if fill == "zeros":
@@ -238,78 +275,6 @@ def _fill(
     else:
         state.update(jax.tree.map(np.asarray, jax.jit(initial)(jax.random.key(0))))
     return filled
-
-
-def _facts(
-    source: str,
-    hints: list[dict[str, Any]],
-    variant: str,
-    version: str | None,
-    max_depth: float | None,
-    parts: str,
-) -> dict[str, Any]:
-    """version, head and max_depth, from the arguments and the hints; raises where none tells."""
-    if parts == "encoder":  # the same whichever of its blocks are tapped
-        return {
-            "version": version or _first(hints, "version"),
-            "head": "relative",
-            "max_depth": None,
-        }
-    hints = [{**hint, **_version_of_taps(source, hint, variant, version)} for hint in hints]
-    for name, given in (("version", version), ("max_depth", max_depth)):
-        for hint in hints:
-            said, origin = hint.get(name), hint["origin"]
-            if given is None or said in (None, given):
-                continue
-            if hint["firm"]:
-                raise ValueError(
-                    f"{source}: {name}={given!r} contradicts {origin}, which says {said!r}; leave "
-                    f"{name} out"
-                )
-            logging.warning("%s: %s=%r, though %s says %r", source, name, given, origin, said)
-    version = version or _first(hints, "version")
-    if version is None:
-        raise ValueError(
-            f"{source}: tensors alone do not say whether this is V1 (taps the last four blocks) or "
-            "V2; pass version='v1' or version='v2' (--version)"
-        )
-    head = _first(_firm(hints), "head") or (
-        "metric" if max_depth is not None else _first(hints, "head")
-    )
-    if head is None:
-        head = "relative"
-        logging.warning(
-            "%s: taken for a relative model, as nothing says otherwise; a metric one (metres) has "
-            "the same tensors: pass max_depth if it is one",
-            source,
-        )
-    if head == "relative":
-        if max_depth is not None:
-            raise ValueError(f"{source}: max_depth={max_depth} for a relative head; leave it out")
-        return {"version": version, "head": head, "max_depth": None}
-    metres = max_depth if max_depth is not None else _first(hints, "max_depth")
-    if metres is None:
-        raise ValueError(
-            f"{source}: a metric head whose range is not in the file; pass max_depth in metres "
-            "(--max-depth): 20 for V2's indoor (Hypersim) models, 80 for the outdoor (VKITTI) ones"
-        )
-    return {"version": version, "head": head, "max_depth": float(metres)}
-
-
-def _version_of_taps(
-    source: str, hint: Mapping[str, Any], variant: str, version: str | None
-) -> dict[str, Any]:
-    """The version whose taps a config.json lists; where both have them, the one asked for."""
-    if "taps" not in hint:
-        return {}
-    size = depth_anything.VARIANTS[variant]
-    fits = [v for v in ("v2", "v1") if size.taps(v) == tuple(hint["taps"])]
-    if not fits:
-        raise ValueError(
-            f"{source}: {hint['origin']} taps blocks {hint['taps']} (counted from 0), but of "
-            f"{variant!r} V1 taps {size.taps('v1')} and V2 {size.taps('v2')}"
-        )
-    return {"version": version if version in fits else fits[0]}
 
 
 def _infer_variant(source: str, state: Mapping[str, Any]) -> str:
@@ -329,7 +294,7 @@ def _infer_variant(source: str, state: Mapping[str, Any]) -> str:
 
 def _chain(found: weight_files.Found) -> list[dict[str, Any]]:
     """The licence chain: the one in the metadata, else one link of all that is said."""
-    chain = _first(found.hints, "licence_chain")
+    chain = weight_facts.first(found.hints, "licence_chain")
     if chain:
         return [dict(link) for link in chain]
     said = [hint["licence"] for hint in found.hints if hint.get("licence")]
@@ -338,18 +303,3 @@ def _chain(found: weight_files.Found) -> list[dict[str, Any]]:
 
 def _at_least_float32(x: np.ndarray) -> np.ndarray:
     return x if x.dtype.itemsize >= 4 else x.astype(np.float32)
-
-
-def _firm(hints: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those that are more than a name."""
-    return [hint for hint in hints if hint["firm"]]
-
-
-def _first(hints: Iterable[Mapping[str, Any]], name: str) -> Any:
-    return next((hint[name] for hint in hints if hint.get(name) is not None), None)
-
-
-def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        names = ", ".join(str(x) for x in allowed if x is not None)
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {names}")

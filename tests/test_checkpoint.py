@@ -119,3 +119,33 @@ def test_nothing_there_and_nothing_overwritten(tmp_path):
     assert meta["model"] == META["model"]
     with pytest.raises(FileExistsError, match="not empty"):
         checkpoint.save_params(tmp_path / "a", {"encoder": {"x": np.ones(3)}}, META)
+
+
+@pytest.mark.parametrize(
+    ("every", "minutes", "saves"),
+    [(0, 0, []), (4, 0, [4, 8]), (0, 5, [5, 10]), (4, 5, [4, 8]), (7, 5, [5, 7])],
+)
+def test_when_to_save_by_count_and_by_the_clock(every, minutes, saves):
+    """A step takes 66 seconds; what is saved by count starts the minutes anew."""
+    now = [0.0]
+    schedule = checkpoint.Schedule(every, minutes, clock=lambda: now[0])
+    found = []
+    for step in range(1, 11):
+        now[0] += 66
+        if schedule.due(step):
+            found.append(step)
+            schedule.saved()
+    assert found == saves
+
+
+def test_several_processes_ask_the_first_ones_clock_at_every_tenth_step(monkeypatch):
+    said = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        checkpoint.multihost_utils,
+        "broadcast_one_to_all",
+        lambda mine: said.append(bool(mine)) or np.asarray(True),
+    )
+    schedule = checkpoint.Schedule(25, 1e9)
+    assert [step for step in range(1, 31) if schedule.due(step)] == [10, 20, 25, 30]
+    assert said == [False] * 3  # its own clock is far from it

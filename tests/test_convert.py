@@ -173,7 +173,9 @@ def test_values_that_are_no_tensors():
     ("names", "message"),
     [
         (["net.0.weight"], r"\['net.0.weight'\] belong to no known layout"),
-        (["core.core.pretrained.cls_token"], "ZoeDepth"),
+        (["core.core.pretrained.model.cls_token"], "ZoeDepth checkpoint on MiDaS' BEiT encoder"),
+        (["core.core.pretrained.cls_token", "patch_transformer.x"], "for two domains"),
+        (["backbone.embeddings.cls_token", "metric_head.conv2.bias"], "of transformers"),
     ],
 )
 def test_unknown_layouts(names, message):

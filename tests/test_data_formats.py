@@ -109,6 +109,21 @@ def test_pfm_pixels_may_look_like_whitespace():
     np.testing.assert_array_equal(formats.decode_pfm(data), values)
 
 
+def test_a_jpeg_cut_behind_its_thumbnail_is_truncated():
+    """OpenCV 4 fills the rest with grey and says nothing; the thumbnail ends like a whole JPEG."""
+    picture = cv2.resize(RNG.integers(0, 256, (6, 8, 3), np.uint8), (400, 300))
+    small, whole = io.BytesIO(), io.BytesIO()
+    Image.fromarray(picture[:40, :40]).save(small, "JPEG")
+    Image.fromarray(picture).save(whole, "JPEG", exif=b"Exif\0\0" + small.getvalue())
+    data = whole.getvalue()
+    behind = data.find(small.getvalue()) + len(small.getvalue())
+    assert formats.decode_image(data).shape == (300, 400, 3)
+    assert formats.decode_image(data + b"a video of a phone").shape == (300, 400, 3)
+    for length in (behind, behind + 300, behind + 1500):
+        with pytest.raises(FormatError, match=r"p\.jpg: truncated"):
+            formats.decode_image(data[:length], "p.jpg")
+
+
 def test_pfm_agrees_with_opencv(tmp_path):
     path = tmp_path / "d.pfm"
     path.write_bytes(formats.encode_pfm(DEPTH))

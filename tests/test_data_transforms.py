@@ -177,3 +177,59 @@ def test_image_alone_has_no_label_fields():
     assert geometry == transforms.Geometry(28, 84, 0, 28, False)
     out = transforms.apply_geometry({"image": np.zeros((30, 90, 3), np.uint8)}, geometry, 28)
     assert set(out) == {"image"}
+
+
+@pytest.mark.parametrize("hw", [(48, 64), (64, 48), (376, 1242), (28, 37)])
+def test_bilinear_corners_is_pytorchs(hw):
+    torch = pytest.importorskip("torch")
+    image = np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8)
+    theirs = torch.nn.functional.interpolate(
+        torch.from_numpy(image.transpose(2, 0, 1)[None] / np.float32(255)),
+        (56, 70),
+        mode="bilinear",
+        align_corners=True,
+    )
+    ours = transforms.resize_corners(image, 56, 70)
+    assert ours.dtype == np.float32
+    # float32: the source's position is rounded at up to 1242 pixels, 6e-5 of a step between two
+    np.testing.assert_allclose(ours, theirs[0].numpy().transpose(1, 2, 0), atol=2e-4)
+    corners = image[[0, 0, -1, -1], [0, -1, 0, -1]] / 255
+    np.testing.assert_allclose(ours[[0, 0, -1, -1], [0, -1, 0, -1]], corners, atol=1e-6)
+
+
+def test_the_bins_heads_input():
+    """392 x 518 whatever the aspect ratio, from ImageNet's statistics (V1's metric code)."""
+    see = transforms.BINS_INPUT
+    for hw in ((480, 640), (640, 480), (352, 1216)):
+        assert see(np.zeros((*hw, 3), np.uint8)).shape == (392, 518, 3)
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    expected = transforms.resize_corners(image, 392, 518)
+    np.testing.assert_array_equal(see(image), transforms.normalise(expected))
+    with pytest.raises(ValueError, match="size=364: every input of this network is 392x518"):
+        see(image, 364)
+
+
+def test_the_official_input_is_network_input():
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    see = transforms.OFFICIAL_INPUT
+    np.testing.assert_array_equal(see(image), transforms.network_input(image))
+    np.testing.assert_array_equal(see(image, 70), transforms.network_input(image, 70))
+
+
+@pytest.mark.parametrize("see", [transforms.OFFICIAL_INPUT, transforms.BINS_INPUT], ids=str)
+def test_an_input_survives_json(see):
+    written = json.loads(json.dumps(see.as_json()))
+    assert transforms.InputTransform.from_json(written) == see
+    assert written["keep_aspect"] is see.keep_aspect
+    for fields, message in (
+        ({"resize": "area"}, "input resize 'area': one of bicubic, bilinear-corners"),
+        ({"size": [392, 520]}, "input size .392, 520.: .* multiples of 14"),
+        ({"size": 100}, "multiples of 14"),
+        ({"size": "518"}, "one side, or .height, width"),
+        ({"keep_aspect": not see.keep_aspect}, "with keep_aspect="),
+        ({"crop": 3}, "crop.* is none: keep_aspect, resize, size are needed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            transforms.InputTransform.from_json(written | fields)
+    with pytest.raises(ValueError, match="input 518 is none"):
+        transforms.InputTransform.from_json(518)

@@ -45,7 +45,7 @@ def random_weights(variant="tiny", version="v2", max_depth=None, parts="all"):
     layout = "official" if parts == "all" else "dinov2"
     expected = weights.expected_tensors(variant, layout, parts)
     state = {n: rng.normal(size=x.shape).astype(np.float32) * 0.1 for n, x in expected.items()}
-    head = "relative" if max_depth is None else "metric"
+    head = "relative" if max_depth is None else "sigmoid"
     return weights.Weights(
         params=convert.from_torch(state),
         variant=variant,
@@ -90,7 +90,7 @@ def test_same_picture_in_both_directions(tmp_path, reference_model, variant, ver
     theirs.save_pretrained(tmp_path / "theirs")
     loaded = weights.load(str(tmp_path / "theirs"))
     facts = (loaded.variant, loaded.version, loaded.head, loaded.max_depth)
-    assert facts == (variant, version, "relative" if max_depth is None else "metric", max_depth)
+    assert facts == (variant, version, "relative" if max_depth is None else "sigmoid", max_depth)
 
     images = photos(2)
     _, picture = reference_model.forward(theirs, images)

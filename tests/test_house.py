@@ -115,10 +115,11 @@ def test_configs_import_nothing(file):
 @pytest.mark.parametrize("file", sources(f"{PACKAGE}/data"), ids=lambda p: p.name)
 def test_data_knows_no_jax(file):
     allowed = {"numpy", "cv2", "PIL", "grain", "tensorflow_datasets", "array_record", "absl"}
-    optional = {"h5py", "scipy"}  # the extra [eval], imported where a file needs them
+    # the extras [eval] and [heic], imported where a file needs them
+    optional = {"h5py", "scipy", "pillow_heif"}
     assert third_party(file) <= allowed | optional | {"tqdm", "etils"} | TYPES
     assert not third_party(file, at_import=True) & optional
-    assert all(below(name, "data") for name in own(file)), own(file)
+    assert all(below(name, "data", "resample") for name in own(file)), own(file)
 
 
 # Of the evaluation, what only computes: numpy alone.
@@ -200,11 +201,15 @@ def run_without(blocked: set[str], package: str) -> None:
 
 
 def test_the_package_needs_neither_torch_nor_tensorflow():
-    run_without({"torch", "tensorflow", "transformers", "torchvision", "h5py"}, PACKAGE)
+    heavy = {"torch", "tensorflow", "transformers", "torchvision"}
+    run_without(heavy | {"h5py", "av", "pillow_heif"}, PACKAGE)
 
 
 def test_data_works_without_jax():
-    run_without({"jax", "jaxlib", "flax", "optax", "orbax", "h5py", "scipy"}, f"{PACKAGE}.data")
+    run_without(
+        {"jax", "jaxlib", "flax", "optax", "orbax", "h5py", "scipy", "pillow_heif"},
+        f"{PACKAGE}.data",
+    )
 
 
 # Packaging
@@ -264,7 +269,9 @@ def distributions(names: set[str]) -> set[str]:
 
 def test_imports_and_requirements_agree():
     used = set().union(*(third_party(f) for f in sources(PACKAGE, "configs", "tools")))
-    assert distributions(used) <= declared("torch", "eval"), "imported, not in setup.py"
+    assert distributions(used) <= declared("torch", "eval", "heic", "video"), (
+        "imported, not in setup.py"
+    )
     tests = set().union(*(third_party(f) for f in sources("tests")))
     # packaging comes with pytest, jaxlib with jax, torchvision is asked for by importorskip only
     extra = {"packaging", "jaxlib", "torchvision"}

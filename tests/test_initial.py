@@ -167,20 +167,20 @@ def test_weights_without_a_history_stand_in_the_chain_once(tmp_path, params, mes
 
 @pytest.fixture
 def metric(tmp_path, params):
-    facts = {**FACTS, "head": "metric", "max_depth": 20.0}
+    facts = {**FACTS, "head": "sigmoid", "max_depth": 20.0}
     checkpoint.save_params(tmp_path / "metric", params, facts)
     return str(tmp_path / "metric")
 
 
 def test_no_loss_here_trains_a_metric_head(mesh):
-    with pytest.raises(ValueError, match=r"model.head='metric': .* use model.head='relative'"):
-        initial.networks(config(**{"model.head": "metric", "model.max_depth": 20.0}), mesh)
+    with pytest.raises(ValueError, match=r"model.head='sigmoid': .* use model.head='relative'"):
+        initial.networks(config(**{"model.head": "sigmoid", "model.max_depth": 20.0}), mesh)
 
 
 @pytest.mark.parametrize("parts", ["params", "all"])
 def test_a_decoder_starts_under_its_own_head_only(metric, params, mesh, parts):
     c = config(init_from=metric, init_parts=parts)
-    with pytest.raises(ValueError, match=r"has a metric head, model.head='relative'"):
+    with pytest.raises(ValueError, match=r"has a sigmoid head, model.head='relative'"):
         initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
 
 

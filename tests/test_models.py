@@ -220,8 +220,8 @@ def test_the_position_embedding_starts_as_distinct_waves():
     assert distances[~np.eye(9, dtype=bool)].min() > 0.5
 
 
-def test_metric_head_stays_within_its_range(params):
-    model = build(TINY, head="metric", max_depth=80.0)
+def test_sigmoid_head_stays_within_its_range(params):
+    model = build(TINY, head="sigmoid", max_depth=80.0)
     run = jax.jit(lambda p, x: model.apply({"params": p}, x), compiler_options=FAST_TO_COMPILE)
     depth = run(params, images(1, 42, 42))
     assert 0 < depth.min() and depth.max() < 80 and depth.max() > 1
@@ -232,8 +232,8 @@ def test_metric_head_stays_within_its_range(params):
     [
         ({"variant": "vitx"}, "vitx.*vits, vitb"),
         ({"version": "v3"}, "v3.*'v1' or 'v2'"),
-        ({"head": "disparity"}, "disparity.*relative, metric"),
-        ({"head": "metric"}, "needs max_depth"),
+        ({"head": "disparity"}, "disparity.*relative, sigmoid, bins"),
+        ({"head": "sigmoid"}, "needs max_depth"),
         ({"max_depth": 20.0}, "takes none"),
         ({"remat": "all"}, "all.*none, full, dots"),
         ({"attention": "flash"}, "flash.*auto, einsum"),

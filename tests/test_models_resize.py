@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.models import attention as attentions
-from depth_anything_jax.models.attention import attention, choose_backend, splash_attention
+from depth_anything_jax.models import resize
+from depth_anything_jax.models.attention import (
+    MANY_SCORES,
+    attention,
+    blocks_attention,
+    choose_backend,
+    splash_attention,
+)
 from depth_anything_jax.models.resize import (
+    MANY_SAMPLES,
     linear_matrix,
     resize_bilinear,
     resize_position_embedding,
@@ -30,6 +38,37 @@ def test_bilinear_against_torch(x64, size):
     ours = resize_bilinear(jnp.asarray(x), size)
     assert ours.dtype == jnp.float64
     np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1), atol=ROUNDING)
+
+
+def test_long_axes_against_torch(x64):
+    """Value and gradient of axes that are gathered on CPU, up and down, beside one that is not."""
+    torch = pytest.importorskip("torch")
+    x, weight = random(2, MANY_SAMPLES + 3, 5, 3), random(2, 60, 9, 3, seed=1)
+    y = torch.from_numpy(x).requires_grad_()
+    theirs = torch.nn.functional.interpolate(
+        y.permute(0, 3, 1, 2), size=(60, 9), mode="bilinear", align_corners=True
+    ).permute(0, 2, 3, 1)
+    (theirs * torch.from_numpy(weight)).sum().backward()
+    for swap in (False, True):  # rows, then columns
+        turn = lambda x, swap=swap: jnp.swapaxes(x, 1, 2) if swap else jnp.asarray(x)  # noqa: E731
+        run = lambda x, swap=swap, turn=turn: turn(  # noqa: E731
+            resize_bilinear(turn(x), (9, 60) if swap else (60, 9))
+        )
+        assert "gather" in str(jax.make_jaxpr(run)(x))
+        np.testing.assert_allclose(run(x), theirs.detach(), atol=ROUNDING)
+        gradient = jax.grad(lambda x, run=run: (run(x) * weight).sum())(jnp.asarray(x))
+        np.testing.assert_allclose(gradient, y.grad, atol=ROUNDING)
+
+
+def test_long_axes_have_the_same_weights_in_bfloat16():
+    x = jnp.asarray(random(1, MANY_SAMPLES, 3, 2), jnp.bfloat16)
+    gathered, multiplied = (
+        f(x, 1, 300).astype(jnp.float32) for f in (resize._gathered, resize._multiplied)
+    )
+    # Two products and a sum, rounded each or once: half a unit of 2^-8 each.
+    assert jnp.abs(gathered - multiplied).max() <= 1.5 * 2**-8 * jnp.abs(x).max()
+    ones = resize._gathered(jnp.ones((1, MANY_SAMPLES, 1, 1), jnp.bfloat16), 1, 300)
+    np.testing.assert_array_equal(ones.astype(jnp.float32), 1.0)
 
 
 def test_bilinear_from_one_pixel():
@@ -97,8 +136,24 @@ def test_backends_agree():
     reference = run(lambda *x: attention(*x, backend="einsum"))
     xla = run(lambda *x: attention(*x, backend="xla"))
     splash = run(lambda *x: splash_attention(*x, interpret=True))
-    for other in (xla, splash):  # float32 sums in another order
+    one = run(lambda *x: attention(*x, backend="blocks"))
+    # 49 rows a block: three blocks, and two rows of zeros in the last
+    blocks = run(lambda *x: blocks_attention(*x, block_scores=145 * 49))
+    for other in (xla, splash, one, blocks):  # float32 sums in another order
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), other, reference)
+
+
+@pytest.mark.parametrize("block_scores", [1, 7 * 31, 10**9])
+def test_blocks_of_any_size(x64, block_scores):
+    """In float64, where nothing but rounding may differ; one row at a time to all at once."""
+    q, k, v = qkv(2, 31, 3, 8, jnp.float64)
+
+    def loss(function):
+        return jax.value_and_grad(lambda *x: (function(*x) ** 3).sum(), (0, 1, 2))(q, k, v)
+
+    ours = loss(lambda *x: blocks_attention(*x, block_scores=block_scores))
+    theirs = loss(lambda *x: attention(*x, backend="einsum"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=ROUNDING), ours, theirs)
 
 
 def test_splash_under_a_mesh_splits_the_batch():
@@ -117,12 +172,14 @@ def test_splash_under_a_mesh_splits_the_batch():
 
 
 def test_automatic_choice():
-    assert choose_backend(jnp.bfloat16, "tpu") == "splash"
-    assert choose_backend(jnp.bfloat16, "gpu") == "cudnn"
-    assert choose_backend(jnp.float32, "gpu") == "einsum"
-    assert choose_backend(jnp.bfloat16, "cpu") == "einsum"
-    assert {choose_backend(jnp.float64, p) for p in ("cpu", "gpu", "tpu")} == {"einsum"}
-    assert set(attentions.BACKENDS) >= {"auto", "einsum", "xla", "cudnn", "splash"}
+    many = MANY_SCORES
+    assert choose_backend(jnp.bfloat16, "tpu", many) == "splash"
+    assert choose_backend(jnp.bfloat16, "gpu", many) == "cudnn"
+    assert choose_backend(jnp.float32, "gpu", many) == "einsum"
+    assert choose_backend(jnp.bfloat16, "cpu", many) == "blocks"
+    assert choose_backend(jnp.bfloat16, "cpu", many - 1) == "einsum"
+    assert {choose_backend(jnp.float64, p, many) for p in ("cpu", "gpu", "tpu")} == {"einsum"}
+    assert set(attentions.BACKENDS) == {"auto", "einsum", "blocks", "xla", "cudnn", "splash"}
 
 
 def test_float64_is_never_narrowed(x64):

@@ -56,7 +56,7 @@ def photo(size, width=None, seed=1):
     [
         (SMALL, {"version": "v1"}),
         (SMALL, {"version": "v2"}),
-        (dataclasses.replace(SMALL, grid=4), {"head": "metric", "max_depth": 20.0, "scan": False}),
+        (dataclasses.replace(SMALL, grid=4), {"head": "sigmoid", "max_depth": 20.0, "scan": False}),
         (GATED, {"remat": "full"}),
     ],
     ids=["v1", "v2", "metric-even-loop", "swiglu-remat"],

@@ -31,7 +31,9 @@ def test_student_labels_must_pair_with_sources():
 def changed_fields(then, now):
     """Names that `preflight` refuses to change from one config to the other."""
     try:
-        preflight.check_same_run({"config": json.loads(then.to_json_best_effort())}, now, "runs/x")
+        preflight.check_same_run(
+            {"config": json.loads(then.to_json_best_effort())}, now, workdir="runs/x"
+        )
     except ValueError as error:
         return re.findall(r"^  ([\w.]+): ", str(error), re.MULTILINE)
     return []

@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from depth_anything_jax import released
 from depth_anything_jax.data import benchmarks
 from depth_anything_jax.evaluation import aggregate, pairs, protocol_table, protocols, published
 
@@ -129,6 +128,8 @@ def test_pairs_stand_beside_pooled_and_per_scene():
         ("Intel/dpt-beit-large-512", "midas-v3.1-beit-large-512"),
         ("Intel/zoedepth-nyu", "zoedepth-nyu"),
         ("depth-anything/Depth-Anything-V2-Metric-Indoor-Large-hf", ""),
+        ("files/depth_anything_metric_depth_indoor.pt", "depth-anything-v1-large-metric-nyu"),
+        ("depth_anything_metric_depth_outdoor", "depth-anything-v1-large-metric-kitti"),
         ("facebook/dinov2-large", ""),
         ("runs/student", ""),
         ("", ""),
@@ -137,14 +138,6 @@ def test_pairs_stand_beside_pooled_and_per_scene():
 def test_models_are_known_by_the_names_of_their_files(origin, name):
     assert published.model_of(origin) == name
     assert name in ("", *published.MODELS)
-
-
-@pytest.mark.parametrize(("metres", "data"), [(10.0, "nyu"), (80.0, "kitti")])
-def test_v1_metric_models_are_those_of_their_data(metres, data, monkeypatch):
-    bins = released.Released(None, "x.pt", "vitl", "v1", "bins", metres, "unknown", "")
-    monkeypatch.setattr(released, "by_path", lambda path: bins)
-    name = published.model_of("depth_anything_metric_depth")
-    assert name == f"depth-anything-v1-large-metric-{data}" and name in published.MODELS
 
 
 def test_unknown_names_list_what_there_is():

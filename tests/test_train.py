@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,44 @@ def test_resumed_run_ends_bit_equal_to_a_straight_one(straight, tmp_path, monkey
     rows = report.read_metrics(tmp_path)
     assert [r["step"] for r in rows] == [1, 2, 3, 4]  # what was done twice stands there once
     assert rows[-1]["loss/total"] == report.read_metrics(straight)[-1]["loss/total"]
+
+
+def test_a_run_whose_machine_is_lost_ends_bit_equal_from_its_mirror(
+    straight, tmp_path, monkeypatch
+):
+    work, drive = str(tmp_path / "work"), str(tmp_path / "drive")
+
+    class Died(Exception):
+        pass
+
+    def die_after_the_third(self, step):
+        if step == 3:
+            raise Died
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Stop, "agreed", die_after_the_third)
+        with pytest.raises(Died):
+            train.train(teacher(), work, mirror=drive)
+    shutil.rmtree(work)
+    with pytest.raises(ValueError, match="(?s)drive holds a run with .*  seed: 0 in .*--mirror$"):
+        train.train(teacher(seed=1), work, mirror=drive)
+    assert not os.path.exists(work)
+    console = io.StringIO()
+    # From here it saves by the clock, which changes nothing that is computed either.
+    by_clock = {"checkpoint.every": 0, "checkpoint.minutes": 1e-9, "checkpoint.keep_last": 3}
+    with contextlib.redirect_stdout(console):
+        train.train(teacher(**by_clock), work, mirror=drive)
+    assert sorted(os.listdir(f"{work}/checkpoints")) == ["2", "3", "4"]
+    assert "continues after step 2 of 4" in console.getvalue()
+    ours, theirs = final(work), final(straight)
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    rows = report.read_metrics(work)
+    assert [r["step"] for r in rows] == [1, 2, 3, 4]  # the first two lines came back, too
+    assert rows[-1]["loss/total"] == report.read_metrics(straight)[-1]["loss/total"]
+    arrived = [int(name.split(".")[0].removeprefix("step_")) for name in sorted(os.listdir(drive))]
+    assert len(arrived) == 2 and arrived[-1] == 4  # step 3 may have been overtaken
 
 
 def test_a_run_is_continued_only_by_itself(straight):
@@ -236,6 +275,8 @@ def test_a_record_that_cannot_be_read_is_named_once_and_counted(finetuned):
         ({"loss.weights": (1.0, 0.0)}, "three numbers"),
         ({"init_parts": "all", "init_from": "nowhere"}, "needs an Orbax folder"),
         ({"total_steps": 2}, "optim.warmup=2"),
+        ({"checkpoint.every": -1}, "checkpoint.every=-1: use 0 or more"),
+        ({"checkpoint.minutes": -5.0}, "checkpoint.minutes=-5.0: use 0 or more"),
         ({"dtype": "float16"}, "dtype='float16'"),
     ],
 )
@@ -283,7 +324,7 @@ def test_sigterm_before_the_first_step_ends_the_program_with_a_line(environment,
     """What takes its time before the loop is a sleep here: the signal is heard from the start."""
     code = (
         "import time\nfrom depth_anything_jax import train\n"
-        "def slow(config, workdir, stop, audit_steps):\n"
+        "def slow(config, workdir, stop, audit_steps, mirror):\n"
         "    print('slow', flush=True)\n"
         "    while not stop.received: time.sleep(0.1)\n"
         "    stop.check()\n"
@@ -312,7 +353,7 @@ def test_what_stops_a_run_is_told_without_a_traceback(
     """`train` is replaced by the error: only the command line is looked at here."""
     code = (
         f"from {module} import {error}\nfrom depth_anything_jax import train\n"
-        f"def fail(config, workdir, audit_steps): raise {error}({message!r})\n"
+        f"def fail(config, workdir, audit_steps, mirror): raise {error}({message!r})\n"
         "train.train = fail\ntrain.main()"
     )
     found = subprocess.run(

@@ -34,11 +34,11 @@ def test_a_head_that_nothing_describes_is_relative_with_a_warning(tmp_path, offi
     assert weights.load(path, version="v2").head == "relative"
     assert "taken for a relative model" in caplog.text
     loaded = weights.load(path, version="v2", max_depth=20)
-    assert (loaded.head, loaded.max_depth) == ("metric", 20.0)
+    assert (loaded.head, loaded.max_depth) == ("sigmoid", 20.0)
 
 
 def test_metadata_tells(tmp_path, official):
-    facts = {"variant": "demo", "version": "v1", "head": "metric", "max_depth": 80.0}
+    facts = {"variant": "demo", "version": "v1", "head": "sigmoid", "max_depth": 80.0}
     path = write(tmp_path / "mine.safetensors", official, facts)
     loaded = weights.load(path)
     assert {name: getattr(loaded, name) for name in facts} == facts
@@ -48,10 +48,17 @@ def test_metadata_tells(tmp_path, official):
         weights.load(path, version="v2")
 
 
+def test_the_sigmoid_heads_old_name(tmp_path, official):
+    """Checkpoints written while there was one metric head."""
+    facts = {"version": "v2", "head": "metric", "max_depth": 20.0}
+    loaded = weights.load(write(tmp_path / "mine.safetensors", official, facts))
+    assert (loaded.head, loaded.max_depth) == ("sigmoid", 20.0)
+
+
 @pytest.mark.parametrize(
     ("facts", "arguments", "message"),
     [
-        ({"version": "v2", "head": "metric"}, {}, "metric head whose range is not in the file"),
+        ({"version": "v2", "head": "sigmoid"}, {}, "metric head whose range is not in the file"),
         ({"version": "v2", "head": "relative"}, {"max_depth": 9}, "max_depth=9 for a relative"),
     ],
 )
@@ -70,14 +77,14 @@ FREE, NOT_FREE = "Apache-2.0", "CC-BY-NC-4.0"
         ("depth_anything_vitl14.safetensors", ("vitl", "v1", "relative", None, FREE)),
         ("depth_anything_v2_vits.pth", ("vits", "v2", "relative", None, FREE)),
         ("depth_anything_v2_vitb_fp16.safetensors", ("vitb", "v2", "relative", None, NOT_FREE)),
-        ("depth_anything_v2_metric_hypersim_vits.pth", ("vits", "v2", "metric", 20, FREE)),
-        ("depth_anything_v2_metric_vkitti_vitl.pth", ("vitl", "v2", "metric", 80, NOT_FREE)),
+        ("depth_anything_v2_metric_hypersim_vits.pth", ("vits", "v2", "sigmoid", 20, FREE)),
+        ("depth_anything_v2_metric_vkitti_vitl.pth", ("vitl", "v2", "sigmoid", 80, NOT_FREE)),
         ("dinov2_vitg14_pretrain.pth", ("vitg", None, "relative", None, FREE)),
         (
             "Depth-Anything-V2-Large-hf/model.safetensors",
             ("vitl", "v2", "relative", None, NOT_FREE),
         ),
-        ("Depth-Anything-V2-Metric-Outdoor-Base-hf", ("vitb", "v2", "metric", 80, NOT_FREE)),
+        ("Depth-Anything-V2-Metric-Outdoor-Base-hf", ("vitb", "v2", "sigmoid", 80, NOT_FREE)),
         ("depth-anything-base-hf/model.safetensors", ("vitb", "v1", "relative", None, FREE)),
         ("dinov2-giant", ("vitg", None, "relative", None, FREE)),
     ],
@@ -98,7 +105,7 @@ def test_names_that_only_look_known(name):
 def test_a_name_yields_to_an_argument(tmp_path, official, caplog):
     path = write(tmp_path / "depth_anything_v2_vits.safetensors", official)
     loaded = weights.load(path, version="v1", max_depth=5)
-    assert (loaded.version, loaded.head, loaded.max_depth) == ("v1", "metric", 5.0)
+    assert (loaded.version, loaded.head, loaded.max_depth) == ("v1", "sigmoid", 5.0)
     assert "though the name depth-anything/Depth-Anything-V2-Small says 'v2'" in caplog.text
 
 

@@ -101,7 +101,8 @@ def read_bytes(path: PathLike) -> bytes:
 def _check_complete(data: bytes, name: PathLike) -> None:
     """Raises FormatError where a JPEG or PNG stops before its end marker."""
     if data.startswith(b"\xff\xd8"):
-        complete = _JPEG_END in data[-4096:]
+        # Behind the headers: a thumbnail in them has an end marker of its own.
+        complete = _JPEG_END in data[max(_jpeg_scan(data), len(data) - 4096) :]
     elif data.startswith(b"\x89PNG"):
         complete = _PNG_END in data[-4096:]
     else:
@@ -118,10 +119,25 @@ def _check_complete(data: bytes, name: PathLike) -> None:
         raise FormatError(f"{name}: truncated image ({error})") from error
 
 
-def decode_image(data: bytes, name: PathLike = "image") -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes an image file's bytes to RGB uint8, as `cv2.imread` would."""
+def _jpeg_scan(data: bytes) -> int:
+    """Where the first scan of a JPEG begins, behind all that has a length; at most its end."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xDA:  # start of scan
+            return at
+        # Any number of 0xFF may stand before a marker.
+        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return min(at, len(data))
+
+
+def decode_image(
+    data: bytes, name: PathLike = "image", *, upright: bool = True
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image file's bytes to RGB uint8, as `cv2.imread` would; `upright=False` leaves
+    the EXIF orientation to the caller (`photos.read`, which also gives what else a file says)."""
     _check_complete(data, name)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise FormatError(f"{name}: not an image that OpenCV can decode ({len(data)} bytes)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -9,11 +9,14 @@ Decisions, all of them the official pre-processing of Depth Anything V1 and V2:
   - labels and masks are resized to the image's network size by nearest neighbour;
   - ImageNet mean and standard deviation.
 
+The metric-bins models have another input; `InputTransform` says which a network's is.
+
 Training adds one random square crop and one flip per example, applied to image and label alike.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -22,10 +25,13 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
+from depth_anything_jax import resample
+
 PATCH = 14  # side of a DINOv2 ViT-*/14 patch
 SIZE = 518  # Depth Anything V1 §4.1: 37 patches
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+RESIZES = ("bicubic", "bilinear-corners")
 METHODS = ("lower_bound", "upper_bound", "minimal")
 LABEL_FIELDS = ("disparity", "valid", "sky")
 
@@ -86,12 +92,16 @@ def network_size(
     return side(scale_h * height), side(scale_w * width)
 
 
-def resize_image(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> np.ndarray:
-    """Bicubic resize to (height, width, 3) float32 in about [0, 1]; overshoot is kept."""
+def resize_image(
+    image: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"], height: int, width: int
+) -> np.ndarray:
+    """Bicubic resize of uint8, or of floats in 0-1, to (height, width, 3) float32 in about [0, 1];
+    overshoot is kept."""
+    scale = np.float32(1 / 255 if image.dtype == np.uint8 else 1)
     image = image.astype(np.float32)
     if image.shape[:2] != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    image *= np.float32(1 / 255)
+    image *= scale
     return image
 
 
@@ -125,6 +135,113 @@ def network_input(
     height, width = image.shape[:2]
     new_h, new_w = network_size(height, width, size, method=method, keep_aspect=keep_aspect)
     return normalise(resize_image(image, new_h, new_w))
+
+
+def resize_corners(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> np.ndarray:
+    """Bilinear resize with align_corners=True, as PyTorch's, to (height, width, 3) float32 in 0-1.
+
+    Nothing is smoothed on the way down, as there.
+    """
+    x = image.astype(np.float32) * np.float32(1 / 255)
+    for axis, size in enumerate((height, width)):
+        index, weight = resample.taps(x.shape[axis], size, "bilinear-corners")
+        weight = weight.astype(np.float32).reshape(-1, 2, *(1,) * (2 - axis))
+        low, high = (np.take(x, index[:, side], axis) for side in (0, 1))
+        x = low * weight[:, 0] + high * weight[:, 1]
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class InputTransform:
+    """How a whole image becomes a network's input; stands in a checkpoint's metadata as "input".
+
+    Attributes:
+      size: short side, or the (height, width) of every input.
+      keep_aspect: as `size` says; written out for who reads the metadata.
+      resize: "bicubic", or "bilinear-corners": align_corners=True.
+
+    Raises:
+      ValueError: sides that are no multiples of 14, an unknown resize, or a `keep_aspect` that
+        contradicts the size.
+    """
+
+    size: int | tuple[int, int]
+    keep_aspect: bool
+    resize: str
+
+    def __post_init__(self) -> None:
+        sides = self.size if isinstance(self.size, tuple) else (self.size,)
+        if any(s <= 0 or s % PATCH for s in sides):
+            raise ValueError(
+                f"input size {self.size}: one side, or height and width, in multiples of {PATCH}"
+            )
+        if self.keep_aspect != isinstance(self.size, int):
+            raise ValueError(
+                f"input size {self.size} with keep_aspect={self.keep_aspect}: a short side keeps "
+                "the aspect ratio, height and width lose it"
+            )
+        if self.resize not in RESIZES:
+            raise ValueError(f"input resize {self.resize!r}: one of {', '.join(RESIZES)}")
+
+    @property
+    def short_side(self) -> int:
+        """The smaller side of an input."""
+        return self.size if isinstance(self.size, int) else min(self.size)
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], size: int | None = None
+    ) -> Float[np.ndarray, "H W 3"]:
+        """The network's input for a whole RGB image: resized and normalised, float32.
+
+        Args:
+          image: as stored.
+          size: another short side.
+
+        Raises:
+          ValueError: a size, for a network whose inputs all have the same height and width.
+        """
+        if isinstance(self.size, int):
+            height, width = network_size(image.shape[0], image.shape[1], size or self.size)
+        else:
+            self.refuse_size(size)
+            height, width = self.size
+        resize = resize_image if self.resize == "bicubic" else resize_corners
+        return normalise(resize(image, height, width))
+
+    def refuse_size(self, size: int | None) -> None:
+        """Raises where inputs all have the same height and width, and a short side is given."""
+        if size is not None and not isinstance(self.size, int):
+            height, width = self.size
+            raise ValueError(
+                f"size={size}: every input of this network is {height}x{width} pixels; leave the "
+                "size out"
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """For the metadata."""
+        size = self.size if isinstance(self.size, int) else list(self.size)
+        return {"size": size, "keep_aspect": self.keep_aspect, "resize": self.resize}
+
+    @classmethod
+    def from_json(cls, said: Any) -> InputTransform:
+        """From the metadata.
+
+        Raises:
+          ValueError: it is none.
+        """
+        fields = {"size", "keep_aspect", "resize"}
+        if not isinstance(said, Mapping) or set(said) != fields:
+            raise ValueError(f"input {said!r} is none: {', '.join(sorted(fields))} are needed")
+        size = said["size"]
+        sides = size if isinstance(size, list) else [size]
+        if len(sides) > 2 or not all(isinstance(s, int) for s in sides):
+            raise ValueError(f"input size {size!r}: one side, or [height, width]")
+        return cls(**{**said, "size": tuple(size) if isinstance(size, list) else size})
+
+
+OFFICIAL_INPUT = InputTransform(SIZE, True, "bicubic")  # V1, V2, V2's metric models
+# V1's metric models: `img_size` of ZoeDepth's configuration in V1, and how its core resizes.
+BINS_INPUT = InputTransform((392, 518), False, "bilinear-corners")
 
 
 def draw_geometry(

@@ -14,6 +14,7 @@ A prediction is of a kind, which decides how it may be aligned:
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,6 +51,7 @@ class Candidate(NamedTuple):
       kind: one of KINDS.
       prepare: RGB image (h, w, 3) uint8, short side that the protocol asks for → what `look` takes;
         called in threads.
+      own_size: `prepare` does not ask for that side, its inputs all have one shape.
       look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
       know: record, protocol → the map of its whole image, or None where there is none.
       origin: the name under which these weights were released, as far as they tell: what
@@ -61,6 +63,7 @@ class Candidate(NamedTuple):
     prepare: Callable[[np.ndarray, int], Any] = transforms.network_input
     look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
     know: Callable[[Record, Switches], np.ndarray | None] | None = None
+    own_size: bool = False
     origin: str = ""
 
 
@@ -238,11 +241,17 @@ def _read_exr(path: pathlib.Path) -> np.ndarray:
 
 
 def of_network(
-    predict: Callable[[np.ndarray], Any], *, kind: str, batch_size: int = 1, name: str = ""
+    predict: Callable[[np.ndarray], Any],
+    *,
+    kind: str,
+    batch_size: int = 1,
+    name: str = "",
+    transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
 ) -> Candidate:
     """A function of normalised images (b, h, w, 3) → maps (b, h, w) of what `kind` says.
 
-    It is called with exactly `batch_size` images of one shape.
+    It is called with exactly `batch_size` images of one shape, made by the transform: at the
+    protocol's size where that keeps the aspect ratio.
     """
     from depth_anything_jax import inference
 
@@ -251,7 +260,10 @@ def of_network(
         for out in inference.predict_all(predict, inputs, batch_size=batch_size):
             yield out.tag, out.disparity
 
-    return Candidate(name, kind, look=look)
+    def prepare(image: np.ndarray, size: int) -> np.ndarray:
+        return transform(image, size if transform.keep_aspect else None)
+
+    return Candidate(name, kind, prepare, look, own_size=not transform.keep_aspect)
 
 
 def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate:
@@ -265,12 +277,11 @@ def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate
     chain = found.metadata["licence_chain"]
     whole = [link["role"] for link in chain] == ["weights"] and "filled" not in found.metadata
     origin = chain[0]["source"] if whole else ""
+    make = functools.partial(of_network, batch_size=batch, name=source, transform=found.input)
     if not inference.is_metric(model):
-        made = of_network(predictor, kind="disparity-affine", batch_size=batch, name=source)
+        made = make(predictor, kind="disparity-affine")
     else:  # predicts disparity here as everywhere: back to its metres
-        made = of_network(
-            lambda images: 1 / predictor(images), kind="metric", batch_size=batch, name=source
-        )
+        made = make(lambda images: 1 / predictor(images), kind="metric")
     return made._replace(origin=origin)
 
 

@@ -1,8 +1,9 @@
 """Scores of a model on labelled images, per image and per set, under a protocol.
 
 The network sees the whole image (or the protocol's frame of it) at its official size: short side
-`input_size`, multiples of 14, bicubic; everything after that is `scoring`. The protocol without a
-name is `golden`: least squares in disparity, caps by domain, image means.
+`input_size`, multiples of 14, bicubic, or as the network's own transform has it; everything after
+that is `scoring`. The protocol without a name is `golden`: least squares in disparity, caps by
+domain, image means.
 
 The trainer's loop and the demo call `evaluate`; nothing here knows flags or files. A source may be
 any sequence of records, a list in memory too.
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from depth_anything_jax import inference
+from depth_anything_jax.data import transforms
 from depth_anything_jax.evaluation import aggregate, candidates, pairs, protocols, scoring
 from depth_anything_jax.evaluation.aggregate import ImageScores
 from depth_anything_jax.evaluation.candidates import Candidate
@@ -65,6 +67,7 @@ def evaluate(
     limit: int = 0,
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
+    transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
 ) -> Scores:
     """Scores of a model on a labelled source.
 
@@ -82,14 +85,16 @@ def evaluate(
       limit: the first so many records; 0: all.
       threads: that read ahead.
       progress: called with (images done, images in all).
+      transform: makes the network's input.
 
     Raises:
-      ValueError: a record without a label, or no image could be scored.
+      ValueError: a record without a label, no image could be scored, or a size for a network whose
+        inputs all have one shape.
       Exception: what reading a record raised; an evaluation leaves nothing out silently.
     """
     changed = {"input_size": size, "max_depth": cap}
     return evaluate_candidate(
-        candidates.of_network(predict, kind=kind, batch_size=batch_size),
+        candidates.of_network(predict, kind=kind, batch_size=batch_size, transform=transform),
         source,
         protocol=protocol,
         switches={k: v for k, v in changed.items() if v is not None},
@@ -151,6 +156,11 @@ def evaluate_views(
     for view in views:
         protocols.check_view(candidate.kind, view)
     changed = dict(switches or {})
+    if "input_size" in changed and candidate.own_size:
+        raise ValueError(
+            f"input_size={changed['input_size']}: every input of "
+            f"{candidate.name or 'this network'} has one shape, its own; leave the size out"
+        )
     count = min(limit or len(source), len(source))
     by_view = {
         view: _protocols(protocol or protocols.default(views[0]), view, changed) for view in views

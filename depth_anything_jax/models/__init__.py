@@ -1,6 +1,7 @@
 """Depth Anything in Flax: encoder, decoder, and the table of sizes."""
 
 from depth_anything_jax.models.depth_anything import (
+    HEADS,
     VARIANTS,
     VERSIONS,
     DepthAnything,
@@ -11,6 +12,7 @@ from depth_anything_jax.models.depth_anything import (
 from depth_anything_jax.models.dinov2 import EncoderOutput
 
 __all__ = [
+    "HEADS",
     "VARIANTS",
     "VERSIONS",
     "DepthAnything",

@@ -1,10 +1,11 @@
 """Full self-attention with interchangeable back-ends.
 
 "einsum"  plain, any float dtype, softmax in at least float32; the reference of the tests.
+"blocks"  the same, one head and some rows after another, so that scores stay in a CPU's cache.
 "xla"     `jax.nn.dot_product_attention`; its softmax is float32, so not for float64.
 "cudnn"   fused kernel of cuDNN: NVIDIA GPUs, bfloat16 or float16.
 "splash"  fused Pallas kernel: TPUs, bfloat16 or float32.
-"auto"    splash on TPU, cudnn on GPU at 16 bits, einsum elsewhere and for float64.
+"auto"    splash on TPU, cudnn on GPU at 16 bits, blocks on CPU for many scores, else einsum.
 """
 
 import functools
@@ -14,8 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-BACKENDS = ("auto", "einsum", "xla", "cudnn", "splash")
+BACKENDS = ("auto", "einsum", "blocks", "xla", "cudnn", "splash")
 LANES = 128  # splash blocks are multiples of this many tokens
+MANY_SCORES = 2**22  # from here, 16 MiB in float32, "blocks" is faster on CPU
+BLOCK_SCORES = 2**21  # that many does "blocks" hold at a time: one head at 518 x 518
 
 
 def attention(
@@ -33,33 +36,36 @@ def attention(
     if backend not in BACKENDS:
         raise ValueError(f"attention={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
     if backend == "auto":
-        backend = choose_backend(q.dtype, jax.default_backend())
-    if q.dtype == jnp.float64 and backend != "einsum":
+        scores = q.shape[0] * q.shape[2] * q.shape[1] ** 2
+        backend = choose_backend(q.dtype, jax.default_backend(), scores)
+    if q.dtype == jnp.float64 and backend not in ("einsum", "blocks"):
         raise ValueError(
             f"attention={backend!r} computes its softmax in float32 and would narrow this float64 "
             "run; use attention='einsum' or 'auto'"
         )
     if backend == "einsum":
         return einsum_attention(q, k, v)
+    if backend == "blocks":
+        return blocks_attention(q, k, v)
     if backend == "splash":
         return splash_attention(q, k, v)
     return jax.nn.dot_product_attention(q, k, v, implementation=backend)
 
 
-def choose_backend(dtype: Any, platform: str) -> str:
-    """What "auto" means for this compute dtype on this platform ("cpu", "gpu", "tpu")."""
+def choose_backend(dtype: Any, platform: str, scores: int) -> str:
+    """What "auto" means for this compute dtype, platform ("cpu", "gpu", "tpu") and b h n n."""
     if dtype == jnp.float64:
         return "einsum"
     if platform == "tpu":
         return "splash"
     if platform in ("gpu", "cuda") and jnp.finfo(dtype).bits == 16:
         return "cudnn"
-    return "einsum"
+    return "blocks" if platform == "cpu" and scores >= MANY_SCORES else "einsum"
 
 
 def einsum_attention(
-    q: Float[Array, "b n h d"], k: Float[Array, "b n h d"], v: Float[Array, "b n h d"]
-) -> Float[Array, "b n h d"]:
+    q: Float[Array, "b q h d"], k: Float[Array, "b n h d"], v: Float[Array, "b n h d"]
+) -> Float[Array, "b q h d"]:
     """Attention as two einsums with the softmax in at least float32."""
     accumulate = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum(
@@ -67,6 +73,39 @@ def einsum_attention(
     )
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+def blocks_attention(
+    q: Float[Array, "b n h d"],
+    k: Float[Array, "b n h d"],
+    v: Float[Array, "b n h d"],
+    *,
+    block_scores: int = BLOCK_SCORES,
+) -> Float[Array, "b n h d"]:
+    """`einsum_attention` head by head, and block by block of a head's rows where those are many.
+
+    On CPU the scores of all heads (45 MB for ViT-S at 518 x 518) are written to memory and read
+    back several times, which costs more than the products. The backward pass computes them again,
+    no slower than reading them. The batch is not split: it may be sharded.
+    """
+    attend = jax.checkpoint(einsum_attention, prevent_cse=False)  # inside a map
+    b, n = q.shape[:2]
+    count = min(n, -(-b * n * n // block_scores))
+    rows = -(-n // count)
+    count = -(-n // rows)
+
+    def one_head(qkv: tuple[Array, Array, Array]) -> Array:
+        q, k, v = (x[:, :, None] for x in qkv)
+        if count == 1:
+            return attend(q, k, v)[:, :, 0]
+        # Rows of zeros fill the last block; what they attend to is cut off.
+        q = jnp.pad(q, ((0, 0), (0, count * rows - n), (0, 0), (0, 0)))
+        q = jnp.moveaxis(q.reshape(b, count, rows, 1, -1), 1, 0)
+        y = jax.lax.map(lambda q: attend(q, k, v), q)
+        return jnp.moveaxis(y, 0, 1).reshape(b, count * rows, -1)[:, :n]
+
+    heads = jax.lax.map(one_head, tuple(jnp.moveaxis(x, 2, 0) for x in (q, k, v)))
+    return jnp.moveaxis(heads, 0, 2)
 
 
 def splash_attention(

@@ -1,10 +1,11 @@
-"""Depth Anything V1 and V2: a DINOv2 encoder under a DPT decoder, and the table of sizes.
+"""Depth Anything V1 and V2: a DINOv2 encoder under a DPT decoder, heads, and the table of sizes.
 
 Usage: `model = build("vits")`, `params = model.init(key, images)["params"]`, then
 `model.apply({"params": params}, images)` maps normalised NHWC images to depth (b, h, w).
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -12,8 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from depth_anything_jax.models.attention import BACKENDS
+from depth_anything_jax.models.bins import CENTRES, MIN_DEPTH, MetricBins
 from depth_anything_jax.models.dinov2 import DINOv2, EncoderOutput, patch_grid, remat_policy
-from depth_anything_jax.models.dpt import DPT, HEADS
+from depth_anything_jax.models.dpt import DPT
+from depth_anything_jax.models.dpt import HEADS as DECODER_HEADS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Variant:
 
 
 VERSIONS = ("v1", "v2")
+HEADS = (*DECODER_HEADS, "bins")
 
 # Depth Anything V1/V2 code (`model_configs`, `intermediate_layer_idx`); DINOv2 hub for the encoder.
 VARIANTS: dict[str, Variant] = {
@@ -70,10 +74,17 @@ class DepthAnything(nn.Module):
     Attributes:
       encoder: images -> EncoderOutput; any encoder with 14-pixel patches and four taps.
       decoder: taps, patch grid -> map.
+      bins: the decoder's maps -> metres; None: the decoder's output is the model's.
     """
 
     encoder: nn.Module
     decoder: nn.Module
+    bins: nn.Module | None = None
+
+    @property
+    def head(self) -> str:
+        """One of HEADS."""
+        return self.decoder.head if self.bins is None else "bins"
 
     def __call__(
         self, images: Float[Array, "b h w 3"], return_features: bool = False
@@ -85,14 +96,18 @@ class DepthAnything(nn.Module):
           return_features: hand out the encoder's output too.
 
         Returns:
-          Disparity up to scale and shift (relative head) or metres (metric head), at least float32;
+          Disparity up to scale and shift (relative head) or metres (the others), at least float32;
           with `return_features` a pair (depth, EncoderOutput).
 
         Raises:
           ValueError: a side is no multiple of 14.
         """
         features = self.encoder(images)
-        depth = self.decoder(features.taps, patch_grid(images.shape[1], images.shape[2]))
+        grid = patch_grid(images.shape[1], images.shape[2])
+        if self.bins is None:
+            depth = self.decoder(features.taps, grid)
+        else:
+            depth = self.bins(self.decoder(features.taps, grid, return_maps=True))
         return (depth, features) if return_features else depth
 
 
@@ -102,6 +117,7 @@ def build(
     version: str = "v2",
     head: str = "relative",
     max_depth: float | None = None,
+    bin_centres: str | None = None,
     dtype: Any = jnp.float32,
     scan: bool = True,
     remat: str = "none",
@@ -112,29 +128,44 @@ def build(
     Args:
       variant: "vits", "vitb", "vitl", "vitg", "demo", or a Variant of one's own.
       version: "v1" (taps of the last four blocks) or "v2".
-      head: "relative" (ReLU) or "metric" (sigmoid * max_depth).
-      max_depth: metres, for the metric head: 20 for the indoor models, 80 for the outdoor ones.
+      head: "relative" (ReLU), or in metres "sigmoid" (times max_depth: V2) or "bins" (V1).
+      max_depth: metres, for the metric heads: of the released models 20 (sigmoid) or 10 (bins)
+        indoors, 80 outdoors.
+      bin_centres: of the bins head: "softplus", as in the released models, or "normed".
       dtype: compute dtype; parameters are float32 whatever it is.
       scan: scan over layers between taps (fast to compile; use with remat for large models).
       remat: "none", "full" or "dots".
-      attention: "auto", "einsum", "xla", "cudnn" or "splash".
+      attention: a back-end of `models.attention`; "auto" chooses.
 
     Raises:
       ValueError: an unknown name, or max_depth missing (metric) or superfluous (relative).
     """
     if head not in HEADS:
         raise ValueError(f"head={head!r} is unknown; choose one of {', '.join(HEADS)}")
-    if (head == "metric") != (max_depth is not None):
+    if (head == "relative") != (max_depth is None):
         raise ValueError(
-            f"head={head!r} with max_depth={max_depth}: the metric head needs max_depth in metres "
-            "(20 for the indoor models, 80 for the outdoor ones); the relative head takes none"
+            f"head={head!r} with max_depth={max_depth}: a metric head needs max_depth in metres "
+            "(of the released models 20 for sigmoid, 10 for bins indoors, 80 for both outdoors); "
+            "the relative head takes none"
+        )
+    if max_depth is not None and not MIN_DEPTH < max_depth < math.inf:
+        raise ValueError(f"max_depth={max_depth}: give metres above {MIN_DEPTH}")
+    if bin_centres is not None and (head != "bins" or bin_centres not in CENTRES):
+        raise ValueError(
+            f"bin_centres={bin_centres!r} with head={head!r}: one of {', '.join(CENTRES)}, and for "
+            "head='bins' only"
         )
     size = _variant(variant)
     encoder = build_encoder(
         size, version=version, dtype=dtype, scan=scan, remat=remat, attention=attention
     )
-    decoder = DPT(size.features, size.out_channels, head, max_depth, dtype, remat)
-    return DepthAnything(encoder, decoder)
+    own, metres = (head, max_depth) if head in DECODER_HEADS else ("relative", None)
+    decoder = DPT(size.features, size.out_channels, own, metres, dtype, remat)
+    if head != "bins":
+        return DepthAnything(encoder, decoder)
+    return DepthAnything(
+        encoder, decoder, MetricBins(max_depth, bin_centres or CENTRES[0], dtype, remat)
+    )
 
 
 def build_encoder(

@@ -7,7 +7,7 @@ fusion block runs before the upsampling (bilinear weights sum to one, so the two
 of the work; bilinear resizing is two matrix products.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from depth_anything_jax.models.dinov2 import PATCH, remat_policy, widen
 from depth_anything_jax.models.resize import resize_bilinear
 
-HEADS = ("relative", "metric")
+HEADS = ("relative", "sigmoid")  # that are part of the decoder; models.HEADS has all
 HEAD_HIDDEN = 32  # channels before the last 1x1 convolution, for every size
 
 
@@ -127,14 +127,31 @@ class FusionBlock(nn.Module):
         return resize_bilinear(x, self.size)
 
 
+class DecoderMaps(NamedTuple):
+    """What a head on top of the decoder may look at.
+
+    Attributes:
+      relative: the decoder's own output, 14x the patch grid.
+      activation: what its last convolution sees, of the same size, HEAD_HIDDEN channels.
+      layer4_rn: the coarsest map before fusion.
+      fused: outputs of the fusion blocks, coarse to fine (refinenet4 to refinenet1).
+    """
+
+    relative: Float[Array, "b H W"]
+    activation: Float[Array, "b H W f"]
+    layer4_rn: Float[Array, "b h w c"]
+    fused: tuple[Float[Array, "b _ _ c"], ...]
+
+
 class DPT(nn.Module):
     """Tapped patch tokens to a depth map.
 
     Attributes:
       features: channels of the fused maps.
       out_channels: channels of the four maps before fusion, fine to coarse.
-      head: "relative" (ReLU: disparity up to scale and shift) or "metric" (sigmoid * max_depth).
-      max_depth: metres, for the metric head.
+      head: "relative" (ReLU: disparity up to scale and shift) or "sigmoid" (times max_depth:
+        metres).
+      max_depth: metres, for the sigmoid head.
       dtype: compute dtype up to the last two convolutions, which are at least float32.
       remat: name of a policy in dinov2.REMAT, applied to each fusion block and to the read-out.
     """
@@ -148,20 +165,25 @@ class DPT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, taps: tuple[Float[Array, "b n d"], ...], grid: tuple[int, int]
-    ) -> Float[Array, "b h w"]:
+        self,
+        taps: tuple[Float[Array, "b n d"], ...],
+        grid: tuple[int, int],
+        return_maps: bool = False,
+    ) -> Float[Array, "b h w"] | DecoderMaps:
         """Decodes four taps of a patch grid (rows, columns) to a map of 14x its size.
 
+        With `return_maps` the maps on the way are handed out too.
+
         Raises:
-          ValueError: not four taps, an unknown head, or a metric head without max_depth.
+          ValueError: not four taps, an unknown head, or a sigmoid head without max_depth.
         """
         if len(taps) != 4:
             raise ValueError(f"the decoder fuses 4 taps, got {len(taps)}; give the encoder 4 taps")
         if self.head not in HEADS:
             raise ValueError(f"head={self.head!r} is unknown; choose one of {', '.join(HEADS)}")
-        if (self.head == "metric") != (self.max_depth is not None):
+        if (self.head == "sigmoid") != (self.max_depth is not None):
             raise ValueError(
-                f"head={self.head!r} with max_depth={self.max_depth}: the metric head needs "
+                f"head={self.head!r} with max_depth={self.max_depth}: the sigmoid head needs "
                 "max_depth in metres (20 indoor, 80 outdoor), the relative head must have none"
             )
         rows, columns = grid
@@ -183,13 +205,20 @@ class DPT(nn.Module):
             readout = nn.remat(DPT._read_out, policy=policy)
         sizes = [(8 * rows, 8 * columns), *(m.shape[1:3] for m in maps[:3])]
         path = fusion(self.features, sizes[3], self.dtype, name="refinenet4")(maps[3])
+        fused = [path]
         for i in (2, 1, 0):
             name = f"refinenet{i + 1}"
             path = fusion(self.features, sizes[i], self.dtype, name=name)(path, maps[i])
-        return readout(self, path)
+            fused.append(path)
+        output, activation = readout(self, path)
+        return DecoderMaps(output, activation, maps[3], tuple(fused)) if return_maps else output
 
-    def _read_out(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W"]:
+    def _read_out(
+        self, x: Float[Array, "b h w c"]
+    ) -> tuple[Float[Array, "b H W"], Float[Array, "b H W f"]]:
         """The finest map, 8x the patch grid, to one value a pixel, 14x the patch grid.
+
+        Beside it, what the last convolution saw.
 
         The last 1x1 convolution starts with small weights and, for the ReLU, a positive bias: with
         symmetric weights a third of all seeds start at zero everywhere, and no gradient ever
@@ -198,7 +227,7 @@ class DPT(nn.Module):
         size = (x.shape[1] // 8 * PATCH, x.shape[2] // 8 * PATCH)
         x = Conv(self.features // 2, 3, self.dtype, name="output_conv1")(x)
         x = resize_bilinear(x, size)
-        x = jax.nn.relu(Conv(HEAD_HIDDEN, 3, self.dtype, wide=True, name="output_conv2_0")(x))
+        last = jax.nn.relu(Conv(HEAD_HIDDEN, 3, self.dtype, wide=True, name="output_conv2_0")(x))
         x = Conv(
             1,
             1,
@@ -207,5 +236,6 @@ class DPT(nn.Module):
             kernel_init=nn.initializers.variance_scaling(1e-3, "fan_in", "truncated_normal"),
             bias_init=nn.initializers.constant(1.0 if self.head == "relative" else 0.0),
             name="output_conv2_2",
-        )(x)[..., 0]
-        return jax.nn.relu(x) if self.head == "relative" else jax.nn.sigmoid(x) * self.max_depth
+        )(last)[..., 0]
+        x = jax.nn.relu(x) if self.head == "relative" else jax.nn.sigmoid(x) * self.max_depth
+        return x, last

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from depth_anything_jax import resample
 
+MANY_SAMPLES = 128  # on an axis of that many the zeros of a dense matrix cost more, on CPU
 POSITION_OFFSET = 0.1  # DINOv2 `interpolate_offset`: the scale is (n + 0.1) / grid, not n / grid
 
 
@@ -50,14 +51,54 @@ def _as_weights(matrix: np.ndarray, dtype: Any) -> Array:
     return jnp.asarray(matrix, dtype)
 
 
-def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
+def resize_bilinear(
+    x: Float[Array, "b h w c"], size: tuple[int, int], *, precision: jax.lax.PrecisionLike = None
+) -> Float[Array, "b H W c"]:
     """Bilinear resize with `align_corners=True` to `size` (rows, columns), in x's dtype."""
     for axis, n_out in ((1, size[0]), (2, size[1])):
         if x.shape[axis] != n_out:
-            weights = _as_weights(linear_matrix(x.shape[axis], n_out), x.dtype)
-            spec = "Hh,bhwc->bHwc" if axis == 1 else "Ww,bhwc->bhWc"
-            x = jnp.einsum(spec, weights, x)
+            gather = jax.default_backend() == "cpu" and x.shape[axis] >= MANY_SAMPLES
+            if gather:
+                x = _gathered(x, axis, n_out, precision)
+            else:
+                x = _multiplied(x, axis, n_out, precision)
     return x
+
+
+def _multiplied(x: Array, axis: int, n_out: int, precision: jax.lax.PrecisionLike = None) -> Array:
+    """One axis by the dense matrix."""
+    weights = _as_weights(linear_matrix(x.shape[axis], n_out), x.dtype)
+    spec = "Hh,bhwc->bHwc" if axis == 1 else "Ww,bhwc->bhWc"
+    return jnp.einsum(spec, weights, x, precision=precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gathered(x: Array, axis: int, n_out: int, precision: jax.lax.PrecisionLike = None) -> Array:
+    """One axis by its two taps alone: the same weights, without the zeros between them."""
+    index, weights = resample.taps(x.shape[axis], n_out, "bilinear-corners")
+    shape = [n_out if i == axis else 1 for i in range(x.ndim)]
+    low, high = (
+        jnp.take(x, index[:, k], axis=axis) * _as_weights(weights[:, k], x.dtype).reshape(shape)
+        for k in range(2)
+    )
+    return low + high
+
+
+def _gathered_forward(
+    x: Array, axis: int, n_out: int, precision: jax.lax.PrecisionLike
+) -> tuple[Array, tuple[int, ...]]:
+    return _gathered(x, axis, n_out, precision), x.shape
+
+
+def _gathered_backward(
+    axis: int, n_out: int, precision: jax.lax.PrecisionLike, shape: tuple[int, ...], y: Array
+) -> tuple[Array]:
+    # The transposed product: a scatter, which the transpose of a gather is, runs on one core.
+    x = jax.ShapeDtypeStruct(shape, y.dtype)
+    return jax.linear_transpose(lambda x: _multiplied(x, axis, n_out, precision), x)(y)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def resize_position_embedding(

@@ -1,0 +1,296 @@
+"""A video in, videos of its depth out: batches, smoothing, colours, 16 bits, sound.
+
+Ways to write depth (`STYLES`):
+  color         colours, near is warm
+  side-by-side  the frame, a gap, the colours
+  depth16       16 bits without loss (FFV1 in .mkv), with their meaning in the file's tags;
+                `read_depth` reads it back. Metres are never stretched: value / 1000 by default, 0
+                unknown. Relative disparity is value / scale, one scale for the whole file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from depth_anything_jax import pictures
+from depth_anything_jax.video import smooth as smooth_lib
+from depth_anything_jax.video.reader import Frame, PathLike, Reader, VideoError, open_file
+from depth_anything_jax.video.writer import Writer
+
+STYLES = ("color", "side-by-side", "depth16")
+GAP = 8  # white pixels between frame and depth
+HEADROOM = 8  # times the first frame's nearest; 8192 levels remain for that frame
+TAG = "DEPTH_ANYTHING"
+
+# RGB frames of one shape → maps (h, w) of that shape: disparity, larger is nearer, or metres.
+Predict = Callable[[Sequence[np.ndarray]], Any]
+# a map and the range of colours → RGB uint8
+Paint = Callable[[np.ndarray, tuple[float, float]], np.ndarray]
+
+
+@dataclasses.dataclass
+class Report:
+    """What was done.
+
+    Attributes:
+      frames: written.
+      rate: frames a second.
+      cuts: seconds at which a new scene began.
+      flicker_before, flicker_after: of what the network said and of what was written, see
+        `smooth.Flicker`; None with less than two frames of a scene.
+      notes: what a user should know.
+      problems: what of the source could not be read; the rest is there.
+    """
+
+    frames: int = 0
+    rate: float = 0.0
+    cuts: list[float] = dataclasses.field(default_factory=list)
+    flicker_before: float | None = None
+    flicker_after: float | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+
+def process(
+    source: PathLike,
+    outputs: Mapping[PathLike, str],
+    predict: Predict,
+    *,
+    metric: bool = False,
+    smooth: bool = True,
+    limits: str | tuple[float, float] = "shared",
+    paint: Paint | None = None,
+    depth_scale: float = 1000.0,
+    sound: bool = True,
+    batch_size: int = 8,
+    max_len: int | None = None,
+    target_fps: float | None = None,
+    max_res: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Report:
+    """Writes the depth of a video.
+
+    Args:
+      source: a video file.
+      outputs: {path: style of STYLES}; all are written in one pass, and each has its name only when
+        it is complete.
+      predict: gets lists of at most `batch_size` frames, RGB uint8; gives as many maps.
+      metric: the maps are metres; they are never smoothed.
+      smooth: relative maps keep scale and shift from frame to frame (`smooth.Smoother`).
+      limits: colours range over "shared", see `smooth.SharedRange`; "image", each frame's own; or
+        over two values of the maps.
+      paint: None takes `pictures.colourise`, near is warm.
+      depth_scale: of depth16 in metres: value / depth_scale = metres.
+      sound: copy it.
+      max_len, target_fps, max_res: see `reader.Reader`.
+      progress: called with (frames done, frames to expect or None).
+
+    Raises:
+      VideoError: the source holds no frame, an output cannot be written, metres that depth16 cannot
+        hold. No output is left behind then; one that was there before stays.
+    """
+    _check(source, outputs, limits)
+    reader = Reader(source, max_len=max_len, target_fps=target_fps, max_res=max_res)
+    info = reader.info
+    report = Report(rate=float(info.rate))
+    if paint is None:
+        paint = _paint_metres if metric else _paint
+    pipeline = _Pipeline(metric, smooth and not metric, limits)
+    with contextlib.ExitStack() as stack:
+        writers: list[tuple[str, Writer]] = []
+        encoder: _Sixteen | None = None
+        for frame, values in _predictions(reader, predict, batch_size):
+            step = pipeline(frame, values)
+            if encoder is None:
+                encoder = _Sixteen(metric, depth_scale, step.values)
+                for path, style in outputs.items():
+                    writer = _writer(path, style, reader, encoder, sound)
+                    writers.append((style, stack.enter_context(writer)))
+            if step.restarted and report.frames:
+                report.cuts.append(float(frame.time))
+            colours = None
+            for style, writer in writers:
+                if style == "depth16":
+                    writer.write(frame.time, encoder(step.values, frame.time))
+                    continue
+                if colours is None:
+                    colours = paint(step.values, step.limits)
+                both = style == "side-by-side"
+                writer.write(frame.time, _beside(frame.image, colours) if both else colours)
+            report.frames += 1
+            if progress is not None:
+                progress(report.frames, info.frames)
+        if encoder is None:  # the first frame could be read a moment ago
+            raise VideoError(f"{source}: no frame could be decoded; {'; '.join(reader.problems)}")
+    report.problems = reader.problems
+    report.flicker_before, report.flicker_after = pipeline.before.mean, pipeline.after.mean
+    # What every writer says of the same source is said once.
+    notes = [*encoder.notes, *itertools.chain.from_iterable(w.notes for _, w in writers)]
+    report.notes = list(dict.fromkeys(notes))
+    return report
+
+
+def _check(source: PathLike, outputs: Mapping[PathLike, str], limits: Any) -> None:
+    if not outputs:
+        raise VideoError("no output was named")
+    for path, style in outputs.items():
+        if pathlib.Path(path).resolve() == pathlib.Path(source).resolve():
+            raise VideoError(f"{path}: would replace the video that is read")
+        if style not in STYLES:
+            raise VideoError(f"{path}: unknown style {style!r}; one of {', '.join(STYLES)}")
+    if isinstance(limits, str):
+        if limits not in ("shared", "image"):
+            raise VideoError(f"limits={limits!r}: 'shared', 'image' or two values")
+    elif not limits[0] < limits[1]:
+        raise VideoError(f"limits={limits}: the first of the two values must be the smaller")
+
+
+def _predictions(
+    reader: Reader, predict: Predict, batch_size: int
+) -> Iterator[tuple[Frame, Float[np.ndarray, "h w"]]]:
+    frames = iter(reader)
+    while batch := list(itertools.islice(frames, batch_size)):
+        maps = predict([frame.image for frame in batch])
+        if len(maps) != len(batch):
+            raise VideoError(f"predict made {len(maps)} maps of {len(batch)} frames")
+        for frame, values in zip(batch, maps, strict=True):
+            values = np.asarray(values)
+            if values.shape != frame.image.shape[:2]:
+                raise VideoError(
+                    f"predict made a map {values.shape} of a frame {frame.image.shape[:2]}"
+                )
+            yield frame, values
+
+
+@dataclasses.dataclass
+class _Step:
+    values: np.ndarray
+    limits: tuple[float, float]
+    restarted: bool
+
+
+class _Pipeline:
+    """What happens to the maps between network and file."""
+
+    def __init__(self, metric: bool, smooth: bool, limits: str | tuple[float, float]):
+        self._pictures = smooth_lib.Pictures()
+        self._smoother = smooth_lib.Smoother() if smooth else None
+        self._range = smooth_lib.SharedRange()
+        self._limits = limits
+        self.before, self.after = (smooth_lib.Flicker(metric=metric) for _ in range(2))
+
+    def __call__(self, frame: Frame, values: np.ndarray) -> _Step:
+        change = self._pictures(frame.image)
+        smoothed, restarted = values, change.cut
+        if self._smoother is not None:
+            smoothed, _, _, restarted = self._smoother(values, change)
+        self.before.add(values, restarted)
+        self.after.add(smoothed, restarted)
+        limits = self._limits
+        if isinstance(limits, str):
+            limits = self._range(smoothed, restarted or limits == "image")
+        return _Step(smoothed, limits, restarted)
+
+
+def _paint(values: np.ndarray, limits: tuple[float, float]) -> UInt8[np.ndarray, "h w 3"]:
+    return pictures.colourise(values, limits=limits)
+
+
+def _paint_metres(values: np.ndarray, limits: tuple[float, float]) -> UInt8[np.ndarray, "h w 3"]:
+    return pictures.colourise(-values, limits=(-limits[1], -limits[0]))
+
+
+def _beside(image: np.ndarray, colours: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
+    return np.concatenate([image, gap, colours], axis=1)
+
+
+def _writer(path: PathLike, style: str, reader: Reader, encoder: _Sixteen, sound: bool) -> Writer:
+    info = reader.info
+    return Writer(
+        path,
+        height=info.height,
+        width=2 * info.width + GAP if style == "side-by-side" else info.width,
+        rate=info.rate,
+        time_base=info.time_base,
+        sixteen_bits=style == "depth16",
+        sound=reader.path if sound and info.audio else None,
+        sound_start=info.start,
+        tags=encoder.tags if style == "depth16" else None,
+    )
+
+
+class _Sixteen:
+    """Maps → uint16, all by one scale."""
+
+    def __init__(self, metric: bool, depth_scale: float, first: np.ndarray):
+        self._metric = metric
+        nearest = float(np.max(first, initial=0, where=np.isfinite(first)))
+        self._scale = depth_scale if metric else 65535 / (HEADROOM * nearest or 1.0)
+        kind = "depth in metres" if metric else "relative inverse depth"
+        meaning = {"kind": kind, "scale": self._scale, "value / scale": kind}
+        if metric:
+            meaning["0"] = "unknown"
+        self.tags = {TAG: json.dumps(meaning)}
+        self._clipped = [0, 0]
+
+    def __call__(self, values: np.ndarray, time: Fraction) -> np.ndarray:
+        with np.errstate(invalid="ignore", over="ignore"):
+            raw = np.round(values.astype(np.float64) * self._scale)
+        if self._metric:
+            raw[~np.isfinite(raw) | (raw < 0)] = 0
+            if raw.max(initial=0) > 65535:
+                far = values[np.isfinite(values)].max()
+                raise VideoError(
+                    f"{far:.1f} m at {float(time):.2f} s: depth16 with depth_scale "
+                    f"{self._scale:g} ends at {65535 / self._scale:.3f} m; with 256 at 255 m"
+                )
+        self._clipped[0] += int((raw > 65535).sum())
+        self._clipped[1] += int((raw < 0).sum())
+        return np.nan_to_num(np.clip(raw, 0, 65535), nan=0).astype(np.uint16)
+
+    @property
+    def notes(self) -> list[str]:
+        """How many values did not fit."""
+        names = f"nearer than {HEADROOM} times the first frame's nearest", "below 0"
+        return [
+            f"depth16: {count} values {name} were clipped"
+            for count, name in zip(self._clipped, names, strict=True)
+            if count
+        ]
+
+
+def read_depth(path: PathLike) -> tuple[str, Iterator[tuple[Fraction, Float[np.ndarray, "h w"]]]]:
+    """Reads what depth16 has written.
+
+    Returns:
+      what the values are ("relative inverse depth", "depth in metres", where 0 is unknown), and an
+      iterator over (seconds, float32 map).
+
+    Raises:
+      VideoError: another kind of video.
+    """
+    with open_file(path) as container:
+        tag = container.metadata.get(TAG)
+        stream = container.streams.best("video")
+        if tag is None or stream is None or stream.codec_context.pix_fmt != "gray16le":
+            raise VideoError(f"{path}: not a depth16 video of this program (no tag {TAG})")
+    meaning = json.loads(tag)
+
+    def maps() -> Iterator[tuple[Fraction, np.ndarray]]:
+        with open_file(path) as container:
+            for frame in container.decode(video=0):
+                raw = frame.to_ndarray().astype(np.float32)
+                yield frame.pts * Fraction(frame.time_base), raw / np.float32(meaning["scale"])
+
+    return meaning["kind"], maps()

@@ -1,0 +1,135 @@
+"""What is known of weights beside their tensors: version, head, range, and the network's input.
+
+Arguments, metadata, config files and names say something; those that contradict each other are
+refused, and what nobody says is asked for.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from absl import logging
+
+from depth_anything_jax.data import transforms
+from depth_anything_jax.models import depth_anything
+
+
+def facts(
+    source: str,
+    hints: list[dict[str, Any]],
+    variant: str,
+    version: str | None,
+    max_depth: float | None,
+    parts: str,
+    bin_centres: str | None,
+) -> dict[str, Any]:
+    """version, head, max_depth and input, from the arguments, the hints and whether the tensors are
+    a bins head's; raises where none tells."""
+    if parts == "encoder":  # the same whichever of its blocks are tapped
+        version = version or first(hints, "version")
+        return {"version": version, "head": "relative", "max_depth": None}
+    hints = [{**hint, **_version_of_taps(source, hint, variant, version)} for hint in hints]
+    for name, given in (("version", version), ("max_depth", max_depth)):
+        for hint in hints:
+            said, origin = hint.get(name), hint["origin"]
+            if given is None or said in (None, given):
+                continue
+            if hint["firm"]:
+                raise ValueError(
+                    f"{source}: {name}={given!r} contradicts {origin}, which says {said!r}; leave "
+                    f"{name} out"
+                )
+            logging.warning("%s: %s=%r, though %s says %r", source, name, given, origin, said)
+    version = version or first(hints, "version")
+    if version is None:
+        raise ValueError(
+            f"{source}: tensors alone do not say whether this is V1 (taps the last four blocks) or "
+            "V2; pass version='v1' or version='v2' (--version)"
+        )
+    head = _head_of(source, hints, max_depth, bin_centres)
+    if head is None:
+        head = "relative"
+        logging.warning(
+            "%s: taken for a relative model, as nothing says otherwise; a metric one (metres) has "
+            "the same tensors: pass max_depth if it is one",
+            source,
+        )
+    seen = _input_of(source, hints, head)
+    if head == "relative":
+        if max_depth is not None:
+            raise ValueError(f"{source}: max_depth={max_depth} for a relative head; leave it out")
+        return {"version": version, "head": head, "max_depth": None, "input": seen}
+    metres = max_depth if max_depth is not None else first(hints, "max_depth")
+    if metres is None:
+        raise ValueError(
+            f"{source}: a metric head whose range is not in the file; pass max_depth in metres "
+            "(--max-depth): 20 for V2's indoor (Hypersim) models, 80 for the outdoor (VKITTI) "
+            "ones; 10 and 80 for V1's (bins)"
+        )
+    return {"version": version, "head": head, "max_depth": float(metres), "input": seen}
+
+
+def _head_of(
+    source: str,
+    hints: list[dict[str, Any]],
+    max_depth: float | None,
+    bin_centres: str | None,
+) -> str | None:
+    """The head; None where nothing says. A bins head shows in the tensors."""
+    head = first(firm(hints), "head")
+    head = "sigmoid" if head == "metric" else head  # as it was called while it was the only one
+    one_of(f"{source}: head", head, (None, *depth_anything.HEADS))
+    if head is None:
+        guess = "sigmoid" if max_depth is not None else first(hints, "head")
+        head = "bins" if bin_centres else guess
+    if (head == "bins") != (bin_centres is not None):
+        has = "those of a bins head" if bin_centres else "without a bins head"
+        raise ValueError(f"{source}: said to have a {head} head, but its tensors are {has}")
+    return head
+
+
+def _input_of(source: str, hints: list[dict[str, Any]], head: str) -> transforms.InputTransform:
+    """The network's input: what the metadata say, else that of the released models of this head."""
+    said = first(hints, "input")
+    if said is not None:
+        try:
+            return transforms.InputTransform.from_json(said)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+    if head != "bins":
+        return transforms.OFFICIAL_INPUT
+    if first(firm(hints), "head") == "bins":  # written by something of ours, which has a say
+        raise ValueError(f"{source}: its metadata do not say the bins head's input ('input')")
+    return transforms.BINS_INPUT
+
+
+def _version_of_taps(
+    source: str, hint: Mapping[str, Any], variant: str, version: str | None
+) -> dict[str, Any]:
+    """The version whose taps a config.json lists; where both have them, the one asked for."""
+    if "taps" not in hint:
+        return {}
+    size = depth_anything.VARIANTS[variant]
+    fits = [v for v in ("v2", "v1") if size.taps(v) == tuple(hint["taps"])]
+    if not fits:
+        raise ValueError(
+            f"{source}: {hint['origin']} taps blocks {hint['taps']} (counted from 0), but of "
+            f"{variant!r} V1 taps {size.taps('v1')} and V2 {size.taps('v2')}"
+        )
+    return {"version": version if version in fits else fits[0]}
+
+
+def firm(hints: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that are more than a name."""
+    return [hint for hint in hints if hint["firm"]]
+
+
+def first(hints: Iterable[Mapping[str, Any]], name: str) -> Any:
+    """What the most reliable of those that know it say of `name`, or None."""
+    return next((hint[name] for hint in hints if hint.get(name) is not None), None)
+
+
+def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raises ValueError where the value is none of those allowed."""
+    if value not in allowed:
+        names = ", ".join(str(x) for x in allowed if x is not None)
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {names}")
