@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from depth_anything_jax.data import sources, specs
-from depth_anything_jax.evaluation import relative, tables
+from depth_anything_jax.evaluation import relative, switches, tables
 
 Row = dict[str, Any]
 
@@ -92,10 +92,16 @@ def evaluate(
       Means over more than one set are not given: sets are not of equal worth.
     """
     from depth_anything_jax.evaluation import candidates, loop, pairs, protocols, published
-    from depth_anything_jax.evaluation import switches as texts
 
     model = published.check(published_as) if published_as else None
     changed = dict(changed or {})
+    of_pairs = [title.partition("?")[0] in pairs.MEASURES for title, _ in sets]
+    vain = changed.keys() - pairs.concerned(changed).keys() if all(of_pairs) else ()
+    if vain:
+        raise ValueError(
+            f"{', '.join(sorted(vain))} changes nothing in pairs of points; their switches are "
+            f"{', '.join(pairs.SWITCHES)}"
+        )
     wanted, others = [], []
     for _, source in sets:
         keys = [source.key(i) for i in range(len(source))]
@@ -112,18 +118,19 @@ def evaluate(
     )
     if model is None:
         model = published.model_of(candidate.origin)
+    for view in views:
+        protocols.check_view(candidate.kind, view)
     first = views[0] if views else candidate.kind
     name, _ = protocols.named(protocol or protocols.default(first))
-    for title, source in sets:
-        of_pairs = title.partition("?")[0] in pairs.MEASURES
-        if of_pairs:  # order is the same in all views
+    for (title, source), pointed in zip(sets, of_pairs, strict=True):
+        if pointed:  # order is the same in all views
             asked: Sequence[str] = (candidate.kind,)
-            label = texts.label(pairs.NAME, pairs.concerned(changed))
+            label = switches.label(pairs.NAME, pairs.concerned(changed))
             how = "image"
         else:
             asked = views or protocols.views(name, candidate.kind)
-            label = texts.label(name, changed)
-            how = protocols.get(name, asked[0], **changed).aggregate  # the same for all its sets
+            label = switches.label(name, changed)
+            how = changed.get("aggregate", protocols.get(name, asked[0]).aggregate)  # in all sets
         about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": label}
         seen_as = "" if tuple(asked) == (candidate.kind,) else f" as {', '.join(asked)}"
         print(
@@ -161,13 +168,6 @@ def evaluate(
 def _progress(done: int, count: int) -> None:
     end = "\n" if done == count else ""
     print(f"\r{done}/{count} images", end=end, file=sys.stderr, flush=True)
-
-
-def _changed(switch: Sequence[str], size: int | None) -> dict[str, Any]:
-    """The protocol's switches that flags change."""
-    from depth_anything_jax.evaluation import switches
-
-    return switches.parse([*switch, *([f"input_size={size}"] if size is not None else [])])
 
 
 def _published(names: Sequence[str], checkpoints: Sequence[str]) -> list[str | None]:
@@ -224,7 +224,8 @@ def main() -> None:
         compared: list[Row] = []
         problem = ""
         try:
-            changed = _changed(switch.value, size.value)
+            resized = [] if size.value is None else [f"input_size={size.value}"]
+            changed = switches.parse([*switch.value, *resized])
             names = _published(public.value, checkpoint.value)
             if reference.value and reference.value not in checkpoint.value:
                 raise ValueError(

@@ -275,7 +275,8 @@ def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate
     batch = batch_size or len(predictor.devices)
     # Imported weights have one link; whatever was trained from them has another.
     chain = found.metadata["licence_chain"]
-    origin = chain[0]["source"] if [link["role"] for link in chain] == ["weights"] else ""
+    whole = [link["role"] for link in chain] == ["weights"] and "filled" not in found.metadata
+    origin = chain[0]["source"] if whole else ""
     make = functools.partial(of_network, batch_size=batch, name=source, transform=found.input)
     if not inference.is_metric(model):
         made = make(predictor, kind="disparity-affine")

@@ -12,6 +12,7 @@ images, options of the reader) is said, too.
 from __future__ import annotations
 
 import difflib
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -199,7 +200,9 @@ TABLES = (
 MODELS = tuple(sorted({model for table in TABLES for model in table.models}))
 
 _DOMAINS = {"nyu": "indoor", "kitti": "outdoor"}  # where the protocol goes by it
+_SOME_PAIRS = {"da2k": 2000, "diw": 74_000}  # as their papers say; no exact count is printed
 _SIZES = {"vits": "small", "vitb": "base", "vitl": "large", "vitg": "giant"}
+_BINS: dict[float | None, str] = {10.0: "nyu", 80.0: "kitti"}  # V1's metric models, by their range
 _OTHERS = {  # of transformers' hub
     "intel/dpt-beit-large-512": _MIDAS,
     "intel/zoedepth-nyu": "zoedepth-nyu",
@@ -219,9 +222,10 @@ def check(model: str) -> str:
         return ""
     if model not in MODELS:
         near = difflib.get_close_matches(model, MODELS, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = f"did you mean {near[0]!r}? There" if near else "there"
         raise ValueError(
-            f"no published numbers of {model!r}; {hint}There are {', '.join(MODELS)}, and none"
+            f"no published numbers of {model!r}; {hint} are those of {', '.join(MODELS)}; 'none' "
+            "shows nothing"
         )
     return model
 
@@ -235,9 +239,12 @@ def model_of(origin: str) -> str:
     known = released.by_repo(origin) or released.by_path(pathlib.PurePath(origin))
     if known is None:
         return _OTHERS.get(origin.lower(), "")
-    if known.version is None or known.head != "relative":
-        return ""  # encoders; V2's metric models, of which no score on these sets was published
-    return f"depth-anything-{known.version}-{_SIZES[known.variant]}"
+    name = f"depth-anything-{known.version}-{_SIZES[known.variant]}"
+    if known.head == "relative" and known.version is not None:
+        return name
+    if known.head == "bins":
+        return f"{name}-metric-{_BINS[known.max_depth]}"
+    return ""  # encoders; V2's metric models, of which no score on these sets was published
 
 
 def beside(row: Mapping[str, Any], model: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -262,14 +269,24 @@ def beside(row: Mapping[str, Any], model: str) -> tuple[list[dict[str, Any]], li
                 continue
             full = pairs.NAME if table.protocol == "pairs" else protocols.named(table.protocol)[0]
             if row["hash"] != _hash(table, place) or table.view not in ("", row["view"]):
-                hidden.append(f"{table.title} has {place} under {full}, which this is not")
+                as_view = f" as {table.view}" if table.view else ""
+                hidden.append(
+                    f"{table.title} is not beside {row['protocol']} as {row['view']}: its numbers "
+                    f"of {place} are for {full}{as_view}"
+                )
                 continue
             texts = zip(table.metrics, printed.split("/"), strict=True)
-            values = {metric: float(text) * table.unit for metric, text in texts}
+            values = {
+                metric: float(text) * table.unit
+                for metric, text in texts
+                if not math.isnan(row[metric])
+            }
+            if not values:  # labels without metres, say
+                continue
             ratios = {metric: row[metric] / value for metric, value in values.items()}
             notes = [*table.notes, *_differences(row, table, place)]
             shown.append({"title": table.title, "values": values, "ratios": ratios, "notes": notes})
-    return shown, hidden
+    return shown, [] if "/" in row["set"] else hidden  # said once for all kinds of scene
 
 
 def _dataset(place: str) -> str:
@@ -290,6 +307,9 @@ def _differences(row: Mapping[str, Any], table: Publication, place: str) -> list
     expected = table.images.get(place, row["split"])
     if row["images"] != expected and "/" not in row["set"]:
         found.append(f"ours is over {row['images']} images, theirs over {expected}")
+    some = _SOME_PAIRS.get(row["set"], 0)
+    if some and not 0.9 < row["pairs"] / some < 1.1:
+        found.append(f"ours is over {row['pairs']} pairs, theirs over some {some:,}")
     fields = row["reader"].partition("?")[2].split("&")
     chosen = {f for f in fields if f and f.partition("=")[0] not in _PLACES}
     differ = chosen ^ set(filter(None, [table.options.get(place, "")]))

@@ -21,6 +21,9 @@ COLUMNS = {
     "log10": "log10",
     "silog": "SILog",
     "norm_l1": "norm. L1",
+    "boundary1": "boundary F1, 1 px",
+    "boundary2": "2 px",
+    "boundary3": "3 px",
     "accuracy": "pairs right",
     "whdr": "WHDR",
 }
