@@ -51,9 +51,9 @@ class Candidate(NamedTuple):
       kind: one of KINDS.
       prepare: RGB image (h, w, 3) uint8, short side that the protocol asks for → what `look` takes;
         called in threads.
-      own_size: `prepare` does not ask for that side, its inputs all have one shape.
       look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
       know: record, protocol → the map of its whole image, or None where there is none.
+      own_size: `prepare` does not go by the side asked for: its inputs all have one shape.
     """
 
     name: str
@@ -262,11 +262,11 @@ def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate
     model = weights.model_of(found, dtype=initial.compute_dtype("auto"))
     predictor = inference.Predictor(model, found.params)
     batch = batch_size or len(predictor.devices)
-    make = functools.partial(of_network, batch_size=batch, name=source, transform=found.input)
+    wrap = functools.partial(of_network, batch_size=batch, name=source, transform=found.input)
     if not inference.is_metric(model):
-        return make(predictor, kind="disparity-affine")
+        return wrap(predictor, kind="disparity-affine")
     # A metric model predicts disparity here as everywhere: back to its metres.
-    return make(lambda images: 1 / predictor(images), kind="metric")
+    return wrap(lambda images: 1 / predictor(images), kind="metric")
 
 
 def _transformers(source: str) -> Candidate:
