@@ -107,12 +107,12 @@ def constants(layout: Layout, state: Mapping[str, Any]) -> dict[str, np.ndarray]
     return dict(zip(_CONSTANTS, (index, np.full((1, 1, 1, 1), bins - 1, np.float32)), strict=True))
 
 
-def bin_centres(names_and_tensors: Mapping[str, Any]) -> str | None:
-    """Kind of the bins head's centres, "softplus" or "normed"; None: another head.
+def bin_centres(state: Mapping[str, Any]) -> str | None:
+    """Kind of a bins head's centres, "softplus" or "normed"; None: a state with another head.
 
     Normed attractors are pairs of numbers, so their last layer has twice the rows.
     """
-    last = names_and_tensors.get("attractors.0._net.2.bias")
+    last = state.get("attractors.0._net.2.bias")
     if last is None:
         return None
     return "normed" if last.shape[0] == 2 * ATTRACTORS else "softplus"

@@ -217,6 +217,15 @@ def _card(weights: Weights, metadata: Mapping[str, Any]) -> str:
         what += f" up to {weights.max_depth:g} m"
     if weights.parts == "encoder":
         what = f"DINOv2 encoder, {weights.variant}"
+    remark = (
+        "At sizes other than the trained one, transformers interpolates the position embedding "
+        "without the official code's offset of 0.1 patches, so its maps differ slightly there."
+    )
+    if weights.head == "bins":
+        remark = (
+            "Tensors have the names of Depth Anything V1's metric code (ZoeDepth). The network's "
+            f"input: {json.dumps(weights.input.as_json())}."
+        )
     lines = [
         "---",
         f"license: {name}",
@@ -225,9 +234,7 @@ def _card(weights: Weights, metadata: Mapping[str, Any]) -> str:
         "",
         f"# Depth Anything ({what})",
         "",
-        "Written by depth_anything_jax. At sizes other than the trained one, transformers "
-        "interpolates the position embedding without the official code's offset of 0.1 patches, "
-        "so its maps differ slightly there.",
+        f"Written by depth_anything_jax. {remark}",
         "",
         licences.note(metadata["licence_chain"]),
     ]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from depth_anything_jax import checkpoint, licences, models, paths, sharding, weights
-from depth_anything_jax.data import labels, transforms
+from depth_anything_jax.data import labels
 from depth_anything_jax.state import Networks, TrainState
 
 
@@ -33,7 +33,7 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
 
     Raises:
       ValueError: a head that no loss here trains, networks that do not fit each other, a teacher
-        without a decoder.
+        without a decoder or whose input is no crop.
 
     Returns:
       (Networks, {"encoder": …, "teacher": …} where present, metadata: what the model is, and
@@ -79,10 +79,10 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
             allow_missing=config.allow_missing or None,
             fill=config.fill_missing,
         )
-        if loaded.input.resize != transforms.OFFICIAL_INPUT.resize or not loaded.input.keep_aspect:
+        if not loaded.input.is_official:
             raise ValueError(
-                f"teacher_from={config.teacher_from!r} sees whole images, resized to "
-                f"{loaded.input.size} pixels, and no crops: label with pseudo_label first and use "
+                f"teacher_from={config.teacher_from!r} sees whole images, as "
+                f"{loaded.input.as_json()}, and no crops: label with pseudo_label first and use "
                 "teacher='records'"
             )
         teacher = weights.model_of(loaded, **forward)

@@ -124,11 +124,11 @@ def label_source(
     Raises:
       LabelError: the folder holds labels of other images, of another teacher or made otherwise.
       ValueError: a size that is no multiple of 14, a source in which nothing can be read, or a size
-        or buckets for a teacher whose inputs all have one shape.
+        or buckets for a teacher whose inputs are made otherwise.
     """
     transform.refuse_size(size)
-    if buckets and not transform.keep_aspect:
-        raise ValueError(f"buckets={buckets}: this teacher's inputs all have one shape; use 0")
+    if buckets and not transform.is_official:
+        raise ValueError(f"buckets={buckets}: this teacher's input is {transform.as_json()}; use 0")
     size = transform.short_side if size is None else size
     if size % transforms.PATCH or size <= 0:
         fit = max(transforms.PATCH, round(size / transforms.PATCH) * transforms.PATCH)

@@ -68,6 +68,7 @@ def label(
     from depth_anything_jax import inference, initial, licences, weights
 
     teacher = weights.load(checkpoint, **(load or {}))
+    teacher.input.refuse_size(options.get("size"))
     compute = initial.compute_dtype(dtype)
 
     def predictor(precision: Any) -> inference.Predictor:

@@ -25,7 +25,8 @@ def random_model(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> transformers.DepthAnythingForDepthEstimation:
-    """A model of that size whose last ReLU clips a tenth of the pixels of these NHWC images."""
+    """A model of that size whose last ReLU clips a tenth of the pixels of these NHWC images, or
+    whose sigmoid bends there."""
     backbone = transformers.Dinov2Config(
         hidden_size=variant.dim,
         num_hidden_layers=variant.depth,
@@ -55,7 +56,8 @@ def filled(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> transformers.DepthAnythingForDepthEstimation:
-    """The model of a config, with random weights; the images say what its last ReLU clips."""
+    """The model of a config, with random weights; the images say what its last ReLU clips, or
+    where its sigmoid bends: of values as large as they come, nine in ten would be 0 or 1."""
     config.backbone_config._attn_implementation = "eager"  # no fused kernel, no narrowing
     with torch.device("meta"):
         model = transformers.DepthAnythingForDepthEstimation(config)
@@ -64,12 +66,16 @@ def filled(
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(_values(name, p, generator))
+        before = []
+        hook = model.head.conv3.register_forward_hook(lambda *args: before.append(args[2]))
+        forward(model, images)
+        hook.remove()
+        last, values = model.head.conv3, before[0].numpy()
         if config.depth_estimation_type == "relative":
-            before = []
-            hook = model.head.conv3.register_forward_hook(lambda *args: before.append(args[2]))
-            forward(model, images)
-            hook.remove()
-            model.head.conv3.bias -= float(np.quantile(before[0].numpy(), 0.1))
+            last.bias -= float(np.quantile(values, 0.1))
+        else:
+            last.weight /= float(values.std())
+            last.bias.copy_((last.bias - float(values.mean())) / float(values.std()))
     return model
 
 

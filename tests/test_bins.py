@@ -177,6 +177,7 @@ def test_transformers_head_says_the_same(centres):
     assert parity.relative_error(ours, theirs) <= FLOAT32
 
 
+@pytest.mark.nightly
 def test_another_attractor_strength_would_be_seen(monkeypatch):
     torch = pytest.importorskip("torch")
     from tests.torch_reference import bins as reference
@@ -197,7 +198,11 @@ def test_another_attractor_strength_would_be_seen(monkeypatch):
 
 @pytest.mark.parametrize(
     ("centres", "dtype"),
-    [("softplus", jnp.float32), ("softplus", jnp.bfloat16), ("normed", jnp.bfloat16)],
+    [
+        ("softplus", jnp.float32),
+        ("softplus", jnp.bfloat16),
+        pytest.param("normed", jnp.bfloat16, marks=pytest.mark.nightly),
+    ],
 )
 def test_finite_whatever_comes_in(centres, dtype):
     """Forward and backward: probabilities at their clamp, temperatures at their least."""
@@ -278,6 +283,7 @@ def test_parts_of_the_network_are_those_of_the_relative_one():
     assert model.head == "bins" and inference.is_metric(model)
 
 
+@pytest.mark.nightly
 def test_rematerialised_gradients_are_the_same():
     params, maps = params32(head_weights("softplus")), maps32()
 

@@ -71,6 +71,7 @@ def test_v1_files_come_in_and_go_out_bit_for_bit(tmp_path, centres, wrapped):
     assert loaded.input == transforms.BINS_INPUT
     assert set(loaded.params) == {"encoder", "decoder", "bins"}
     export.export(loaded, str(tmp_path / "x.pth"), layout="official")
+    assert '"size": [392, 518]' in (tmp_path / "x.README.md").read_text()
     again = torch.load(tmp_path / "x.pth", weights_only=True)
     same({n: x.numpy() for n, x in again.items()}, state)
 

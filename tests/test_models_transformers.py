@@ -44,6 +44,9 @@ def compare(variant, images, taps_bound, output_bound, *, official=False, dtype=
     if max_depth is None:
         clipped = np.mean(depth == 0)
         assert 0.01 < clipped < 0.5, f"{clipped:.1%} of the reference is clipped: a poor test"
+    else:
+        ends = np.mean((depth < 0.01 * max_depth) | (depth > 0.99 * max_depth))
+        assert ends < 0.1, f"{ends:.1%} of the reference is at the sigmoid's ends: a poor test"
     assert parity.relative_error(ours, depth) <= output_bound
 
 

@@ -104,6 +104,9 @@ def test_torch_files(tmp_path, official, suffix):
         {"model": tensors, "epoch": 3, "previous_best": {"d1": 0.9}}, tmp_path / f"x{suffix}"
     )
     assert_holds(weights.load(str(tmp_path / f"x{suffix}"), version="v2"), official)
+    metric = weights.load(str(tmp_path / f"x{suffix}"), version="v2", max_depth=80)
+    assert (metric.head, metric.max_depth) == ("sigmoid", 80.0)
+    assert_holds(metric, official)
 
 
 def test_bfloat16_torch_file(tmp_path, official):

@@ -184,6 +184,11 @@ class InputTransform:
             raise ValueError(f"input resize {self.resize!r}: one of {', '.join(RESIZES)}")
 
     @property
+    def is_official(self) -> bool:
+        """Whether it is V1's and V2's but for the size: then crops and other shapes may be fed."""
+        return self.keep_aspect and self.resize == "bicubic"
+
+    @property
     def short_side(self) -> int:
         """The smaller side of an input."""
         return self.size if isinstance(self.size, int) else min(self.size)

@@ -14,7 +14,6 @@ A prediction is of a kind, which decides how it may be aligned:
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,9 +50,9 @@ class Candidate(NamedTuple):
       kind: one of KINDS.
       prepare: RGB image (h, w, 3) uint8, short side that the protocol asks for → what `look` takes;
         called in threads.
-      own_size: `prepare` does not ask for that side, its inputs all have one shape.
       look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
       know: record, protocol → the map of its whole image, or None where there is none.
+      own_size: `prepare` does not go by the side asked for: its inputs all have one shape.
       origin: the name under which these weights were released, as far as they tell: what
         `published.model_of` takes.
     """
@@ -271,18 +270,19 @@ def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate
 
     found = weights.load(source, **load)
     model = weights.model_of(found, dtype=initial.compute_dtype("auto"))
-    predictor = inference.Predictor(model, found.params)
+    predictor = inference.Predictor(model, found.params, output=inference.as_said)
     batch = batch_size or len(predictor.devices)
     # Imported weights have one link; whatever was trained from them has another.
     chain = found.metadata["licence_chain"]
     whole = [link["role"] for link in chain] == ["weights"] and "filled" not in found.metadata
-    origin = chain[0]["source"] if whole else ""
-    make = functools.partial(of_network, batch_size=batch, name=source, transform=found.input)
-    if not inference.is_metric(model):
-        made = make(predictor, kind="disparity-affine")
-    else:  # predicts disparity here as everywhere: back to its metres
-        made = make(lambda images: 1 / predictor(images), kind="metric")
-    return made._replace(origin=origin)
+    wrapped = of_network(
+        predictor,
+        kind="metric" if inference.is_metric(model) else "disparity-affine",
+        batch_size=batch,
+        name=source,
+        transform=found.input,
+    )
+    return wrapped._replace(origin=chain[0]["source"] if whole else "")
 
 
 def _transformers(source: str) -> Candidate:

@@ -30,14 +30,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    head: str = "relative"
-
     @nn.compact
     def __call__(self, x):
         return dense(1, "out", use_bias=False)(jnp.tanh(dense(8, "hidden")(x)))[..., 0]
 
 
 class Pixels(nn.Module):
+    head = "relative"
     encoder: nn.Module = dataclasses.field(default_factory=Encoder)
     decoder: nn.Module = dataclasses.field(default_factory=Decoder)
 
