@@ -356,6 +356,7 @@ def test_focal_lengths():
     )
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_does_no_harm():
     for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b""):
         data = save(RGB, "JPEG", exif=exif)
