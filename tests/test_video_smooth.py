@@ -200,7 +200,7 @@ def test_an_approach_stays_an_approach():
 
 def test_noise_does_not_eat_contrast():
     """Errors as networks make them, smooth over a tenth of the picture: a regression in one
-    direction shrinks the map a little each time (to .4 after 150 frames), in the other it swells."""
+    direction shrinks the map a little each time (to .4 after 150 frames), the other swells it."""
     rng = np.random.default_rng(0)
     _, disparity = scene("A", 0)
     smoother, still = Smoother(), smooth.Change(False, np.zeros((32, 32), bool))
