@@ -173,7 +173,8 @@ def temporal_alignment_error(
     before: Float[np.ndarray, "h w"],
     after: Float[np.ndarray, "h w"],
 ) -> float | None:
-    """TAE of two consecutive frames of a static camera and scene (Video Depth Anything, section 4).
+    """TAE of two consecutive frames of a static camera and scene (Video Depth Anything,
+    arXiv 2501.12375).
 
     (AbsRel(a, b) + AbsRel(b, a)) / 2 with AbsRel(a, b) = mean |a − b| / b, over the pixels where
     both are finite and positive; None without any. The paper warps a to b by the known motion of
