@@ -9,6 +9,7 @@ import pytest
 
 av = pytest.importorskip("av", reason="the extra [video]")
 
+from depth_anything_jax.data.scenes import render  # noqa: E402
 from depth_anything_jax.video import process as process_lib  # noqa: E402
 from depth_anything_jax.video import writer as writer_lib  # noqa: E402
 from depth_anything_jax.video.process import process, read_depth  # noqa: E402
@@ -186,6 +187,17 @@ def test_truncated_videos_keep_what_was_read(tmp_path):
         Reader(cut(tmp_path / "late.mp4", tmp_path / "cut.mp4"))
 
 
+def test_avi(tmp_path):
+    """Its header counts frames that hold nothing: those are no loss."""
+    noisy = list(np.random.default_rng(0).integers(0, 256, (20, 32, 48, 3), np.uint8))
+    path = tmp_path / "a.avi"
+    write(path, noisy, codec="mpeg4", pixels="yuv420p", rate=Fraction(25))
+    reader = Reader(path)
+    assert len(list(reader)) == 20 and reader.problems == []
+    reader = Reader(cut(path, tmp_path / "cut.avi"))
+    assert 1 <= len(list(reader)) < 20 and "truncated" in reader.problems[-1]
+
+
 def test_damage_in_the_middle(tmp_path):
     noisy = list(np.random.default_rng(0).integers(0, 256, (20, 32, 48, 3), np.uint8))
     path = tmp_path / "a.mkv"
@@ -351,6 +363,46 @@ def test_styles_in_one_pass(tmp_path):
     near(both[:, -48:], colour, 12)
 
 
+def test_flicker_is_measured_and_cuts_are_told(tmp_path):
+    """Two scenes that stand still, seen by a network whose scale pulses."""
+    size = 112
+    scenes = [render("A", 1, index, size) for index in (0, 1)]
+    frames = [scenes[k // 10]["image"] for k in range(20)]
+    source = write(tmp_path / "a.mp4", frames, rate=Fraction(25))
+    calls = iter(range(100))
+
+    def predict(batch):
+        maps = []
+        for _ in batch:
+            k = next(calls) % 20
+            pulse = 1 + 0.2 * (k % 2)
+            maps.append(np.float32(pulse) * scenes[k // 10]["disparity"])
+        return maps
+
+    limits: list[tuple[float, float]] = []
+
+    def paint(values, given):
+        limits.append(given)
+        return np.zeros((*values.shape, 3), np.uint8)
+
+    out = {tmp_path / "b.mp4": "color"}
+    on = process(source, out, predict, paint=paint, batch_size=3)
+    assert on.cuts == [pytest.approx(0.4)]
+    assert on.flicker_after < on.flicker_before / 10  # nineteen twentieths are taken out
+    # one range for each scene, but for what the twentieth moves
+    for part in (limits[:10], limits[10:]):
+        assert np.ptp(part, axis=0).max() < 0.02 * np.max(part)
+    assert abs(limits[0][1] / limits[10][1] - 1) > 0.02
+    off = process(source, out, predict, smooth=False, batch_size=3)
+    assert off.flicker_after == off.flicker_before and off.cuts == on.cuts
+    # of metres the temporal alignment error: 1.2 to 1 is .2 of the one and 1/6 of the other
+    metres = process(source, out, predict, metric=True, batch_size=3)
+    assert metres.flicker_after == metres.flicker_before == pytest.approx(11 / 60, rel=1e-5)
+    limits.clear()
+    process(source, out, predict, smooth=False, limits="image", paint=paint)
+    assert limits[1][1] == pytest.approx(1.2 * limits[0][1])
+
+
 def test_painting(tmp_path):
     """Near is warm whether the maps are disparity or metres; `paint` gets maps and range."""
     source = write(tmp_path / "a.mp4", counting(1))
@@ -396,7 +448,7 @@ def test_failures_leave_nothing_behind(tmp_path):
         ({source: "color"}, "would replace the video that is read"),
     ]:
         with pytest.raises(VideoError, match=message):
-            process(source, outputs, inverse)
+            process(source, outputs, lambda frames: pytest.fail("known before any work"))
     for predict, message in [
         (lambda f: inverse(f)[:-1], "8 maps of 9|7 maps of 8"),
         (lambda f: [np.ones((3, 4), np.float32)] * len(f), r"a map \(3, 4\) of a frame \(32, 48\)"),

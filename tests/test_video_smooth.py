@@ -107,6 +107,42 @@ def test_an_exact_sequence_is_left_alone():
         np.testing.assert_allclose(o.values, m, rtol=2e-6)
 
 
+def exact(frames, maps):
+    """The clip goes through as it is, without a restart."""
+    for k, (o, m) in enumerate(zip(run(frames, maps), maps, strict=True)):
+        assert o.restarted == (k == 0)
+        assert abs(o.scale - 1) < 1e-6 and abs(o.shift) < 1e-6 * spread(m), k
+
+
+def test_what_fills_nearly_half_of_the_picture_may_move():
+    """It comes nearer and looks different each time; the rest is what tells the scale."""
+    rng = np.random.default_rng(0)
+    image, disparity = scene("A", 0)
+    frames, maps = [], []
+    for k in range(8):
+        frame, depth = image.copy(), disparity.copy()
+        light = 60 + 8 * (k % 2)
+        frame[:50] = light + rng.integers(0, 9, frame[:50].shape)
+        depth[:50] *= 1 + 0.1 * k
+        frames.append(frame)
+        maps.append(depth)
+    exact(frames, maps)
+
+
+def test_what_jumps_about_leaves_no_memory():
+    """An object that is somewhere else each time: where it was, the reference begins anew."""
+    image, disparity = scene("A", 0)
+    frames, maps = [], []
+    for k in range(12):
+        frame, depth = image.copy(), disparity.copy()
+        part = slice(21 * (k % 5), 21 * (k % 5) + 21)
+        frame[part] = 0.7 * frame[part]
+        depth[part] = 3 * disparity.max() - disparity[part]
+        frames.append(frame)
+        maps.append(depth)
+    exact(frames, maps)
+
+
 def test_a_moving_object_is_no_flicker():
     """With flicker on top the exact sequence comes back, one scale and shift for each scene."""
     frames, maps = moving()
@@ -163,15 +199,17 @@ def test_an_approach_stays_an_approach():
 
 
 def test_noise_does_not_eat_contrast():
-    """A regression in one direction shrinks noisy maps a little each time, for ever."""
+    """Errors as networks make them, smooth over a tenth of the picture: a regression in one
+    direction shrinks the map a little each time (to .4 after 150 frames), the other swells it."""
     rng = np.random.default_rng(0)
-    image, disparity = scene("A", 0)
-    smoother = Smoother()
-    still = smooth.Change(False, np.zeros((32, 32), bool))
-    for _ in range(120):
-        noisy = disparity + rng.normal(0, 0.05 * spread(disparity), disparity.shape)
-        last = smoother(noisy.astype(np.float32), still)
-    assert 0.95 < last.scale < 1.05
+    _, disparity = scene("A", 0)
+    smoother, still = Smoother(), smooth.Change(False, np.zeros((32, 32), bool))
+    unit, scales = spread(disparity), []
+    for _ in range(100):
+        coarse = rng.normal(0, 0.1 * unit, (16, 16)).astype(np.float32)
+        error = cv2.resize(coarse, disparity.shape[::-1], interpolation=cv2.INTER_CUBIC)
+        scales.append(smoother(disparity + error, still).scale)
+    assert 0.94 < np.mean(scales[-20:]) < 1.06
 
 
 def test_cuts_are_seen_in_pictures_and_in_maps():

@@ -141,6 +141,8 @@ def read(
         )
     _refuse_what_is_no_picture(image, name)
     mode, alpha = image.mode, _has_alpha(image)
+    # Pillow turns a TIFF and libheif a HEIC by themselves, and then say that nothing is due.
+    turned = getattr(image, "tag_v2", {}).get(_ORIENTATION)
     rgb, bits = _decode(image, data, name)
     exif = _exif(image)
     orientation = exif.get(_ORIENTATION, 1)
@@ -148,7 +150,7 @@ def read(
     rgb = np.rot90(rgb, turns)
     if mirrored:
         rgb = rgb[:, ::-1]
-    applied = image.info.get("original_orientation") or orientation  # libheif has turned it
+    applied = turned or image.info.get("original_orientation") or orientation
     facts = Facts(
         format=image.format or "",
         mode=mode,
@@ -212,11 +214,11 @@ def _open(data: bytes, name: str) -> tuple[Any, int]:
     except Exception as error:  # plugins raise all kinds
         raise FormatError(f"{name}: cannot be read ({error})") from error
     try:
-        return image, int(getattr(image, "n_frames", 1))
-    except Exception:  # of an animation whose end is missing, the first may be whole
-        return image, 1
-    finally:
+        frames = int(getattr(image, "n_frames", 1))
         image.seek(0)
+    except Exception:  # the end of an animation is missing: its first image may be whole
+        frames = 1
+    return image, frames
 
 
 def _open_heif(data: bytes, name: str) -> tuple[Any, int]:
@@ -262,7 +264,7 @@ def _decode(image: Any, data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 
     if image.format in ("JPEG", "MPO", "PNG") and image.mode != "CMYK" and bits <= 8:
         return decode_image(data, name, upright=False), 8
     try:
-        if bits == 16 and image.format in ("PNG", "TIFF") and image.mode != "I;16":
+        if bits == 16 and image.format in ("PNG", "TIFF") and image.mode in ("RGB", "RGBA", "LA"):
             image.load()  # of 16-bit colour Pillow keeps 8 bits, but it finds what is missing
             return _sixteen_bits(_opencv(data, name, image)), 16
         if image.mode.startswith("I"):

@@ -25,7 +25,7 @@ from jaxtyping import Float, UInt8
 from depth_anything_jax import pictures
 from depth_anything_jax.video import smooth as smooth_lib
 from depth_anything_jax.video.reader import Frame, PathLike, Reader, VideoError, open_file
-from depth_anything_jax.video.writer import Writer
+from depth_anything_jax.video.writer import Writer, check_path
 
 STYLES = ("color", "side-by-side", "depth16")
 GAP = 8  # white pixels between frame and depth
@@ -148,6 +148,7 @@ def _check(source: PathLike, outputs: Mapping[PathLike, str], limits: Any) -> No
             raise VideoError(f"{path}: would replace the video that is read")
         if style not in STYLES:
             raise VideoError(f"{path}: unknown style {style!r}; one of {', '.join(STYLES)}")
+        check_path(path, sixteen_bits=style == "depth16")
     if isinstance(limits, str):
         if limits not in ("shared", "image"):
             raise VideoError(f"limits={limits!r}: 'shared', 'image' or two values")

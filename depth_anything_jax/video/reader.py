@@ -247,7 +247,11 @@ class Reader:
         if damaged:
             self.problems.append(f"{damaged} damaged frames were dropped or patched")
         announced = _seconds(stream.metadata.get("DURATION"))
-        if packets < stream.frames:
+        # AVI counts frames that are empty; its times tell.
+        counted = container.format.name != "avi"
+        if not counted and stream.duration:
+            announced = stream.duration * Fraction(stream.time_base)
+        if counted and packets < stream.frames:
             self.problems.append(f"ends after {packets} of {stream.frames} frames: truncated")
         elif announced is not None and end < announced - Fraction(1, 5):
             self.problems.append(

@@ -9,9 +9,10 @@ so that no object leaves a ghost and no edge is washed out.
   - The reference is, in each cell, the exponential mean of the maps aligned so far, begun anew
     where the picture has changed there.
   - Scale and shift bring the new map to the reference at the cells whose picture stood still, by
-    L1 (`evaluation.align.l1`), which does not see the few that moved all the same. It is solved in
-    both directions and the scale is the geometric mean: either alone mistakes noise and motion for
-    contrast, and the mistake would grow from frame to frame.
+    L1 (`evaluation.align.l1`), which does not see the few that moved all the same. A regression
+    shrinks its slope by the noise of what it starts from, and from frame to frame the contrast
+    would die away. So it is solved in both directions, and the scale is their geometric mean,
+    weighted by how noisy the reference is beside a single frame: the two errors cancel.
   - A twentieth of the correction is left out. What the network says over a second or so wins, so
     that nothing drifts away for good; of the flicker a twentieth stays.
   - At a cut everything begins anew: the picture jumps, or the maps no longer agree.
@@ -100,6 +101,7 @@ class Smoother:
 
     def __init__(self) -> None:
         self._reference: np.ndarray | None = None
+        self._noise = np.ones((1, 1))  # variance of the reference's cells, of a frame's
 
     def __call__(self, values: Float[np.ndarray, "h w"], change: Change | None = None) -> Smoothed:
         """The next map.
@@ -112,22 +114,25 @@ class Smoother:
         moved = np.zeros(new.shape, bool) if change is None else change.moved
         before = new if self._reference is None else self._reference
         begins = before is new or before.shape != new.shape or (change is not None and change.cut)
-        found = None if begins else _align(new, before, ~moved)
+        found = None if begins else _align(new, before, self._noise, ~moved)
         if found is None:
-            self._reference = new
+            self._reference, self._noise = new, np.ones(new.shape)
             return Smoothed(values, 1.0, 0.0, True)
         scale, shift = PULL + (1 - PULL) * found.scale, (1 - PULL) * found.shift
         aligned = scale * new + shift
         kept = MEMORY * before + (1 - MEMORY) * aligned
         stale = moved | ~np.isfinite(kept)
         self._reference = np.where(stale, aligned, kept)
-        # In the map's own precision, but the arithmetic in float64: an exact sequence stays so.
-        smoothed = (scale * values.astype(np.float64) + shift).astype(values.dtype)
-        return Smoothed(smoothed, scale, shift, False)
+        self._noise = np.where(stale, 1, MEMORY**2 * self._noise + (1 - MEMORY) ** 2)
+        kind = np.promote_types(values.dtype, np.float32).type
+        return Smoothed(kind(scale) * values + kind(shift), scale, shift, False)
 
 
-def _align(x: np.ndarray, y: np.ndarray, still: np.ndarray) -> align.Alignment | None:
-    """y ≈ scale · x + shift at the still cells; None where they do not fit."""
+def _align(
+    x: np.ndarray, y: np.ndarray, noise: np.ndarray, still: np.ndarray
+) -> align.Alignment | None:
+    """y ≈ scale · x + shift at the still cells; None where they do not fit. `noise` is the variance
+    of y's error, of that of x."""
     usable = still & np.isfinite(x) & np.isfinite(y)
     x, y = x[usable], y[usable]
     if x.size < 3:  # two cells fit anything
@@ -136,7 +141,11 @@ def _align(x: np.ndarray, y: np.ndarray, still: np.ndarray) -> align.Alignment |
     there, back = align.l1(x, y, weight), align.l1(y, x, weight)
     if there.scale <= 0 or back.scale <= 0 or there.scale * back.scale < MIN_AGREEMENT:
         return None
-    scale = math.sqrt(there.scale / back.scale)
+    # Errors of variance s² make there.scale too small by s² and 1 / back.scale too large by noise
+    # · s², of the variance of x; these weights take them to zero together.
+    share = float(np.mean(noise[usable]))
+    share = share / (1 + share)
+    scale = math.exp(share * math.log(there.scale) - (1 - share) * math.log(back.scale))
     return align.Alignment(scale, align.weighted_median(y - scale * x, weight))
 
 
@@ -164,7 +173,8 @@ def temporal_alignment_error(
     before: Float[np.ndarray, "h w"],
     after: Float[np.ndarray, "h w"],
 ) -> float | None:
-    """TAE of two consecutive frames of a static camera and scene (Video Depth Anything, section 4).
+    """TAE of two consecutive frames of a static camera and scene (Video Depth Anything,
+    arXiv 2501.12375).
 
     (AbsRel(a, b) + AbsRel(b, a)) / 2 with AbsRel(a, b) = mean |a − b| / b, over the pixels where
     both are finite and positive; None without any. The paper warps a to b by the known motion of

@@ -29,6 +29,17 @@ _BT709 = 1
 _MAX_TICKS = 1_000_000  # a second; the field in MP4 has 32 bits
 
 
+def check_path(path: PathLike, *, sixteen_bits: bool) -> None:
+    """Raises VideoError where no such video can be written there."""
+    file = pathlib.Path(path)
+    allowed = (".mkv",) if sixteen_bits else COLOUR_SUFFIXES
+    if file.suffix.lower() not in allowed:
+        what = "16-bit depth" if sixteen_bits else "a video"
+        raise VideoError(f"{path}: {what} is written as {', '.join(allowed)}, not {file.suffix!r}")
+    if not file.parent.is_dir():
+        raise VideoError(f"{path}: there is no folder {file.parent}")
+
+
 class Writer:
     """Writes a video; use it in a `with` block, which finishes the file or removes it.
 
@@ -61,14 +72,9 @@ class Writer:
         tags: Mapping[str, str] | None = None,
     ):
         av = import_av()
+        check_path(path, sixteen_bits=sixteen_bits)
         self.path = pathlib.Path(path)
         suffix = self.path.suffix.lower()
-        allowed = (".mkv",) if sixteen_bits else COLOUR_SUFFIXES
-        if suffix not in allowed:
-            what = "16-bit depth" if sixteen_bits else "a video"
-            raise VideoError(f"{path}: {what} is written as {', '.join(allowed)}, not {suffix!r}")
-        if not self.path.parent.is_dir():
-            raise VideoError(f"{path}: there is no folder {self.path.parent}")
         self.notes: list[str] = []
         self._shape = (height, width) if sixteen_bits else (height, width, 3)
         self._rate = Fraction(rate).limit_denominator(1001)
