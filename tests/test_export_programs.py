@@ -158,11 +158,14 @@ def test_onnx_at_three_sizes(tmp_path, max_depth, kind, unit):
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
     inside = json.loads(session.get_modelmeta().custom_metadata_map["depth_anything_jax"])
     assert {**inside, "program": metadata["program"]} == metadata
-    # A fourth size, by what the card says; one that is wrong is an error, not a picture.
+    # A fourth size, by what the card says; sides of 60 pixels are an error, not a picture.
     batch = images(3, 98, 42)
     (depth,) = session.run(None, {"images": batch.transpose(0, 3, 1, 2).copy()})
     want = jax.jit(weights.model_of(found).apply)({"params": found.params}, batch)
     assert parity.relative_error(depth, want) <= export_onnx.TOLERANCE
+    for size in ((60, 56), (56, 60)):
+        with pytest.raises(Exception, match="Reshape"):
+            session.run(None, {"images": np.zeros((1, 3, *size), np.float32)})
 
     # What the comparison is for: other weights are another function, and nothing is kept.
     monkey = dataclasses.replace(found, params=jax.tree.map(lambda x: x * 1.01, found.params))
