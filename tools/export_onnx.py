@@ -249,8 +249,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     size = sum(path.stat().st_size for path in pathlib.Path(args.dst).iterdir()) / 1e6
     print(f"{args.dst}: {found.variant}, licence {found.licence or 'unknown'}, {size:.1f} MB")
-    for (height, width), error in errors.items():
-        print(f"  {height} x {width}: {error:.1e} of the range away from JAX in onnxruntime")
+    for (height, width), off in errors.items():
+        print(f"  {height} x {width}: {off:.1e} of the range away from JAX in onnxruntime")
 
 
 if __name__ == "__main__":
