@@ -19,7 +19,7 @@ ifndef TORCH
 TORCH := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))' 2>/dev/null))
 endif
 comma := ,
-TEST_EXTRAS := test,notebook$(if $(filter 1,$(TORCH)),$(comma)torch)
+TEST_EXTRAS := test,notebook$(if $(filter 1,$(TORCH)),$(comma)torch$(comma)onnx)
 
 PYTEST ?= $(PY) -m pytest -q
 JOBS ?= 2

@@ -58,6 +58,14 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         # reads .pth and .bin (safetensors need no torch); segmentation models for sky masks
         "torch": ["torch>=2.6", "transformers>=4.50"],
+        # tools/export_onnx.py; torch and transformers as it is tested, their exporter moves fast
+        "onnx": [
+            "onnx>=1.20",
+            "onnxruntime>=1.24",
+            "onnxscript>=0.6",
+            "torch>=2.9",
+            "transformers>=5.0",
+        ],
         # HDF5 and MATLAB files of evaluation sets (Hypersim, NYUv2, SUN RGB-D), predictions in EXR
         "eval": ["h5py>=3.11", "openexr>=3.3", "scipy>=1.14"],
         "exr": ["openexr>=3.3"],  # depth maps in EXR

@@ -1,7 +1,8 @@
 """Writes weights for PyTorch: the official code's layout, transformers', or a bare DINOv2.
 
-Tensors keep their bits. What the tensors do not say (version, head, max_depth) and the licence
-chain go into the metadata of the safetensors file, and the licence into a model card beside it.
+And what a program made of them (StableHLO, ONNX) must tell its users. Tensors keep their bits. What
+the tensors do not say (version, head, max_depth) and the licence chain go into the metadata of the
+safetensors file, and the licence into a model card beside it.
 """
 
 import json
@@ -18,6 +19,10 @@ from depth_anything_jax.weights import Weights
 
 LAYOUTS = ("official", "hf")
 _FACTS = ("variant", "version", "head", "max_depth")
+_POSITIONS = (
+    "At sizes other than the trained one, transformers interpolates the position embedding without "
+    "the official code's offset of 0.1 patches, so its maps differ slightly there."
+)
 # ImageNet statistics, with which DINOv2 was trained (torchvision's).
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -61,6 +66,39 @@ def describe(weights: Weights) -> dict[str, Any]:
     facts |= {"licence": licences.combined(chain), "licence_chain": chain}
     filled = weights.metadata.get("filled")
     return facts | ({"filled": filled} if filled else {})
+
+
+def describe_program(weights: Weights, layout: str) -> dict[str, Any]:
+    """What the users of a program must know of its input and output, and all of `describe`.
+
+    Args:
+      weights: with a decoder.
+      layout: "NHWC" or "NCHW", of the input.
+    """
+    metric = weights.head != "relative"
+    return {
+        "input": {
+            "layout": layout,
+            "dtype": "float32",
+            "colours": "RGB",
+            "normalisation": "(image / 255 - mean) / std",
+            "mean": _MEAN,
+            "std": _STD,
+            "size_rule": "the short side becomes the trained one, the long side keeps the aspect "
+            "ratio, both rounded to multiples of 14; OpenCV's INTER_CUBIC, not clipped",
+            "trained_size": 14 * depth_anything.VARIANTS[weights.variant].grid,
+            "multiple": 14,
+        },
+        "output": {
+            "layout": layout.replace("C", ""),
+            "dtype": "float32",
+            "kind": "metric depth" if metric else "relative inverse depth",
+            "unit": "metre" if metric else None,
+            "max_depth": weights.max_depth,
+            "larger_is": "farther" if metric else "nearer",
+        },
+        **describe(weights),
+    }
 
 
 def save_encoder(
@@ -114,7 +152,7 @@ def _write_official(weights: Weights, path: pathlib.Path, metadata: dict[str, An
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         _save_safetensors(tensors, path, metadata)
-    path.with_name(path.stem + ".README.md").write_text(_card(weights, metadata))
+    path.with_name(path.stem + ".README.md").write_text(card(weights, metadata, _remark(weights)))
 
 
 def _torch(path: pathlib.Path) -> Any:
@@ -135,7 +173,7 @@ def _write_hf(weights: Weights, folder: pathlib.Path, metadata: dict[str, Any]) 
     _save_safetensors(tensors, folder / "model.safetensors", metadata)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-    (folder / "README.md").write_text(_card(weights, metadata))
+    (folder / "README.md").write_text(card(weights, metadata, _remark(weights)))
 
 
 def hf_config(weights: Weights) -> dict[str, Any]:
@@ -209,7 +247,24 @@ def hf_preprocessor(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _card(weights: Weights, metadata: Mapping[str, Any]) -> str:
+def _remark(weights: Weights) -> str:
+    """What a user of exported weights should know."""
+    if weights.head == "bins":
+        return (
+            "Tensors have the names of Depth Anything V1's metric code (ZoeDepth). The network's "
+            f"input: {json.dumps(weights.input.as_json())}."
+        )
+    return _POSITIONS
+
+
+def card(weights: Weights, metadata: Mapping[str, Any], text: str) -> str:
+    """The README.md of an export: a model card with its licence.
+
+    Args:
+      weights: what was exported.
+      metadata: as `describe` gives it.
+      text: one paragraph about this export.
+    """
     licence = metadata["licence"]
     name = licence.lower() if licences.commercial_use(licence) is not None else "other"
     what = f"{weights.variant}, {weights.version}, {weights.head}"
@@ -217,15 +272,6 @@ def _card(weights: Weights, metadata: Mapping[str, Any]) -> str:
         what += f" up to {weights.max_depth:g} m"
     if weights.parts == "encoder":
         what = f"DINOv2 encoder, {weights.variant}"
-    remark = (
-        "At sizes other than the trained one, transformers interpolates the position embedding "
-        "without the official code's offset of 0.1 patches, so its maps differ slightly there."
-    )
-    if weights.head == "bins":
-        remark = (
-            "Tensors have the names of Depth Anything V1's metric code (ZoeDepth). The network's "
-            f"input: {json.dumps(weights.input.as_json())}."
-        )
     lines = [
         "---",
         f"license: {name}",
@@ -234,7 +280,7 @@ def _card(weights: Weights, metadata: Mapping[str, Any]) -> str:
         "",
         f"# Depth Anything ({what})",
         "",
-        f"Written by depth_anything_jax. {remark}",
+        f"Written by depth_anything_jax. {text}",
         "",
         licences.note(metadata["licence_chain"]),
     ]

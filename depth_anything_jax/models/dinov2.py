@@ -243,7 +243,7 @@ def patch_grid(height: int, width: int) -> tuple[int, int]:
     Raises:
       ValueError: a side is no positive multiple of 14.
     """
-    if height % PATCH or width % PATCH or not height or not width:
+    if height % PATCH or width % PATCH or min(height, width) <= 0:
         raise ValueError(
             f"images are {height} x {width} pixels; both sides must be multiples of {PATCH}: "
             f"resize them, e.g. to {max(round(height / PATCH), 1) * PATCH} x "

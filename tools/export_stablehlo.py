@@ -1,0 +1,136 @@
+"""A checkpoint to StableHLO: one program for CPU, CUDA and TPU, which needs only jax to run.
+
+    python tools/export_stablehlo.py CKPT DST [--size 518 | --height H --width W]
+
+CKPT: a run's folder, an Orbax checkpoint, or anything else that `weights.load` reads.
+DST: a new folder. `model.stablehlo` is for one image size and any batch; the parameters lie beside
+it in `params.safetensors`, because constants of 100 MB (ViT-S) to 1.3 GB (ViT-L) in a program slow
+every compiler down and a program of 2 GB cannot be written. `metadata.json` tells what goes in and
+what comes out; `README.md` shows how to run it.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from depth_anything_jax import convert, export, weights
+from depth_anything_jax.models import VARIANTS, dinov2
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# What jax itself puts into a program with a symbolic batch; it is gone once the batch is known.
+ALLOWED_CALLS = {"shape_assertion"}
+USE = """
+Runs with jax and safetensors alone, on CPU, CUDA and TPU:
+
+```python
+import jax.export
+from safetensors.numpy import load_file
+
+with open("model.stablehlo", "rb") as file:
+    program = jax.export.deserialize(file.read())
+depth = program.call(load_file("params.safetensors"), images)  # float32 {shape}
+```
+"""
+
+
+def export_stablehlo(
+    found: weights.Weights, destination: str, size: tuple[int, int]
+) -> pathlib.Path:
+    """Writes program, parameters, metadata and card.
+
+    Args:
+      found: as `weights.load` gives them, with a decoder.
+      destination: a new or empty folder.
+      size: height and width of the images, multiples of 14.
+
+    Raises:
+      FileExistsError: something is there already.
+      ValueError: a side is no multiple of 14, or the weights are an encoder alone.
+    """
+    folder = pathlib.Path(destination)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already; choose another name or remove it")
+    # "einsum" and scan: plain operations, alike on all platforms; no kernel, no choice by platform.
+    model = weights.model_of(found, attention="einsum")
+    dinov2.patch_grid(*size)
+    params = {n: np.ascontiguousarray(x) for n, x in convert.flatten(found.params).items()}
+
+    def depth(params: dict[str, Any], images: Any) -> Any:
+        return model.apply({"params": convert.unflatten(params)}, images)
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.float32)
+    # By default a TPU multiplies in bfloat16: same numbers everywhere needs "highest".
+    with jax.default_matmul_precision("highest"):
+        program = jax.export.export(jax.jit(depth), platforms=PLATFORMS)(params, images)
+    refuse_custom_calls(program.mlir_module())
+
+    metadata = export.describe_program(found, "NHWC")
+    metadata["input"] |= {"shape": ["batch", *size, 3]}
+    metadata["output"] |= {"shape": ["batch", *size]}
+    metadata["program"] = {
+        "format": "jax.export",
+        "jax": jax.__version__,
+        "calling_convention_version": program.calling_convention_version,
+        "platforms": list(program.platforms),
+        "matmul_precision": "highest",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.stablehlo").write_bytes(program.serialize())
+    save_file(params, str(folder / "params.safetensors"), {"format": "np"})
+    (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+    text = USE.format(shape=f"(batch, {size[0]}, {size[1]}, 3)")
+    (folder / "README.md").write_text(export.card(found, metadata, text))
+    return folder
+
+
+def refuse_custom_calls(module: str) -> None:
+    """Raises where a program calls what is not on every platform.
+
+    Raises:
+      ValueError: names the custom calls.
+    """
+    calls = set(re.findall(r'custom_call\s+@"?([^\s"(]+)', module)) - ALLOWED_CALLS
+    if calls:
+        raise ValueError(
+            f"the program calls {', '.join(sorted(calls))}, which not every platform has; write it "
+            "with plain operations"
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ckpt")
+    parser.add_argument("dst")
+    parser.add_argument("--size", type=int, help="side of a square; the trained one by default")
+    parser.add_argument("--height", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--version", help="v1 or v2, where CKPT does not tell")
+    parser.add_argument("--max-depth", "--max_depth", type=float, help="metres, of a metric model")
+    args = parser.parse_args(arguments)
+    if (args.height is None) != (args.width is None) or None not in (args.size, args.height):
+        parser.error("give --size, or --height and --width")
+    try:
+        found = weights.load(args.ckpt, version=args.version, max_depth=args.max_depth)
+        side = 14 * VARIANTS[found.variant].grid if args.size is None else args.size
+        size = (args.height, args.width) if args.height is not None else (side, side)
+        folder = export_stablehlo(found, args.dst, size)
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    sizes = {path.name: path.stat().st_size / 1e6 for path in sorted(folder.iterdir())}
+    files = ", ".join(f"{name} {megabytes:.1f} MB" for name, megabytes in sizes.items())
+    print(f"{folder}: {found.variant}, licence {found.licence or 'unknown'}: {files}")
+
+
+if __name__ == "__main__":
+    main()
