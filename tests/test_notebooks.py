@@ -213,7 +213,9 @@ def execute(name: str, folder: pathlib.Path, monkeypatch, **environment: object)
     """Run a notebook in `folder`; returns what it printed."""
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
-    for key, value in {"JAX_PLATFORMS": "cpu", "SIZE": SIZE, **environment}.items():
+    # Without a cache of compiled programs in the home folder.
+    fixed = {"JAX_PLATFORMS": "cpu", "SIZE": SIZE, "DEPTH_ANYTHING_CACHE": ""}
+    for key, value in {**fixed, **environment}.items():
         monkeypatch.setenv(key, str(value))
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     folder.mkdir(exist_ok=True)
@@ -227,22 +229,23 @@ def execute(name: str, folder: pathlib.Path, monkeypatch, **environment: object)
     return text
 
 
-@pytest.mark.nightly
 def test_quickstart(checkpoint, tmp_path, monkeypatch):
     text = execute("quickstart", tmp_path, monkeypatch, SOURCE=checkpoint)
-    assert "(280, 280, 3) → (112, 112, 3)" in text and "median depth" in text
+    assert "depth/street.png: Depth(280x280, relative inverse depth" in text
+    assert "metric depth, near 2 m, far 30 m), median" in text
+    assert sorted(p.name for p in (tmp_path / "depth").iterdir()) == ["first.ply", "street.png"]
 
 
 @pytest.mark.nightly
-def test_quickstart_with_a_photo(checkpoint, tmp_path, monkeypatch):
+def test_quickstart_with_photos(checkpoint, tmp_path, monkeypatch):
     from PIL import Image
 
     street = sources.make({"type": "scenes", "domain": "B", "count": 1, "seed": 1, "size": 140})
-    Image.fromarray(street[0]["image"][:112]).save(tmp_path / "photo.png")
-    text = execute(
-        "quickstart", tmp_path, monkeypatch, SOURCE=checkpoint, PHOTO=tmp_path / "photo.png"
-    )
-    assert "(112, 140, 3) → (112, 140, 3)" in text
+    image = Image.fromarray(street[0]["image"])
+    for name, height in (("low", 112), ("square", 140)):
+        image.crop((0, 0, 140, height)).save(tmp_path / f"{name}.jpg")
+    text = execute("quickstart", tmp_path, monkeypatch, SOURCE=checkpoint)
+    assert "depth/low.png: Depth(112x140" in text and "depth/square.png: Depth(140x140" in text
 
 
 SMALL = {
