@@ -60,14 +60,15 @@ class Archive:
         return "" if size == self.size else f"has {size:,} of its {self.size:,} bytes"
 
     def broken(self) -> str:
-        """What is wrong with it, "" where it is intact; reads all of it."""
-        try:
-            if problem := self.cut():
-                return problem
-            with open(self.path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            return f"cannot be read ({error})"
+        """What is wrong with it, "" where it is intact; reads all of it.
+
+        Raises:
+          OSError: it cannot be read, which says nothing about what is in it.
+        """
+        if problem := self.cut():
+            return problem
+        with open(self.path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         return "" if digest == self.digest else f"has the SHA-256 {digest[:8]}…, not its name's"
 
     def about(self) -> dict[str, Any]:
@@ -139,7 +140,7 @@ class Mirror:
             )
         self.folder.mkdir(exist_ok=True)
         self._tell, self._poll = tell or functools.partial(print, flush=True), poll
-        self._checked: dict[str, bool] = {}  # by name: intact or not, once all of it was read
+        self._checked: dict[str, str] = {}  # by name: what is wrong, once all of it was read
         self._done = self._failed = -1  # newest step that is mirrored, last that could not be
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -167,7 +168,6 @@ class Mirror:
             except (OSError, tarfile.TarError, ValueError) as error:
                 problem = f"cannot be read ({type(error).__name__}: {error})"
             if problem:
-                self._checked[archive.path.name] = False
                 self._tell(f"mirror: {archive.path} {problem}; looking for an older one")
                 continue
             check(about)
@@ -270,7 +270,7 @@ class Mirror:
                 with contextlib.suppress(OSError):
                     part.unlink()
                 raise
-        self._checked[name] = True
+        self._checked[name] = ""
         return out.size
 
     def _prune(self) -> None:
@@ -287,11 +287,9 @@ class Mirror:
     def _broken(self, archive: Archive) -> str:
         """As `Archive.broken`, but each file is read once."""
         name = archive.path.name
-        if name in self._checked:
-            return "" if self._checked[name] else "is broken"
-        problem = archive.broken()
-        self._checked[name] = not problem
-        return problem
+        if name not in self._checked:
+            self._checked[name] = archive.broken()
+        return self._checked[name]
 
     # In the caller's thread
 
@@ -304,8 +302,9 @@ class Mirror:
         for name in _BESIDE:
             if (aside / name).exists():
                 os.replace(aside / name, self._workdir / name)
+        step = checkpoints / str(archive.step)
         # Last, because a start that is killed before this restores again.
-        os.rename(aside / "checkpoints" / str(archive.step), checkpoints / str(archive.step))
+        os.rename(aside / "checkpoints" / step.name, step)
         shutil.rmtree(aside)
 
 

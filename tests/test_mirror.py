@@ -141,6 +141,26 @@ def test_a_file_that_breaks_during_the_run_is_not_one_of_the_two(drive):
     assert drive.steps == [15, 5]
 
 
+def test_a_file_that_cannot_be_read_for_a_moment_is_passed_over_and_not_deleted(drive, monkeypatch):
+    drive.mirror(5, 10)
+    drive.lose_the_machine()
+    one, digest = drive.open(), hashlib.file_digest
+
+    def flaky(file, name):
+        if "step_00000010" in file.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return digest(file, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", flaky)
+        assert one.restore(lambda about: None) == 5
+    assert "step_00000010" in drive.said[0] and "Input/output error" in drive.said[0]
+    drive.save(12)
+    one.start(ABOUT)
+    one.close()
+    assert drive.steps == [12, 10]
+
+
 def test_another_runs_mirror_is_refused_before_anything_is_touched(drive):
     drive.mirror(5)
     drive.lose_the_machine()
