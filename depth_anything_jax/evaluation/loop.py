@@ -11,9 +11,10 @@ any sequence of records, a list in memory too.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from depth_anything_jax import inference
 from depth_anything_jax.evaluation import aggregate, candidates, protocols, scoring
 from depth_anything_jax.evaluation.aggregate import ImageScores
 from depth_anything_jax.evaluation.candidates import Candidate
+from depth_anything_jax.evaluation.ledger import Ledger
 from depth_anything_jax.evaluation.protocols import Protocol
 from depth_anything_jax.inference import Predict
 
@@ -80,7 +82,7 @@ def evaluate(
       boundary: whether boundary F1 is wanted.
       batch_size: images at a time.
       limit: the first so many records; 0: all.
-      threads: that read ahead.
+      threads: that read ahead, and as many that score.
       progress: called with (images done, images in all).
 
     Raises:
@@ -111,20 +113,65 @@ def evaluate_candidate(
     limit: int = 0,
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
+    ledger: Ledger | None = None,
 ) -> Scores:
     """Scores of anything that predicts: checkpoints, other tools' models and files, baselines.
 
     Args and errors are those of `evaluate`; without a protocol it is `protocols.default`'s. What a
-    candidate has no prediction of is not scored and named among the skipped.
+    candidate has no prediction of is not scored and named among the skipped. With a ledger, what it
+    knows is not scored again, and of several processes each scores its share and gets all scores;
+    `progress` then tells of this process's images.
     """
-    kind = candidate.kind
+    protocol_of = rules_of(protocol, candidate.kind, size=size, cap=cap)
+    general = protocol_of("", "")
     count = min(limit or len(source), len(source))
-    changed = {"input_size": size, "max_depth": cap}
-    protocol_of = _protocols(
-        protocol or protocols.default(kind),
-        kind,
-        {k: v for k, v in changed.items() if v is not None},
-    )
+    groups: Sequence[Any] = range(count)
+    if general.per == "sequence":
+        groups = [sequence_of(source, i) for i in range(count)]
+    ledger = Ledger() if ledger is None else ledger
+    indices = ledger.todo(groups)
+
+    def told() -> Iterator[dict[int, ImageScores]]:
+        done, mine = ledger.progress()
+        for scored in score_images(
+            candidate,
+            source,
+            {i: groups[i] for i in indices},
+            protocol_of,
+            boundary=boundary,
+            threads=threads,
+        ):
+            yield scored
+            done += len(scored)
+            if progress is not None:
+                progress(done, mine)
+
+    found = ledger.collect(told())
+    images = [found[i] for i in sorted(found)]
+    if all(i.why for i in images):
+        first = f" ({images[0].key}: {images[0].why})" if images else ""
+        raise ValueError(f"none of {count} images could be scored{first}")
+    return summarise(images, general.aggregate)
+
+
+def sequence_of(source: Any, index: int) -> str:
+    """The sequence of an image as far as it is known unread; "" for all where it is not."""
+    return source.sequence(index) if hasattr(source, "sequence") else ""
+
+
+def predictions(
+    candidate: Candidate,
+    source: Any,
+    indices: Iterable[int],
+    protocol_of: Callable[[str, str], Protocol],
+    *,
+    threads: int = 2,
+) -> Iterator[tuple[int, Mapping[str, Any], Protocol, np.ndarray | None]]:
+    """(index, record, its switches, prediction) of the images, in any order.
+
+    A prediction is what the candidate's kind says of the view that the network saw, or of the whole
+    image where it did not look; the mean of both ways round where the protocol flips.
+    """
 
     def read(index: int) -> tuple[Mapping[str, Any], Protocol, list[Any]]:
         record = source[index]
@@ -142,55 +189,98 @@ def evaluate_candidate(
         return record, rules, views
 
     def inputs() -> Iterator[tuple[Any, Any]]:
-        for index, found in inference.read_ahead(read, range(count), threads=threads):
+        for index, found in inference.read_ahead(read, indices, threads=threads):
             if isinstance(found, Exception):
                 raise found
             record, rules, views = found
             for mirrored, x in enumerate(views):
                 yield (index, record, rules, bool(mirrored)), x
 
-    whole = candidate.look is None
-    scored: dict[int, ImageScores] = {}
     waiting: dict[int, np.ndarray] = {}  # one of a mirrored pair
-    sequences: dict[Any, dict[int, np.ndarray]] = collections.defaultdict(dict)
-    done, how = 0, "image"
     for (index, record, rules, mirrored), prediction in (candidate.look or iter)(inputs()):
-        how = rules.aggregate  # the same for all sets of a named protocol
         if mirrored:
             prediction = prediction[:, ::-1]
-        if rules.flip and not whole:
+        if rules.flip and candidate.look is not None:
             if index not in waiting:
                 waiting[index] = prediction
                 continue
             prediction = (waiting.pop(index) + prediction) / 2
-        if prediction is None:
-            scored[index] = scoring.unscored(record, rules)._replace(why="no prediction")
-        elif rules.per == "sequence":
-            blank = scoring.unscored(record, rules)
-            sequences[rules, blank.dataset, blank.sequence][index] = prediction
-        else:
-            scored[index] = scoring.score(
-                prediction, kind, record, rules, whole=whole, boundary=boundary
-            )
-        done += 1
-        if progress is not None:
-            progress(done, count)
-    for (rules, *_), frames in sequences.items():
-        order = sorted(frames)
-        found = scoring.score_sequence(
-            [frames[i] for i in order],
-            kind,
-            _Lazy(source, order),
-            rules,
-            boundary=boundary,
-            whole=whole,
+        yield index, record, rules, prediction
+
+
+def score_images(
+    candidate: Candidate,
+    source: Any,
+    groups: Mapping[int, Any],
+    protocol_of: Callable[[str, str], Protocol],
+    *,
+    boundary: bool = False,
+    threads: int = 2,
+) -> Iterator[dict[int, ImageScores]]:
+    """Scores as they come: of an image, or of all frames of a sequence, by index.
+
+    Metrics are computed in threads while the device works on later batches. A sequence that is
+    aligned as a whole is scored when the last frame of its group has been predicted.
+
+    Args:
+      groups: the images to be scored, and the group that each belongs to.
+    """
+    kind, whole = candidate.kind, candidate.look is None
+    left = collections.Counter(groups.values())
+    frames: dict[Any, dict[Any, dict[int, np.ndarray]]] = collections.defaultdict(dict)
+    flying: collections.deque[concurrent.futures.Future] = collections.deque()
+
+    def one(index, record, rules, prediction) -> dict[int, ImageScores]:
+        return {
+            index: scoring.score(prediction, kind, record, rules, whole=whole, boundary=boundary)
+        }
+
+    def sequence(rules: Protocol, predicted: dict[int, np.ndarray]) -> dict[int, ImageScores]:
+        order = sorted(predicted)
+        maps, records = [predicted[i] for i in order], _Lazy(source, order)
+        scores = scoring.score_sequence(
+            maps, kind, records, rules, boundary=boundary, whole=whole
         )
-        scored |= zip(order, found, strict=True)
-    images = [scored[i] for i in sorted(scored)]
-    if all(i.why for i in images):
-        first = f" ({images[0].key}: {images[0].why})" if images else ""
-        raise ValueError(f"none of {count} images could be scored{first}")
-    return summarise(images, how)
+        return dict(zip(order, scores, strict=True))
+
+    def land(most: int) -> Iterator[dict[int, ImageScores]]:
+        while len(flying) > most:
+            yield flying.popleft().result()
+
+    with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
+        try:
+            for index, record, rules, prediction in predictions(
+                candidate, source, groups, protocol_of, threads=threads
+            ):
+                group, blank = groups[index], scoring.unscored(record, rules)
+                if prediction is None:
+                    yield {index: blank._replace(why="no prediction")}
+                elif rules.per == "image":
+                    flying.append(pool.submit(one, index, record, rules, prediction))
+                else:
+                    part = rules, blank.dataset, blank.sequence
+                    frames[group].setdefault(part, {})[index] = prediction
+                left[group] -= 1
+                if not left[group]:
+                    for (its_rules, *_), predicted in frames.pop(group, {}).items():
+                        flying.append(pool.submit(sequence, its_rules, predicted))
+                yield from land(2 * threads)
+            yield from land(0)
+        finally:
+            for future in flying:
+                future.cancel()
+
+
+def rules_of(
+    protocol: str | Protocol, kind: str, *, size: int | None = None, cap: float | None = None
+) -> Callable[[str, str], Protocol]:
+    """(set, domain) → switches; "" is the protocol of the kind."""
+    changed = {"input_size": size, "max_depth": cap}
+    return _protocols(
+        protocol or protocols.default(kind),
+        kind,
+        {k: v for k, v in changed.items() if v is not None},
+    )
 
 
 def _protocols(
