@@ -22,7 +22,7 @@ from depth_anything_jax.evaluation import loop
 
 
 class Device:
-    """Batches one after the other, `seconds` for each image; results are waited for as jax's are."""
+    """Batches one after the other, `seconds` an image; results are waited for as jax's are."""
 
     def __init__(self, seconds: float):
         self.seconds, self.busy = seconds, 0.0

@@ -13,19 +13,29 @@ With --dataset, each --data is the folder of an evaluation set in its original l
 
 Without --protocol it is `da` for relative predictions and `zoe` for metric ones; protocols.py has
 the switches. Two numbers are comparable exactly when their protocol's hash is the same, and it
-stands beside every number. --out receives table.md, scores.json (each image) and scores.csv.
+stands beside every number. --out receives table.md, scores.json (each image), scores.csv and
+report.html with the worst, median and best images; log.jsonl lets a killed run go on, with the same
+command and --resume.
+
+--corrupt all, fog or fog:3 adds every set under these corruptions (corrupt.py, extra [corrupt]).
+Several processes, started alike on each host with --distributed, share the images.
 """
 
+import contextlib
 import csv
 import json
 import math
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from depth_anything_jax.data import sources, specs
+
+if TYPE_CHECKING:
+    from depth_anything_jax.evaluation.session import Session
 
 COLUMNS = {
     "abs_rel": "AbsRel",
@@ -80,6 +90,8 @@ def evaluate(
     boundary: bool = False,
     allow_missing_files: bool = False,
     load: Mapping[str, Any] | None = None,
+    threads: int = 2,
+    session: "Session | None" = None,
 ) -> Iterator[tuple[list[Row], list[Row]]]:
     """Scores of one candidate on several sets, set by set.
 
@@ -91,13 +103,17 @@ def evaluate(
       limit: images of each set; 0: all.
       batch_size: images at a time; 0: one a device.
       boundary: whether boundary F1 is wanted.
+      threads: that read, and as many that score.
+      session: log, share and report of a run; None keeps nothing.
 
     Yields:
       Of each source: a row for each set in it (and protocol), and one for each image. Means over
       more than one set are not given: sets are not of equal worth.
     """
     from depth_anything_jax.evaluation import aggregate, candidates, loop, protocols
+    from depth_anything_jax.evaluation.session import Session
 
+    session = session or Session()
     wanted, others = [], []
     for _, source in sets:
         keys = [source.key(i) for i in range(len(source))]
@@ -116,21 +132,31 @@ def evaluate(
     how = protocols.get(name, candidate.kind).aggregate  # the same for all its sets
     about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": name}
     for title, source in sets:
-        print(f"{checkpoint} on {title}: {candidate.kind}, {name}", file=sys.stderr, flush=True)
-        found = loop.evaluate_candidate(
-            candidate,
-            source,
-            protocol=name,
-            size=size,
-            limit=limit,
-            boundary=boundary,
-            progress=_progress,
-        )
+        corruption = getattr(source, "facts", {})
+        if corruption and candidate.look is None:
+            raise ValueError(f"{checkpoint} does not look at images: --corrupt has no effect on it")
+        called = " ".join(map(str, (title, *corruption.values())))
+        say = f"{checkpoint} on {called}: {candidate.kind}, {name}"
+        ledger = session.ledger(candidate, source, set=title, protocol=name)
+        start = time.monotonic()
+        with _bar(say, quiet=not session.first) as progress:
+            found = loop.evaluate_candidate(
+                candidate,
+                source,
+                protocol=name,
+                size=size,
+                limit=limit,
+                boundary=boundary,
+                threads=threads,
+                progress=progress,
+                ledger=ledger,
+            )
         every = [*found.per_image, *found.skipped_images]
+        session.note(say, candidate.stats, len(every), ledger, time.monotonic() - start)
         images = []
         for image in every:
             scores = image._asdict()
-            images.append({**about, "hash": scores.pop("protocol"), **scores})
+            images.append({**about, **corruption, "hash": scores.pop("protocol"), **scores})
         size_of_split = getattr(source, "expected", None) or len(source)
         rows = []
         for part in sorted({(i.dataset, i.protocol) for i in every}):
@@ -138,54 +164,67 @@ def evaluate(
             skipped = sum(bool(i.why) for i in mine)
             row = {"set": part[0] or title, "hash": part[1], "images": len(mine) - skipped}
             row |= {"skipped": skipped, "read": len(every), "split": size_of_split}
-            rows.append(about | row | aggregate.means(mine, how))
+            rows.append(about | corruption | row | aggregate.means(mine, how))
+            rules = loop.rules_of(name, candidate.kind, size=size)
+            session.show(candidate, source, rows[-1], mine, rules)
         yield rows, images
 
 
-def _progress(done: int, count: int) -> None:
-    end = "\n" if done == count else ""
-    print(f"\r{done}/{count} images", end=end, file=sys.stderr, flush=True)
+@contextlib.contextmanager
+def _bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with images a second and the time that is left."""
+    from tqdm import tqdm
+
+    # A log gets a line now and then, a terminal a bar that moves.
+    pace = {} if sys.stderr.isatty() else {"mininterval": 30, "maxinterval": 30}
+    print(title, file=sys.stderr, flush=True) if not quiet else None
+    with tqdm(unit=" images", disable=quiet, smoothing=0.1, **pace) as bar:
+
+        def progress(done: int, count: int) -> None:
+            if bar.total is None:  # what was there before, or compiled first, has no part in rates
+                bar.total, bar.n, bar.initial = count, done, done
+                bar.start_t = bar.last_print_t = time.time()
+                bar.last_print_n = done
+            bar.update(done - bar.n)
+
+        yield progress
 
 
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table of the sets' rows; what no set has is left out."""
     columns = {c: t for c, t in COLUMNS.items() if any(not math.isnan(r[c]) for r in rows)}
-    heads = ["checkpoint", "set", "protocol", "images", *columns.values()]
+    corrupted = any("corruption" in r for r in rows)
+    heads = ["checkpoint", "set", *["corruption"] * corrupted, "protocol", "images"]
+    heads += columns.values()
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for r in rows:
         count = f"{r['images']}" + (f" (+{r['skipped']} skipped)" if r["skipped"] else "")
         if r["read"] < r["split"]:
             count += f"; {r['read']} of {r['split']} read"
         cells = [r["checkpoint"], r["set"], f"{r['protocol']} {r['hash']}", count]
+        if corrupted:
+            cells.insert(2, f"{r.get('corruption', 'none')} {r.get('severity', '')}".strip())
         cells += [f"{r[c]:.4f}" for c in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def new_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder, made where it is not there.
-
-    Raises:
-      ValueError: it holds something: scores may have taken hours.
-    """
-    path = pathlib.Path(folder).expanduser()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"--out={folder} is there and not empty; choose another or remove it")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def write(path: pathlib.Path, rows: Sequence[Row], images: Sequence[Row]) -> None:
-    """table.md, scores.json {"sets": …, "images": …} (NaN is null) and scores.csv of the images."""
+def write(
+    path: pathlib.Path, rows: Sequence[Row], images: Sequence[Row], speed: Sequence[Row] = ()
+) -> None:
+    """table.md, scores.json {"sets": …, "images": …, "speed": …} (NaN is null) and scores.csv of
+    the images."""
 
     def plain(row: Row) -> Row:
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
 
     (path / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
     found = {"sets": [plain(r) for r in rows], "images": [plain(r) for r in images]}
+    found["speed"] = list(speed)
     (path / "scores.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     with open(path / "scores.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(images[0]))
+        names = dict.fromkeys(name for row in images for name in row)
+        writer = csv.DictWriter(file, fieldnames=list(names))
         writer.writeheader()
         writer.writerows(plain(r) for r in images)
 
@@ -209,7 +248,13 @@ def main() -> None:
     missing = flags.DEFINE_boolean("allow_missing_files", False, "predictions: may lack images")
     load = weight_flags.define()
     flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
-    out = flags.DEFINE_string("out", None, "folder for table.md, scores.json and scores.csv")
+    out = flags.DEFINE_string("out", None, "folder for scores, report.html and the log")
+    resume = flags.DEFINE_boolean("resume", False, "go on with the run in --out that was killed")
+    corrupted = several("corrupt", [], "all or KIND[:severity]; may be given again")
+    threads = number("threads", 0, "that read, and as many that score; 0: one a core, at most 8")
+    distributed = flags.DEFINE_boolean(
+        "distributed", False, "this is one of several processes; see sharding.join_processes"
+    )
 
     def run(argv: list[str]) -> None:
         if argv[1:]:
@@ -219,22 +264,41 @@ def main() -> None:
         images: list[Row] = []
         problem = ""
         try:
-            path = new_folder(out.value) if out.value else None
-            sets = open_sets(dataset.value, data.value)
-            for source in checkpoint.value:
-                for found in evaluate(
-                    source, sets,
-                    protocol=protocol.value, kind=kind.value, size=size.value, limit=limit.value,
-                    batch_size=batch.value, boundary=boundary.value,
-                    allow_missing_files=missing.value, load=load(),
-                ):  # fmt: skip
-                    rows += found[0]
-                    images += found[1]
-                    if path:  # after each set: what stops a later one costs nothing of this
-                        write(path, rows, images)
+            if resume.value and not out.value:
+                raise ValueError("--resume goes on with the run in --out; give that folder")
+            if distributed.value:
+                from depth_anything_jax import sharding
+
+                sharding.join_processes()
+            from depth_anything_jax.evaluation import corrupt, session
+
+            share = session.this_share(distributed.value)
+            path = session.folder_of_all(out.value, share, resume=resume.value)
+            names = (
+                "checkpoint", "dataset", "protocol", "kind", "size", "limit", "boundary", "corrupt",
+                "allow_missing_files",
+            )  # fmt: skip
+            facts = {name: flags.FLAGS[name].value for name in names} | {"load": load()}
+            sets = corrupt.expand(open_sets(dataset.value, data.value), corrupted.value)
+            with session.Session(path, facts, resume=resume.value, share=share) as kept:
+                for source in checkpoint.value:
+                    for found in evaluate(
+                        source, sets,
+                        protocol=protocol.value, kind=kind.value, size=size.value,
+                        limit=limit.value, batch_size=batch.value, boundary=boundary.value,
+                        allow_missing_files=missing.value, load=load(),
+                        threads=threads.value or min(8, os.cpu_count() or 1), session=kept,
+                    ):  # fmt: skip
+                        rows += found[0]
+                        images += found[1]
+                        if path and kept.first:  # what stops a later set costs nothing of this
+                            shown = [*rows, *corrupt.mean_rows(rows)]
+                            write(path, shown, images, kept.speed)
+                            kept.write_report(table(shown))
+                rows += corrupt.mean_rows(rows)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             problem = f"{type(error).__name__}: {error}"
-        if rows:
+        if rows and kept.first:
             print(table(rows))
         sys.exit(problem or 0)
 

@@ -11,12 +11,14 @@ def colourise(
     valid: Bool[np.ndarray, "h w"] | None = None,
     *,
     limits: tuple[float, float] | None = None,
+    colours: str = "Spectral_r",
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A disparity map in colours: near is warm (red), far is cold (blue), invalid is grey.
 
     Each map is stretched over its own 2nd to 98th percentile, because relative disparity has no
     scale of its own; `limits` gives maps that are to be compared one range. The colour map is
-    matplotlib's Spectral_r, as in the Depth Anything demos.
+    matplotlib's Spectral_r, as in the Depth Anything demos; `colours` names another one for maps of
+    something else.
     """
     from matplotlib import colormaps
 
@@ -29,7 +31,7 @@ def colourise(
         unit = np.clip((disparity[usable] - low) / (high - low), 0, 1)
     else:
         unit = np.full(int(usable.sum()), 0.5)
-    picture[usable] = colormaps["Spectral_r"](unit, bytes=True)[:, :3]
+    picture[usable] = colormaps[colours](unit, bytes=True)[:, :3]
     return picture
 
 

@@ -14,6 +14,7 @@ A prediction is of a kind, which decides how it may be aligned:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,6 +53,8 @@ class Candidate(NamedTuple):
         called in threads.
       look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
       know: record, protocol → the map of its whole image, or None where there is none.
+      identity: what tells these weights or files from others of the same name.
+      stats: what `look` did to its last images, where it runs in batches.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Candidate(NamedTuple):
     prepare: Callable[[np.ndarray, int], Any] = transforms.network_input
     look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
     know: Callable[[Record, Protocol], np.ndarray | None] | None = None
+    identity: str = ""
+    stats: Any = None
 
 
 def make(
@@ -176,7 +181,11 @@ def _files(
         sources.check_same_view(str(path), record["image"], {"prediction": values})
         return values
 
-    return Candidate(source, kind, know=know)
+    digest = hashlib.sha256()
+    for stem, path in found.items():
+        facts = path.stat()
+        digest.update(f"{stem}\n{facts.st_size} {facts.st_mtime_ns}\n".encode(errors="replace"))
+    return Candidate(source, kind, know=know, identity=digest.hexdigest())
 
 
 def _stem(key: str) -> str:
@@ -227,7 +236,12 @@ def _read_exr(path: pathlib.Path) -> np.ndarray:
 
 
 def of_network(
-    predict: Callable[[np.ndarray], Any], *, kind: str, batch_size: int = 1, name: str = ""
+    predict: Callable[[np.ndarray], Any],
+    *,
+    kind: str,
+    batch_size: int = 1,
+    name: str = "",
+    identity: str = "",
 ) -> Candidate:
     """A function of normalised images (b, h, w, 3) → maps (b, h, w) of what `kind` says.
 
@@ -235,27 +249,32 @@ def of_network(
     """
     from depth_anything_jax import inference
 
+    stats = inference.Stats()
+
     def look(images: Iterable[tuple[Any, np.ndarray]]) -> Maps:
+        stats.clear()
         inputs = (inference.Input(tag, image) for tag, image in images)
-        for out in inference.predict_all(predict, inputs, batch_size=batch_size):
+        for out in inference.predict_all(predict, inputs, batch_size=batch_size, stats=stats):
             yield out.tag, out.disparity
 
-    return Candidate(name, kind, look=look)
+    return Candidate(name, kind, look=look, identity=identity, stats=stats)
 
 
 def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate:
-    from depth_anything_jax import inference, initial, weights
+    from depth_anything_jax import inference, initial, labelling, weights
 
     found = weights.load(source, **load)
     model = weights.model_of(found, dtype=initial.compute_dtype("auto"))
     predictor = inference.Predictor(model, found.params)
-    batch = batch_size or len(predictor.devices)
+    about: dict[str, Any] = {
+        "batch_size": batch_size or len(predictor.devices),
+        "name": source,
+        "identity": labelling.fingerprint(found.params),
+    }
     if not inference.is_metric(model):
-        return of_network(predictor, kind="disparity-affine", batch_size=batch, name=source)
+        return of_network(predictor, kind="disparity-affine", **about)
     # A metric model predicts disparity here as everywhere: back to its metres.
-    return of_network(
-        lambda images: 1 / predictor(images), kind="metric", batch_size=batch, name=source
-    )
+    return of_network(lambda images: 1 / predictor(images), kind="metric", **about)
 
 
 def _transformers(source: str) -> Candidate:
@@ -306,4 +325,8 @@ def _transformers(source: str) -> Candidate:
             else:
                 yield tag, outputs.predicted_depth[0].float().cpu().numpy()
 
-    return Candidate(f"transformers:{source}", kind, prepare, look)
+    from depth_anything_jax import labelling
+
+    tensors = {k: v.float().cpu().numpy() for k, v in model.state_dict().items()}
+    identity = labelling.fingerprint(tensors)
+    return Candidate(f"transformers:{source}", kind, prepare, look, identity=identity)

@@ -18,11 +18,13 @@ import pathlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from depth_anything_jax.evaluation import shards
 from depth_anything_jax.evaluation.aggregate import ImageScores
 from depth_anything_jax.evaluation.shards import Share
 
 FORMAT = 1  # of the log; others are refused
-Scored = Mapping[int, ImageScores]  # the image's index in its source → scores
+# The image's index in its source → the kind that it was scored as → scores.
+Scored = Mapping[int, Mapping[str, ImageScores]]
 
 
 class Ledger:
@@ -31,11 +33,16 @@ class Ledger:
     Args:
       share: which of several processes this is.
       known: scores from before.
+
+    Attributes:
+      before: how many images of all processes were scored before, when it is complete.
     """
 
-    def __init__(self, share: Share = Share(), known: Scored | None = None):
+    def __init__(self, share: Share = shards.ALL, known: Scored | None = None):
         self.share, self.known = share, dict(known or {})
+        self.before = 0
         self._mine: list[int] = []
+        self._old: set[int] = set(self.known)
 
     def todo(self, groups: Sequence[Hashable]) -> list[int]:
         """The images that this process has to score; image i belongs to groups[i]."""
@@ -50,7 +57,7 @@ class Ledger:
         """Takes the scores of an image, or of all frames of a sequence."""
         self.known.update(scored)
 
-    def collect(self, stream: Iterable[Scored]) -> dict[int, ImageScores]:
+    def collect(self, stream: Iterable[Scored]) -> dict[int, Mapping[str, ImageScores]]:
         """Takes everything in; the scores of all processes, by index.
 
         Raises:
@@ -64,12 +71,15 @@ class Ledger:
         except Exception as error:
             problem = error
         self.share.agree(problem)
-        parts = self.share.gather({i: self.known[i] for i in self._mine})
-        found: dict[int, ImageScores] = {}
-        for part in parts:
+        old = len(self._old.intersection(self._mine))
+        parts = self.share.gather(({i: self.known[i] for i in self._mine}, old))
+        self.before = sum(count for _, count in parts)
+        found: dict[int, Mapping[str, ImageScores]] = {}
+        for part, _ in parts:
             twice = sorted(found.keys() & part.keys())
             if twice:
-                raise ValueError(f"{part[twice[0]].key} was scored by two processes")
+                (first, *_) = part[twice[0]].values()
+                raise ValueError(f"{first.key} was scored by two processes")
             found |= part
         return found
 
@@ -93,10 +103,10 @@ class Log:
         facts: Mapping[str, Any],
         *,
         resume: bool = False,
-        share: Share = Share(),
+        share: Share = shards.ALL,
     ):
         self.path, self.share = pathlib.Path(path), share
-        self._parts: list[tuple[dict[str, Any], dict[int, ImageScores]]] = []
+        self._parts: list[tuple[Mapping[str, Any], dict[int, Mapping[str, ImageScores]]]] = []
         self._at = 0
         facts = json.loads(json.dumps({"format": FORMAT, **facts}))
         lines = self._read() if resume and self.path.exists() else []
@@ -109,8 +119,7 @@ class Log:
             if "part" in line:
                 self._parts.append((line["part"], {}))
             else:
-                scores = {int(i): ImageScores(**s) for i, s in line["scored"].items()}
-                self._parts[line["of"]][1].update(scores)
+                self._parts[line["of"]][1].update(_from_json(line["scored"]))
 
     def _read(self) -> list[dict[str, Any]]:
         """All whole lines; what a kill left behind them is cut off."""
@@ -159,7 +168,8 @@ class Log:
 
     def add(self, part: int, scored: Scored) -> None:
         """Appends a line."""
-        self._write({"of": part, "scored": {i: s._asdict() for i, s in scored.items()}})
+        plain = {i: {k: s._asdict() for k, s in by.items()} for i, by in scored.items()}
+        self._write({"of": part, "scored": plain})
 
     def close(self) -> None:
         """Closes the file."""
@@ -174,3 +184,7 @@ class _LoggedLedger(Ledger):
     def add(self, scored: Scored) -> None:
         self._log.add(self._part, scored)
         super().add(scored)
+
+
+def _from_json(plain: Mapping[str, Mapping[str, Any]]) -> Scored:
+    return {int(i): {k: ImageScores(**s) for k, s in by.items()} for i, by in plain.items()}

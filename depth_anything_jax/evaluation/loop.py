@@ -23,7 +23,7 @@ from depth_anything_jax import inference
 from depth_anything_jax.evaluation import aggregate, candidates, protocols, scoring
 from depth_anything_jax.evaluation.aggregate import ImageScores
 from depth_anything_jax.evaluation.candidates import Candidate
-from depth_anything_jax.evaluation.ledger import Ledger
+from depth_anything_jax.evaluation.ledger import Ledger, Scored
 from depth_anything_jax.evaluation.protocols import Protocol
 from depth_anything_jax.inference import Predict
 
@@ -131,8 +131,10 @@ def evaluate_candidate(
     ledger = Ledger() if ledger is None else ledger
     indices = ledger.todo(groups)
 
-    def told() -> Iterator[dict[int, ImageScores]]:
+    def told() -> Iterator[Scored]:
         done, mine = ledger.progress()
+        if done and progress is not None:
+            progress(done, mine)
         for scored in score_images(
             candidate,
             source,
@@ -147,7 +149,7 @@ def evaluate_candidate(
                 progress(done, mine)
 
     found = ledger.collect(told())
-    images = [found[i] for i in sorted(found)]
+    images = [found[i][candidate.kind] for i in sorted(found)]
     if all(i.why for i in images):
         first = f" ({images[0].key}: {images[0].why})" if images else ""
         raise ValueError(f"none of {count} images could be scored{first}")
@@ -216,7 +218,7 @@ def score_images(
     *,
     boundary: bool = False,
     threads: int = 2,
-) -> Iterator[dict[int, ImageScores]]:
+) -> Iterator[Scored]:
     """Scores as they come: of an image, or of all frames of a sequence, by index.
 
     Metrics are computed in threads while the device works on later batches. A sequence that is
@@ -230,20 +232,17 @@ def score_images(
     frames: dict[Any, dict[Any, dict[int, np.ndarray]]] = collections.defaultdict(dict)
     flying: collections.deque[concurrent.futures.Future] = collections.deque()
 
-    def one(index, record, rules, prediction) -> dict[int, ImageScores]:
-        return {
-            index: scoring.score(prediction, kind, record, rules, whole=whole, boundary=boundary)
-        }
+    def one(index, record, rules, prediction) -> Scored:
+        found = scoring.score(prediction, kind, record, rules, whole=whole, boundary=boundary)
+        return {index: {kind: found}}
 
-    def sequence(rules: Protocol, predicted: dict[int, np.ndarray]) -> dict[int, ImageScores]:
+    def sequence(rules: Protocol, predicted: dict[int, np.ndarray]) -> Scored:
         order = sorted(predicted)
         maps, records = [predicted[i] for i in order], _Lazy(source, order)
-        scores = scoring.score_sequence(
-            maps, kind, records, rules, boundary=boundary, whole=whole
-        )
-        return dict(zip(order, scores, strict=True))
+        scores = scoring.score_sequence(maps, kind, records, rules, boundary=boundary, whole=whole)
+        return {i: {kind: found} for i, found in zip(order, scores, strict=True)}
 
-    def land(most: int) -> Iterator[dict[int, ImageScores]]:
+    def land(most: int) -> Iterator[Scored]:
         while len(flying) > most:
             yield flying.popleft().result()
 
@@ -254,7 +253,7 @@ def score_images(
             ):
                 group, blank = groups[index], scoring.unscored(record, rules)
                 if prediction is None:
-                    yield {index: blank._replace(why="no prediction")}
+                    yield {index: {kind: blank._replace(why="no prediction")}}
                 elif rules.per == "image":
                     flying.append(pool.submit(one, index, record, rules, prediction))
                 else:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 
-class Share(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Share:
     """Which of `count` processes this is."""
 
     index: int = 0
@@ -53,6 +55,9 @@ class Share(NamedTuple):
         for index, other in enumerate(said):
             if other:
                 raise RuntimeError(f"process {index} failed: {other}")
+
+
+ALL = Share()  # one process: all images are its own
 
 
 def this_process() -> Share:
