@@ -6,50 +6,41 @@
         --dataset nyu --data NYU --dataset 'kitti?list_file=eigen.txt' --data KITTI --out scores
     python -m depth_anything_jax.evaluate --data 'rgbd:pairs/manifest.json?datasets=nyu' \\
         --checkpoint predictions:from_another_tool --kind metric
+    python -m depth_anything_jax.evaluate --checkpoint depth-anything/Depth-Anything-V2-Small \\
+        --checkpoint runs/student --relative_to runs/student --dataset da2k --data DA-2K
 
 --checkpoint is a run, a file, a folder, a hub id, or one of the candidates above (candidates.py).
 With --dataset, each --data is the folder of an evaluation set in its original layout
 (docs/benchmarks.md); without, each is a source as training reads it (docs/data.md).
 
 Without --protocol it is `da` for relative predictions and `zoe` for metric ones; protocols.py has
-the switches. Two numbers are comparable exactly when their protocol's hash is the same, and it
-stands beside every number. --out receives table.md, scores.json (each image), scores.csv and
-report.html with the worst, median and best images; log.jsonl lets a killed run go on, with the same
-command and --resume.
+the switches, and --switch crop=garg changes one. Two numbers are comparable exactly when their
+protocol's hash is the same, and it stands beside every number. Pairs of points (da2k, diw) have
+rules and a hash of their own, whatever the protocol.
 
+--out receives table.md, scores.json (each image), scores.csv, and report.html with the worst,
+median and best images; a run that was killed goes on with the same command and --resume.
 --corrupt all, fog or fog:3 adds every set under these corruptions (corrupt.py, extra [corrupt]).
 Several processes, started alike on each host with --distributed, share the images.
 """
 
-import contextlib
-import csv
-import json
-import math
 import os
-import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from depth_anything_jax.data import sources, specs
+from depth_anything_jax.evaluation import corrupt, progress, tables
 
 if TYPE_CHECKING:
     from depth_anything_jax.evaluation.session import Session
 
-COLUMNS = {
-    "abs_rel": "AbsRel",
-    "delta1": "δ1",
-    "rmse": "RMSE",
-    "log10": "log10",
-    "silog": "SILog",
-    "norm_l1": "norm. L1",
-}
 Row = dict[str, Any]
 
 
 def open_sets(datasets: Sequence[str], data: Sequence[str]) -> list[tuple[str, sources.Source]]:
-    """(name, source) of every set asked for.
+    """(name with its options, source) of every set asked for.
 
     Args:
       datasets: names of evaluation sets with options, "kitti?split=eigen_697"; none: `data` are
@@ -70,11 +61,9 @@ def open_sets(datasets: Sequence[str], data: Sequence[str]) -> list[tuple[str, s
     opened = []
     for text, folder in zip(datasets, data, strict=True):
         name, _, query = text.partition("?")
-        if name in ("da2k", "diw"):
-            raise ValueError(f"{name} has pairs of points and no depth: not scored here yet")
         options = specs.parse(f"folder:?{query}")
         del options["type"]
-        opened.append((name, benchmarks.make(name, os.path.expanduser(folder), **options)))
+        opened.append((text, benchmarks.make(name, os.path.expanduser(folder), **options)))
     return opened
 
 
@@ -84,7 +73,9 @@ def evaluate(
     *,
     protocol: str = "",
     kind: str | None = None,
-    size: int | None = None,
+    views: Sequence[str] = (),
+    changed: Mapping[str, Any] | None = None,
+    published_as: str | None = None,
     limit: int = 0,
     batch_size: int = 0,
     boundary: bool = False,
@@ -98,8 +89,10 @@ def evaluate(
     Args:
       checkpoint: what `candidates.make` takes; `kind`, `allow_missing_files` and `load` go to it.
       sets: as `open_sets` gives them.
-      protocol: a name; "" goes by the kind.
-      size: short side of the network's input in pixels; None: the protocol's.
+      protocol: a name; "" goes by the kind that is scored.
+      views: kinds to score it as, from one look at each image; none: what the protocol asks for.
+      changed: switches of the protocol.
+      published_as: a name of `published.MODELS`, or "none"; None: by the weights' own name.
       limit: images of each set; 0: all.
       batch_size: images at a time; 0: one a device.
       boundary: whether boundary F1 is wanted.
@@ -107,13 +100,17 @@ def evaluate(
       session: log, share and report of a run; None keeps nothing.
 
     Yields:
-      Of each source: a row for each set in it (and protocol), and one for each image. Means over
-      more than one set are not given: sets are not of equal worth.
+      Of each source: a row for each set in it (view and protocol), and one for each image and view.
+      Means over more than one set are not given: sets are not of equal worth.
     """
-    from depth_anything_jax.evaluation import aggregate, candidates, loop, protocols
+    from depth_anything_jax.evaluation import candidates, loop, pairs, protocols, published, stream
+    from depth_anything_jax.evaluation import switches as texts
     from depth_anything_jax.evaluation.session import Session
 
     session = session or Session()
+
+    model = published.check(published_as) if published_as else None
+    changed = dict(changed or {})
     wanted, others = [], []
     for _, source in sets:
         keys = [source.key(i) for i in range(len(source))]
@@ -128,105 +125,86 @@ def evaluate(
         allow_missing_files=allow_missing_files,
         load=load,
     )
-    name, _ = protocols.named(protocol or protocols.default(candidate.kind))
-    how = protocols.get(name, candidate.kind).aggregate  # the same for all its sets
-    about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": name}
+    if model is None:
+        model = published.model_of(candidate.origin)
+    first = views[0] if views else candidate.kind
+    name, _ = protocols.named(protocol or protocols.default(first))
     for title, source in sets:
-        corruption = getattr(source, "facts", {})
-        if corruption and candidate.look is None:
-            raise ValueError(f"{checkpoint} does not look at images: --corrupt has no effect on it")
+        corruption = corrupt.facts(source, sets)
+        of_pairs = title.partition("?")[0] in pairs.MEASURES
+        if of_pairs:  # order is the same in all views
+            asked: Sequence[str] = (candidate.kind,)
+            label = texts.label(pairs.NAME, pairs.concerned(changed))
+            how = "image"
+        else:
+            asked = views or protocols.views(name, candidate.kind)
+            label = texts.label(name, changed)
+            how = protocols.get(name, asked[0], **changed).aggregate  # the same for all its sets
+        about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": label}
+        seen_as = "" if tuple(asked) == (candidate.kind,) else f" as {', '.join(asked)}"
         called = " ".join(map(str, (title, *corruption.values())))
-        say = f"{checkpoint} on {called}: {candidate.kind}, {name}"
-        ledger = session.ledger(candidate, source, set=title, protocol=name)
+        say = f"{checkpoint} on {called}: {candidate.kind}{seen_as}, {label}"
+        ledger = session.ledger(candidate, source, set=title, label=label, views=list(asked))
         start = time.monotonic()
-        with _bar(say, quiet=not session.first) as progress:
-            found = loop.evaluate_candidate(
+        with progress.bar(say, quiet=not session.first) as tell:
+            found = loop.evaluate_views(
                 candidate,
                 source,
+                views=asked,
                 protocol=name,
-                size=size,
+                switches=changed,
                 limit=limit,
                 boundary=boundary,
                 threads=threads,
-                progress=progress,
+                progress=tell,
                 ledger=ledger,
             )
-        every = [*found.per_image, *found.skipped_images]
-        session.note(say, candidate.stats, len(every), ledger, time.monotonic() - start)
-        images = []
-        for image in every:
-            scores = image._asdict()
-            images.append({**about, **corruption, "hash": scores.pop("protocol"), **scores})
-        size_of_split = getattr(source, "expected", None) or len(source)
-        rows = []
-        for part in sorted({(i.dataset, i.protocol) for i in every}):
-            mine = [i for i in every if (i.dataset, i.protocol) == part]
-            skipped = sum(bool(i.why) for i in mine)
-            row = {"set": part[0] or title, "hash": part[1], "images": len(mine) - skipped}
-            row |= {"skipped": skipped, "read": len(every), "split": size_of_split}
-            rows.append(about | corruption | row | aggregate.means(mine, how))
-            rules = loop.rules_of(name, candidate.kind, size=size)
-            session.show(candidate, source, rows[-1], mine, rules)
+        session.note(say, candidate.stats, ledger, time.monotonic() - start)
+        rows, images = [], []
+        split = getattr(source, "expected", None) or len(source)
+        for view, scores in found.items():
+            every = [*scores.per_image, *scores.skipped_images]
+            mine = {**about, **corruption, "view": view}
+            new = tables.rows(every, mine, reader=title, split=split, how=how)
+            for row in new:
+                clean = not corruption.get("severity")
+                row["published"], row["not_compared"] = published.beside(row, clean and model or "")
+            rows += new
+            rules = stream.Rulebook([view], name, changed)
+            session.show(candidate, source, new, every, rules)
+            for image in every:
+                fields = image._asdict()
+                digest = fields.pop("protocol")
+                place = {"reader": title, "set": image.dataset or title, "hash": digest}
+                images.append({**mine, **place, **fields})
         yield rows, images
 
 
-@contextlib.contextmanager
-def _bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with images a second and the time that is left."""
-    from tqdm import tqdm
+def _changed(switch: Sequence[str], size: int | None) -> dict[str, Any]:
+    """The protocol's switches that flags change."""
+    from depth_anything_jax.evaluation import switches
 
-    # A log gets a line now and then, a terminal a bar that moves.
-    pace = {} if sys.stderr.isatty() else {"mininterval": 30, "maxinterval": 30}
-    print(title, file=sys.stderr, flush=True) if not quiet else None
-    with tqdm(unit=" images", disable=quiet, smoothing=0.1, **pace) as bar:
-
-        def progress(done: int, count: int) -> None:
-            if bar.total is None:  # what was there before, or compiled first, has no part in rates
-                bar.total, bar.n, bar.initial = count, done, done
-                bar.start_t = bar.last_print_t = time.time()
-                bar.last_print_n = done
-            bar.update(done - bar.n)
-
-        yield progress
+    return switches.parse([*switch, *([f"input_size={size}"] if size is not None else [])])
 
 
-def table(rows: Sequence[Row]) -> str:
-    """A Markdown table of the sets' rows; what no set has is left out."""
-    columns = {c: t for c, t in COLUMNS.items() if any(not math.isnan(r[c]) for r in rows)}
-    corrupted = any("corruption" in r for r in rows)
-    heads = ["checkpoint", "set", *["corruption"] * corrupted, "protocol", "images"]
-    heads += columns.values()
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for r in rows:
-        count = f"{r['images']}" + (f" (+{r['skipped']} skipped)" if r["skipped"] else "")
-        if r["read"] < r["split"]:
-            count += f"; {r['read']} of {r['split']} read"
-        cells = [r["checkpoint"], r["set"], f"{r['protocol']} {r['hash']}", count]
-        if corrupted:
-            cells.insert(2, f"{r.get('corruption', 'none')} {r.get('severity', '')}".strip())
-        cells += [f"{r[c]:.4f}" for c in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def _published(names: Sequence[str], checkpoints: Sequence[str]) -> list[str | None]:
+    """The name for each checkpoint; None: by the weights' own.
 
+    Raises:
+      ValueError: not one for each, or a name of which nothing was published.
+    """
+    from depth_anything_jax.evaluation import published
 
-def write(
-    path: pathlib.Path, rows: Sequence[Row], images: Sequence[Row], speed: Sequence[Row] = ()
-) -> None:
-    """table.md, scores.json {"sets": …, "images": …, "speed": …} (NaN is null) and scores.csv of
-    the images."""
-
-    def plain(row: Row) -> Row:
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-
-    (path / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
-    found = {"sets": [plain(r) for r in rows], "images": [plain(r) for r in images]}
-    found["speed"] = list(speed)
-    (path / "scores.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    with open(path / "scores.csv", "w", newline="", encoding="utf-8") as file:
-        names = dict.fromkeys(name for row in images for name in row)
-        writer = csv.DictWriter(file, fieldnames=list(names))
-        writer.writeheader()
-        writer.writerows(plain(r) for r in images)
+    if not names:
+        return [None] * len(checkpoints)
+    if len(names) != len(checkpoints):
+        raise ValueError(
+            f"{len(names)} --published and {len(checkpoints)} --checkpoint: give one for each, in "
+            "order; none where nothing is to stand beside"
+        )
+    for name in names:
+        published.check(name)
+    return list(names)
 
 
 def main() -> None:
@@ -241,16 +219,20 @@ def main() -> None:
     data = several("data", None, "folder of each --dataset, or labelled source", required=True)
     protocol = flags.DEFINE_string("protocol", "", "da, midas, marigold, moge, zoe, vda, golden")
     kind = flags.DEFINE_string("kind", None, "of predictions: and baseline:")
-    size = number("size", None, "short side of the input in pixels; else the protocol's")
+    views = several("as", [], "score it as this lesser kind; may be given again")
+    switch = several("switch", [], "NAME=VALUE of the protocol, changed; may be given again")
+    size = number("size", None, "short side of the input in pixels: --switch input_size")
     limit = number("limit", 0, "images of each set; 0: all")
     batch = number("batch_size", 0, "images at a time; 0: one a device")
     boundary = flags.DEFINE_boolean("boundary", False, "boundary F1, too")
     missing = flags.DEFINE_boolean("allow_missing_files", False, "predictions: may lack images")
     load = weight_flags.define()
     flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
+    public = several("published", [], "whose published numbers stand beside; for each checkpoint")
+    reference = flags.DEFINE_string("relative_to", None, "the --checkpoint to compare others with")
+    corrupted = several("corrupt", [], "all or KIND[:severity]; may be given again")
     out = flags.DEFINE_string("out", None, "folder for scores, report.html and the log")
     resume = flags.DEFINE_boolean("resume", False, "go on with the run in --out that was killed")
-    corrupted = several("corrupt", [], "all or KIND[:severity]; may be given again")
     threads = number("threads", 0, "that read, and as many that score; 0: one a core, at most 8")
     distributed = flags.DEFINE_boolean(
         "distributed", False, "this is one of several processes; see sharding.join_processes"
@@ -262,44 +244,51 @@ def main() -> None:
         logging.set_verbosity(logging.WARNING)
         rows: list[Row] = []
         images: list[Row] = []
-        problem = ""
+        compared: list[Row] = []
+        problem, first = "", True
         try:
-            if resume.value and not out.value:
-                raise ValueError("--resume goes on with the run in --out; give that folder")
-            if distributed.value:
-                from depth_anything_jax import sharding
+            changed = _changed(switch.value, size.value)
+            names = _published(public.value, checkpoint.value)
+            if reference.value and reference.value not in checkpoint.value:
+                raise ValueError(
+                    f"--relative_to={reference.value} is none of the --checkpoint: "
+                    f"{', '.join(checkpoint.value)}"
+                )
+            corrupt.check(checkpoint.value, corrupted.value)
+            from depth_anything_jax.evaluation import session
 
-                sharding.join_processes()
-            from depth_anything_jax.evaluation import corrupt, session
-
-            share = session.this_share(distributed.value)
-            path = session.folder_of_all(out.value, share, resume=resume.value)
-            names = (
-                "checkpoint", "dataset", "protocol", "kind", "size", "limit", "boundary", "corrupt",
-                "allow_missing_files",
-            )  # fmt: skip
-            facts = {name: flags.FLAGS[name].value for name in names} | {"load": load()}
+            share = session.join(distributed.value)
+            first = share.index == 0
+            folder = session.folder_of_all(out.value, share, resume=resume.value)
             sets = corrupt.expand(open_sets(dataset.value, data.value), corrupted.value)
-            with session.Session(path, facts, resume=resume.value, share=share) as kept:
-                for source in checkpoint.value:
+            facts = {
+                "checkpoint": checkpoint.value, "sets": [title for title, _ in sets],
+                "protocol": protocol.value, "kind": kind.value, "as": views.value,
+                "switches": changed, "limit": limit.value, "boundary": boundary.value,
+                "allow_missing_files": missing.value, "load": load(),
+            }  # fmt: skip
+            with session.Session(folder, facts, resume=resume.value, share=share) as kept:
+                for source, public_name in zip(checkpoint.value, names, strict=True):
                     for found in evaluate(
                         source, sets,
-                        protocol=protocol.value, kind=kind.value, size=size.value,
-                        limit=limit.value, batch_size=batch.value, boundary=boundary.value,
+                        protocol=protocol.value, kind=kind.value, views=views.value,
+                        changed=changed, published_as=public_name, limit=limit.value,
+                        batch_size=batch.value, boundary=boundary.value,
                         allow_missing_files=missing.value, load=load(),
                         threads=threads.value or min(8, os.cpu_count() or 1), session=kept,
                     ):  # fmt: skip
                         rows += found[0]
                         images += found[1]
-                        if path and kept.first:  # what stops a later set costs nothing of this
-                            shown = [*rows, *corrupt.mean_rows(rows)]
-                            write(path, shown, images, kept.speed)
-                            kept.write_report(table(shown))
+                        # After each set: what stops a later one costs nothing of this.
+                        kept.write([*rows, *corrupt.mean_rows(rows)], images)
+                if reference.value:
+                    compared = corrupt.compare(rows, images, reference.value)
                 rows += corrupt.mean_rows(rows)
+                kept.write(rows, images, compared)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             problem = f"{type(error).__name__}: {error}"
-        if rows and kept.first:
-            print(table(rows))
+        if rows and first:
+            print(tables.text(rows, compared))
         sys.exit(problem or 0)
 
     app.run(run)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from depth_anything_jax import checkpoint, evaluate, models
-from depth_anything_jax.evaluation import candidates, protocols, session
+from depth_anything_jax.evaluation import candidates, protocols, session, tables
 from tests import benchmark_files
 
 SCENES = "scenes:A?count=2&size=28"
+SMALL = {"input_size": 28}
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +30,15 @@ def weights_folder(tmp_path_factory):
 
 def test_rows_have_the_protocol_that_made_them(weights_folder):
     sets = evaluate.open_sets([], [SCENES])
-    ((rows, images),) = evaluate.evaluate(weights_folder, sets, size=28)
-    ((golden, _),) = evaluate.evaluate(weights_folder, sets, size=28, protocol="golden")
-    assert (rows[0]["images"], rows[0]["protocol"], golden[0]["protocol"]) == (
-        2,
-        "da@1",
-        "golden@1",
-    )
+    ((rows, images),) = evaluate.evaluate(weights_folder, sets, changed=SMALL)
+    ((golden, _),) = evaluate.evaluate(weights_folder, sets, changed=SMALL, protocol="golden")
+    names = [r[0]["protocol"] for r in (rows, golden)]
+    assert rows[0]["images"] == 2 and names == ["da@1+input_size=28", "golden@1+input_size=28"]
     expected = protocols.get("golden", "disparity-affine", input_size=28)
     assert golden[0]["hash"] == expected.hash != rows[0]["hash"]
     assert rows[0]["abs_rel"] == pytest.approx(np.mean([i["abs_rel"] for i in images]))
-    line = evaluate.table(rows).splitlines()[2]
-    assert line.startswith(f"| {weights_folder} | {SCENES} | da@1 {rows[0]['hash']} | 2 | ")
+    line = tables.table(rows).splitlines()[2]
+    assert line.startswith(f"| {weights_folder} | {SCENES} | {names[0]} {rows[0]['hash']} | 2 | ")
     assert f" {rows[0]['abs_rel']:.4f} " in line
 
 
@@ -61,18 +59,20 @@ def test_the_truth_is_perfect_on_an_evaluation_set_and_the_rest_is_told(scannet,
     (row,) = rows
     assert (row["set"], row["images"], row["skipped"]) == ("scannet", 2, 1)
     assert row["protocol"] == "zoe@1" and row["abs_rel"] < 1e-6 and row["delta1"] == 1
-    assert "2 (+1 skipped)" in evaluate.table(rows)
-    evaluate.write(session.new_folder(tmp_path / "out"), rows, images)
+    assert "2 (+1 skipped)" in tables.table(rows)
+    tables.write(session.new_folder(tmp_path / "out"), rows, images)
     saved = json.loads((tmp_path / "out/scores.json").read_text())
     assert [bool(i["why"]) for i in saved["images"]] == [False, False, True]
     assert saved["images"][2]["abs_rel"] is None and saved["sets"][0]["images"] == 2
     lines = (tmp_path / "out/scores.csv").read_text().splitlines()
-    assert len(lines) == 4 and lines[0].startswith("checkpoint,kind,protocol,hash,key")
+    assert len(lines) == 4 and lines[0].startswith(
+        "checkpoint,kind,protocol,view,reader,set,hash,key"
+    )
     assert "scannet" in (tmp_path / "out/table.md").read_text()
     with pytest.raises(ValueError, match="out is there and not empty"):
         session.new_folder(tmp_path / "out")
     ((few, _),) = evaluate.evaluate("baseline:gt", sets, kind="metric", limit=1)
-    assert "| 1; 1 of 3 read |" in evaluate.table(few)
+    assert "| 1; 1 of 3 read |" in tables.table(few)
 
 
 def test_one_candidate_serves_all_sets(scannet, tmp_path, monkeypatch):
@@ -108,8 +108,6 @@ def test_sets_and_folders_go_together(scannet):
         evaluate.open_sets(["scanet"], [str(scannet)])
     with pytest.raises(ValueError, match="scannet has no option 'partail'"):
         evaluate.open_sets(["scannet?partail=True"], [str(scannet)])
-    with pytest.raises(ValueError, match="pairs of points"):
-        evaluate.open_sets(["da2k"], [str(scannet)])
 
 
 def test_the_program_writes_json_and_names_what_is_missing(weights_folder, tmp_path):

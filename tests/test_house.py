@@ -122,7 +122,10 @@ def test_data_knows_no_jax(file):
 
 
 # Of the evaluation, what only computes: numpy alone.
-SCORES = ("metrics", "align", "protocols", "protocol_table", "aggregate", "scoring", "pairs")
+SCORES = (
+    "metrics", "align", "protocols", "protocol_table", "switches", "aggregate", "scoring", "pairs",
+    "relative", "tables",
+)  # fmt: skip
 NUMPY = ("resample", *(f"evaluation.{name}" for name in SCORES))
 PURE = ("losses", "perturb", "select", *NUMPY)
 CORE = [

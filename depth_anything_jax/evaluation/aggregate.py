@@ -30,6 +30,7 @@ class ImageScores(NamedTuple):
       scale, shift: of the alignment; a scale below 0 is an upside-down prediction.
       n: valid pixels.
       not_finite: predictions among them that are not finite.
+      correct, ties, pairs: of point pairs: in the right order, of equal values (wrong), all.
       protocol: hash of the switches.
       why: why nothing was scored, "" if it was.
     """
@@ -56,6 +57,9 @@ class ImageScores(NamedTuple):
     shift: float = NAN
     n: int = 0
     not_finite: int = 0
+    correct: int = 0
+    ties: int = 0
+    pairs: int = 0
     protocol: str = ""
     why: str = ""
 

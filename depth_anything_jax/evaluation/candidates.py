@@ -25,7 +25,7 @@ from jaxtyping import Num
 
 from depth_anything_jax.data import formats, sources, transforms
 from depth_anything_jax.evaluation import protocols, scoring
-from depth_anything_jax.evaluation.protocols import KINDS, Protocol
+from depth_anything_jax.evaluation.protocols import KINDS, Protocol, ProtocolError, Switches
 
 BASELINES = ("zero", "mean", "gt")
 SUFFIXES = (".npy", ".npz", ".png", ".pfm", ".exr")
@@ -55,15 +55,18 @@ class Candidate(NamedTuple):
       know: record, protocol → the map of its whole image, or None where there is none.
       identity: what tells these weights or files from others of the same name.
       stats: what `look` did to its last images, where it runs in batches.
+      origin: the name under which these weights were released, as far as they tell: what
+        `published.model_of` takes.
     """
 
     name: str
     kind: str
     prepare: Callable[[np.ndarray, int], Any] = transforms.network_input
     look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
-    know: Callable[[Record, Protocol], np.ndarray | None] | None = None
+    know: Callable[[Record, Switches], np.ndarray | None] | None = None
     identity: str = ""
     stats: Any = None
+    origin: str = ""
 
 
 def make(
@@ -116,7 +119,15 @@ def _baseline(source: str, name: str, kind: str) -> Candidate:
     if name not in BASELINES:
         raise ValueError(f"{source}: baselines are {', '.join(BASELINES)}")
 
-    def know(record: Record, protocol: Protocol) -> np.ndarray:
+    def know(record: Record, protocol: Switches) -> np.ndarray:
+        if not isinstance(protocol, Protocol):  # pairs of points
+            if name != "zero":
+                raise ProtocolError(
+                    f"{source}: {record['key']} has pairs of points and no depth that {name!r} "
+                    "could be taken from; baseline:zero has every pair a tie, and predictions: "
+                    "brings maps"
+                )
+            return np.zeros(record["image"].shape[:2])
         whole = np.full(record["valid"].shape, np.nan)
         window = protocols.window(protocol.frame, *whole.shape)
         whole[window] = scoring.truth(record, kind, protocol)
@@ -173,7 +184,7 @@ def _files(
             + ")"
         )
 
-    def know(record: Record, protocol: Protocol) -> np.ndarray | None:
+    def know(record: Record, protocol: Switches) -> np.ndarray | None:
         path = found.get(_stem(record["key"]))
         if path is None:
             return None
@@ -271,10 +282,14 @@ def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate
         "name": source,
         "identity": labelling.fingerprint(found.params),
     }
+    # Imported weights have one link; whatever was trained from them has another.
+    chain = found.metadata["licence_chain"]
+    origin = chain[0]["source"] if [link["role"] for link in chain] == ["weights"] else ""
     if not inference.is_metric(model):
-        return of_network(predictor, kind="disparity-affine", **about)
-    # A metric model predicts disparity here as everywhere: back to its metres.
-    return of_network(lambda images: 1 / predictor(images), kind="metric", **about)
+        made = of_network(predictor, kind="disparity-affine", **about)
+    else:  # predicts disparity here as everywhere: back to its metres
+        made = of_network(lambda images: 1 / predictor(images), kind="metric", **about)
+    return made._replace(origin=origin)
 
 
 def _transformers(source: str) -> Candidate:
@@ -329,4 +344,5 @@ def _transformers(source: str) -> Candidate:
 
     tensors = {k: v.float().cpu().numpy() for k, v in model.state_dict().items()}
     identity = labelling.fingerprint(tensors)
-    return Candidate(f"transformers:{source}", kind, prepare, look, identity=identity)
+    name = f"transformers:{source}"
+    return Candidate(name, kind, prepare, look, identity=identity, origin=source)

@@ -26,6 +26,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from depth_anything_jax.evaluation import relative
+
 SEVERITIES = (1, 2, 3, 4, 5)
 KINDS = (
     "gaussian_noise", "shot_noise", "impulse_noise",
@@ -229,16 +231,30 @@ def expand(sets: Sequence[tuple[str, Any]], texts: Sequence[str]) -> list[tuple[
     ]
 
 
-def mean_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each checkpoint, set and protocol: the mean over its corrupted rows, by severity
-    and kind alike; what the rows disagree on is left as in the first.
+def facts(source: Any, sets: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A source's corruption and severity; nothing in a run without any."""
+    clean = {"corruption": "none", "severity": 0} if any(_facts(s) for _, s in sets) else {}
+    return _facts(source) or clean
 
-    Its corruption is "mean", its severity how many rows it is of.
-    """
+
+def _facts(source: Any) -> dict[str, Any]:
+    return getattr(source, "facts", {})
+
+
+def check(checkpoints: Sequence[str], texts: Sequence[str]) -> None:
+    """Raises ValueError where a corruption would change nothing."""
+    blind = [c for c in checkpoints if c.partition(":")[0] in ("baseline", "predictions")]
+    if texts and blind:
+        raise ValueError(f"--corrupt has no effect on {blind[0]}, which does not look at images")
+
+
+def mean_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each checkpoint, view, set and protocol: the mean over its corrupted rows, all
+    kinds and severities alike. Its corruption is "mean", its severity how many rows it is of."""
     parts: dict[Any, list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row.get("severity") and row["corruption"] != "mean":
-            name = tuple(row[k] for k in ("checkpoint", "kind", "set", "hash"))
+        if row.get("severity"):
+            name = tuple(row[k] for k in ("checkpoint", "view", "reader", "set", "hash"))
             parts.setdefault(name, []).append(row)
     return [
         {
@@ -248,3 +264,24 @@ def mean_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         | {"corruption": "mean", "severity": len(part)}
         for part in parts.values()
     ]
+
+
+def compare(
+    rows: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]], reference: str
+) -> list[dict[str, Any]]:
+    """`relative.rows`, of corrupted images apart from clean ones ("over" says which).
+
+    Args:
+      rows, images: of the program, without means.
+      reference: the checkpoint that others are compared with.
+    """
+    if not any("corruption" in row for row in rows):
+        return relative.rows(rows, images, reference)
+    by = ("reader", "set", "hash", "corruption", "severity")
+    found = []
+    for over, wanted in (("clean images", False), ("corrupted images", True)):
+        some, theirs = (
+            [r for r in every if bool(r["severity"]) == wanted] for every in (rows, images)
+        )
+        found += [{"over": over, **r} for r in relative.rows(some, theirs, reference, by=by)]
+    return found

@@ -11,8 +11,8 @@ import hashlib
 import html
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -20,11 +20,12 @@ from jaxtyping import Bool, Float, UInt8
 
 from depth_anything_jax import pictures
 from depth_anything_jax.data import formats
-from depth_anything_jax.evaluation import loop, metrics, protocols, scoring
+from depth_anything_jax.evaluation import metrics, protocols, scoring, stream
 from depth_anything_jax.evaluation.aggregate import ImageScores
 from depth_anything_jax.evaluation.align import Alignment
 from depth_anything_jax.evaluation.candidates import Candidate
 from depth_anything_jax.evaluation.protocols import Protocol
+from depth_anything_jax.evaluation.stream import Rulebook
 
 WIDTH = 320  # pixels of a picture at most, and of its height
 ERROR = 0.5  # relative error at the end of the error map's colours, the same for all images
@@ -172,11 +173,10 @@ def section(
     candidate: Candidate,
     source: Any,
     images: Sequence[ImageScores],
-    protocol_of: Callable[[str, str], Protocol],
+    rules: Rulebook,
     folder: pathlib.Path,
     *,
     each: int = 3,
-    kind: str = "",
 ) -> tuple[str, dict[str, Protocol]]:
     """Draws a set's images into folder/pictures.
 
@@ -184,36 +184,38 @@ def section(
       candidate: predicts them once more.
       source: the records.
       images: scores of all of them.
-      protocol_of: (set, domain) → switches, as they were scored.
+      rules: under which they were scored, as the one view that is shown.
       folder: of the report.
       each: how many of the worst, the median ones and the best.
-      kind: what the prediction was scored as; "": its own.
 
     Returns:
-      HTML with links relative to `folder`, and the switches by their hash.
+      HTML with links relative to `folder`, "" where no image has a score to be ranked by, and the
+      switches by their hash.
     """
-    kind = kind or candidate.kind
+    (view,) = rules.views
     chosen = {p.scores.key: p for p in pick(images, each)}
+    if not chosen:
+        return "", {}
     at = {source.key(i): i for i in range(len(source)) if source.key(i) in chosen}
     (folder / "pictures").mkdir(exist_ok=True)
     figures, switches = {}, {}
     whole = candidate.look is None
-    for _, record, rules, prediction in loop.predictions(
-        candidate, source, sorted(at.values()), protocol_of, threads=1
+    for _, record, prediction in stream.predictions(
+        candidate, source, sorted(at.values()), rules, threads=1
     ):
         if prediction is None:
             continue
-        shown = chosen[record["key"]]
-        switches[rules.hash] = rules
+        shown, switch = chosen[record["key"]], cast(Protocol, rules.of(record))
+        switches[switch.hash] = switch
         a = Alignment(shown.scores.scale, shown.scores.shift)
-        values = scoring.convert(prediction, candidate.kind, kind)
-        found = maps(values, kind, record, rules, a, whole=whole)
+        values = scoring.convert(prediction, candidate.kind, view)
+        found = maps(values, view, record, switch, a, whole=whole)
         strip, limits = draw(found)
-        unique = f"{candidate.name}\n{kind}\n{shown.scores.protocol}\n{record['key']}"
+        unique = f"{candidate.name}\n{view}\n{shown.scores.protocol}\n{record['key']}"
         unique += f"\n{getattr(source, 'facts', '')}"
         name = hashlib.sha256(unique.encode(errors="surrogateescape")).hexdigest()[:16]
         files = [f"pictures/{name}-image.jpg", f"pictures/{name}-maps.png"]
-        (folder / files[0]).write_bytes(formats.encode_jpeg(photo(record, rules)))
+        (folder / files[0]).write_bytes(formats.encode_jpeg(photo(record, switch)))
         (folder / files[1]).write_bytes(formats.encode_png(np.ascontiguousarray(strip)))
         figures[record["key"]] = _figure(shown, len(images), files, limits, found.metres)
     return "".join(figures[key] for key in chosen if key in figures), switches
@@ -259,8 +261,8 @@ def legend() -> str:
     return (
         "<p>From left to right: image, label, aligned prediction, error. Label and prediction of "
         "an image have one range of colours, the 2nd to 98th percentile of its label, written "
-        "below it; red is near, blue is far, what lies beyond has the colour of the end. The error is "
-        "|prediction − label| / label in the space of the protocol's metrics, for all images "
-        f"0{_bar(ERROR_COLOURS)}{ERROR} and more. Where nothing is scored it is "
+        "below it; red is near, blue is far, what lies beyond has the colour of the end. "
+        "The error is |prediction − label| / label in the space of the protocol's metrics, for "
+        f"all images 0{_bar(ERROR_COLOURS)}{ERROR} and more. Where nothing is scored it is "
         f"<span style='background:{grey};color:#fff'>&nbsp;grey&nbsp;</span>.</p>"
     )

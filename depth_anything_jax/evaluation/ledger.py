@@ -35,12 +35,13 @@ class Ledger:
       known: scores from before.
 
     Attributes:
-      before: how many images of all processes were scored before, when it is complete.
+      images, before: of all processes, how many there are and were scored before; once all is
+        collected.
     """
 
     def __init__(self, share: Share = shards.ALL, known: Scored | None = None):
         self.share, self.known = share, dict(known or {})
-        self.before = 0
+        self.images = self.before = 0
         self._mine: list[int] = []
         self._old: set[int] = set(self.known)
 
@@ -81,6 +82,7 @@ class Ledger:
                 (first, *_) = part[twice[0]].values()
                 raise ValueError(f"{first.key} was scored by two processes")
             found |= part
+        self.images = len(found)
         return found
 
 

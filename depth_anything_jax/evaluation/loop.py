@@ -10,17 +10,12 @@ any sequence of records, a list in memory too.
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
-import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from depth_anything_jax import inference
-from depth_anything_jax.evaluation import aggregate, candidates, protocols, scoring
+from depth_anything_jax.evaluation import aggregate, candidates, protocols, stream
 from depth_anything_jax.evaluation.aggregate import ImageScores
 from depth_anything_jax.evaluation.candidates import Candidate
 from depth_anything_jax.evaluation.ledger import Ledger, Scored
@@ -89,12 +84,12 @@ def evaluate(
       ValueError: a record without a label, or no image could be scored.
       Exception: what reading a record raised; an evaluation leaves nothing out silently.
     """
+    changed = {"input_size": size, "max_depth": cap}
     return evaluate_candidate(
         candidates.of_network(predict, kind=kind, batch_size=batch_size),
         source,
         protocol=protocol,
-        size=size,
-        cap=cap,
+        switches={k: v for k, v in changed.items() if v is not None},
         boundary=boundary,
         limit=limit,
         threads=threads,
@@ -107,27 +102,61 @@ def evaluate_candidate(
     source: Sequence[Mapping[str, Any]] | Any,
     *,
     protocol: str | Protocol = "",
-    size: int | None = None,
-    cap: float | None = None,
+    switches: Mapping[str, Any] | None = None,
     boundary: bool = False,
     limit: int = 0,
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
     ledger: Ledger | None = None,
 ) -> Scores:
-    """Scores of anything that predicts: checkpoints, other tools' models and files, baselines.
+    """Scores of anything that predicts, as the kind that it is: see `evaluate_views`."""
+    (found,) = evaluate_views(
+        candidate,
+        source,
+        views=(candidate.kind,),
+        protocol=protocol,
+        switches=switches,
+        boundary=boundary,
+        limit=limit,
+        threads=threads,
+        progress=progress,
+        ledger=ledger,
+    ).values()
+    return found
 
-    Args and errors are those of `evaluate`; without a protocol it is `protocols.default`'s. What a
-    candidate has no prediction of is not scored and named among the skipped. With a ledger, what it
-    knows is not scored again, and of several processes each scores its share and gets all scores;
-    `progress` then tells of this process's images.
+
+def evaluate_views(
+    candidate: Candidate,
+    source: Sequence[Mapping[str, Any]] | Any,
+    *,
+    views: Sequence[str],
+    protocol: str | Protocol = "",
+    switches: Mapping[str, Any] | None = None,
+    boundary: bool = False,
+    limit: int = 0,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+    ledger: Ledger | None = None,
+) -> dict[str, Scores]:
+    """Scores of anything that predicts, as each of several kinds, from one look at each image.
+
+    Other arguments and errors are those of `evaluate`; without a protocol it is
+    `protocols.default`'s of the first view. What a candidate has no prediction of is not scored and
+    named among the skipped. Records of point pairs are scored by `pairs.Rules`.
+
+    Args:
+      views: kinds that the prediction is or can be made (`protocols.VIEWS`).
+      switches: of the protocol, changed.
+      ledger: what it knows is not scored again, and what is scored it is told at once. Of several
+        processes each scores its share, of which `progress` tells, and gets all scores.
     """
-    protocol_of = rules_of(protocol, candidate.kind, size=size, cap=cap)
-    general = protocol_of("", "")
+    for view in views:
+        protocols.check_view(candidate.kind, view)
+    rules = stream.Rulebook(views, protocol or protocols.default(views[0]), switches or {})
     count = min(limit or len(source), len(source))
     groups: Sequence[Any] = range(count)
-    if general.per == "sequence":
-        groups = [sequence_of(source, i) for i in range(count)]
+    if rules.per == "sequence":
+        groups = [stream.sequence_of(source, i) for i in range(count)]
     ledger = Ledger() if ledger is None else ledger
     indices = ledger.todo(groups)
 
@@ -135,13 +164,9 @@ def evaluate_candidate(
         done, mine = ledger.progress()
         if done and progress is not None:
             progress(done, mine)
-        for scored in score_images(
-            candidate,
-            source,
-            {i: groups[i] for i in indices},
-            protocol_of,
-            boundary=boundary,
-            threads=threads,
+        wanted = {i: groups[i] for i in indices}
+        for scored in stream.scores(
+            candidate, source, wanted, rules, boundary=boundary, threads=threads
         ):
             yield scored
             done += len(scored)
@@ -149,183 +174,14 @@ def evaluate_candidate(
                 progress(done, mine)
 
     found = ledger.collect(told())
-    images = [found[i][candidate.kind] for i in sorted(found)]
-    if all(i.why for i in images):
-        first = f" ({images[0].key}: {images[0].why})" if images else ""
-        raise ValueError(f"none of {count} images could be scored{first}")
-    return summarise(images, general.aggregate)
-
-
-def sequence_of(source: Any, index: int) -> str:
-    """The sequence of an image as far as it is known unread; "" for all where it is not."""
-    return source.sequence(index) if hasattr(source, "sequence") else ""
-
-
-def predictions(
-    candidate: Candidate,
-    source: Any,
-    indices: Iterable[int],
-    protocol_of: Callable[[str, str], Protocol],
-    *,
-    threads: int = 2,
-) -> Iterator[tuple[int, Mapping[str, Any], Protocol, np.ndarray | None]]:
-    """(index, record, its switches, prediction) of the images, in any order.
-
-    A prediction is what the candidate's kind says of the view that the network saw, or of the whole
-    image where it did not look; the mean of both ways round where the protocol flips.
-    """
-
-    def read(index: int) -> tuple[Mapping[str, Any], Protocol, list[Any]]:
-        record = source[index]
-        if "disparity" not in record and "depth" not in record:
-            raise ValueError(f"{record['key']} has no label to evaluate against")
-        rules = protocol_of(record.get("dataset", ""), record.get("domain", ""))
-        if candidate.know is not None:
-            return record, rules, [candidate.know(record, rules)]
-        image = view(record, rules)
-        views = [candidate.prepare(image, rules.input_size)]
-        if rules.flip and isinstance(views[0], np.ndarray):
-            views.append(views[0][:, ::-1])  # not resized again: exactly the mirror image
-        elif rules.flip:
-            views.append(candidate.prepare(image[:, ::-1], rules.input_size))
-        return record, rules, views
-
-    def inputs() -> Iterator[tuple[Any, Any]]:
-        for index, found in inference.read_ahead(read, indices, threads=threads):
-            if isinstance(found, Exception):
-                raise found
-            record, rules, views = found
-            for mirrored, x in enumerate(views):
-                yield (index, record, rules, bool(mirrored)), x
-
-    waiting: dict[int, np.ndarray] = {}  # one of a mirrored pair
-    for (index, record, rules, mirrored), prediction in (candidate.look or iter)(inputs()):
-        if mirrored:
-            prediction = prediction[:, ::-1]
-        if rules.flip and candidate.look is not None:
-            if index not in waiting:
-                waiting[index] = prediction
-                continue
-            prediction = (waiting.pop(index) + prediction) / 2
-        yield index, record, rules, prediction
-
-
-def score_images(
-    candidate: Candidate,
-    source: Any,
-    groups: Mapping[int, Any],
-    protocol_of: Callable[[str, str], Protocol],
-    *,
-    boundary: bool = False,
-    threads: int = 2,
-) -> Iterator[Scored]:
-    """Scores as they come: of an image, or of all frames of a sequence, by index.
-
-    Metrics are computed in threads while the device works on later batches. A sequence that is
-    aligned as a whole is scored when the last frame of its group has been predicted.
-
-    Args:
-      groups: the images to be scored, and the group that each belongs to.
-    """
-    kind, whole = candidate.kind, candidate.look is None
-    left = collections.Counter(groups.values())
-    frames: dict[Any, dict[Any, dict[int, np.ndarray]]] = collections.defaultdict(dict)
-    flying: collections.deque[concurrent.futures.Future] = collections.deque()
-
-    def one(index, record, rules, prediction) -> Scored:
-        found = scoring.score(prediction, kind, record, rules, whole=whole, boundary=boundary)
-        return {index: {kind: found}}
-
-    def sequence(rules: Protocol, predicted: dict[int, np.ndarray]) -> Scored:
-        order = sorted(predicted)
-        maps, records = [predicted[i] for i in order], _Lazy(source, order)
-        scores = scoring.score_sequence(maps, kind, records, rules, boundary=boundary, whole=whole)
-        return {i: {kind: found} for i, found in zip(order, scores, strict=True)}
-
-    def land(most: int) -> Iterator[Scored]:
-        while len(flying) > most:
-            yield flying.popleft().result()
-
-    with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
-        try:
-            for index, record, rules, prediction in predictions(
-                candidate, source, groups, protocol_of, threads=threads
-            ):
-                group, blank = groups[index], scoring.unscored(record, rules)
-                if prediction is None:
-                    yield {index: {kind: blank._replace(why="no prediction")}}
-                elif rules.per == "image":
-                    flying.append(pool.submit(one, index, record, rules, prediction))
-                else:
-                    part = rules, blank.dataset, blank.sequence
-                    frames[group].setdefault(part, {})[index] = prediction
-                left[group] -= 1
-                if not left[group]:
-                    for (its_rules, *_), predicted in frames.pop(group, {}).items():
-                        flying.append(pool.submit(sequence, its_rules, predicted))
-                yield from land(2 * threads)
-            yield from land(0)
-        finally:
-            for future in flying:
-                future.cancel()
-
-
-def rules_of(
-    protocol: str | Protocol, kind: str, *, size: int | None = None, cap: float | None = None
-) -> Callable[[str, str], Protocol]:
-    """(set, domain) → switches; "" is the protocol of the kind."""
-    changed = {"input_size": size, "max_depth": cap}
-    return _protocols(
-        protocol or protocols.default(kind),
-        kind,
-        {k: v for k, v in changed.items() if v is not None},
-    )
-
-
-def _protocols(
-    protocol: str | Protocol, kind: str, changed: dict[str, Any]
-) -> Callable[[str, str], Protocol]:
-    """(set, domain) → switches."""
-    if isinstance(protocol, str):
-        return functools.cache(lambda d, o: protocols.get(protocol, kind, d, o, **changed))
-    fixed = dataclasses.replace(protocol, **changed)
-    fixed.check_kind(kind)
-    return lambda dataset, domain: fixed
-
-
-class _Lazy(Sequence):
-    """Records of a source, read when they are asked for."""
-
-    def __init__(self, source: Any, indices: list[int]):
-        self._source, self._indices = source, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, at: Any) -> Any:
-        return self._source[self._indices[at]]
-
-
-def view(record: Mapping[str, Any], protocol: Protocol) -> np.ndarray:
-    """What of a record's image the network sees: the frame, padded.
-
-    Raises:
-      ProtocolError: a frame or padding counts in pixels, and label and image differ in size.
-    """
-    image = record["image"]
-    if protocol.frame == protocol.pad == "none":
-        return image
-    label = record["valid"].shape
-    if label != image.shape[:2]:
-        raise protocols.ProtocolError(
-            f"{record['key']}: frame {protocol.frame!r} and pad {protocol.pad!r} need a label of "
-            f"the image's size, and they are {label} and {image.shape[:2]}; use 'none' for both"
-        )
-    image = image[protocols.window(protocol.frame, *label)]
-    if protocol.pad == "zoe":
-        above, left = (scoring.padding(n) for n in image.shape[:2])
-        image = np.pad(image, ((above, above), (left, left), (0, 0)), "reflect")
-    return image
+    result = {}
+    for view in views:
+        images = [found[i][view] for i in sorted(found)]
+        if all(i.why for i in images):
+            first = f" ({images[0].key}: {images[0].why})" if images else ""
+            raise ValueError(f"none of {count} images could be scored{first}")
+        result[view] = summarise(images, rules.aggregate)
+    return result
 
 
 def summarise(images: Sequence[ImageScores], how: str = "image") -> Scores:

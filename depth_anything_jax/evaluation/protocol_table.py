@@ -35,6 +35,7 @@ class Named(NamedTuple):
       sets: set, "set_domain" or domain -> its switches; "*" for all others.
       refuses: why other kinds are not scored.
       notes: sources and choices.
+      all_views: whether a prediction is scored as all that it can be scored as, unasked.
     """
 
     version: int
@@ -43,6 +44,7 @@ class Named(NamedTuple):
     sets: dict[str, dict[str, Any]]
     refuses: str
     notes: tuple[str, ...]
+    all_views: bool = False
 
 
 def _range(low: float, high: float, **more: Any) -> dict[str, Any]:
@@ -178,12 +180,13 @@ TABLE = {
             "test/metrics.py and utils/alignment.py: least squares in disparity with a floor of "
             "1 / the label's largest depth; L1 with weights 1 / depth on 64 x 64 pixels",
             "depths beyond 1000 times the 1 % quantile are left out by its loader",
-            "a metric prediction has four rows there: score it as each of its views",
+            "a metric prediction has four rows there, one for each of its views: here too, unasked",
             "unverified: the prediction is resized bilinearly without align_corners; which valid "
             "pixel stands for a cell of the 64 x 64; scale only is sampled too",
             "its images are warped to one camera for each set: use its bundle, or the numbers are "
             "others",
         ),
+        all_views=True,
     ),
     "zoe": Named(
         version=1,

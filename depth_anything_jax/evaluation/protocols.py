@@ -58,7 +58,31 @@ class ProtocolError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class Switches:
+    """What the switches of depth (`Protocol`) and those of point pairs (`pairs.Rules`) share."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            allowed, value = CHOICES.get(field.name), getattr(self, field.name)
+            if allowed is not None and value not in allowed:
+                raise ProtocolError(
+                    f"{field.name} {value!r}: one of {', '.join(map(repr, allowed))}"
+                )
+
+    @functools.cached_property
+    def canonical(self) -> str:
+        """All switches as JSON, sorted by name; infinity is "inf"."""
+        plain = {k: "inf" if v == math.inf else v for k, v in dataclasses.asdict(self).items()}
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Twelve hex digits of the canonical text's SHA-256."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()[:12]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol(Switches):
     """Every switch of the evaluation of one set.
 
     Attributes:
@@ -105,11 +129,7 @@ class Protocol:
     min_valid: int = 1
 
     def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ProtocolError(
-                    f"{name} {getattr(self, name)!r}: one of {', '.join(map(repr, allowed))}"
-                )
+        super().__post_init__()
         # 10 and 10.0 are one switch and must be one text.
         for name in ("min_depth", "max_depth", "outlier_ratio"):
             object.__setattr__(self, name, float(getattr(self, name)))
@@ -139,18 +159,6 @@ class Protocol:
             f"outlier_ratio {self.outlier_ratio}: 0, or more than 1":
                 self.outlier_ratio != 0 and not self.outlier_ratio > 1,
         }  # fmt: skip
-
-    @functools.cached_property
-    def canonical(self) -> str:
-        """All switches as JSON, sorted by name; infinity is "inf"."""
-        fields = dataclasses.asdict(self)
-        plain = {k: "inf" if v == math.inf else v for k, v in fields.items()}
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """Twelve hex digits of the canonical text's SHA-256."""
-        return hashlib.sha256(self.canonical.encode()).hexdigest()[:12]
 
     def check_kind(self, kind: str) -> None:
         """Raises ProtocolError where the alignment makes no sense for a kind of prediction."""
@@ -191,6 +199,22 @@ def default(kind: str) -> str:
     """The protocol for a prediction of a kind where none is named."""
     _known_kind(kind)
     return "zoe" if kind == "metric" else "da"
+
+
+def views(name: str, kind: str) -> tuple[str, ...]:
+    """What a named protocol scores a prediction as where nobody asks: its kind, or all views."""
+    _, entry = named(name)
+    return tuple(v for v in VIEWS[kind] if v in entry.kinds) if entry.all_views else (kind,)
+
+
+def check_view(kind: str, view: str) -> None:
+    """Raises ProtocolError where a view needs what a kind of prediction does not know."""
+    for name in (kind, view):
+        _known_kind(name)
+    if view not in VIEWS[kind]:
+        raise ProtocolError(
+            f"a {kind} prediction is no {view} one; it can be scored as {', '.join(VIEWS[kind])}"
+        )
 
 
 def get(name: str, kind: str, dataset: str = "", domain: str = "", **switches: Any) -> Protocol:

@@ -138,11 +138,7 @@ def convert(values: Map, kind: str, view: str) -> Map:
     Raises:
       ProtocolError: the view would need what the prediction does not know.
     """
-    if view not in protocols.VIEWS[kind]:
-        raise protocols.ProtocolError(
-            f"a {kind} prediction is no {view} one; it can be scored as "
-            f"{', '.join(protocols.VIEWS[kind])}"
-        )
+    protocols.check_view(kind, view)
     both_disparity = kind == view == "disparity-affine"
     return values if view != "disparity-affine" or both_disparity else _inverse(values)
 
@@ -211,7 +207,7 @@ def aligned_depth(
     return depth
 
 
-def unscored(record: Record, protocol: Protocol) -> ImageScores:
+def unscored(record: Record, protocol: protocols.Switches) -> ImageScores:
     """What is known of an image before it is scored."""
     sequence = record.get("sequence", record.get("scene", ""))
     return ImageScores(record["key"], record.get("dataset", ""), sequence, protocol=protocol.hash)

@@ -14,17 +14,18 @@ import importlib.metadata
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from depth_anything_jax import pages
 from depth_anything_jax.data import label_store
-from depth_anything_jax.evaluation import gallery, protocol_table, shards
+from depth_anything_jax.evaluation import gallery, protocol_table, shards, tables
 from depth_anything_jax.evaluation.aggregate import ImageScores
 from depth_anything_jax.evaluation.candidates import Candidate
 from depth_anything_jax.evaluation.ledger import Ledger, Log
 from depth_anything_jax.evaluation.protocols import Protocol
 from depth_anything_jax.evaluation.shards import Share
+from depth_anything_jax.evaluation.stream import Rulebook
 
 LOG = "log.jsonl"
 EACH, EACH_CORRUPTED = 3, 1  # images shown of the worst, the median and the best
@@ -57,9 +58,14 @@ def new_folder(folder: str | pathlib.Path, *, resume: bool = False) -> pathlib.P
     return path
 
 
-def this_share(several: bool) -> Share:
-    """The share of this process; the whole, without asking jax, where there are not several."""
-    return shards.this_process() if several else shards.ALL
+def join(several: bool) -> Share:
+    """The share of this process, which joins the others first; the whole where it is alone."""
+    if not several:
+        return shards.ALL
+    from depth_anything_jax import sharding
+
+    sharding.join_processes()
+    return shards.this_process()
 
 
 def folder_of_all(folder: str | None, share: Share, *, resume: bool = False) -> pathlib.Path | None:
@@ -132,18 +138,17 @@ class Session:
         }
         return self._log.ledger(facts)
 
-    def note(self, part: str, stats: Any, images: int, ledger: Ledger, seconds: float) -> None:
+    def note(self, part: str, stats: Any, ledger: Ledger, seconds: float) -> None:
         """Tells and keeps how a part went: images a second, compiled programs.
 
         Args:
           part: what it was.
           stats: `inference.Stats` of it, None where nothing runs in batches.
-          images: of the part, by all processes.
-          ledger: of the part.
+          ledger: of the part, complete.
           seconds: that it took.
         """
-        row: dict[str, Any] = {"part": part, "images": images, "taken_over": ledger.before}
-        fresh = images - ledger.before
+        fresh = ledger.images - ledger.before
+        row = {"part": part, "images": fresh, "scored_before": ledger.before}
         row |= {"seconds": round(seconds, 3), "images_per_second": round(fresh / seconds, 3)}
         said = f"{fresh} images in {seconds:.1f} s, {fresh / seconds:.1f} a second"
         if ledger.before:
@@ -160,35 +165,48 @@ class Session:
         self,
         candidate: Candidate,
         source: Any,
-        row: Mapping[str, Any],
+        rows: Sequence[Mapping[str, Any]],
         images: Sequence[ImageScores],
-        protocol_of: Callable[[str, str], Protocol],
+        rules: Rulebook,
     ) -> None:
-        """Adds a set's images to the report; only the first process does, and only with a folder.
+        """Adds a source's images to the report; only the first process does, only with a folder.
 
         Args:
-          row: of the table.
-          images: those that the row is about, skipped ones too.
-          protocol_of: (set, domain) → switches.
+          rows: of the table, of one view.
+          images: those of all its sets, skipped ones too.
+          rules: of that view.
         """
-        if self.folder is None or not self.first or not row["images"]:
+        if self.folder is None or not self.first:
             return
-        each = EACH_CORRUPTED if row.get("corruption") else EACH
-        figures, switches = gallery.section(
-            candidate, source, images, protocol_of, self.folder, each=each
-        )
-        self._switches |= switches
-        heading = f"{row['checkpoint']} on {row['set']}"
-        if row.get("corruption"):
-            heading += f", {row['corruption']} {row['severity']}"
-        said = f"{row['kind']}, {row['protocol']} {row['hash']}, {row['images']} images"
-        self._sections.append(f"<h2>{html.escape(heading)}</h2><p>{html.escape(said)}</p>{figures}")
+        for row in rows:
+            mine = [i for i in images if i.protocol == row["hash"]]
+            mine = [i for i in mine if (i.dataset or row["reader"]) == row["set"]]
+            each = EACH_CORRUPTED if row.get("severity") else EACH
+            figures, switches = gallery.section(
+                candidate, source, mine, rules, self.folder, each=each
+            )
+            if not figures:  # pairs of points
+                continue
+            self._switches |= switches
+            heading = f"{row['checkpoint']} on {row['set']}"
+            if row.get("severity"):
+                heading += f", {row['corruption']} {row['severity']}"
+            said = f"{row['view']}, {row['protocol']} {row['hash']}, {row['images']} images"
+            text = f"<h2>{html.escape(heading)}</h2><p>{html.escape(said)}</p>{figures}"
+            self._sections.append(text)
 
-    def write_report(self, table: str) -> None:
-        """report.html as far as the run has come."""
-        if self.folder is None or not self._sections:
+    def write(
+        self,
+        rows: Sequence[dict[str, Any]],
+        images: Sequence[dict[str, Any]],
+        relative: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """All files as far as the run has come; only the first process does, with a folder."""
+        if self.folder is None or not self.first:
             return
-        body = [pages.tables(table), "<h2>Images</h2>", gallery.legend(), *self._sections]
+        tables.write(self.folder, rows, images, relative, self.speed)
+        body = [pages.tables(tables.text(rows, relative)), "<h2>Images</h2>"]
+        body += [gallery.legend(), *self._sections]
         body += ["<h2>Protocols</h2><p>Numbers are comparable exactly when their hashes agree.</p>"]
         body += [_switches(p) for p in self._switches.values()]
         page = pages.page(self.title, "".join(body), style=gallery.STYLE)

@@ -1,0 +1,72 @@
+"""Switches as text: types, choices, what is refused, and the name that says what was changed."""
+
+import dataclasses
+import math
+
+import pytest
+
+from depth_anything_jax.evaluation import protocols, switches
+from depth_anything_jax.evaluation.protocols import Protocol, ProtocolError
+from tests.test_protocols import OTHER
+
+
+def test_every_switch_can_be_said():
+    """As `show` writes it, `parse` reads it; the protocol takes it; the hash follows."""
+    assert set(switches.NAMES) == OTHER.keys()
+    base = protocols.get("golden", "metric")
+    for name, value in OTHER.items():
+        found = switches.parse([f"{name}={switches.show(value)}"])
+        assert found == {name: value} and type(found[name]) is type(value), name
+        assert protocols.get("golden", "metric", **found).hash != base.hash, name
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("disparity_floor=cap", "cap"),
+        ("disparity_floor=0.01", 0.01),
+        ("max_depth=inf", math.inf),
+        ("max_depth=1e2", 100.0),
+        ("flip=True", True),
+        ("flip = false", False),
+        ("input_size=392", 392),
+    ],
+)
+def test_values_have_the_switch_type(text, value):
+    (found,) = switches.parse([text]).values()
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["crop"], "switch 'crop': should read name=value"),
+        (["corp=garg"], "no switch 'corp'; did you mean 'crop'.*There are alignment, align_on"),
+        (["crop=eigen"], "switch crop='eigen': must be one of none, nyu, eigen-kitti, garg"),
+        (["flip=yes"], "switch flip='yes': must be one of true, false"),
+        (["max_depth=far"], "switch max_depth='far': must be one of a number"),
+        (["max_depth=nan"], "max_depth='nan'"),
+        (["input_size=1.5"], "switch input_size='1.5': must be one of a whole number"),
+        (["disparity_floor=none"], "must be one of cap, label, a number"),
+        (["crop=garg", "crop=none"], "switch 'crop' is given twice: garg and none"),
+    ],
+)
+def test_what_is_no_switch_or_value_is_refused_with_the_choices(texts, message):
+    with pytest.raises(ProtocolError, match=message):
+        switches.parse(texts)
+
+
+def test_the_name_says_what_was_changed():
+    found = switches.parse(["max_depth=50", "crop=none", "flip=false", "disparity_floor=0.001"])
+    name = switches.label("zoe@1", found)
+    assert name == "zoe@1+crop=none+disparity_floor=0.001+flip=false+max_depth=50"
+    assert switches.parse(name.split("+")[1:]) == found
+    assert switches.label("da@1", {}) == "da@1"
+
+
+def test_a_switch_is_the_one_of_the_protocol():
+    found = switches.parse(["crop=garg", "max_depth=50"])
+    changed = protocols.get("da", "disparity-affine", "kitti", "outdoor", **found)
+    plain = protocols.get("da", "disparity-affine", "kitti", "outdoor")
+    assert changed == dataclasses.replace(plain, crop="garg", max_depth=50)
+    assert isinstance(changed, Protocol)
