@@ -31,7 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from depth_anything_jax.data import sources, specs
-from depth_anything_jax.evaluation import corrupt, progress, tables
+from depth_anything_jax.evaluation import corrupt, progress, switches, tables
 
 if TYPE_CHECKING:
     from depth_anything_jax.evaluation.session import Session
@@ -104,13 +104,19 @@ def evaluate(
       Means over more than one set are not given: sets are not of equal worth.
     """
     from depth_anything_jax.evaluation import candidates, loop, pairs, protocols, published, stream
-    from depth_anything_jax.evaluation import switches as texts
     from depth_anything_jax.evaluation.session import Session
 
     session = session or Session()
 
     model = published.check(published_as) if published_as else None
     changed = dict(changed or {})
+    of_pairs = [title.partition("?")[0] in pairs.MEASURES for title, _ in sets]
+    vain = changed.keys() - pairs.concerned(changed).keys() if all(of_pairs) else ()
+    if vain:
+        raise ValueError(
+            f"{', '.join(sorted(vain))} changes nothing in pairs of points; their switches are "
+            f"{', '.join(pairs.SWITCHES)}"
+        )
     wanted, others = [], []
     for _, source in sets:
         keys = [source.key(i) for i in range(len(source))]
@@ -127,19 +133,20 @@ def evaluate(
     )
     if model is None:
         model = published.model_of(candidate.origin)
+    for view in views:
+        protocols.check_view(candidate.kind, view)
     first = views[0] if views else candidate.kind
     name, _ = protocols.named(protocol or protocols.default(first))
-    for title, source in sets:
+    for (title, source), pointed in zip(sets, of_pairs, strict=True):
         corruption = corrupt.facts(source, sets)
-        of_pairs = title.partition("?")[0] in pairs.MEASURES
-        if of_pairs:  # order is the same in all views
+        if pointed:  # order is the same in all views
             asked: Sequence[str] = (candidate.kind,)
-            label = texts.label(pairs.NAME, pairs.concerned(changed))
+            label = switches.label(pairs.NAME, pairs.concerned(changed))
             how = "image"
         else:
             asked = views or protocols.views(name, candidate.kind)
-            label = texts.label(name, changed)
-            how = protocols.get(name, asked[0], **changed).aggregate  # the same for all its sets
+            label = switches.label(name, changed)
+            how = changed.get("aggregate", protocols.get(name, asked[0]).aggregate)  # in all sets
         about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": label}
         seen_as = "" if tuple(asked) == (candidate.kind,) else f" as {', '.join(asked)}"
         called = " ".join(map(str, (title, *corruption.values())))
@@ -178,13 +185,6 @@ def evaluate(
                 place = {"reader": title, "set": image.dataset or title, "hash": digest}
                 images.append({**mine, **place, **fields})
         yield rows, images
-
-
-def _changed(switch: Sequence[str], size: int | None) -> dict[str, Any]:
-    """The protocol's switches that flags change."""
-    from depth_anything_jax.evaluation import switches
-
-    return switches.parse([*switch, *([f"input_size={size}"] if size is not None else [])])
 
 
 def _published(names: Sequence[str], checkpoints: Sequence[str]) -> list[str | None]:
@@ -247,7 +247,8 @@ def main() -> None:
         compared: list[Row] = []
         problem, first = "", True
         try:
-            changed = _changed(switch.value, size.value)
+            resized = [] if size.value is None else [f"input_size={size.value}"]
+            changed = switches.parse([*switch.value, *resized])
             names = _published(public.value, checkpoint.value)
             if reference.value and reference.value not in checkpoint.value:
                 raise ValueError(

@@ -78,9 +78,32 @@ def test_24_megapixels():
     order = np.argsort(ratio)
     reached = np.cumsum(mass[order])
     expected_l1 = ratio[order][np.searchsorted(reached, reached[-1] / 2)]
+    scale = float(np.sum(x.astype(np.longdouble) * y) / np.sum(np.square(x, dtype=np.longdouble)))
+    # The mean's rounding, of which x is 400 times its spread.
+    assert align.least_squares_scale(x, y).scale == pytest.approx(scale, rel=1e-12)
     # 24 million float64 additions may move the half by a few pixels: neighbours differ by 1e-10.
     found = align.l1_scale(x, y, np.ones_like(y)).scale
     assert found == pytest.approx(float(expected_l1), rel=1e-8)
+
+
+@pytest.mark.nightly  # minutes: some sixty sorts of all pixels
+@pytest.mark.timeout(3600)
+def test_l1_of_24_megapixels():
+    """Seven of ten pixels on a line, the others anywhere: the line is the optimum."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.1, 1, 24_000_000).astype(np.float32)
+    y = 2 * x.astype(np.float64) + 1
+    bad = rng.random(x.size) < 0.3
+    y[bad] += rng.normal(0, 5, int(bad.sum()))
+    weight = rng.uniform(0.1, 2, x.size)
+    found = align.l1(x, y, weight)
+    assert found == pytest.approx((2, 1), rel=1e-12)  # through a pixel on the line, in float64
+
+    def cost(scale, shift):
+        return float(weight @ np.abs(scale * x.astype(np.float64) + shift - y))
+
+    for scale, shift in ((1e-4, 0), (-1e-4, 0), (0, 1e-4), (0, -1e-4), (1e-4, -5e-5)):
+        assert cost(*found) < cost(found.scale + scale, found.shift + shift)
 
 
 def test_a_constant_added_to_the_prediction_costs_no_digit():
@@ -250,6 +273,14 @@ def test_one_pixel(name):
 def test_two_pixels_are_met_exactly(name):
     found = SCALE_SHIFT[name](np.array([1.0, 3.0]), np.array([5.0, 1.0]))
     assert found == pytest.approx((-2, 7), rel=1e-14)
+
+
+def test_two_pixels_have_the_best_scale_of_each_solver():
+    x, y = np.array([1.0, 3.0]), np.array([5.0, 1.0])
+    expected = {"least_squares_scale": 8 / 10, "l1_scale": 1 / 3, "median_scale": 3 / 2}
+    assert SCALE.keys() == expected.keys()
+    for name, scale in expected.items():
+        assert SCALE[name](x, y) == pytest.approx((scale, 0), rel=1e-14)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -281,6 +281,10 @@ def test_rendered_scenes_are_a_source():
         sources.make(specs.parse("scenes:A?count=3&sise=56"))
     with pytest.raises(SourceError, match="'scenes' needs the field 'count'"):
         sources.make(specs.parse("scenes:A?size=56"))
+    for text in ("count=abc", "count=2.5", "count=3&size=True"):
+        field, _, value = text.rpartition("&")[2].partition("=")
+        with pytest.raises(SourceError, match=f"{field}='?{value}'?: must be a whole number"):
+            sources.make(specs.parse(f"scenes:A?{text}"))
 
 
 # --- the real pairs ----------------------------------------------------------------------------

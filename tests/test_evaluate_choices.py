@@ -150,8 +150,15 @@ def test_pairs_are_in_the_table_pooled_and_by_scene(sets, metric, tmp_path):
     saved = json.loads((tmp_path / "scores.json").read_text())
     assert [i["correct"] for i in saved["images"]] == [0, 0, 2, 1, 1]
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 6
-    ((zero, _),) = evaluate.evaluate("baseline:zero", evaluate.open_sets(["da2k"], [sets[1][1]]))
+    alone = evaluate.open_sets(["da2k"], [sets[1][1]])
+    ((zero, _),) = evaluate.evaluate("baseline:zero", alone)
     assert (zero[0]["accuracy"], zero[0]["ties"]) == (0, 3)
+    with pytest.raises(
+        ValueError, match="crop changes nothing in pairs of points; .* resize, flip"
+    ):
+        next(evaluate.evaluate("baseline:zero", alone, changed={"crop": "nyu", "flip": True}))
+    with pytest.raises(protocols.ProtocolError, match="disparity-affine prediction is no metric"):
+        next(evaluate.evaluate("baseline:zero", alone, views=["metric"]))
 
 
 def test_improvement_over_a_named_checkpoint(sets, metric):
@@ -197,13 +204,18 @@ def test_published_numbers_stand_in_the_table(sets, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("role", "origin"), [("weights", "depth_anything_v2_vits"), ("initial weights", "")]
+    ("role", "more", "origin"),
+    [
+        ("weights", {}, "depth_anything_v2_vits"),
+        ("initial weights", {}, ""),
+        ("weights", {"filled": {"by": "zeros", "tensors": ["a"]}}, ""),
+    ],
 )
-def test_imported_weights_know_their_origin_and_trained_ones_do_not(role, origin, monkeypatch):
+def test_only_imported_weights_that_are_whole_know_their_origin(role, more, origin, monkeypatch):
     chain = [{"role": role, "source": "depth_anything_v2_vits", "licence": "Apache-2.0"}]
     found = weights.Weights(
         {"encoder": {}, "decoder": {}}, "vits", "v2", "relative", None, None, "x", "all",
-        {"licence_chain": chain},
+        {"licence_chain": chain, **more},
     )  # fmt: skip
     monkeypatch.setattr(weights, "load", lambda source, **_: found)
     assert candidates.make("x").origin == origin
@@ -233,11 +245,12 @@ def test_the_program_from_the_command_line(sets, tmp_path):
             *PROGRAM, "--checkpoint=baseline:mean", "--checkpoint=baseline:zero", "--kind=metric",
             f"--dataset={sets[0][0]}", f"--data={sets[1][0]}", "--as=metric", "--as=depth-affine",
             "--protocol=marigold", "--switch=crop=none", "--switch=max_depth=50",
-            "--relative_to=baseline:zero", f"--out={tmp_path}/out",
+            "--relative_to=baseline:zero", f"--out={tmp_path}/out", "--boundary",
         ], capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "marigold@1+crop=none+max_depth=50" in done.stdout and "| mRI |" in done.stdout
+    assert "| boundary F1, 1 px | 2 px | 3 px |" in done.stdout
     saved = json.loads((tmp_path / "out/scores.json").read_text())
     # Marigold aligns both views in depth: one hash, one comparison.
     assert len(saved["sets"]) == 4 and saved["relative"][0]["sets"] == 1

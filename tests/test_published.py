@@ -13,8 +13,8 @@ LARGE = "depth-anything-v2-large"
 def row(reader, dataset, digest, view="disparity-affine", **more):
     metrics = dict.fromkeys((*aggregate.METRICS, "accuracy", "whdr"), math.nan)
     return {
-        "reader": reader, "set": dataset, "hash": digest, "view": view, "images": 654,
-        "split": 654, **metrics, **more,
+        "reader": reader, "set": dataset, "protocol": "da@1", "hash": digest, "view": view,
+        "images": 654, "split": 654, **metrics, **more,
     }  # fmt: skip
 
 
@@ -50,8 +50,17 @@ def test_a_number_stands_beside_its_own_protocol():
     }
     assert found["ratios"] == pytest.approx({"abs_rel": 1, "delta1": 0.9 / 0.979})
     assert any("our reading" in note for note in found["notes"])
-    assert hidden == ["plumbline has nyu under golden@1, which this is not"]
+    assert hidden == [
+        "plumbline is not beside da@1 as disparity-affine: its numbers of nyu are for golden@1 as "
+        "disparity-affine"
+    ]
     assert published.beside(NYU, "") == ([], [])
+
+
+def test_a_metric_that_the_row_has_not_is_not_compared():
+    (found,), _ = published.beside(NYU | {"abs_rel": math.nan}, LARGE)
+    assert found["values"].keys() == found["ratios"].keys() == {"delta1"}
+    assert published.beside(NYU | {"abs_rel": math.nan, "delta1": math.nan}, LARGE)[0] == []
 
 
 @pytest.mark.parametrize(
@@ -64,7 +73,7 @@ def test_a_number_stands_beside_its_own_protocol():
 )
 def test_and_beside_no_other(other):
     found, hidden = published.beside(NYU | other, LARGE)
-    assert not found and any("V2" in text and "da@1" in text for text in hidden)
+    assert not found and any("V2" in t and "of nyu are for da@1" in t for t in hidden)
 
 
 def test_a_labelled_sample_of_a_set_is_not_the_set():
@@ -88,12 +97,12 @@ def test_bundles_and_halves_of_sets_are_told_apart():
     bundle = row("moge?set=DIODE", "diode", digest("moge", "diode"), abs_rel=0.06)
     found, hidden = published.beside(bundle, LARGE)
     assert [f["values"]["abs_rel"] for f in found] == pytest.approx([0.0533, 0.0529]) and not hidden
-    original = row("diode", "diode", digest("moge", "diode"))
+    original = row("diode", "diode", digest("moge", "diode"), abs_rel=0.06)
     assert not published.beside(original, LARGE)[0]
     name = "depth-anything-v1-large-metric-kitti"
     for domain, count in (("outdoor", 1), ("indoor", 0)):
         half = row("diode", "diode", digest("zoe", "diode", domain, "metric"), "metric", images=446)
-        assert len(published.beside(half, name)[0]) == count
+        assert len(published.beside(half | {"abs_rel": 0.8}, name)[0]) == count
 
 
 def test_pairs_stand_beside_pooled_and_per_scene():
@@ -128,6 +137,6 @@ def test_models_are_known_by_the_names_of_their_files(origin, name):
 
 
 def test_unknown_names_list_what_there_is():
-    with pytest.raises(ValueError, match=f"'{LARGE}'.*There are .*zoedepth-nyu, and none"):
+    with pytest.raises(ValueError, match=f"'{LARGE}'.*There are those of .*zoedepth-nyu; 'none'"):
         published.check("depth-anything-v2-larg")
     assert published.check("none") == "" and published.check(LARGE) == LARGE

@@ -284,7 +284,8 @@ def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate
     }
     # Imported weights have one link; whatever was trained from them has another.
     chain = found.metadata["licence_chain"]
-    origin = chain[0]["source"] if [link["role"] for link in chain] == ["weights"] else ""
+    whole = [link["role"] for link in chain] == ["weights"] and "filled" not in found.metadata
+    origin = chain[0]["source"] if whole else ""
     if not inference.is_metric(model):
         made = of_network(predictor, kind="disparity-affine", **about)
     else:  # predicts disparity here as everywhere: back to its metres

@@ -47,10 +47,12 @@ class Rules(protocols.Switches):
             raise protocols.ProtocolError(f"input_size {self.input_size} must be positive")
 
 
+SWITCHES = tuple(field.name for field in dataclasses.fields(Rules))
+
+
 def concerned(switches: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a protocol's changed switches that pairs have too."""
-    known = {field.name for field in dataclasses.fields(Rules)}
-    return {name: value for name, value in switches.items() if name in known}
+    return {name: value for name, value in switches.items() if name in SWITCHES}
 
 
 def values_at(

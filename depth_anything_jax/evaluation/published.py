@@ -12,6 +12,7 @@ images, options of the reader) is said, too.
 from __future__ import annotations
 
 import difflib
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -219,9 +220,10 @@ def check(model: str) -> str:
         return ""
     if model not in MODELS:
         near = difflib.get_close_matches(model, MODELS, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = f"did you mean {near[0]!r}? There" if near else "there"
         raise ValueError(
-            f"no published numbers of {model!r}; {hint}There are {', '.join(MODELS)}, and none"
+            f"no published numbers of {model!r}; {hint} are those of {', '.join(MODELS)}; 'none' "
+            "shows nothing"
         )
     return model
 
@@ -262,14 +264,24 @@ def beside(row: Mapping[str, Any], model: str) -> tuple[list[dict[str, Any]], li
                 continue
             full = pairs.NAME if table.protocol == "pairs" else protocols.named(table.protocol)[0]
             if row["hash"] != _hash(table, place) or table.view not in ("", row["view"]):
-                hidden.append(f"{table.title} has {place} under {full}, which this is not")
+                as_view = f" as {table.view}" if table.view else ""
+                hidden.append(
+                    f"{table.title} is not beside {row['protocol']} as {row['view']}: its numbers "
+                    f"of {place} are for {full}{as_view}"
+                )
                 continue
             texts = zip(table.metrics, printed.split("/"), strict=True)
-            values = {metric: float(text) * table.unit for metric, text in texts}
+            values = {
+                metric: float(text) * table.unit
+                for metric, text in texts
+                if not math.isnan(row[metric])
+            }
+            if not values:  # labels without metres, say
+                continue
             ratios = {metric: row[metric] / value for metric, value in values.items()}
             notes = [*table.notes, *_differences(row, table, place)]
             shown.append({"title": table.title, "values": values, "ratios": ratios, "notes": notes})
-    return shown, hidden
+    return shown, [] if "/" in row["set"] else hidden  # said once for all kinds of scene
 
 
 def _dataset(place: str) -> str:

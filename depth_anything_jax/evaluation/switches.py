@@ -33,8 +33,8 @@ def parse(texts: Iterable[str]) -> dict[str, Any]:
             raise ProtocolError(f"switch {text!r}: should read name=value, as crop=garg")
         if name not in NAMES:
             near = difflib.get_close_matches(name, NAMES, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ProtocolError(f"no switch {name!r}; {hint}There are {', '.join(NAMES)}")
+            hint = f"did you mean {near[0]!r}? There" if near else "there"
+            raise ProtocolError(f"no switch {name!r}; {hint} are {', '.join(NAMES)}")
         if name in found:
             raise ProtocolError(f"switch {name!r} is given twice: {show(found[name])} and {value}")
         found[name] = _value(name, value)

@@ -20,6 +20,9 @@ COLUMNS = {
     "log10": "log10",
     "silog": "SILog",
     "norm_l1": "norm. L1",
+    "boundary1": "boundary F1, 1 px",
+    "boundary2": "2 px",
+    "boundary3": "3 px",
     "accuracy": "pairs right",
     "whdr": "WHDR",
 }
@@ -180,6 +183,7 @@ def write(
     }
     (path / "scores.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     with open(path / "scores.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(images[0]))
+        names = dict.fromkeys(name for row in images for name in row)
+        writer = csv.DictWriter(file, fieldnames=list(names))
         writer.writeheader()
         writer.writerows(plain(r) for r in images)
