@@ -59,7 +59,10 @@ setup(
         "torch": ["torch>=2.6", "transformers>=4.50"],
         # HDF5 and MATLAB files of evaluation sets (Hypersim, NYUv2, SUN RGB-D), predictions in EXR
         "eval": ["h5py>=3.11", "openexr>=3.3", "scipy>=1.14"],
+        # corruptions of images in evaluate --corrupt; the last release under MIT
+        "corrupt": ["albumentations>=2.0.8"],
         "test": [
+            "albumentations>=2.0.8",
             "beartype>=0.20",
             "h5py>=3.11",
             "hypothesis>=6.100",

@@ -264,7 +264,7 @@ def distributions(names: set[str]) -> set[str]:
 
 def test_imports_and_requirements_agree():
     used = set().union(*(third_party(f) for f in sources(PACKAGE, "configs", "tools")))
-    assert distributions(used) <= declared("torch", "eval"), "imported, not in setup.py"
+    assert distributions(used) <= declared("torch", "eval", "corrupt"), "imported, not in setup.py"
     tests = set().union(*(third_party(f) for f in sources("tests")))
     # packaging comes with pytest, jaxlib with jax, torchvision is asked for by importorskip only
     extra = {"packaging", "jaxlib", "torchvision"}
