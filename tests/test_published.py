@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from depth_anything_jax import released
 from depth_anything_jax.data import benchmarks
 from depth_anything_jax.evaluation import aggregate, pairs, protocol_table, protocols, published
 
@@ -14,7 +15,7 @@ def row(reader, dataset, digest, view="disparity-affine", **more):
     metrics = dict.fromkeys((*aggregate.METRICS, "accuracy", "whdr"), math.nan)
     return {
         "reader": reader, "set": dataset, "protocol": "da@1", "hash": digest, "view": view,
-        "images": 654, "split": 654, **metrics, **more,
+        "images": 654, "split": 654, "pairs": 0, **metrics, **more,
     }  # fmt: skip
 
 
@@ -106,10 +107,12 @@ def test_bundles_and_halves_of_sets_are_told_apart():
 
 
 def test_pairs_stand_beside_pooled_and_per_scene():
-    of_pairs = {"hash": pairs.Rules().hash, "accuracy": 0.971}
+    of_pairs = {"hash": pairs.Rules().hash, "accuracy": 0.971, "pairs": 2067}
     for view in protocols.KINDS:
         (found,), _ = published.beside(row("da2k", "da2k", "", view) | of_pairs, LARGE)
-        assert found["ratios"] == pytest.approx({"accuracy": 1})
+        assert found["ratios"] == pytest.approx({"accuracy": 1}) and not found["notes"]
+    (few,), _ = published.beside(row("da2k", "da2k", "") | of_pairs | {"pairs": 12}, LARGE)
+    assert few["notes"] == ["ours is over 12 pairs, theirs over some 2,000"]
     aerial = row("da2k", "da2k/aerial", "", images=90) | of_pairs
     (found,), _ = published.beside(aerial, LARGE)
     assert found["values"] == pytest.approx({"accuracy": 0.995}) and not found["notes"]
@@ -134,6 +137,14 @@ def test_pairs_stand_beside_pooled_and_per_scene():
 def test_models_are_known_by_the_names_of_their_files(origin, name):
     assert published.model_of(origin) == name
     assert name in ("", *published.MODELS)
+
+
+@pytest.mark.parametrize(("metres", "data"), [(10.0, "nyu"), (80.0, "kitti")])
+def test_v1_metric_models_are_those_of_their_data(metres, data, monkeypatch):
+    bins = released.Released(None, "x.pt", "vitl", "v1", "bins", metres, "unknown", "")
+    monkeypatch.setattr(released, "by_path", lambda path: bins)
+    name = published.model_of("depth_anything_metric_depth")
+    assert name == f"depth-anything-v1-large-metric-{data}" and name in published.MODELS
 
 
 def test_unknown_names_list_what_there_is():

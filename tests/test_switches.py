@@ -70,3 +70,11 @@ def test_a_switch_is_the_one_of_the_protocol():
     plain = protocols.get("da", "disparity-affine", "kitti", "outdoor")
     assert changed == dataclasses.replace(plain, crop="garg", max_depth=50)
     assert isinstance(changed, Protocol)
+
+
+def test_another_protocol_can_be_reached_by_its_switches():
+    """Names are not in the hash: the protocol of the stored official scores, said from `da`."""
+    found = switches.parse(["space=depth", "min_depth=0.001"])
+    for dataset, domain in (("nyu", "indoor"), ("kitti", "outdoor")):
+        changed = protocols.get("da", "disparity-affine", dataset, domain, **found)
+        assert changed.hash == protocols.get("golden", "disparity-affine", dataset, domain).hash

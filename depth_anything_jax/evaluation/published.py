@@ -200,7 +200,9 @@ TABLES = (
 MODELS = tuple(sorted({model for table in TABLES for model in table.models}))
 
 _DOMAINS = {"nyu": "indoor", "kitti": "outdoor"}  # where the protocol goes by it
+_SOME_PAIRS = {"da2k": 2000, "diw": 74_000}  # as their papers say; no exact count is printed
 _SIZES = {"vits": "small", "vitb": "base", "vitl": "large", "vitg": "giant"}
+_BINS: dict[float | None, str] = {10.0: "nyu", 80.0: "kitti"}  # V1's metric models, by their range
 _OTHERS = {  # of transformers' hub
     "intel/dpt-beit-large-512": _MIDAS,
     "intel/zoedepth-nyu": "zoedepth-nyu",
@@ -237,9 +239,12 @@ def model_of(origin: str) -> str:
     known = released.by_repo(origin) or released.by_path(pathlib.PurePath(origin))
     if known is None:
         return _OTHERS.get(origin.lower(), "")
-    if known.version is None or known.head != "relative":
-        return ""  # encoders; V2's metric models, of which no score on these sets was published
-    return f"depth-anything-{known.version}-{_SIZES[known.variant]}"
+    name = f"depth-anything-{known.version}-{_SIZES[known.variant]}"
+    if known.head == "relative" and known.version is not None:
+        return name
+    if known.head == "bins":
+        return f"{name}-metric-{_BINS[known.max_depth]}"
+    return ""  # encoders; V2's metric models, of which no score on these sets was published
 
 
 def beside(row: Mapping[str, Any], model: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -302,6 +307,9 @@ def _differences(row: Mapping[str, Any], table: Publication, place: str) -> list
     expected = table.images.get(place, row["split"])
     if row["images"] != expected and "/" not in row["set"]:
         found.append(f"ours is over {row['images']} images, theirs over {expected}")
+    some = _SOME_PAIRS.get(row["set"], 0)
+    if some and not 0.9 < row["pairs"] / some < 1.1:
+        found.append(f"ours is over {row['pairs']} pairs, theirs over some {some:,}")
     fields = row["reader"].partition("?")[2].split("&")
     chosen = {f for f in fields if f and f.partition("=")[0] not in _PLACES}
     differ = chosen ^ set(filter(None, [table.options.get(place, "")]))
