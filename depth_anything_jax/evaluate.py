@@ -256,6 +256,8 @@ def main() -> None:
                     f"{', '.join(checkpoint.value)}"
                 )
             corrupt.check(checkpoint.value, corrupted.value)
+            if resume.value and not out.value:
+                raise ValueError("--resume goes on with the run in --out: give that folder")
             from depth_anything_jax.evaluation import session
 
             share = session.join(distributed.value)
@@ -269,23 +271,25 @@ def main() -> None:
                 "allow_missing_files": missing.value, "load": load(),
             }  # fmt: skip
             with session.Session(folder, facts, resume=resume.value, share=share) as kept:
-                for source, public_name in zip(checkpoint.value, names, strict=True):
-                    for found in evaluate(
-                        source, sets,
-                        protocol=protocol.value, kind=kind.value, views=views.value,
-                        changed=changed, published_as=public_name, limit=limit.value,
-                        batch_size=batch.value, boundary=boundary.value,
-                        allow_missing_files=missing.value, load=load(),
-                        threads=threads.value or min(8, os.cpu_count() or 1), session=kept,
-                    ):  # fmt: skip
-                        rows += found[0]
-                        images += found[1]
-                        # After each set: what stops a later one costs nothing of this.
-                        kept.write([*rows, *corrupt.mean_rows(rows)], images)
-                if reference.value:
-                    compared = corrupt.compare(rows, images, reference.value)
-                rows += corrupt.mean_rows(rows)
-                kept.write(rows, images, compared)
+                try:
+                    for source, public_name in zip(checkpoint.value, names, strict=True):
+                        for found in evaluate(
+                            source, sets,
+                            protocol=protocol.value, kind=kind.value, views=views.value,
+                            changed=changed, published_as=public_name, limit=limit.value,
+                            batch_size=batch.value, boundary=boundary.value,
+                            allow_missing_files=missing.value, load=load(),
+                            threads=threads.value or min(8, os.cpu_count() or 1), session=kept,
+                        ):  # fmt: skip
+                            rows += found[0]
+                            images += found[1]
+                            kept.write(rows, images, last=False)
+                    if reference.value:
+                        compared = corrupt.compare(rows, images, reference.value)
+                finally:  # what stops a later set costs nothing of those before it
+                    rows += corrupt.mean_rows(rows)
+                    if rows:
+                        kept.write(rows, images, compared)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             problem = f"{type(error).__name__}: {error}"
         if rows and first:

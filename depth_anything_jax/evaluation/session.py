@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import pathlib
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -109,6 +110,7 @@ class Session:
         self._facts = {**_versions(), **(facts or {}), "processes": share.count}
         self._resume = resume
         self._log: Log | None = None
+        self._not_before = 0.0
         self._sections: list[str] = []
         self._switches: dict[str, Protocol] = {}
 
@@ -156,7 +158,7 @@ class Session:
         if stats is not None:
             row |= {"programs": len(stats.shapes), "padding": stats.padding}
             row |= {"shapes": sorted(stats.shapes)}
-            said += f"; {len(stats.shapes)} compiled programs, one a shape"
+            said += f"; shapes of input, a compiled program each: {len(stats.shapes)}"
         self.speed.append(row)
         if self.first:
             print(said, file=sys.stderr, flush=True)
@@ -200,9 +202,16 @@ class Session:
         rows: Sequence[dict[str, Any]],
         images: Sequence[dict[str, Any]],
         relative: Sequence[dict[str, Any]] = (),
+        *,
+        last: bool = True,
     ) -> None:
-        """All files as far as the run has come; only the first process does, with a folder."""
-        if self.folder is None or not self.first:
+        """All files as far as the run has come; only the first process does, with a folder.
+
+        Args:
+          last: False: another time, if writing would take more than a tenth of the run's time.
+        """
+        start = time.monotonic()
+        if self.folder is None or not self.first or (start < self._not_before and not last):
             return
         tables.write(self.folder, rows, images, relative, self.speed)
         body = [pages.tables(tables.text(rows, relative)), "<h2>Images</h2>"]
@@ -211,6 +220,8 @@ class Session:
         body += [_switches(p) for p in self._switches.values()]
         page = pages.page(self.title, "".join(body), style=gallery.STYLE)
         (self.folder / "report.html").write_text(page, encoding="utf-8")
+        now = time.monotonic()
+        self._not_before = now + 9 * (now - start)
 
     def close(self) -> None:
         """Closes the log."""
