@@ -68,10 +68,13 @@ setup(
         ],
         # HDF5 and MATLAB files of evaluation sets (Hypersim, NYUv2, SUN RGB-D), predictions in EXR
         "eval": ["h5py>=3.11", "openexr>=3.3", "scipy>=1.14"],
+        # corruptions of images in evaluate --corrupt; the last release under MIT
+        "corrupt": ["albumentations>=2.0.8"],
         "exr": ["openexr>=3.3"],  # depth maps in EXR
         "heic": ["pillow-heif>=1.0"],  # pictures of phones
         "video": ["av>=15.0"],  # brings FFmpeg with it
         "test": [
+            "albumentations>=2.0.8",
             "av>=15.0",
             "beartype>=0.20",
             "h5py>=3.11",

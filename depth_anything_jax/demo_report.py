@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from depth_anything_jax import demo_stages, pictures
+from depth_anything_jax import demo_stages, pages, pictures
 from depth_anything_jax.data.scenes import SceneSource
 from depth_anything_jax.demo_plan import DOMAINS, SPLITS, Plan
 from depth_anything_jax.evaluation import metrics
@@ -189,13 +189,6 @@ def active_share(rows: list[dict[str, Any]]) -> str:
     return said + (": a run that says nothing about it" if max(shares) == 0 else "")
 
 
-def _png(image: np.ndarray) -> str:
-    from depth_anything_jax.data import formats
-
-    data = base64.b64encode(formats.encode_png(np.ascontiguousarray(image))).decode()
-    return f"data:image/png;base64,{data}"
-
-
 def strip(plan: Plan, domain: str, rows: list[tuple[str, Callable, int]]) -> np.ndarray:
     """Scenes of a domain: RGB, true disparity, and what each of the rows makes of it."""
     from depth_anything_jax import resample
@@ -288,40 +281,17 @@ def facts(plan: Plan, logged: dict, marks: dict) -> list[str]:
 def _page(plan, text, columns, strips, plotted, logged, marks) -> str:
     captions = " | ".join(html.escape(c) for c in columns)
     parts = [
-        f"<h2>Domain {d}</h2><p>{captions}</p><img src='{_png(s)}'>" for d, s in strips.items()
+        f"<h2>Domain {d}</h2><p>{captions}</p><img src='{pages.inlined(s)}'>"
+        for d, s in strips.items()
     ]
     curve = base64.b64encode(plotted).decode()
     said = "".join(f"<li>{html.escape(s)}</li>" for s in facts(plan, logged, marks))
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Depth Anything demo</title>"
-        "<style>body{font:15px/1.5 sans-serif;max-width:75em;margin:2em auto;padding:0 1em}"
-        "table{border-collapse:collapse;font-size:13px}td,th{border:1px solid #ccc;padding:.25em "
-        ".6em}img{max-width:100%;image-rendering:pixelated}</style>"
-        "<h1>Teacher, pseudo labels, student: the whole method on rendered scenes</h1>"
-        f"{_html_tables(text)}<ul>{said}</ul>{''.join(parts)}"
-        f"<h2>Training</h2><img src='data:image/png;base64,{curve}'></html>"
+    return pages.page(
+        "Depth Anything demo",
+        f"{pages.tables(text)}<ul>{said}</ul>{''.join(parts)}"
+        f"<h2>Training</h2><img src='data:image/png;base64,{curve}'>",
+        heading="Teacher, pseudo labels, student: the whole method on rendered scenes",
     )
-
-
-def _html_tables(text: str) -> str:
-    """Our own Markdown tables as HTML."""
-    out, rows = [], []
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("|---"):
-            continue
-        if line.startswith("|"):
-            rows.append([html.escape(c.strip()) for c in line.strip("|").split("|")])
-            continue
-        if rows:
-            head = "".join(f"<th>{c}</th>" for c in rows[0])
-            body = "".join(
-                "<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows[1:]
-            )
-            out.append(f"<table><tr>{head}</tr>{body}</table><br>")
-            rows = []
-        if line:
-            out.append(f"<p>{html.escape(line)}</p>")
-    return "".join(out)
 
 
 def _write_docs(folder, plan, text, columns, strips, plotted, logged, marks) -> None:

@@ -16,17 +16,25 @@ With --dataset, each --data is the folder of an evaluation set in its original l
 Without --protocol it is `da` for relative predictions and `zoe` for metric ones; protocols.py has
 the switches, and --switch crop=garg changes one. Two numbers are comparable exactly when their
 protocol's hash is the same, and it stands beside every number. Pairs of points (da2k, diw) have
-rules and a hash of their own, whatever the protocol. --out receives table.md, scores.json (each
-image) and scores.csv.
+rules and a hash of their own, whatever the protocol.
+
+--out receives table.md, scores.json (each image), scores.csv, and report.html with the worst,
+median and best images; a run that was killed goes on with the same command and --resume.
+--corrupt all, fog or fog:3 adds every set under these corruptions (corrupt.py, extra [corrupt]).
+Several processes, started alike on each host with --distributed, share the images.
 """
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from depth_anything_jax.data import sources, specs
-from depth_anything_jax.evaluation import relative, switches, tables
+from depth_anything_jax.evaluation import corrupt, progress, switches, tables
+
+if TYPE_CHECKING:
+    from depth_anything_jax.evaluation.session import Session
 
 Row = dict[str, Any]
 
@@ -73,6 +81,8 @@ def evaluate(
     boundary: bool = False,
     allow_missing_files: bool = False,
     load: Mapping[str, Any] | None = None,
+    threads: int = 2,
+    session: "Session | None" = None,
 ) -> Iterator[tuple[list[Row], list[Row]]]:
     """Scores of one candidate on several sets, set by set.
 
@@ -86,12 +96,17 @@ def evaluate(
       limit: images of each set; 0: all.
       batch_size: images at a time; 0: one a device.
       boundary: whether boundary F1 is wanted.
+      threads: that read, and as many that score.
+      session: log, share and report of a run; None keeps nothing.
 
     Yields:
       Of each source: a row for each set in it (view and protocol), and one for each image and view.
       Means over more than one set are not given: sets are not of equal worth.
     """
-    from depth_anything_jax.evaluation import candidates, loop, pairs, protocols, published
+    from depth_anything_jax.evaluation import candidates, loop, pairs, protocols, published, stream
+    from depth_anything_jax.evaluation.session import Session
+
+    session = session or Session()
 
     model = published.check(published_as) if published_as else None
     changed = dict(changed or {})
@@ -123,6 +138,7 @@ def evaluate(
     first = views[0] if views else candidate.kind
     name, _ = protocols.named(protocol or protocols.default(first))
     for (title, source), pointed in zip(sets, of_pairs, strict=True):
+        corruption = corrupt.facts(source, sets)
         if pointed:  # order is the same in all views
             asked: Sequence[str] = (candidate.kind,)
             label = switches.label(pairs.NAME, pairs.concerned(changed))
@@ -133,41 +149,42 @@ def evaluate(
             how = changed.get("aggregate", protocols.get(name, asked[0]).aggregate)  # in all sets
         about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": label}
         seen_as = "" if tuple(asked) == (candidate.kind,) else f" as {', '.join(asked)}"
-        print(
-            f"{checkpoint} on {title}: {candidate.kind}{seen_as}, {label}",
-            file=sys.stderr,
-            flush=True,
-        )
-        found = loop.evaluate_views(
-            candidate,
-            source,
-            views=asked,
-            protocol=name,
-            switches=changed,
-            limit=limit,
-            boundary=boundary,
-            progress=_progress,
-        )
+        called = " ".join(map(str, (title, *corruption.values())))
+        say = f"{checkpoint} on {called}: {candidate.kind}{seen_as}, {label}"
+        ledger = session.ledger(candidate, source, set=title, label=label, views=list(asked))
+        start = time.monotonic()
+        with progress.bar(say, quiet=not session.first) as tell:
+            found = loop.evaluate_views(
+                candidate,
+                source,
+                views=asked,
+                protocol=name,
+                switches=changed,
+                limit=limit,
+                boundary=boundary,
+                threads=threads,
+                progress=tell,
+                ledger=ledger,
+            )
+        session.note(say, candidate.stats, ledger, time.monotonic() - start)
         rows, images = [], []
         split = getattr(source, "expected", None) or len(source)
         for view, scores in found.items():
             every = [*scores.per_image, *scores.skipped_images]
-            mine = {**about, "view": view}
+            mine = {**about, **corruption, "view": view}
             new = tables.rows(every, mine, reader=title, split=split, how=how)
             for row in new:
-                row["published"], row["not_compared"] = published.beside(row, model)
+                clean = not corruption.get("severity")
+                row["published"], row["not_compared"] = published.beside(row, clean and model or "")
             rows += new
+            rules = stream.Rulebook([view], name, changed)
+            session.show(candidate, source, new, every, rules)
             for image in every:
                 fields = image._asdict()
                 digest = fields.pop("protocol")
                 place = {"reader": title, "set": image.dataset or title, "hash": digest}
                 images.append({**mine, **place, **fields})
         yield rows, images
-
-
-def _progress(done: int, count: int) -> None:
-    end = "\n" if done == count else ""
-    print(f"\r{done}/{count} images", end=end, file=sys.stderr, flush=True)
 
 
 def _published(names: Sequence[str], checkpoints: Sequence[str]) -> list[str | None]:
@@ -213,7 +230,13 @@ def main() -> None:
     flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
     public = several("published", [], "whose published numbers stand beside; for each checkpoint")
     reference = flags.DEFINE_string("relative_to", None, "the --checkpoint to compare others with")
-    out = flags.DEFINE_string("out", None, "folder for table.md, scores.json and scores.csv")
+    corrupted = several("corrupt", [], "all or KIND[:severity]; may be given again")
+    out = flags.DEFINE_string("out", None, "folder for scores, report.html and the log")
+    resume = flags.DEFINE_boolean("resume", False, "go on with the run in --out that was killed")
+    threads = number("threads", 0, "that read, and as many that score; 0: one a core, at most 8")
+    distributed = flags.DEFINE_boolean(
+        "distributed", False, "this is one of several processes; see sharding.join_processes"
+    )
 
     def run(argv: list[str]) -> None:
         if argv[1:]:
@@ -222,7 +245,7 @@ def main() -> None:
         rows: list[Row] = []
         images: list[Row] = []
         compared: list[Row] = []
-        problem = ""
+        problem, first = "", True
         try:
             resized = [] if size.value is None else [f"input_size={size.value}"]
             changed = switches.parse([*switch.value, *resized])
@@ -232,26 +255,44 @@ def main() -> None:
                     f"--relative_to={reference.value} is none of the --checkpoint: "
                     f"{', '.join(checkpoint.value)}"
                 )
-            path = tables.new_folder(out.value) if out.value else None
-            sets = open_sets(dataset.value, data.value)
-            for source, public_name in zip(checkpoint.value, names, strict=True):
-                for found in evaluate(
-                    source, sets,
-                    protocol=protocol.value, kind=kind.value, views=views.value, changed=changed,
-                    published_as=public_name, limit=limit.value, batch_size=batch.value,
-                    boundary=boundary.value, allow_missing_files=missing.value, load=load(),
-                ):  # fmt: skip
-                    rows += found[0]
-                    images += found[1]
-                    if path:  # after each set: what stops a later one costs nothing of this
-                        tables.write(path, rows, images)
-            if reference.value:
-                compared = relative.rows(rows, images, reference.value)
-                if path:
-                    tables.write(path, rows, images, compared)
+            corrupt.check(checkpoint.value, corrupted.value)
+            if resume.value and not out.value:
+                raise ValueError("--resume goes on with the run in --out: give that folder")
+            from depth_anything_jax.evaluation import session
+
+            share = session.join(distributed.value)
+            first = share.index == 0
+            folder = session.folder_of_all(out.value, share, resume=resume.value)
+            sets = corrupt.expand(open_sets(dataset.value, data.value), corrupted.value)
+            facts = {
+                "checkpoint": checkpoint.value, "sets": [title for title, _ in sets],
+                "protocol": protocol.value, "kind": kind.value, "as": views.value,
+                "switches": changed, "limit": limit.value, "boundary": boundary.value,
+                "allow_missing_files": missing.value, "load": load(),
+            }  # fmt: skip
+            with session.Session(folder, facts, resume=resume.value, share=share) as kept:
+                try:
+                    for source, public_name in zip(checkpoint.value, names, strict=True):
+                        for found in evaluate(
+                            source, sets,
+                            protocol=protocol.value, kind=kind.value, views=views.value,
+                            changed=changed, published_as=public_name, limit=limit.value,
+                            batch_size=batch.value, boundary=boundary.value,
+                            allow_missing_files=missing.value, load=load(),
+                            threads=threads.value or min(8, os.cpu_count() or 1), session=kept,
+                        ):  # fmt: skip
+                            rows += found[0]
+                            images += found[1]
+                            kept.write(rows, images, last=False)
+                    if reference.value:
+                        compared = corrupt.compare(rows, images, reference.value)
+                finally:  # what stops a later set costs nothing of those before it
+                    rows += corrupt.mean_rows(rows)
+                    if rows:
+                        kept.write(rows, images, compared)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             problem = f"{type(error).__name__}: {error}"
-        if rows:
+        if rows and first:
             print(tables.text(rows, compared))
         sys.exit(problem or 0)
 

@@ -128,6 +128,10 @@ class Stats:
     """
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begins anew."""
         self.shapes: set[tuple[int, int, int]] = set()
         self.images = self.padding = 0
 

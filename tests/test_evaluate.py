@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax import checkpoint, evaluate, models
-from depth_anything_jax.evaluation import candidates, protocols, tables
+from depth_anything_jax.evaluation import candidates, protocols, session, tables
 from tests import benchmark_files
 
 SCENES = "scenes:A?count=2&size=28"
@@ -60,7 +60,7 @@ def test_the_truth_is_perfect_on_an_evaluation_set_and_the_rest_is_told(scannet,
     assert (row["set"], row["images"], row["skipped"]) == ("scannet", 2, 1)
     assert row["protocol"] == "zoe@1" and row["abs_rel"] < 1e-6 and row["delta1"] == 1
     assert "2 (+1 skipped)" in tables.table(rows)
-    tables.write(tables.new_folder(tmp_path / "out"), rows, images)
+    tables.write(session.new_folder(tmp_path / "out"), rows, images)
     saved = json.loads((tmp_path / "out/scores.json").read_text())
     assert [bool(i["why"]) for i in saved["images"]] == [False, False, True]
     assert saved["images"][2]["abs_rel"] is None and saved["sets"][0]["images"] == 2
@@ -70,7 +70,7 @@ def test_the_truth_is_perfect_on_an_evaluation_set_and_the_rest_is_told(scannet,
     )
     assert "scannet" in (tmp_path / "out/table.md").read_text()
     with pytest.raises(ValueError, match="out is there and not empty"):
-        tables.new_folder(tmp_path / "out")
+        session.new_folder(tmp_path / "out")
     ((few, _),) = evaluate.evaluate("baseline:gt", sets, kind="metric", limit=1)
     assert "| 1; 1 of 3 read |" in tables.table(few)
 

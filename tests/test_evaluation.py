@@ -10,7 +10,7 @@ import pytest
 
 from depth_anything_jax import inference, models, resample, weights
 from depth_anything_jax.data import sources, transforms
-from depth_anything_jax.evaluation import align, loop, protocols, scoring
+from depth_anything_jax.evaluation import align, loop, protocols, scoring, stream
 
 SIZE = 28
 KIND = "disparity-affine"
@@ -172,12 +172,12 @@ def test_frames_and_padding_are_what_the_network_sees():
     image = np.random.default_rng(0).integers(0, 256, (360, 1220, 3), np.uint8)
     one = record("a", (360, 1220)) | {"image": image}
     kb = protocols.get("zoe", "metric", "kitti")
-    assert (loop.seen(one, kb) == image[8:, 2:1218]).all()
-    padded = loop.seen(one, dataclasses.replace(kb, frame="none", pad="zoe"))
+    assert (stream.seen(one, kb) == image[8:, 2:1218]).all()
+    padded = stream.seen(one, dataclasses.replace(kb, frame="none", pad="zoe"))
     assert padded.shape == (360 + 2 * 40, 1220 + 2 * 74, 3)
     assert (padded[40, 74] == image[0, 0]).all() and (padded[39, 74] == image[1, 0]).all()
     with pytest.raises(protocols.ProtocolError, match="need a label of the image's size"):
-        loop.seen(one | {"valid": np.ones((36, 122), bool)}, kb)
+        stream.seen(one | {"valid": np.ones((36, 122), bool)}, kb)
 
 
 def test_sequences_are_fitted_as_a_whole():

@@ -269,7 +269,7 @@ def distributions(names: set[str]) -> set[str]:
 
 def test_imports_and_requirements_agree():
     used = set().union(*(third_party(f) for f in sources(PACKAGE, "configs", "tools")))
-    extras = declared("torch", "eval", "heic", "video", "onnx")
+    extras = declared("torch", "eval", "corrupt", "heic", "video", "onnx")
     assert distributions(used) <= extras, "imported, not in setup.py"
     tests = set().union(*(third_party(f) for f in sources("tests")))
     # packaging comes with pytest, jaxlib with jax, torchvision is asked for by importorskip only

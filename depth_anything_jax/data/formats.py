@@ -217,6 +217,15 @@ def encode_png(values: np.ndarray) -> bytes:
     return data.tobytes()
 
 
+def encode_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int = 90) -> bytes:
+    """Encodes an RGB image as JPEG."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise FormatError(f"cannot write an image of {image.shape} as JPEG")
+    return data.tobytes()
+
+
 def _decode_npy(data: bytes, name: PathLike, field: str | None) -> np.ndarray:
     try:
         loaded: Any = np.load(io.BytesIO(data), allow_pickle=False)

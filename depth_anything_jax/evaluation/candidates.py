@@ -14,6 +14,7 @@ A prediction is of a kind, which decides how it may be aligned:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,6 +54,8 @@ class Candidate(NamedTuple):
       look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
       know: record, protocol → the map of its whole image, or None where there is none.
       own_size: `prepare` does not go by the side asked for: its inputs all have one shape.
+      identity: what tells these weights or files from others of the same name.
+      stats: what `look` did to its last images, where it runs in batches.
       origin: the name under which these weights were released, as far as they tell: what
         `published.model_of` takes.
     """
@@ -63,6 +66,8 @@ class Candidate(NamedTuple):
     look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
     know: Callable[[Record, Switches], np.ndarray | None] | None = None
     own_size: bool = False
+    identity: str = ""
+    stats: Any = None
     origin: str = ""
 
 
@@ -189,7 +194,11 @@ def _files(
         sources.check_same_view(str(path), record["image"], {"prediction": values})
         return values
 
-    return Candidate(source, kind, know=know)
+    digest = hashlib.sha256()
+    for stem, path in found.items():
+        facts = path.stat()
+        digest.update(f"{stem}\n{facts.st_size} {facts.st_mtime_ns}\n".encode(errors="replace"))
+    return Candidate(source, kind, know=know, identity=digest.hexdigest())
 
 
 def _stem(key: str) -> str:
@@ -246,6 +255,7 @@ def of_network(
     batch_size: int = 1,
     name: str = "",
     transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
+    identity: str = "",
 ) -> Candidate:
     """A function of normalised images (b, h, w, 3) → maps (b, h, w) of what `kind` says.
 
@@ -254,35 +264,39 @@ def of_network(
     """
     from depth_anything_jax import inference
 
+    stats = inference.Stats()
+
     def look(images: Iterable[tuple[Any, np.ndarray]]) -> Maps:
+        stats.clear()
         inputs = (inference.Input(tag, image) for tag, image in images)
-        for out in inference.predict_all(predict, inputs, batch_size=batch_size):
+        for out in inference.predict_all(predict, inputs, batch_size=batch_size, stats=stats):
             yield out.tag, out.disparity
 
     def prepare(image: np.ndarray, size: int) -> np.ndarray:
         return transform(image, size if transform.keep_aspect else None)
 
-    return Candidate(name, kind, prepare, look, own_size=not transform.keep_aspect)
+    fixed = not transform.keep_aspect
+    return Candidate(name, kind, prepare, look, own_size=fixed, identity=identity, stats=stats)
 
 
 def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate:
-    from depth_anything_jax import inference, initial, weights
+    from depth_anything_jax import inference, initial, labelling, weights
 
     found = weights.load(source, **load)
     model = weights.model_of(found, dtype=initial.compute_dtype("auto"))
     predictor = inference.Predictor(model, found.params, output=inference.as_said)
-    batch = batch_size or len(predictor.devices)
     # Imported weights have one link; whatever was trained from them has another.
     chain = found.metadata["licence_chain"]
     whole = [link["role"] for link in chain] == ["weights"] and "filled" not in found.metadata
-    wrapped = of_network(
+    made = of_network(
         predictor,
         kind="metric" if inference.is_metric(model) else "disparity-affine",
-        batch_size=batch,
+        batch_size=batch_size or len(predictor.devices),
         name=source,
         transform=found.input,
+        identity=labelling.fingerprint(found.params),
     )
-    return wrapped._replace(origin=chain[0]["source"] if whole else "")
+    return made._replace(origin=chain[0]["source"] if whole else "")
 
 
 def _transformers(source: str) -> Candidate:
@@ -333,4 +347,9 @@ def _transformers(source: str) -> Candidate:
             else:
                 yield tag, outputs.predicted_depth[0].float().cpu().numpy()
 
-    return Candidate(f"transformers:{source}", kind, prepare, look, origin=source)
+    from depth_anything_jax import labelling
+
+    tensors = {k: v.float().cpu().numpy() for k, v in model.state_dict().items()}
+    identity = labelling.fingerprint(tensors)
+    name = f"transformers:{source}"
+    return Candidate(name, kind, prepare, look, identity=identity, origin=source)

@@ -11,19 +11,16 @@ any sequence of records, a list in memory too.
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from depth_anything_jax import inference
 from depth_anything_jax.data import transforms
-from depth_anything_jax.evaluation import aggregate, candidates, pairs, protocols, scoring
+from depth_anything_jax.evaluation import aggregate, candidates, protocols, stream
 from depth_anything_jax.evaluation.aggregate import ImageScores
 from depth_anything_jax.evaluation.candidates import Candidate
+from depth_anything_jax.evaluation.ledger import Ledger, Scored
 from depth_anything_jax.evaluation.protocols import Protocol
 from depth_anything_jax.inference import Predict
 
@@ -83,7 +80,7 @@ def evaluate(
       boundary: whether boundary F1 is wanted.
       batch_size: images at a time.
       limit: the first so many records; 0: all.
-      threads: that read ahead.
+      threads: that read ahead, and as many that score.
       progress: called with (images done, images in all).
       transform: makes the network's input.
 
@@ -115,6 +112,7 @@ def evaluate_candidate(
     limit: int = 0,
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
+    ledger: Ledger | None = None,
 ) -> Scores:
     """Scores of anything that predicts, as the kind that it is: see `evaluate_views`."""
     (found,) = evaluate_views(
@@ -127,6 +125,7 @@ def evaluate_candidate(
         limit=limit,
         threads=threads,
         progress=progress,
+        ledger=ledger,
     ).values()
     return found
 
@@ -142,6 +141,7 @@ def evaluate_views(
     limit: int = 0,
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
+    ledger: Ledger | None = None,
 ) -> dict[str, Scores]:
     """Scores of anything that predicts, as each of several kinds, from one look at each image.
 
@@ -152,6 +152,8 @@ def evaluate_views(
     Args:
       views: kinds that the prediction is or can be made (`protocols.VIEWS`).
       switches: of the protocol, changed.
+      ledger: what it knows is not scored again, and what is scored it is told at once. Of several
+        processes each scores its share, of which `progress` tells, and gets all scores.
     """
     for view in views:
         protocols.check_view(candidate.kind, view)
@@ -161,136 +163,36 @@ def evaluate_views(
             f"input_size={changed['input_size']}: every input of "
             f"{candidate.name or 'this network'} has one shape, its own; leave the size out"
         )
+    rules = stream.Rulebook(views, protocol or protocols.default(views[0]), changed)
     count = min(limit or len(source), len(source))
-    by_view = {
-        view: _protocols(protocol or protocols.default(views[0]), view, changed) for view in views
-    }
-    rules_of_pairs = pairs.Rules(**pairs.concerned(changed))
+    groups: Sequence[Any] = range(count)
+    if rules.per == "sequence":
+        groups = [stream.sequence_of(source, i) for i in range(count)]
+    ledger = Ledger() if ledger is None else ledger
+    indices = ledger.todo(groups)
 
-    def rules_of(record: Mapping[str, Any], view: str = views[0]) -> Protocol:
-        return by_view[view](record.get("dataset", ""), record.get("domain", ""))
+    def told() -> Iterator[Scored]:
+        done, mine = ledger.progress()
+        if done and progress is not None:
+            progress(done, mine)
+        wanted = {i: groups[i] for i in indices}
+        for scored in stream.scores(
+            candidate, source, wanted, rules, boundary=boundary, threads=threads
+        ):
+            yield scored
+            done += len(scored)
+            if progress is not None:
+                progress(done, mine)
 
-    # What the network sees is the same for all views: kinds of a protocol differ in the alignment.
-    def read(index: int) -> tuple[Mapping[str, Any], Protocol | pairs.Rules, list[Any]]:
-        record = source[index]
-        if not record.keys() & {"disparity", "depth", "points"}:
-            raise ValueError(f"{record['key']} has no label to evaluate against")
-        rules = rules_of_pairs if "points" in record else rules_of(record)
-        if candidate.know is not None:
-            return record, rules, [candidate.know(record, rules)]
-        image = seen(record, rules)
-        inputs = [candidate.prepare(image, rules.input_size)]
-        if rules.flip and isinstance(inputs[0], np.ndarray):
-            inputs.append(inputs[0][:, ::-1])  # not resized again: exactly the mirror image
-        elif rules.flip:
-            inputs.append(candidate.prepare(image[:, ::-1], rules.input_size))
-        return record, rules, inputs
-
-    def inputs() -> Iterator[tuple[Any, Any]]:
-        for index, found in inference.read_ahead(read, range(count), threads=threads):
-            if isinstance(found, Exception):
-                raise found
-            record, rules, images = found
-            for mirrored, x in enumerate(images):
-                yield (index, record, rules, bool(mirrored)), x
-
-    whole = candidate.look is None
-    scored: dict[str, dict[int, ImageScores]] = {view: {} for view in views}
-    waiting: dict[int, np.ndarray] = {}  # one of a mirrored pair
-    sequences: dict[Any, dict[int, np.ndarray]] = collections.defaultdict(dict)
-    done, how = 0, "image"
-    for (index, record, rules, mirrored), prediction in (candidate.look or iter)(inputs()):
-        if mirrored:
-            prediction = prediction[:, ::-1]
-        if rules.flip and not whole:
-            if index not in waiting:
-                waiting[index] = prediction
-                continue
-            prediction = (waiting.pop(index) + prediction) / 2
-        for view in views:
-            mine = rules if isinstance(rules, pairs.Rules) else rules_of(record, view)
-            blank = scoring.unscored(record, mine)
-            if prediction is None:
-                scored[view][index] = blank._replace(why="no prediction")
-            elif isinstance(mine, pairs.Rules):
-                scored[view][index] = pairs.score(prediction, candidate.kind, record, mine)
-            else:
-                how = mine.aggregate  # the same for all sets of a named protocol
-                values = scoring.convert(prediction, candidate.kind, view)
-                if mine.per == "sequence":
-                    sequences[view, mine, blank.dataset, blank.sequence][index] = values
-                else:
-                    scored[view][index] = scoring.score(
-                        values, view, record, mine, whole=whole, boundary=boundary
-                    )
-        done += 1
-        if progress is not None:
-            progress(done, count)
-    for (view, mine, *_), frames in sequences.items():
-        order = sorted(frames)
-        found = scoring.score_sequence(
-            [frames[i] for i in order],
-            view,
-            _Lazy(source, order),
-            mine,
-            boundary=boundary,
-            whole=whole,
-        )
-        scored[view] |= zip(order, found, strict=True)
+    found = ledger.collect(told())
     result = {}
     for view in views:
-        images = [scored[view][i] for i in sorted(scored[view])]
+        images = [found[i][view] for i in sorted(found)]
         if all(i.why for i in images):
             first = f" ({images[0].key}: {images[0].why})" if images else ""
             raise ValueError(f"none of {count} images could be scored{first}")
-        result[view] = summarise(images, how)
+        result[view] = summarise(images, rules.aggregate)
     return result
-
-
-def _protocols(
-    protocol: str | Protocol, kind: str, changed: dict[str, Any]
-) -> Callable[[str, str], Protocol]:
-    """(set, domain) → switches."""
-    if isinstance(protocol, str):
-        return functools.cache(lambda d, o: protocols.get(protocol, kind, d, o, **changed))
-    fixed = dataclasses.replace(protocol, **changed)
-    fixed.check_kind(kind)
-    return lambda dataset, domain: fixed
-
-
-class _Lazy(Sequence):
-    """Records of a source, read when they are asked for."""
-
-    def __init__(self, source: Any, indices: list[int]):
-        self._source, self._indices = source, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, at: Any) -> Any:
-        return self._source[self._indices[at]]
-
-
-def seen(record: Mapping[str, Any], protocol: Protocol | pairs.Rules) -> np.ndarray:
-    """What of a record's image the network sees: the frame, padded.
-
-    Raises:
-      ProtocolError: a frame or padding counts in pixels, and label and image differ in size.
-    """
-    image = record["image"]
-    if isinstance(protocol, pairs.Rules) or protocol.frame == protocol.pad == "none":
-        return image
-    label = record["valid"].shape
-    if label != image.shape[:2]:
-        raise protocols.ProtocolError(
-            f"{record['key']}: frame {protocol.frame!r} and pad {protocol.pad!r} need a label of "
-            f"the image's size, and they are {label} and {image.shape[:2]}; use 'none' for both"
-        )
-    image = image[protocols.window(protocol.frame, *label)]
-    if protocol.pad == "zoe":
-        above, left = (scoring.padding(n) for n in image.shape[:2])
-        image = np.pad(image, ((above, above), (left, left), (0, 0)), "reflect")
-    return image
 
 
 def summarise(images: Sequence[ImageScores], how: str = "image") -> Scores:

@@ -147,7 +147,7 @@ def _inverse(depth: np.ndarray) -> np.ndarray:
     return 1 / np.maximum(depth, metrics.TINY)
 
 
-def _in_space(x: np.ndarray, kind: str, protocol: Protocol) -> np.ndarray:
+def in_space(x: np.ndarray, kind: str, protocol: Protocol) -> np.ndarray:
     """Predictions in the space in which they are aligned."""
     to_disparity = protocol.alignment == "lsq-disparity" and kind != "disparity-affine"
     return _inverse(x) if to_disparity else x
@@ -250,7 +250,7 @@ def score(
         )
     full = to_label(prediction, record, protocol, whole=whole)
     raw = full[found.valid]
-    x = _in_space(raw, kind, protocol)
+    x = in_space(raw, kind, protocol)
     a = _solve(x, found, protocol) if alignment is None else alignment
     disparity = _inverse(raw) if kind in ("depth-scale", "metric") else raw
     norm_l1 = NAN if kind == "depth-affine" else _normalised_l1(disparity, found.disparity)
@@ -269,7 +269,7 @@ def score(
         errors = errors._replace(i_rmse=1000 * errors.rmse)
     scores = scores._replace(**errors._asdict())
     if boundary:
-        pred = aligned_depth(_in_space(full, kind, protocol), a, protocol, farthest)
+        pred = aligned_depth(in_space(full, kind, protocol), a, protocol, farthest)
         truth = np.ones(found.valid.shape)
         truth[found.valid] = found.depth
         f1 = metrics.boundary_f1(pred, truth, found.valid, radii=tuple(BOUNDARIES.values()))
@@ -318,7 +318,7 @@ def score_sequence(
         if found.disparity.size < protocol.min_valid or protocol.alignment == "none":
             continue
         full = to_label(prediction, record, protocol, whole=whole)
-        x = _in_space(full[found.valid], kind, protocol)
+        x = in_space(full[found.valid], kind, protocol)
         y = found.depth if protocol.alignment.startswith("lsq-depth") else found.disparity
         if np.isfinite(x).any() and y is not None:
             parts.append(align.moments(x, y))

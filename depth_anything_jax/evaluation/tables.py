@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,11 +86,14 @@ def table(rows: Sequence[Row]) -> str:
     columns = {c: t for c, t in COLUMNS.items() if any(not math.isnan(r[c]) for r in rows)}
     viewed = any(r["view"] != r["kind"] for r in rows)
     compared = any(r["published"] for r in rows)
-    heads = ["checkpoint", "set", *["scored as"] * viewed, "protocol", "images"]
+    corrupted = any("corruption" in r for r in rows)
+    heads = ["checkpoint", "set", *["corruption"] * corrupted, *["scored as"] * viewed]
+    heads += ["protocol", "images"]
     heads += [*columns.values(), *["published (ours / theirs)"] * compared]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for r in rows:
-        cells = [r["checkpoint"], r["set"], *[r["view"]] * viewed, f"{r['protocol']} {r['hash']}"]
+        cells = [r["checkpoint"], r["set"], *[_corruption(r)] * corrupted, *[r["view"]] * viewed]
+        cells.append(f"{r['protocol']} {r['hash']}")
         cells.append(_count(r))
         cells += ["" if math.isnan(r[c]) else f"{r[c]:.4f}" for c in columns]
         cells += [_published(r)] * compared
@@ -104,6 +106,11 @@ def table(rows: Sequence[Row]) -> str:
     if notes:
         lines += ["", *(f"- {note}." for note in dict.fromkeys(notes))]
     return "\n".join(lines)
+
+
+def _corruption(row: Row) -> str:
+    name, severity = row.get("corruption", ""), row.get("severity", 0)
+    return f"mean of {severity}" if name == "mean" else f"{name} {severity or ''}".strip()
 
 
 def _count(row: Row) -> str:
@@ -132,31 +139,21 @@ def _published(row: Row) -> str:
 def relative_table(relative: Sequence[Row]) -> str:
     """A Markdown table of `relative.rows`, in per cent: above 0 is better than the reference."""
     columns = [c for c in COLUMNS if any(not math.isnan(r[c]) for r in relative)]
-    heads = ["checkpoint", "relative to", "sets", "images", *(COLUMNS[c] for c in columns), "mRI"]
+    several = any("over" in r for r in relative)
+    heads = ["checkpoint", "relative to", *["over"] * several, "sets", "images"]
+    heads += [*(COLUMNS[c] for c in columns), "mRI"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for r in relative:
         numbers = [
             f"{100 * r[c]:+.1f} %" if not math.isnan(r[c]) else "" for c in (*columns, "mri")
         ]
-        cells = [r["checkpoint"], r["relative_to"], str(r["sets"]), str(r["images"]), *numbers]
+        cells = [r["checkpoint"], r["relative_to"], *[r.get("over", "")] * several]
+        cells += [str(r["sets"]), str(r["images"]), *numbers]
         lines.append("| " + " | ".join(cells) + " |")
     left_out = [f"{r['checkpoint']}: {name}" for r in relative for name in r["left_out"]]
     if left_out:
         lines += ["", f"- Not scored by both under one protocol: {'; '.join(left_out)}."]
     return "\n".join(lines)
-
-
-def new_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder, made where it is not there.
-
-    Raises:
-      ValueError: it holds something: scores may have taken hours.
-    """
-    path = pathlib.Path(folder).expanduser()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"--out={folder} is there and not empty; choose another or remove it")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def text(rows: Sequence[Row], relative: Sequence[Row] = ()) -> str:
@@ -165,10 +162,14 @@ def text(rows: Sequence[Row], relative: Sequence[Row] = ()) -> str:
 
 
 def write(
-    path: pathlib.Path, rows: Sequence[Row], images: Sequence[Row], relative: Sequence[Row] = ()
+    path: pathlib.Path,
+    rows: Sequence[Row],
+    images: Sequence[Row],
+    relative: Sequence[Row] = (),
+    speed: Sequence[Row] = (),
 ) -> None:
-    """table.md, scores.json {"sets": …, "images": …, "relative": …} (NaN is null), and scores.csv
-    of the images."""
+    """table.md, scores.json {"sets": …, "images": …, "relative": …, "speed": …} (NaN is null), and
+    scores.csv of the images."""
 
     def plain(row: Row) -> Row:
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
@@ -178,6 +179,7 @@ def write(
         "sets": [plain(r) for r in rows],
         "images": [plain(r) for r in images],
         "relative": [plain(r) for r in relative],
+        "speed": list(speed),
     }
     (path / "scores.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     with open(path / "scores.csv", "w", newline="", encoding="utf-8") as file:

@@ -179,6 +179,10 @@ class Reader(abc.ABC):
         """The image's path relative to the set's folder."""
         return self.items[index].key
 
+    def sequence(self, index: int) -> str:
+        """The scene or sequence of an image, without reading it."""
+        return self.items[index].scene
+
     def __getitem__(self, index: int) -> Record:
         item = self.items[index]
         record: Record = {

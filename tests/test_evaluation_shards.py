@@ -1,0 +1,170 @@
+"""The same table on 1, 2 and 8 devices, and of two processes as of one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from depth_anything_jax import inference, models
+from depth_anything_jax.data import scenes
+from depth_anything_jax.evaluation import aggregate, candidates, ledger, loop, shards
+
+KIND = "disparity-affine"
+RUN = {"protocol": "golden", "switches": {"input_size": 28}}
+
+
+@pytest.fixture(scope="module")
+def source():
+    """A number of images that no number of devices divides."""
+    return scenes.SceneSource("A", 11, 5, 42, cache="")
+
+
+@pytest.fixture(scope="module")
+def network():
+    """The demo's network with parameters that make its output vary."""
+    model = models.build("demo")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        middle = 1.0 if path[-1].key == "scale" else 0.0
+        return (middle + 0.05 * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    return model, jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def table(images):
+    return aggregate.means(images, "image")
+
+
+def test_devices_change_a_table_by_rounding_only(source, network):
+    """float32 on CPU; another number of rows in a matrix product is another order of its sums."""
+    found = {}
+    for n in (1, 2, 8):
+        predict = inference.Predictor(*network, devices=jax.devices()[:n])
+        candidate = candidates.of_network(predict, kind=KIND, batch_size=n)
+        images = loop.evaluate_candidate(candidate, source, **RUN).per_image
+        assert [i.key for i in images] == [source.key(i) for i in range(11)]
+        assert candidate.stats.padding == (-11) % n and candidate.stats.images == 11
+        found[n] = table(images)
+    assert 0.01 < found[1]["abs_rel"] < 1 and len({i.abs_rel for i in images}) == 11
+    for n in (2, 8):
+        for name, value in found[1].items():
+            assert found[n][name] == pytest.approx(value, rel=1e-5, abs=1e-7, nan_ok=True), name
+
+
+def test_shares_give_the_table_of_the_whole_from_the_same_predictions(source):
+    predict = lambda images: images.mean(-1)  # noqa: E731
+    whole = loop.evaluate_candidate(
+        candidates.of_network(predict, kind=KIND), source, **RUN
+    ).per_image
+    for count in (2, 8):
+        parts = []
+        for index in range(count):
+            alone = _Alone(index, count)
+            kept = ledger.Ledger(alone)
+            loop.evaluate_candidate(
+                candidates.of_network(predict, kind=KIND, batch_size=3), source, ledger=kept, **RUN
+            )
+            parts.append([kept.known[i][KIND] for i in sorted(kept.known)])
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        together = aggregate.merge(parts)
+        for name, value in table(whole).items():
+            assert table(together)[name] == pytest.approx(value, rel=1e-12, nan_ok=True), name
+
+
+class _Alone(shards.Share):
+    """A share whose process is the only one that runs."""
+
+    def gather(self, value):
+        return [value]
+
+
+def start(out, processes, *more):
+    """The program in so many processes that find each other on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "depth_anything_jax.evaluate", "--checkpoint=baseline:mean",
+               "--data=scenes:A?count=7&size=42", "--data=scenes:B?count=4&size=42",
+               f"--out={out}", *more]  # fmt: skip
+    if processes > 1:
+        command.append("--distributed")
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(processes),
+    }
+    return [
+        subprocess.Popen(
+            command, env={**environment, "JAX_PROCESS_ID": str(i)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for i in range(processes)
+    ]  # fmt: skip
+
+
+def said(runs):
+    """(standard output without what gloo writes there, standard error) of each."""
+    outputs = [run.communicate() for run in runs]
+    lines = [[x for x in out.splitlines(True) if not x.startswith("[Gloo]")] for out, _ in outputs]
+    return [("".join(x), error) for x, (_, error) in zip(lines, outputs, strict=True)]
+
+
+@pytest.mark.nightly
+def test_two_processes_give_the_files_of_one(tmp_path):
+    (alone,) = start(tmp_path / "one", 1)
+    expected = alone.communicate()[0]
+    runs = start(tmp_path / "two", 2)
+    outputs = said(runs)
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    assert outputs[0][0] == expected and "AbsRel" in expected
+    assert outputs[1][0] == "", "one of them speaks"
+    for name in ("scores.csv", "table.md", "report.html"):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
+    logs = [(tmp_path / "two" / name).read_text() for name in ("log.jsonl", "log-1.jsonl")]
+    scored = [
+        (line["of"], i)
+        for log in logs
+        for line in map(json.loads, log.splitlines())
+        for i in line.get("scored", ())
+    ]
+    assert len(scored) == len(set(scored)) == 11
+    assert all(log.count('"scored"') >= 5 for log in logs), "both worked"
+    # A folder that is taken is refused by all, and a finished run that is resumed scores nothing.
+    runs = start(tmp_path / "two", 2)
+    outputs = [run.communicate()[1] for run in runs]
+    assert all("is there and not empty" in text for text in outputs)
+    assert [run.returncode for run in runs] == [1, 1]
+    runs = start(tmp_path / "two", 2, "--resume")
+    outputs = said(runs)
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    assert outputs[0][0] == expected and "7 were scored before" in outputs[0][1]
+    again = [(tmp_path / "two" / name).read_text() for name in ("log.jsonl", "log-1.jsonl")]
+    assert again == logs
+
+
+@pytest.mark.nightly
+def test_an_error_in_one_process_ends_both(tmp_path):
+    """The image that is torn is of the second process's share."""
+    import cv2
+
+    pairs = []
+    for i in range(4):
+        image, depth = tmp_path / f"{i}.png", tmp_path / f"{i}_depth.png"
+        cv2.imwrite(str(image), np.full((30, 40, 3), 50 * i, np.uint8))
+        cv2.imwrite(str(depth), np.arange(1200, dtype=np.uint16).reshape(30, 40) + 1000)
+        pairs.append({"rgb": image.name, "depth": depth.name, "fmt": "png16", "scale": 1000})
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:40])
+    (tmp_path / "manifest.json").write_text(json.dumps(pairs))
+    runs = start(tmp_path / "out", 2, f"--data=rgbd:{tmp_path}/manifest.json")
+    outputs = [run.communicate()[1] for run in runs]
+    assert [run.returncode for run in runs] == [1, 1], outputs
+    assert "process 1 failed" in outputs[0] and "1.png" in outputs[0] and "1.png" in outputs[1]
