@@ -124,7 +124,7 @@ def test_data_knows_no_jax(file):
 # Of the evaluation, what only computes: numpy alone.
 SCORES = ("metrics", "align", "protocols", "protocol_table", "aggregate", "scoring", "pairs")
 NUMPY = ("resample", *(f"evaluation.{name}" for name in SCORES))
-PURE = ("losses", "perturb", "select", *NUMPY)
+PURE = ("losses", "losses_metric", "perturb", "select", *NUMPY)
 CORE = [
     *sources(f"{PACKAGE}/models"),
     *(ROOT.joinpath(PACKAGE, *name.split(".")).with_suffix(".py") for name in PURE),
