@@ -17,7 +17,7 @@ from depth_anything_jax.models import depth_anything
 from depth_anything_jax.weights import Weights
 
 LAYOUTS = ("official", "hf")
-_FACTS = ("variant", "version", "head", "max_depth")
+_FACTS = ("variant", "version", "head", "max_depth", "focal")
 # ImageNet statistics, with which DINOv2 was trained (torchvision's).
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -201,6 +201,8 @@ def _card(weights: Weights, metadata: Mapping[str, Any]) -> str:
     what = f"{weights.variant}, {weights.version}, {weights.head}"
     if weights.max_depth is not None:
         what += f" up to {weights.max_depth:g} m"
+    if weights.focal is not None:
+        what += f"; metres = output * f / {weights.focal:g}, f in pixels of the network's input"
     if weights.parts == "encoder":
         what = f"DINOv2 encoder, {weights.variant}"
     lines = [

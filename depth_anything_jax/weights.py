@@ -32,6 +32,7 @@ class Weights:
       version: "v1" or "v2", which blocks are tapped; None for an encoder that nobody tapped yet.
       head: "relative" or "sigmoid".
       max_depth: metres, of a metric head.
+      focal: pixels, of a metric head that predicts canonical depth (`inference.to_metres`).
       licence: SPDX name, the most restrictive along the chain; None: unknown.
       source: what was asked for.
       parts: "all" or "encoder".
@@ -48,6 +49,7 @@ class Weights:
     source: str
     parts: str
     metadata: dict[str, Any]
+    focal: float | None = None
 
 
 def load(
@@ -117,6 +119,7 @@ def load(
         source=source,
         parts=parts,
         metadata=metadata,
+        focal=None if facts["head"] == "relative" else _first(_firm(found.hints), "focal"),
     )
 
 

@@ -52,6 +52,7 @@ class Candidate(NamedTuple):
         called in threads.
       look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
       know: record, protocol → the map of its whole image, or None where there is none.
+      focal: of a network that predicts canonical depth (`inference.to_metres`).
     """
 
     name: str
@@ -59,6 +60,7 @@ class Candidate(NamedTuple):
     prepare: Callable[[np.ndarray, int], Any] = transforms.network_input
     look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
     know: Callable[[Record, Protocol], np.ndarray | None] | None = None
+    focal: float | None = None
 
 
 def make(
@@ -244,18 +246,33 @@ def of_network(
 
 
 def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate:
-    from depth_anything_jax import inference, initial, weights
+    from depth_anything_jax import initial, weights
 
     found = weights.load(source, **load)
     model = weights.model_of(found, dtype=initial.compute_dtype("auto"))
-    predictor = inference.Predictor(model, found.params)
+    return of_model(model, found.params, batch_size=batch_size, name=source, focal=found.focal)
+
+
+def of_model(
+    model: Any, params: Any, *, batch_size: int = 0, name: str = "", focal: float | None = None
+) -> Candidate:
+    """One of our models with its parameters; its head says the kind.
+
+    Args:
+      batch_size: images at a time; 0: one a device.
+      focal: see Candidate.
+    """
+    from depth_anything_jax import inference
+
+    predictor = inference.Predictor(model, params)
     batch = batch_size or len(predictor.devices)
     if not inference.is_metric(model):
-        return of_network(predictor, kind="disparity-affine", batch_size=batch, name=source)
+        return of_network(predictor, kind="disparity-affine", batch_size=batch, name=name)
     # A metric model predicts disparity here as everywhere: back to its metres.
-    return of_network(
-        lambda images: 1 / predictor(images), kind="metric", batch_size=batch, name=source
+    found = of_network(
+        lambda images: 1 / predictor(images), kind="metric", batch_size=batch, name=name
     )
+    return found._replace(focal=focal)
 
 
 def _transformers(source: str) -> Candidate:
