@@ -173,7 +173,8 @@ def strips(predict, params, batch, *, rows: int = 4) -> dict[str, np.ndarray]:
 class Evaluator:
     """Scores the student on config.eval.data, by the same code as everywhere: eval/SET/METRIC.
 
-    Metric heads in metres, unaligned, under the protocol zoe; others under golden. The running average is scored where there is one. One process scores; the others go on.
+    Metric heads in metres, unaligned, under the protocol zoe; others under golden. The running
+    average is scored where there is one. One process scores; the others go on.
     """
 
     def __init__(self, config, student, mesh):
@@ -194,7 +195,7 @@ class Evaluator:
         )
         metric = candidate.kind == "metric"
         wanted = ("abs_rel", "rmse", "delta1") if metric else loop.METRICS
-        scalars = {}
+        scalars: dict[str, float] = {}
         for name, source in self._sources.items():
             scores = loop.evaluate_candidate(
                 candidate,

@@ -14,7 +14,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from depth_anything_jax.data import transforms
+from depth_anything_jax.data import camera, transforms
+from depth_anything_jax.data.metric import is_metric
 from depth_anything_jax.data.sources import Source
 
 PARTS = ("labelled", "unlabelled")
@@ -84,8 +85,12 @@ class Examples:
         size: int,
         seed: int,
         labels: bool,
+        metric: bool = False,
+        with_camera: bool = False,
     ):
-        """`labels`: examples carry label fields, and a record without a label is a failure."""
+        """`labels`: examples carry label fields, and a record without a label is a failure; with
+        `metric` one that is not in metres, too, and `with_camera` one without a camera."""
+        self.metric, self.with_camera = metric, with_camera
         self.part, self.sources, self.size, self.seed = part, list(sources), size, seed
         self.labels = labels
         sizes = [len(s) for s in sources]
@@ -123,6 +128,12 @@ class Examples:
             record = {"image": record["image"]}
         elif "disparity" not in record:
             raise ValueError("the record has no label, but this part of the batch needs one")
+        elif self.metric and not is_metric(record):
+            raise ValueError("the record's label is disparity in no known unit, not metres")
+        if self.with_camera:
+            record = {**record, "camera": camera.needed(record)}
+        else:  # not every source knows one, and a batch has a field in all its rows or in none
+            record = {k: v for k, v in record.items() if k != "camera"}
         # Keyed by the position, not the record: a replacement keeps everything after it in place.
         rng = np.random.default_rng([self.seed, PARTS.index(self.part), index])
         height, width = record["image"].shape[:2]

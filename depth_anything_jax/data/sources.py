@@ -9,7 +9,8 @@ and where the source is labelled
   valid        bool (h, w): where the label holds a measurement
   sky          bool (h, w): known sky (all False without a mask)
   shift_known  bool: zero disparity means infinitely far (depth labels, scale-only disparity)
-and sometimes `dataset`, `domain`, `kind` ("depth" or "disparity") and `K` (3×3).
+and sometimes `dataset`, `domain`, `kind` ("depth" or "disparity") and `camera`, float64 (4,): fx,
+fy, cx, cy in pixels of the image (see `camera`).
 
 `make(spec)` builds one from a mapping, `{"type": "folder", "path": …}` (docs/data.md). Sources hold
 paths and no open files, so that spawned workers can receive them.
@@ -203,8 +204,8 @@ class RGBDSource:
             "dataset": entry.dataset,
             "domain": entry.domain,
         }
-        if entry.K is not None:
-            record["K"] = np.asarray(entry.K, np.float64).reshape(3, 3)
+        if entry.has_camera:
+            record["camera"] = entry.camera(*record["image"].shape[:2])
         if self.labelled:
             record["kind"] = entry.kind
             record |= self._label(entry)
@@ -258,6 +259,14 @@ def is_labelled(source: Source) -> bool:
         source = source.source
     said = getattr(source, "labelled", None)
     return "disparity" in source[0] if said is None else bool(said)
+
+
+def unwrapped(source: Source, indices: Sequence[int]) -> tuple[Source, Sequence[int]]:
+    """What these records come from, below any Subset, and where they are there."""
+    while isinstance(source, Subset):
+        indices = [source.indices[i] for i in indices]
+        source = source.source
+    return source, indices
 
 
 def _folder(path: str, *, exclude: Sequence[str] = (), name: str | None = None) -> Source:

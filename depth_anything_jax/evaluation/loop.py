@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from depth_anything_jax import inference
+from depth_anything_jax.data import camera
 from depth_anything_jax.evaluation import aggregate, candidates, protocols, scoring
 from depth_anything_jax.evaluation.aggregate import ImageScores
 from depth_anything_jax.evaluation.candidates import Candidate
@@ -134,6 +135,9 @@ def evaluate_candidate(
         if candidate.know is not None:
             return record, rules, [candidate.know(record, rules)]
         image = view(record, rules)
+        if candidate.focal is not None:
+            # Frames and padding move the principal point alone, which nothing here looks at.
+            record = {**record, "camera": camera.needed(record), "view": image.shape[:2]}
         views = [candidate.prepare(image, rules.input_size)]
         if rules.flip and isinstance(views[0], np.ndarray):
             views.append(views[0][:, ::-1])  # not resized again: exactly the mirror image
@@ -156,6 +160,9 @@ def evaluate_candidate(
     done, how = 0, "image"
     for (index, record, rules, mirrored), prediction in (candidate.look or iter)(inputs()):
         how = rules.aggregate  # the same for all sets of a named protocol
+        if candidate.focal is not None and not whole:
+            seen = camera.resized(record["camera"], record["view"], prediction.shape)
+            prediction = inference.to_metres(prediction, seen, candidate.focal)
         if mirrored:
             prediction = prediction[:, ::-1]
         if rules.flip and not whole:
