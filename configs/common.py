@@ -88,7 +88,8 @@ def get_config() -> ConfigDict:
     c.optim = ConfigDict()
     c.optim.encoder_lr = 5e-6  # V1 4.1; for a pre-trained encoder
     c.optim.decoder_lr = 5e-5
-    c.optim.schedule = "linear"  # "linear", "poly", "constant"
+    c.optim.bins_lr = 5e-5  # what a bins head adds; V1: 1.61e-4
+    c.optim.schedule = "linear"  # "linear", "poly", "constant", "onecycle" (which moves b1 too)
     c.optim.warmup = 500
     c.optim.b1 = 0.9
     c.optim.b2 = 0.999
@@ -103,6 +104,14 @@ def get_config() -> ConfigDict:
     c.data.unlabelled = ()
     c.data.labels = ()  # one per unlabelled source, for teacher="records" or "files"
     c.data.mix = "size"  # V1 4.1: sets are joined without re-sampling; or "weights"
+    # Of labelled images, beside the random crop and flip; see data/augment.py.
+    c.data.augment = ConfigDict()
+    c.data.augment.window = "none"  # cut first: "nyu" (its border has no depth), "kb" (352 x 1216)
+    c.data.augment.rotate = 0.0  # degrees, at most
+    c.data.augment.p = 0.0  # probability of the three below
+    c.data.augment.gamma = (1.0, 1.0)
+    c.data.augment.brightness = (1.0, 1.0)
+    c.data.augment.colour = (1.0, 1.0)  # of each channel
     c.data.workers = 0  # processes that decode; 0: threads of this one
     c.data.threads = 4  # of each worker
 

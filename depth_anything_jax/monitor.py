@@ -136,10 +136,8 @@ def rates(config, step: int) -> dict[str, float]:
     factor = float(
         optim.schedule(config.optim.schedule, config.total_steps, config.optim.warmup)(step)
     )
-    return {
-        "lr/encoder": config.optim.encoder_lr * factor,
-        "lr/decoder": config.optim.decoder_lr * factor,
-    }
+    groups = optim.GROUPS if config.model.head == "bins" else ("encoder", "decoder")
+    return {f"lr/{group}": config.optim[f"{group}_lr"] * factor for group in groups}
 
 
 def predictor(student):

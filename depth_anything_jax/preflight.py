@@ -125,6 +125,7 @@ def data_config(config) -> dict[str, Any]:
         "threads": data.threads,
         "metric": config.model.head != "relative",
         "camera": bool(config.camera.focal),
+        "augment": {k: tuple(v) if isinstance(v, list) else v for k, v in data.augment.items()},
     }
 
 

@@ -211,6 +211,7 @@ def load(
         else:
             columns = [line.split() for line in text.splitlines() if line.strip()]
             rows = [dict(zip(("rgb", "depth", "fx"), c, strict=False)) for c in columns]
+            rows = [r for r in rows if r.get("depth") != "None"]  # KITTI: no label for this image
     except json.JSONDecodeError as error:
         raise ManifestError(f"{path}: not JSON ({error})") from error
     if not isinstance(rows, list) or not rows:
@@ -223,6 +224,18 @@ def load(
             row = {**{k: v for k, v in defaults.items() if not (own and k in CAMERA)}, **row}
         entries.append(parse(row, f"{path}, entry {i}"))
     return entries, str(path.parent)
+
+
+def moved(entry: Entry, depth_root: str | os.PathLike[str] | None) -> Entry:
+    """An entry for a `root` of its own: paths lose a leading "/" (BTS' lists of NYU have one).
+
+    Args:
+      depth_root: where labels start from, if not where images do (KITTI).
+    """
+    depth = entry.depth and entry.depth.lstrip("/")
+    if depth and depth_root is not None:
+        depth = str(pathlib.Path(depth_root).expanduser().resolve() / depth)
+    return dataclasses.replace(entry, rgb=entry.rgb.lstrip("/"), depth=depth)
 
 
 def select(

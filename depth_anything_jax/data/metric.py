@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from depth_anything_jax.data import camera, sources
+from depth_anything_jax.data import camera, records
 from depth_anything_jax.data.sources import RGBDSource, Source
 
 
@@ -19,7 +19,7 @@ def without_metres(source: Source) -> str | None:
 
     A manifest is looked through; of other sources the first record is read.
     """
-    base, indices = sources.unwrapped(source, range(len(source)))
+    base, indices = records.unwrapped(source, range(len(source)))
     if isinstance(base, RGBDSource):
         entries = (base.entries[i] for i in indices)
         return next((e.rgb for e in entries if e.kind != "depth"), None)
@@ -29,7 +29,7 @@ def without_metres(source: Source) -> str | None:
 
 def without_camera(source: Source) -> str | None:
     """The same for records without a camera."""
-    base, indices = sources.unwrapped(source, range(len(source)))
+    base, indices = records.unwrapped(source, range(len(source)))
     if isinstance(base, RGBDSource):
         entries = (base.entries[i] for i in indices)
         return next((e.rgb for e in entries if not e.has_camera), None)

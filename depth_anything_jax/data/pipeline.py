@@ -30,6 +30,7 @@ import numpy as np
 
 from depth_anything_jax.data import camera, metric, transforms, workers
 from depth_anything_jax.data import sources as sources_lib
+from depth_anything_jax.data.augment import NOTHING, Augment
 from depth_anything_jax.data.examples import PARTS, DataError, Examples, Failure
 from depth_anything_jax.data.sources import Source
 
@@ -205,7 +206,8 @@ def train_batches(
         or "weights"), "workers" (processes; 0 = in this one), "threads" (that read the rows of a
         batch, in each worker; with neither workers nor threads nothing is read ahead), "labels"
         (for the unlabelled source; labels make that part carry label fields too), "metric" (labels
-        must be metres) and "camera" (records must have one, and the labelled part carries it).
+        must be metres), "camera" (records must have one, and the labelled part carries it) and
+        "augment" (fields of `augment.Augment`, of the labelled part).
       labelled_batch, unlabelled_batch: global batch sizes; a part of size 0 is left out.
       size: side of the square crops, a multiple of 14.
       seed: of shuffles and augmentations.
@@ -254,6 +256,7 @@ def train_batches(
             labels=part == "labelled" or any(s.get("labels") for s in specs),
             metric=part == "labelled" and bool(data_cfg.get("metric")),
             with_camera=part == "labelled" and bool(data_cfg.get("camera")),
+            augment=Augment(**data_cfg.get("augment") or {}) if part == "labelled" else NOTHING,
         )
         parts[part] = (examples, total)
     if not parts:

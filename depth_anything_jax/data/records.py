@@ -18,14 +18,14 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from depth_anything_jax.data import camera, formats, sources
-from depth_anything_jax.data.sources import FolderSource, Record, RGBDSource, SourceError
+from depth_anything_jax.data.sources import FolderSource, Record, RGBDSource, SourceError, Subset
 
 ENCODINGS = ("png16", "float32")
 CARD = "card.json"
@@ -222,7 +222,7 @@ def _one_channel(data: bytes, key: str, bits: int) -> np.ndarray:
 
 def label_encoding(source: sources.Source) -> str:
     """How a source's labels are kept without loss: "png16" for plain 16-bit files, or "float32"."""
-    base, indices = sources.unwrapped(source, range(len(source)))
+    base, indices = unwrapped(source, range(len(source)))
     if not isinstance(base, RGBDSource):
         return "float32"
     for index in indices:
@@ -236,13 +236,23 @@ def label_encoding(source: sources.Source) -> str:
 
 def mask_fields(source: sources.Source) -> list[str]:
     """The mask files that a manifest names ("valid", "sky"); rendered sources have "sky"."""
-    base, indices = sources.unwrapped(source, range(len(source)))
+    base, indices = unwrapped(source, range(len(source)))
     if isinstance(base, RGBDSource):
         entries = [base.entries[i] for i in indices]
         masks = [f for f in ("valid", "sky") if any(getattr(e, f) for e in entries)]
         by_depth = any(e.label_format.tells_sky for e in entries)
         return masks + ["sky"] * (by_depth and "sky" not in masks)
     return ["sky"]
+
+
+def unwrapped(
+    source: sources.Source, indices: Sequence[int]
+) -> tuple[sources.Source, Sequence[int]]:
+    """What these records come from, below any Subset, and where they are there."""
+    while isinstance(source, Subset):
+        indices = [source.indices[i] for i in indices]
+        source = source.source
+    return source, indices
 
 
 def features(labelled: bool, encoding: str | None, masks: list[str]) -> Any:
@@ -294,7 +304,7 @@ def encode(
       FormatError, OSError: a broken file; SourceError: a label without one valid pixel.
     """
     record = source[index]
-    base, (inner,) = sources.unwrapped(source, [index])
+    base, (inner,) = unwrapped(source, [index])
     out: dict[str, Any] = {
         "key": record["key"],
         "dataset": record.get("dataset", ""),

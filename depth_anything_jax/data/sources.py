@@ -261,14 +261,6 @@ def is_labelled(source: Source) -> bool:
     return "disparity" in source[0] if said is None else bool(said)
 
 
-def unwrapped(source: Source, indices: Sequence[int]) -> tuple[Source, Sequence[int]]:
-    """What these records come from, below any Subset, and where they are there."""
-    while isinstance(source, Subset):
-        indices = [source.indices[i] for i in indices]
-        source = source.source
-    return source, indices
-
-
 def _folder(path: str, *, exclude: Sequence[str] = (), name: str | None = None) -> Source:
     return FolderSource(path, exclude=exclude, name=name)
 
@@ -277,6 +269,7 @@ def _rgbd(
     path: str,
     *,
     root: str | None = None,
+    depth_root: str | None = None,
     datasets: Sequence[str] | None = None,
     domains: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
@@ -291,6 +284,8 @@ def _rgbd(
         entries, path, datasets=datasets, domains=domains, splits=splits, scenes=scenes,
         exclude=exclude,
     )  # fmt: skip
+    if root is not None or depth_root is not None:
+        entries = [manifest.moved(e, depth_root) for e in entries]
     return RGBDSource(entries, root or folder, labelled=labelled, name=name)
 
 
@@ -319,12 +314,20 @@ def _scenes(**options: Any) -> Source:
     return SceneSource(**options)
 
 
+def _benchmark(set: str, path: str, **options: Any) -> Source:
+    from depth_anything_jax.data import benchmarks
+    from depth_anything_jax.data.benchmarks.training import TrainingSource
+
+    return TrainingSource(benchmarks.make(set, path, **options))
+
+
 TYPES: dict[str, Callable[..., Source]] = {
     "folder": _folder,
     "rgbd": _rgbd,
     "pairs": _pairs,
     "tfds": _tfds,
     "scenes": _scenes,
+    "benchmark": _benchmark,
 }
 
 
@@ -374,6 +377,8 @@ def _check_fields(kind: str, options: Mapping[str, Any]) -> None:
     known = [p for p, value in parameters.items() if value.kind != value.VAR_KEYWORD]
     if kind in ("rgbd", "pairs"):
         known += manifest.DEFAULT_FIELDS
+    if kind == "benchmark":
+        known += options  # its reader names what it does not know
     if kind == "tfds":
         from depth_anything_jax.data.records import RecordSource
 
