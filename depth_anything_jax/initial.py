@@ -55,6 +55,8 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
         "focal": config.camera.focal or None,
         "licence_chain": [],
     }
+    if m.head != "relative":  # crops of images whose short side is this: what it was trained to see
+        meta["input"] = {"size": config.input_size, "keep_aspect": True, "resize": "bicubic"}
     frozen: dict[str, Any] = {}
     encoder = teacher = None
     forward = {**how, "remat": "none"}

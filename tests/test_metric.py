@@ -1,7 +1,12 @@
 """Metric heads in the trainer: the step on any devices, the program from its config, refusals."""
 
+import os
+import pathlib
 import runpy
+import subprocess
+import sys
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +15,7 @@ import pytest
 from depth_anything_jax import (
     checkpoint,
     configs,
+    evaluate,
     optim,
     paths,
     preflight,
@@ -19,7 +25,10 @@ from depth_anything_jax import (
     train,
     weights,
 )
+from depth_anything_jax.data.scenes import SceneSource
 from tests.test_state import Small
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 SIZE = 28
 DEVICES = jax.devices()
@@ -122,14 +131,18 @@ def test_the_pooled_step_is_the_same_on_all_devices():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of the shipped demo, shrunk; stopped in the middle and started again."""
+    """A run of the shipped demo, shrunk and canonical; stopped in the middle and started again."""
     folder = tmp_path_factory.mktemp("metric")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train._Stop, "agreed", lambda self, step: step == 2)
-        train.train(config(), str(folder))
+        train.train(canonical(), str(folder))
     assert checkpoint.find(folder).name == "2"
-    train.train(config(), str(folder))
+    train.train(canonical(), str(folder))
     return folder
+
+
+def canonical():
+    return config(**{"camera.focal": 20.0, "data.augment.rotate": 1.0})
 
 
 def test_the_demo_learns_metres_and_says_so(finished):
@@ -141,18 +154,72 @@ def test_the_demo_learns_metres_and_says_so(finished):
     assert [r["step"] for r in scores] == [4]
     assert scores[-1]["eval/scenes C/abs_rel"] > 0
     found = weights.load(str(finished))
-    assert (found.head, found.max_depth, found.focal) == ("sigmoid", 20.0, None)
+    assert (found.head, found.max_depth, found.focal) == ("sigmoid", 20.0, 20.0)
     assert (finished / "strips" / "labelled_00000004.png").exists()
+    # The program's scores of the checkpoint are those that the run logged.
+    sets = evaluate.open_sets([], [SMALL["eval.data"][0]])
+    ((scored,), images), *_ = evaluate.evaluate(str(finished), sets, size=SIZE)
+    assert scored["protocol"].startswith("zoe") and len(images) == 2
+    for name in ("abs_rel", "rmse"):  # bit for bit would ask for the same program
+        assert scored[name] == pytest.approx(scores[-1][f"eval/scenes C/{name}"], rel=1e-5)
 
 
 @pytest.mark.nightly  # the mechanism is test_train's; here it meets a metric head
 def test_it_went_on_where_it_was_stopped_with_the_same_bits(finished, tmp_path):
-    train.train(config(), str(tmp_path))
+    train.train(canonical(), str(tmp_path))
     ours, theirs = (
         paths.leaves_by_path(checkpoint.load_params(f)[0]) for f in (finished, tmp_path)
     )
     for name in theirs:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+@pytest.mark.nightly
+def test_a_folder_of_pairs_becomes_a_checkpoint_by_the_documented_commands(tmp_path):
+    """docs/metric.md from its first step to its last, with the demo's network on small scenes."""
+    for kind in ("rgb", "depth"):
+        (tmp_path / kind).mkdir()
+    scenes = SceneSource("A", 10, size=56)
+    for i in range(10):
+        record = scenes[i]
+        millimetres = np.where(record["valid"], 1000 / np.maximum(record["disparity"], 1e-3), 0)
+        assert cv2.imwrite(str(tmp_path / f"rgb/{i}.png"), record["image"][..., ::-1])
+        millimetres = np.minimum(millimetres, 65535).astype(np.uint16)
+        assert cv2.imwrite(str(tmp_path / f"depth/{i}.png"), millimetres)
+    source = f"pairs:{tmp_path}/rgb?depths={tmp_path}/depth&fmt=nyu&fx=50"
+
+    def program(name, *arguments):
+        return subprocess.run(
+            [sys.executable, "-m", f"depth_anything_jax.{name}", *arguments],
+            capture_output=True, text=True, cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        )  # fmt: skip
+
+    fields = {
+        "data.labelled": f"('{source}&slice=[0,8]',)",
+        "eval.data": f"('{source}&slice=[8,10]',)",
+        "model.max_depth": 10.0, "camera.focal": 60.0, "model.variant": "demo",
+        "init_from": "demo-encoder", "init_parts": "encoder", "input_size": 56, "batch_size": 2,
+        "total_steps": 4, "eval.every": 4, "checkpoint.every": 4, "log.tensorboard": False,
+    }  # fmt: skip
+    command = ["train", "--config=configs/metric.py:folder", f"--workdir={tmp_path}/run"]
+    command += [f"--config.{k}={v}" for k, v in fields.items()]
+    done = program(*command)
+    assert done.returncode == 0, done.stderr
+    assert "sigmoid up to 10 m at a focal length of 60 px" in done.stdout
+    again = program(*command)
+    assert again.returncode == 0 and "already holds all 4 steps" in again.stdout
+    scored = program(
+        "evaluate", "--checkpoint", f"{tmp_path}/run", "--data", f"{source}&slice=[8,10]",
+        "--size", "56",
+    )  # fmt: skip
+    assert scored.returncode == 0, scored.stderr
+    assert "| zoe@1 " in scored.stdout and "RMSE" in scored.stdout
+    without = program(
+        "evaluate", "--checkpoint", f"{tmp_path}/run", "--data", source.replace("&fx=50", "")
+    )
+    assert without.returncode == 1 and "0.png has no camera" in without.stderr
+    assert "Traceback" not in without.stderr
 
 
 # Refusals
