@@ -26,8 +26,10 @@ def get_config() -> ConfigDict:
 
     # Where the student starts. A source is an Orbax folder, a .safetensors or .pth file, a local
     # Hugging Face folder or a hub id. Parts: "encoder", "params" (encoder and decoder), "all"
-    # (Orbax only: optimiser and step too). allow_missing: a regex of tensors the file may lack,
-    # which become fill_missing: "init" (the initialiser's) or "zeros". Not read when a run goes on.
+    # (Orbax only: optimiser and step too); for a metric head on relative weights "decoder" (all but
+    # the last layer) and "relative" (all of them, under the bins head). allow_missing: a regex of
+    # tensors the file may lack, which become fill_missing: "init" (the initialiser's) or "zeros".
+    # Not read when a run goes on.
     c.init_from = ""
     c.init_parts = "encoder"
     c.allow_missing = ""
@@ -41,8 +43,8 @@ def get_config() -> ConfigDict:
     c.model = ConfigDict()
     c.model.variant = "vits"  # vits, vitb, vitl, vitg; demo
     c.model.version = "v1"  # which blocks feed the decoder: v1 the last four, v2 spread out
-    c.model.head = "relative"
-    c.model.max_depth = 0.0  # metres, for head="sigmoid"
+    c.model.head = "relative"  # or in metres: "sigmoid", "bins"
+    c.model.max_depth = 0.0  # metres, the range of a metric head
     c.model.scan = True
     c.model.remat = "none"  # "none", "dots", "full": what the backward pass computes again
     c.model.attention = "auto"
@@ -58,6 +60,16 @@ def get_config() -> ConfigDict:
     c.loss.feat_margin = 0.85  # V1 3.3: tokens at least this similar are left alone
     c.loss.feat_denominator = "image"  # or "global"
     c.loss.feat_input = "student"  # what the frozen encoder sees; "clean"; "shuffled": a control
+
+    # Metric heads, on labels alone: SiLog instead of the affine-invariant loss.
+    c.loss.silog = "v2"  # sqrt(mean d² - .5 (mean d)²), or "v1", ZoeDepth's with its factor 10
+    c.loss.silog_pool = "image"  # a root for each map; "batch": one for all, as upstream
+    c.loss.min_depth = 1e-3  # metres; labels count from here to model.max_depth (V2, ZoeDepth)
+
+    # Pixels of the network's input: a metric model then predicts depth * focal / f, and its metres
+    # are right for other focal lengths too; every record needs its camera. 0: metres as they are.
+    c.camera = ConfigDict()
+    c.camera.focal = 0.0
 
     c.perturb = ConfigDict()
     c.perturb.distort = True
@@ -76,7 +88,8 @@ def get_config() -> ConfigDict:
     c.optim = ConfigDict()
     c.optim.encoder_lr = 5e-6  # V1 4.1; for a pre-trained encoder
     c.optim.decoder_lr = 5e-5
-    c.optim.schedule = "linear"  # "linear", "poly", "constant"
+    c.optim.bins_lr = 5e-5  # what a bins head adds; V1: 1.61e-4
+    c.optim.schedule = "linear"  # "linear", "poly", "constant", "onecycle" (which moves b1 too)
     c.optim.warmup = 500
     c.optim.b1 = 0.9
     c.optim.b2 = 0.999
@@ -91,6 +104,14 @@ def get_config() -> ConfigDict:
     c.data.unlabelled = ()
     c.data.labels = ()  # one per unlabelled source, for teacher="records" or "files"
     c.data.mix = "size"  # V1 4.1: sets are joined without re-sampling; or "weights"
+    # Of labelled images, beside the random crop and flip; see data/augment.py.
+    c.data.augment = ConfigDict()
+    c.data.augment.window = "none"  # cut first: "nyu" (its border has no depth), "kb" (352 x 1216)
+    c.data.augment.rotate = 0.0  # degrees, at most
+    c.data.augment.p = 0.0  # probability of the three below
+    c.data.augment.gamma = (1.0, 1.0)
+    c.data.augment.brightness = (1.0, 1.0)
+    c.data.augment.colour = (1.0, 1.0)  # of each channel
     c.data.workers = 0  # processes that decode; 0: threads of this one
     c.data.threads = 4  # of each worker
 

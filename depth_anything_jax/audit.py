@@ -38,12 +38,17 @@ class Auditor:
     """Writes WORKDIR/audit for the first `steps` steps that are done; nothing where it is 0.
 
     Raises:
-      ValueError: a negative number of steps.
+      ValueError: a negative number of steps, or a metric head.
     """
 
     def __init__(self, networks: state.Networks, config, workdir: str, steps: int):
         if steps < 0:
             raise ValueError(f"--audit={steps}: the number of steps to write down, 0 for none")
+        if steps and config.model.head != "relative":
+            raise ValueError(
+                f"--audit={steps} with model.head={config.model.head!r}: what is written down and "
+                "recomputed are the relative losses; leave it out"
+            )
         self._left, self._config = steps, config
         self._folder = epath.Path(workdir) / "audit"
         self._observe = jax.jit(functools.partial(evidence, networks, config))

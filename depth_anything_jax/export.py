@@ -18,7 +18,7 @@ from depth_anything_jax.models import depth_anything
 from depth_anything_jax.weights import Weights
 
 LAYOUTS = ("official", "hf")
-_FACTS = ("variant", "version", "head", "max_depth")
+_FACTS = ("variant", "version", "head", "max_depth", "focal")
 _POSITIONS = (
     "At sizes other than the trained one, transformers interpolates the position embedding without "
     "the official code's offset of 0.1 patches, so its maps differ slightly there."
@@ -270,6 +270,8 @@ def card(weights: Weights, metadata: Mapping[str, Any], text: str) -> str:
     what = f"{weights.variant}, {weights.version}, {weights.head}"
     if weights.max_depth is not None:
         what += f" up to {weights.max_depth:g} m"
+    if weights.focal is not None:
+        what += f"; metres = output * f / {weights.focal:g}, f in pixels of the network's input"
     if weights.parts == "encoder":
         what = f"DINOv2 encoder, {weights.variant}"
     lines = [

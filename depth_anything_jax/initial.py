@@ -10,6 +10,9 @@ from depth_anything_jax import checkpoint, licences, models, paths, sharding, we
 from depth_anything_jax.data import labels
 from depth_anything_jax.state import Networks, TrainState
 
+# What turns features into metres or disparity: init_parts="decoder" takes all but this.
+LAST_LAYER = "decoder/output_conv2_2/"
+
 
 def compute_dtype(name: str):
     """float32 or bfloat16; "auto" is bfloat16 on TPUs and on GPUs of compute capability >= 8.0.
@@ -32,20 +35,14 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
     """The student, the frozen networks' parameters on the mesh, and the run's metadata.
 
     Raises:
-      ValueError: a head that no loss here trains, networks that do not fit each other, a teacher
-        without a decoder or whose input is no crop.
+      ValueError: networks that do not fit each other, a teacher without a decoder or whose input
+        is no crop.
 
     Returns:
       (Networks, {"encoder": …, "teacher": …} where present, metadata: what the model is, and
       "licence_chain").
     """
     m = config.model
-    if m.head != "relative":
-        raise ValueError(
-            f"model.head={m.head!r}: the losses here know disparity up to scale and shift, which "
-            "says nothing about metres; use model.head='relative' (metric fine-tuning is not there "
-            "yet; metric models can be teachers: teacher_from, pseudo_label)"
-        )
     dtype = compute_dtype(config.dtype)
     how = dict(dtype=dtype, scan=m.scan, remat=m.remat, attention=m.attention)
     student = models.build(
@@ -56,8 +53,11 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
         "version": m.version,
         "head": m.head,
         "max_depth": m.max_depth or None,
+        "focal": config.camera.focal or None,
         "licence_chain": [],
     }
+    if m.head != "relative":  # crops of images whose short side is this: what it was trained to see
+        meta["input"] = {"size": config.input_size, "keep_aspect": True, "resize": "bicubic"}
     frozen: dict[str, Any] = {}
     encoder = teacher = None
     forward = {**how, "remat": "none"}
@@ -155,7 +155,9 @@ def load_initial(
             )
         checkpoints = checkpoint.Checkpoints(step.parent)
         old = checkpoints.meta(int(step.name))
-        _check_head(config, old.get("head", config.model.head))
+        _check_head(
+            config, old.get("head", config.model.head), old.get("max_depth"), old.get("focal")
+        )
         meta = continued(old, meta)
         chain = meta["licence_chain"]
         licence = licences.combined(old.get("licence_chain", []))
@@ -166,16 +168,23 @@ def load_initial(
     # An encoder is the same whatever blocks are tapped; a decoder belongs to its taps.
     loaded = weights.load(
         source,
-        version=config.model.version if parts == "params" else None,
-        parts="all" if parts == "params" else "encoder",
+        version=None if parts == "encoder" else config.model.version,
+        parts="encoder" if parts == "encoder" else "all",
         allow_missing=config.allow_missing or None,
         fill=config.fill_missing,
     )
     if parts == "params":
-        _check_head(config, loaded.head)
-    chosen = {name: loaded.params[name] for name in ("encoder", "decoder") if name in loaded.params}
-    have = {p: x.shape for p, x in paths.leaves_by_path(chosen).items()}
-    want = {p: x.shape for p, x in paths.leaves_by_path(state.params).items()}
+        _check_head(config, loaded.head, loaded.max_depth, loaded.focal)
+    if parts == "relative" and loaded.head != "relative":
+        raise ValueError(
+            f"init_from={source!r} has a {loaded.head} head, and init_parts='relative' asks for a "
+            "relative network; choose one, or init_parts='encoder' or 'decoder'"
+        )
+    chosen = paths.leaves_by_path(loaded.params)
+    if parts == "decoder":
+        chosen = {p: x for p, x in chosen.items() if not p.startswith(LAST_LAYER)}
+    leaves = paths.leaves_by_path(state.params)
+    have, want = ({p: x.shape for p, x in tree.items()} for tree in (chosen, leaves))
     wrong = [f"  {p} {have[p]} (here {want.get(p)})" for p in have if want.get(p) != have[p]]
     if wrong:
         raise ValueError(
@@ -183,23 +192,33 @@ def load_initial(
             f"{config.model.variant!r} in {len(wrong)} tensors; choose weights of that size, or "
             "set model.variant:\n" + "\n".join(wrong)
         )
-    placed = jax.tree.map(
-        lambda x, old: jax.device_put(x.astype(old.dtype), old.sharding),
-        chosen,
-        {name: state.params[name] for name in chosen},
+    params = paths.map_with_path(
+        lambda path, old: (
+            jax.device_put(chosen[path].astype(old.dtype), old.sharding) if path in chosen else old
+        ),
+        state.params,
     )
-    params = {**state.params, **placed}
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     meta = {**meta, "licence_chain": _chain(meta, "initial weights", loaded)}
     # The moments are zero whatever the parameters are.
     return TrainState(state.step, params, state.opt_state, ema), meta
 
 
-def _check_head(config, head: str) -> None:
-    """A decoder of another head has the same tensors, and another meaning."""
+def _check_head(config, head: str, max_depth: float | None, focal: float | None) -> None:
+    """A decoder of another head or range has the same tensors, and another meaning."""
     if head != config.model.head:
         raise ValueError(
             f"init_from={config.init_from!r} has a {head} head, model.head={config.model.head!r}: "
             "its decoder would start with another meaning; take its encoder alone "
             "(init_parts='encoder'), or weights with the same head"
         )
+    for field, theirs, ours in (
+        ("model.max_depth", max_depth, config.model.max_depth),
+        ("camera.focal", focal, config.camera.focal),
+    ):
+        if head != "relative" and (theirs or 0) != ours:
+            raise ValueError(
+                f"init_from={config.init_from!r} was trained with {field}={theirs}, and here it is "
+                f"{ours}: the same output would mean other metres; set {field}={theirs or 0}, or "
+                "take all but the last layer (init_parts='decoder')"
+            )

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from depth_anything_jax import inference, losses, optim, paths, perturb, pictures, sharding
 from depth_anything_jax.data import sources, specs
 from depth_anything_jax.data.examples import Failure
-from depth_anything_jax.evaluation import loop
+from depth_anything_jax.evaluation import aggregate, candidates, loop
 
 # More zeros than this in the first output: a ReLU head that no gradient will ever reach.
 DEAD_SHARE = 0.99
@@ -29,8 +29,12 @@ def describe(
     frozen = [
         n for n, net in (("encoder", networks.frozen_encoder), ("teacher", networks.teacher)) if net
     ]
+    head = config.model.head
+    if inference.is_metric(networks.student):
+        focal = f" at a focal length of {config.camera.focal:g} px" if config.camera.focal else ""
+        head += f" up to {config.model.max_depth:g} m{focal}"
     lines = [
-        f"{config.model.variant} {config.model.version} {config.model.head}, {total:,} parameters, "
+        f"{config.model.variant} {config.model.version} {head}, {total:,} parameters, "
         f"{learning:,} learn; frozen beside it: {', '.join(frozen) or 'nothing'}",
         f"{mesh.size} {jax.devices()[0].platform} devices as data {mesh.shape['data']} x fsdp "
         f"{mesh.shape['fsdp']}, {jax.process_count()} processes; {dtype} compute; batch "
@@ -132,16 +136,14 @@ def rates(config, step: int) -> dict[str, float]:
     factor = float(
         optim.schedule(config.optim.schedule, config.total_steps, config.optim.warmup)(step)
     )
-    return {
-        "lr/encoder": config.optim.encoder_lr * factor,
-        "lr/decoder": config.optim.decoder_lr * factor,
-    }
+    groups = optim.GROUPS if config.model.head == "bins" else ("encoder", "decoder")
+    return {f"lr/{group}": config.optim[f"{group}_lr"] * factor for group in groups}
 
 
 def predictor(student):
-    """(params, images in [0, 1] (b, h, w, 3)) -> prediction (b, h, w), compiled per shape."""
+    """(params, images in [0, 1] (b, h, w, 3)) -> disparity (b, h, w), compiled per shape."""
     return jax.jit(
-        lambda params, images: student.apply({"params": params}, perturb.normalise(images))
+        lambda params, images: inference.disparity(student, params, perturb.normalise(images))
     )
 
 
@@ -169,7 +171,8 @@ def strips(predict, params, batch, *, rows: int = 4) -> dict[str, np.ndarray]:
 class Evaluator:
     """Scores the student on config.eval.data, by the same code as everywhere: eval/SET/METRIC.
 
-    The running average is scored where there is one. One process scores; the others go on.
+    Metric heads in metres, unaligned, under the protocol zoe; others under golden. The running
+    average is scored where there is one. One process scores; the others go on.
     """
 
     def __init__(self, config, student, mesh):
@@ -185,16 +188,20 @@ class Evaluator:
         params = jax.device_get(self._gather(state.params if state.ema is None else state.ema))
         if jax.process_index():
             return {}
-        predict = inference.Predictor(self._student, params)
-        scalars = {}
+        candidate = candidates.of_model(
+            self._student, params, focal=self._config.camera.focal or None
+        )
+        metric = candidate.kind == "metric"
+        wanted = ("abs_rel", "rmse", "delta1") if metric else loop.METRICS
+        scalars: dict[str, float] = {}
         for name, source in self._sources.items():
-            scores = loop.evaluate(
-                predict,
+            scores = loop.evaluate_candidate(
+                candidate,
                 source,
-                size=self._config.input_size,
-                batch_size=len(predict.devices),
+                protocol="zoe" if metric else "golden",
+                switches={"input_size": self._config.input_size},
                 limit=self._config.eval.limit,
             )
-            for metric in ("abs_rel", "delta1", "norm_l1"):
-                scalars[f"eval/{name}/{metric}"] = getattr(scores, metric)
+            means = aggregate.means(scores.per_image)
+            scalars |= {f"eval/{name}/{score}": means[score] for score in wanted}
         return scalars

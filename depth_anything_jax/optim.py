@@ -1,4 +1,4 @@
-"""AdamW as the paper's: two learning rates, decay on kernels only, one clip, frozen leftovers.
+"""AdamW as the paper's: a learning rate for each part, decay on kernels only, one clip.
 
 The chain, in this order (as torch.optim.AdamW multiplies the decay by the rate; big_vision does
 not): one global-norm clip over all trainable parameters -> Adam -> + weight_decay * parameter on
@@ -15,8 +15,11 @@ from depth_anything_jax import paths
 
 # Parameters that no forward pass reads: frozen, so that decay leaves them bit-exact for export.
 UNUSED = ("encoder/mask_token", "decoder/refinenet4/resConfUnit1/.*")
-GROUPS = ("encoder", "decoder")
-SCHEDULES = ("linear", "poly", "constant")
+GROUPS = ("encoder", "decoder", "bins")
+SCHEDULES = ("linear", "poly", "constant", "onecycle")
+# ZoeDepth's torch.optim.lr_scheduler.OneCycleLR: pct_start, 1 / final_div_factor (with div_factor 1
+# the rate starts at its peak), and the momenta between which b1 goes down and up again.
+CYCLE_TURN, CYCLE_END, CYCLE_B1 = 0.7, 1e-4, (0.95, 0.85)
 
 
 def schedule(name: str, total_steps: int, warmup: int, power: float = 0.9):
@@ -24,7 +27,8 @@ def schedule(name: str, total_steps: int, warmup: int, power: float = 0.9):
 
     All schedules rise as min(1, (i + 1) / warmup). "linear" (paper, 4.1) then falls to exactly 0
     at update total_steps - 1; "poly" is (1 - i / total_steps) ** power (V2's metric fine-tuning,
-    power 0.9); "constant" stays at 1.
+    power 0.9); "constant" stays at 1; "onecycle" stays at 1 for the first 70 % and falls along a
+    cosine to 1e-4 at the last update (ZoeDepth, which has no warm-up: warmup=1).
 
     Raises:
       ValueError: unknown name, or a warm-up that does not end before the last update.
@@ -43,9 +47,29 @@ def schedule(name: str, total_steps: int, warmup: int, power: float = 0.9):
             return jnp.clip(jnp.minimum(rise, (total_steps - 1 - i) / (total_steps - warmup)), 0)
         if name == "poly":
             return rise * jnp.clip(1 - i / total_steps, 0) ** power
+        if name == "onecycle":
+            return rise * _cycle(i, total_steps, 1.0, 1.0, CYCLE_END)
         return rise
 
     return factor
+
+
+def _cycle(i, total_steps: int, start: float, turn: float, end: float):
+    """OneCycleLR's two phases, each half a cosine: start, turn, end at update total_steps - 1."""
+    turns, last = CYCLE_TURN * total_steps - 1, total_steps - 1
+    if turns <= 0:  # a run of one step or two
+        start, turns = turn, 1.0
+    first = jnp.clip(i / turns, 0, 1)
+    second = jnp.clip((i - turns) / max(last - turns, 1e-9), 0, 1)
+    up = turn + (start - turn) * (1 + jnp.cos(jnp.pi * first)) / 2
+    down = end + (turn - end) * (1 + jnp.cos(jnp.pi * second)) / 2
+    return jnp.where(i <= turns, up, down)
+
+
+def b1_schedule(total_steps: int):
+    """Adam's first momentum at update i under "onecycle": i -> .95 -> .85 -> .95."""
+    high, low = CYCLE_B1
+    return lambda i: _cycle(jnp.asarray(i, jnp.result_type(float)), total_steps, high, low, high)
 
 
 def trainable(params, freeze=UNUSED) -> Any:
@@ -58,26 +82,35 @@ def trainable(params, freeze=UNUSED) -> Any:
 
 
 def groups(params) -> Any:
-    """A tree of group names: each parameter's first path component, "encoder" or "decoder"."""
-    return paths.match(params, [(f"{g}/.*", g) for g in GROUPS], what="learning-rate groups")
+    """A tree of group names: each parameter's first path component.
+
+    "bins" is what the bins head adds to encoder and decoder.
+    """
+    table = [(f"{g}/.*", g) for g in GROUPS if g != "bins" or "bins" in params]
+    return paths.match(params, table, what="learning-rate groups")
 
 
 def make(config: Any, params, total_steps: int) -> optax.GradientTransformation:
     """The optimiser of `config.optim` for a tree of parameters (arrays or their shapes).
 
     Args:
-      config: encoder_lr, decoder_lr, warmup, schedule, b1, b2, eps, weight_decay, clip (0 turns it
-        off), freeze (patterns besides UNUSED).
+      config: encoder_lr, decoder_lr, bins_lr, warmup, schedule, b1 (not with "onecycle"), b2, eps,
+        weight_decay, clip (0 turns it off), freeze (patterns besides UNUSED).
       params: decides groups, decay and freezing by path.
       total_steps: number of updates.
     """
-    peak = {"encoder": config.encoder_lr, "decoder": config.decoder_lr}
-    rates = jax.tree.map(lambda g: peak[g], groups(params))
+    rates = jax.tree.map(lambda g: config[f"{g}_lr"], groups(params))
     decay = paths.map_with_path(lambda path, _: path.endswith("/kernel"), params)
     factor = schedule(config.schedule, total_steps, config.warmup)
+    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    if config.schedule == "onecycle":  # its momentum is part of the state only where it moves
+        static = ("b2", "eps", "eps_root", "mu_dtype", "nesterov")
+        adam = optax.inject_hyperparams(optax.scale_by_adam, static)(
+            b1=b1_schedule(total_steps), b2=config.b2, eps=config.eps
+        )
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        adam,
         optax.masked(optax.add_decayed_weights(config.weight_decay), decay),
         _scale_by_tree(rates),
         optax.scale_by_schedule(lambda i: -factor(i)),

@@ -15,7 +15,7 @@ from depth_anything_jax import configs
 from depth_anything_jax.data import specs
 
 TEACHERS = ("none", "records", "files", "online")
-INIT_PARTS = ("encoder", "params", "all")
+INIT_PARTS = ("encoder", "decoder", "relative", "params", "all")
 # What a run may change when it is continued: everything else decides what is learned.
 FREE = (
     "workdir",
@@ -72,6 +72,10 @@ def check(config, sizes: dict[str, int], workdir: str) -> None:
         raise ValueError(
             f"loss.weights={config.loss.weights}: three numbers, for L_l, L_u and L_feat"
         )
+    if config.model.head == "relative":
+        _check_relative(config)
+    else:
+        _check_metric(config, sizes)
     if not workdir:
         raise ValueError("workdir is empty; give --workdir=runs/NAME")
     weight = dict(zip(("labelled", "unlabelled", "features"), config.loss.weights, strict=True))
@@ -124,7 +128,62 @@ def data_config(config) -> dict[str, Any]:
         "mix": data.mix,
         "workers": data.workers,
         "threads": data.threads,
+        "metric": config.model.head != "relative",
+        "camera": bool(config.camera.focal),
+        "augment": {k: tuple(v) if isinstance(v, list) else v for k, v in data.augment.items()},
     }
+
+
+def _check_relative(config) -> None:
+    """Fields that only metric heads read."""
+    if config.camera.focal:
+        raise ValueError(
+            f"camera.focal={config.camera.focal} with model.head='relative': disparity up to scale "
+            "has no focal length; choose a metric head, or set it to 0"
+        )
+    if config.init_parts in ("decoder", "relative"):
+        raise ValueError(
+            f"init_parts={config.init_parts!r} is for a metric head on relative weights; with "
+            "model.head='relative' use 'params' (encoder and decoder) or 'encoder'"
+        )
+
+
+def _check_metric(config, sizes: dict[str, int]) -> None:
+    """A metric head learns metres from labels, by SiLog."""
+    head, loss = config.model.head, config.loss
+    _one_of("loss.silog", loss.silog, ("v2", "v1"))
+    _one_of("loss.silog_pool", loss.silog_pool, ("image", "batch"))
+    if sizes["unlabelled"]:
+        raise ValueError(
+            f"model.head={head!r} with {sizes['unlabelled']} unlabelled images a batch: metres "
+            "come from labels alone; set unlabelled_ratio=0 and loss.weights=(1,0,0), and start "
+            "from a relative model that has learned from unlabelled images (init_from)"
+        )
+    if loss.gradient_weight:
+        raise ValueError(
+            f"loss.gradient_weight={loss.gradient_weight} with model.head={head!r}: SiLog has no "
+            "gradient term; set it to 0"
+        )
+    if not 0 < loss.min_depth < config.model.max_depth:
+        raise ValueError(
+            f"model.head={head!r} needs a range in metres: loss.min_depth={loss.min_depth} and "
+            f"model.max_depth={config.model.max_depth}; 0.001 and 20 (indoors) or 80 (outdoors) "
+            "are usual"
+        )
+    if loss.silog_pool == "batch" and config.accumulation > 1:
+        raise ValueError(
+            f"loss.silog_pool='batch' with accumulation={config.accumulation}: the root over all "
+            "pixels of a batch is no sum over microbatches; use accumulation=1, or "
+            "loss.silog_pool='image'"
+        )
+    if config.camera.focal < 0:
+        raise ValueError(f"camera.focal={config.camera.focal}: pixels, or 0 for none")
+    if config.init_parts == "relative" and head == "sigmoid":
+        raise ValueError(
+            "init_parts='relative' with model.head='sigmoid': the relative output is larger where "
+            "it is nearer, metres are not, and its last layer would start in the sigmoid's flat "
+            "end; use 'decoder' (all but the last layer) or 'encoder'"
+        )
 
 
 def _one_of(field: str, value: str, known: tuple[str, ...]) -> None:

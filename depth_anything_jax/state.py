@@ -1,5 +1,7 @@
 """The train state and the step: section 3 of the paper as one jit-compiled function.
 
+A metric head learns in the same step, from labels alone, by SiLog.
+
 `make_train_step` reads top to bottom as the paper does: labels and perturbations of the whole
 batch, the number of contributing maps, then forward and backward per microbatch, one update.
 Losses arrive as (sum, count); the counts are known from the labels before the backward pass, so
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from depth_anything_jax import inference, losses, optim, perturb, sharding
+from depth_anything_jax import inference, losses, losses_metric, optim, perturb, sharding
 
 
 @flax.struct.dataclass
@@ -76,12 +78,13 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
     """The update, ready for jit: (state, frozen, batch) -> (state, metrics).
 
     Args:
-      config: fields seed, batch_size, accumulation, ema_decay, loss.*, perturb.*, teacher,
-        optim.freeze (see configs/common.py).
+      config: fields seed, batch_size, accumulation, ema_decay, model.head, model.max_depth,
+        camera.focal, loss.*, perturb.*, teacher, optim.freeze (see configs/common.py).
 
     The batch holds "labelled" and/or "unlabelled", each a dict of arrays over the whole global
     batch: image (b, s, s, 3) float32 in about [0, 1], disparity (b, s, s), valid and sky
-    (b, s, s) bool, shift_known (b,) bool. Metrics are float32 scalars, whole-batch means.
+    (b, s, s) bool, shift_known (b,) bool; and where camera.focal is set, camera (b, 4): fx, fy, cx,
+    cy in pixels of the image. Metrics are float32 scalars, whole-batch means.
     """
     loss, accumulation = config.loss, config.accumulation
     weights = dict(zip(("labelled", "unlabelled", "features"), loss.weights, strict=True))
@@ -90,16 +93,7 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
         # 1. What the student sees and what it is asked for, on the whole batch.
         inputs = step_inputs(networks, config, state.step, frozen, batch)
         # 2. How many maps contribute, from the labels alone.
-        counts = {
-            part: losses.contributing_maps(
-                x["label"],
-                x["valid"],
-                x.get("mask"),
-                min_valid=loss.min_valid,
-                min_region_scale=loss.min_region_scale if "mask" in x else 0.0,
-            )
-            for part, x in inputs.items()
-        }
+        counts = {part: _count_maps(x, loss) for part, x in inputs.items()}
         microbatches = split(inputs, accumulation)
         trainable = optim.trainable(state.params, (*optim.UNUSED, *config.optim.freeze))
         if networks.frozen_encoder is not None and "unlabelled" in inputs:
@@ -152,7 +146,9 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
 def step_inputs(networks: Networks, config, step, frozen, batch) -> dict[str, dict[str, Any]]:
     """What the student sees and what it is asked for at a step, of the whole batch, by part."""
     inputs = {}
-    if "labelled" in batch:
+    if "labelled" in batch and config.model.head != "relative":
+        inputs["labelled"] = metric_inputs(batch["labelled"], config)
+    elif "labelled" in batch:
         inputs["labelled"] = labelled_inputs(batch["labelled"], use_sky=config.loss.sky)
     if "unlabelled" in batch:
         seen = batch["unlabelled"]
@@ -169,6 +165,21 @@ def labelled_inputs(batch, *, use_sky: bool) -> dict[str, jax.Array]:
         batch["disparity"], batch["valid"], batch["sky"], batch["shift_known"], use_sky=use_sky
     )
     return {"image": perturb.normalise(batch["image"]), "label": label, "valid": valid}
+
+
+def metric_inputs(batch, config) -> dict[str, jax.Array]:
+    """Images as they are, and depth in metres, or in canonical metres where camera.focal is set."""
+    ratio = None
+    if config.camera.focal:
+        ratio = inference.canonical_ratio(batch["camera"], config.camera.focal)
+    depth, valid = losses_metric.depth_label(
+        batch["disparity"],
+        batch["valid"],
+        ratio,
+        min_depth=config.loss.min_depth,
+        max_depth=config.model.max_depth,
+    )
+    return {"image": perturb.normalise(batch["image"]), "depth": depth, "valid": valid}
 
 
 def unlabelled_inputs(batch, keys, config) -> dict[str, jax.Array]:
@@ -232,7 +243,17 @@ def loss_parts(networks: Networks, params, frozen, inputs, loss) -> dict[str, lo
 def losses_of(outputs: dict[str, Output], inputs, loss) -> dict[str, losses.LossSum]:
     """The losses of what the networks gave for these inputs."""
     parts = {}
-    if "labelled" in inputs:
+    if "labelled" in inputs and "depth" in inputs["labelled"]:
+        x = inputs["labelled"]
+        parts["labelled"] = losses_metric.silog(
+            outputs["labelled"].depth,
+            x["depth"],
+            x["valid"],
+            form=loss.silog,
+            pool=loss.silog_pool,
+            min_valid=loss.min_valid,
+        )
+    elif "labelled" in inputs:
         x = inputs["labelled"]
         parts["labelled"] = losses.affine_invariant(
             outputs["labelled"].depth,
@@ -298,6 +319,21 @@ def _alignment(output: Output, loss) -> losses.LossSum:
         output.frozen_tokens,
         margin=loss.feat_margin,
         denominator=loss.feat_denominator,
+    )
+
+
+def _count_maps(x, loss) -> jax.Array:
+    """How many maps of one part's inputs contribute, from the labels alone."""
+    if "depth" in x:
+        return losses_metric.contributing_maps(
+            x["valid"], pool=loss.silog_pool, min_valid=loss.min_valid
+        )
+    return losses.contributing_maps(
+        x["label"],
+        x["valid"],
+        x.get("mask"),
+        min_valid=loss.min_valid,
+        min_region_scale=loss.min_region_scale if "mask" in x else 0.0,
     )
 
 

@@ -34,6 +34,7 @@ class Weights:
       version: "v1" or "v2", which blocks are tapped; None for an encoder that nobody tapped yet.
       head: "relative", "sigmoid" or "bins".
       max_depth: metres, of a metric head.
+      focal: pixels, of a metric head that predicts canonical depth (`inference.to_metres`).
       licence: SPDX name, the most restrictive along the chain; None: unknown.
       source: what was asked for.
       parts: "all" or "encoder".
@@ -54,6 +55,7 @@ class Weights:
     metadata: dict[str, Any]
     input: transforms.InputTransform = transforms.OFFICIAL_INPUT
     bin_centres: str | None = None
+    focal: float | None = None
 
 
 def load(
@@ -100,11 +102,8 @@ def load(
     elif "decoder" not in layout.prefixes:
         raise ValueError(f"{source} holds an encoder alone; ask for parts='encoder'")
 
-    variant = (
-        variant
-        or weight_facts.first(weight_facts.firm(found.hints), "variant")
-        or _infer_variant(source, state)
-    )
+    firm = weight_facts.firm(found.hints)
+    variant = variant or weight_facts.first(firm, "variant") or _infer_variant(source, state)
     weight_facts.one_of(f"{source}: variant", variant, tuple(depth_anything.VARIANTS))
     centres = None if parts == "encoder" else convert.bin_centres(state)
     if layout.name == "zoedepth":
@@ -128,6 +127,7 @@ def load(
         source=source,
         parts=parts,
         metadata=metadata,
+        focal=None if facts["head"] == "relative" else weight_facts.first(firm, "focal"),
         bin_centres=centres,
         **facts,
     )

@@ -49,6 +49,7 @@ def test_nyu_matlab_file(tmp_path):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(reader))[0]["image"], images[1])
     reader = benchmarks.make("nyu", tmp_path, partial=True, depth="filled")
     check_records(reader, {keys[0]: filled[1], keys[1]: filled[3]})
+    assert reader[0]["K"][0, 0] == 518.857901 and reader[0]["K"][2].tolist() == [0, 0, 1]
     io.savemat(tmp_path / "splits.mat", {"testNdxs": np.array([[0], [3]])})
     with pytest.raises(BenchmarkError, match="counts from 0, MATLAB from 1"):
         benchmarks.make("nyu", tmp_path, partial=True)

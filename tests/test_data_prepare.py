@@ -74,7 +74,7 @@ def assert_same_record(got, expected):
     assert got.keys() == expected.keys()
     for field, value in expected.items():
         # Intrinsics are kept in float32; everything else comes back to the bit.
-        if field == "K":
+        if field == "camera":
             np.testing.assert_allclose(got[field], value, rtol=1e-7)
         else:
             np.testing.assert_array_equal(got[field], value, field)

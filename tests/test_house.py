@@ -128,7 +128,7 @@ SCORES = (
     "relative", "tables",
 )  # fmt: skip
 NUMPY = ("resample", *(f"evaluation.{name}" for name in SCORES))
-PURE = ("losses", "perturb", "select", *NUMPY)
+PURE = ("losses", "losses_metric", "perturb", "select", *NUMPY)
 CORE = [
     *sources(f"{PACKAGE}/models"),
     *(ROOT.joinpath(PACKAGE, *name.split(".")).with_suffix(".py") for name in PURE),

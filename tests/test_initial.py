@@ -172,9 +172,45 @@ def metric(tmp_path, params):
     return str(tmp_path / "metric")
 
 
-def test_no_loss_here_trains_a_metric_head(mesh):
-    with pytest.raises(ValueError, match=r"model.head='sigmoid': .* use model.head='relative'"):
-        initial.networks(config(**{"model.head": "sigmoid", "model.max_depth": 20.0}), mesh)
+SIGMOID = {"model.head": "sigmoid", "model.max_depth": 20.0}
+
+
+@pytest.mark.parametrize("source", ["run", "metric"])
+def test_all_but_the_last_layer_starts_a_metric_head(request, source, params, mesh):
+    c = config(init_from=request.getfixturevalue(source), init_parts="decoder", **SIGMOID)
+    found, _ = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    want = paths.leaves_by_path(params)
+    for path, x in paths.leaves_by_path(found.params).items():
+        last = path in ("decoder/output_conv2_2/kernel", "decoder/output_conv2_2/bias")
+        np.testing.assert_array_equal(x, 0 if last else want[path], err_msg=path)
+
+
+def test_the_relative_network_is_taken_whole_and_only_that(run, metric, params, mesh):
+    fields = {"model.head": "bins", "model.max_depth": 10.0, "init_parts": "relative"}
+    found, meta = initial.load_initial(
+        config(init_from=run, **fields), *zeros(params, mesh), {"licence_chain": []}
+    )
+    assert_same(found.params, params)
+    assert meta["licence_chain"][-1]["role"] == "initial weights"
+    with pytest.raises(ValueError, match="has a sigmoid head, and init_parts='relative'"):
+        initial.load_initial(
+            config(init_from=metric, **fields), *zeros(params, mesh), {"licence_chain": []}
+        )
+
+
+@pytest.mark.parametrize(("field", "value"), [("model.max_depth", 80.0), ("camera.focal", 500.0)])
+@pytest.mark.parametrize("parts", ["params", "all"])
+def test_a_metric_decoder_means_its_own_metres(metric, params, mesh, parts, field, value):
+    c = config(init_from=metric, init_parts=parts, **{**SIGMOID, field: value})
+    with pytest.raises(ValueError, match=f"{field}=.*the same output would mean other metres"):
+        initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+
+
+def test_range_and_focal_length_are_in_the_metadata(mesh):
+    c = config(unlabelled_ratio=0, **{**SIGMOID, "camera.focal": 250.0})
+    networks, _, meta = initial.networks(c, mesh)
+    assert (networks.student.decoder.head, networks.student.decoder.max_depth) == ("sigmoid", 20.0)
+    assert (meta["head"], meta["max_depth"], meta["focal"]) == ("sigmoid", 20.0, 250.0)
 
 
 @pytest.mark.parametrize("parts", ["params", "all"])

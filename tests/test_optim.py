@@ -36,7 +36,7 @@ def test_schedule_rises_then_falls_to_zero_at_the_last_update():
     assert got[-1] == 0
     with pytest.raises(ValueError, match="optim.warmup=11"):
         optim.schedule("linear", 11, 11)
-    with pytest.raises(ValueError, match="linaer.*linear, poly, constant"):
+    with pytest.raises(ValueError, match="linaer.*linear, poly, constant, onecycle"):
         optim.schedule("linaer", 11, 2)
 
 
@@ -73,6 +73,49 @@ def test_equals_torch_adamw_with_two_groups_clip_and_decay(x64):
         np.testing.assert_allclose(ours[p], twin[p].detach().numpy(), rtol=0, atol=1e-12)
     for p in set(leaves) - set(live):  # what no forward reads stays bit-exact
         np.testing.assert_array_equal(ours[p], leaves[p])
+
+
+def test_one_cycle_equals_torchs_rates_and_momenta(x64):
+    """AdamW under OneCycleLR with ZoeDepth's numbers, the head's rate 50 times the others'."""
+    torch = pytest.importorskip("torch")
+    steps, peaks = 23, {"encoder": 2e-3, "decoder": 2e-3, "bins": 1e-1}
+    params = {**tree(), "bins": {"conv": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}}
+    rates = {f"{g}_lr": lr for g, lr in peaks.items()}
+    config = ConfigDict({**CONFIG, **rates, "schedule": "onecycle", "warmup": 1, "clip": 0.0})
+    tx = optim.make(config, params, steps)
+    state, leaves = tx.init(params), paths.leaves_by_path(params)
+    live = [p for p in leaves if "mask_token" not in p and "refinenet4" not in p]
+    twin = {p: torch.tensor(np.asarray(leaves[p]), requires_grad=True) for p in live}
+    top = [peaks[p.partition("/")[0]] for p in live]
+    adamw = torch.optim.AdamW(
+        [dict(params=[twin[p]], weight_decay=0.1 * p.endswith("kernel")) for p in live],
+        betas=(0.95, 0.999),
+    )
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        adamw, top, total_steps=steps, pct_start=0.7, div_factor=1, final_div_factor=10000,
+        cycle_momentum=True, base_momentum=0.85, max_momentum=0.95,
+    )  # fmt: skip
+    factor, b1 = optim.schedule("onecycle", steps, 1), optim.b1_schedule(steps)
+    moved = set()
+    for i in range(steps):
+        group = adamw.param_groups[0]
+        assert float(factor(i)) == pytest.approx(group["lr"] / top[0], rel=1e-9)
+        assert float(b1(i)) == pytest.approx(group["betas"][0], rel=1e-12)
+        moved.add(round(group["betas"][0], 3))
+        grads = jax.tree.map(lambda x: x.at[...].set(x + 0.1), tree(i + 1))
+        grads["bins"] = jax.tree.map(lambda x: jnp.cos(x * i), params["bins"])  # noqa: B023
+        by_path = paths.leaves_by_path(grads)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        for p in live:
+            twin[p].grad = torch.tensor(np.array(by_path[p]))
+        adamw.step()
+        if i < steps - 1:
+            cycle.step()
+    assert {0.95, 0.85} <= moved
+    ours = paths.leaves_by_path(params)
+    for p in live:
+        np.testing.assert_allclose(ours[p], twin[p].detach().numpy(), rtol=0, atol=1e-12)
 
 
 def test_freezing_leaves_no_optimiser_state_and_refuses_misspelt_paths():

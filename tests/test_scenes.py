@@ -180,7 +180,7 @@ def test_records(domain):
 
 
 def test_unlabelled_records_hold_images_alone():
-    assert set(SceneSource("B", 2, size=28, labelled=False)[0]) == {"key", "image"}
+    assert set(SceneSource("B", 2, size=28, labelled=False)[0]) == {"key", "image", "camera"}
 
 
 def test_sources_makes_scenes():

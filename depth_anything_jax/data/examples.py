@@ -14,7 +14,10 @@ from typing import Any
 import grain
 import numpy as np
 
-from depth_anything_jax.data import transforms
+from depth_anything_jax.data import augment as augment_lib
+from depth_anything_jax.data import camera, transforms
+from depth_anything_jax.data.augment import NOTHING, Augment
+from depth_anything_jax.data.metric import is_metric
 from depth_anything_jax.data.sources import Source
 
 PARTS = ("labelled", "unlabelled")
@@ -84,8 +87,13 @@ class Examples:
         size: int,
         seed: int,
         labels: bool,
+        metric: bool = False,
+        with_camera: bool = False,
+        augment: Augment = NOTHING,
     ):
-        """`labels`: examples carry label fields, and a record without a label is a failure."""
+        """`labels`: examples carry label fields, and a record without a label is a failure; with
+        `metric` one that is not in metres, too, and `with_camera` one without a camera."""
+        self.metric, self.with_camera, self.augment = metric, with_camera, augment
         self.part, self.sources, self.size, self.seed = part, list(sources), size, seed
         self.labels = labels
         sizes = [len(s) for s in sources]
@@ -123,11 +131,24 @@ class Examples:
             record = {"image": record["image"]}
         elif "disparity" not in record:
             raise ValueError("the record has no label, but this part of the batch needs one")
+        elif self.metric and not is_metric(record):
+            raise ValueError("the record's label is disparity in no known unit, not metres")
+        if self.with_camera:
+            record = {**record, "camera": camera.needed(record)}
+        else:  # not every source knows one, and a batch has a field in all its rows or in none
+            record = {k: v for k, v in record.items() if k != "camera"}
         # Keyed by the position, not the record: a replacement keeps everything after it in place.
         rng = np.random.default_rng([self.seed, PARTS.index(self.part), index])
+        record = augment_lib.cut(record, self.augment.window)
         height, width = record["image"].shape[:2]
         geometry = transforms.draw_geometry(rng, height, width, self.size)
-        return transforms.apply_geometry(record, geometry, self.size)
+        if self.augment.rotate:
+            degrees = rng.uniform(-self.augment.rotate, self.augment.rotate)
+            record = augment_lib.rotated(record, degrees)
+        example = transforms.apply_geometry(record, geometry, self.size)
+        if self.augment.p and rng.random() < self.augment.p:
+            example["image"] = augment_lib.recolour(rng, example["image"], self.augment)
+        return example
 
 
 def _failure(source: Source, index: int, error: Exception) -> Failure:

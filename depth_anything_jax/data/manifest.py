@@ -1,7 +1,8 @@
 """Manifests of RGB-D pairs: one JSON entry (or one line of a list) per image and its label.
 
 A manifest is a JSON list of objects, JSON lines, or a text file with "image label" on each line;
-paths are relative to its folder. Fields of an entry:
+paths are relative to its folder. A third number on a line is the focal length fx, as in BTS' lists
+of NYU and KITTI. Fields of an entry:
   rgb, depth      image and label (depth may be left out where only images are wanted)
   fmt             a format of `formats`; without it the label's suffix decides
   scale           value / scale = metres (or pixels); needed by 16-bit images without a convention
@@ -13,7 +14,10 @@ paths are relative to its folder. Fields of an entry:
   sky, valid      masks at the label's size, non-zero = True
   shift_known     disparity only: zero means infinitely far, as in stereo (default false, or true
                   where `offset` is given)
-  dataset, domain, scene, split, K     names to select by, and 3×3 intrinsics row by row
+  dataset, domain, scene, split        names to select by
+  fx, fy, cx, cy  the camera in pixels of the image: fy without a value is fx, cx and cy the middle
+  K               instead, 3×3 intrinsics row by row
+  focal_mm, sensor_width_mm            instead, both in millimetres
 Any other field (hw, note, …) is kept by nobody and harms nothing.
 """
 
@@ -28,12 +32,16 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from depth_anything_jax.data import camera as camera_lib
 from depth_anything_jax.data import formats
 
+CAMERA = ("fx", "fy", "cx", "cy", "focal_mm", "sensor_width_mm")
 # Fields that a source's description may give for all entries that lack them.
 DEFAULT_FIELDS = [
     "fmt", "scale", "kind", "abs", "offset", "field", "sky_above", "shift_known", "dataset",
-    "domain", "split",
+    "domain", "split", *CAMERA,
 ]  # fmt: skip
 
 
@@ -56,7 +64,59 @@ class Entry:
     domain: str = ""
     scene: str = ""
     split: str = ""
-    K: tuple[float, ...] | None = None
+    fx: float | None = None
+    fy: float | None = None
+    cx: float | None = None
+    cy: float | None = None
+    focal_mm: float | None = None
+    sensor_width_mm: float | None = None
+
+    @property
+    def has_camera(self) -> bool:
+        """Whether the entry tells a focal length."""
+        return self.fx is not None or self.focal_mm is not None
+
+    def camera(self, height: int, width: int) -> np.ndarray | None:
+        """The camera of the image, which has this size (`camera.Camera`); None where unknown."""
+        fx = self.fx
+        if self.focal_mm is not None and self.sensor_width_mm is not None:
+            fx = self.focal_mm / self.sensor_width_mm * width
+        if fx is None:
+            return None
+        return camera_lib.camera(fx, self.fy, self.cx, self.cy, height, width)
+
+
+def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
+    """The camera's fields of an entry, checked; of K its four numbers."""
+    given = {n: fields[n] for n in CAMERA if fields.get(n) is not None}
+    K = fields.get("K")
+    try:
+        given = {n: float(v) for n, v in given.items()}
+        if K is not None:
+            flat = [float(v) for row in K for v in (row if isinstance(row, list) else [row])]
+    except (TypeError, ValueError) as error:
+        raise ManifestError(f"{where}: a camera is given in numbers ({error})") from error
+    if K is not None:
+        if len(flat) != 9:
+            raise ManifestError(f"{where}: K has {len(flat)} numbers, not 9")
+        if given:
+            raise ManifestError(f"{where}: K and {', '.join(given)} both tell the camera; keep one")
+        given = {"fx": flat[0], "fy": flat[4], "cx": flat[2], "cy": flat[5]}
+    if "focal_mm" in given and "sensor_width_mm" not in given:
+        raise ManifestError(
+            f"{where}: focal_mm={given['focal_mm']:g} says nothing in pixels without the sensor's "
+            "width; give sensor_width_mm (36 where focal_mm is a 35-mm equivalent), or fx in pixels"
+        )
+    if "focal_mm" in given and {"fx", "fy"} & given.keys():
+        raise ManifestError(f"{where}: focal_mm and fx both tell the focal length; keep one")
+    if given and not {"fx", "focal_mm"} & given.keys():
+        raise ManifestError(
+            f"{where}: {', '.join(given)} without a focal length; give fx in pixels"
+        )
+    for name in ("fx", "fy", "focal_mm", "sensor_width_mm"):
+        if name in given and not given[name] > 0:
+            raise ManifestError(f"{where}: {name}={given[name]:g} must be positive")
+    return given
 
 
 def parse(fields: Mapping[str, Any], where: str) -> Entry:
@@ -66,12 +126,6 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
     kind = fields.get("kind", "depth")
     if kind not in ("depth", "disparity"):
         raise ManifestError(f"{where}: kind must be depth or disparity, got {kind!r}")
-    intrinsics = fields.get("K")
-    if intrinsics is not None:
-        flat = [v for row in intrinsics for v in (row if isinstance(row, list) else [row])]
-        if len(flat) != 9:
-            raise ManifestError(f"{where}: K has {len(flat)} numbers, not 9")
-        intrinsics = tuple(float(v) for v in flat)
     try:
         label_format = formats.LabelFormat(
             fmt=fields.get("fmt"),
@@ -96,7 +150,7 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
         domain=fields.get("domain", ""),
         scene=fields.get("scene") or str(pathlib.PurePosixPath(fields["rgb"]).parent),
         split=fields.get("split", ""),
-        K=intrinsics,
+        **_camera(fields, where),
     )
 
 
@@ -120,7 +174,7 @@ def to_fields(entry: Entry) -> dict[str, Any]:
         "domain": entry.domain or None,
         "scene": entry.scene or None,
         "split": entry.split or None,
-        "K": None if entry.K is None else list(entry.K),
+        **{name: getattr(entry, name) for name in CAMERA},
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -156,7 +210,8 @@ def load(
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             columns = [line.split() for line in text.splitlines() if line.strip()]
-            rows = [dict(zip(("rgb", "depth"), c, strict=False)) for c in columns]
+            rows = [dict(zip(("rgb", "depth", "fx"), c, strict=False)) for c in columns]
+            rows = [r for r in rows if r.get("depth") != "None"]  # KITTI: no label for this image
     except json.JSONDecodeError as error:
         raise ManifestError(f"{path}: not JSON ({error})") from error
     if not isinstance(rows, list) or not rows:
@@ -164,9 +219,23 @@ def load(
     defaults = {k: v for k, v in (defaults or {}).items() if v is not None}
     entries = []
     for i, row in enumerate(rows):
-        row = {**defaults, **row} if isinstance(row, Mapping) else row
+        if isinstance(row, Mapping):
+            own = any(row.get(name) is not None for name in ("K", "fx", "focal_mm"))
+            row = {**{k: v for k, v in defaults.items() if not (own and k in CAMERA)}, **row}
         entries.append(parse(row, f"{path}, entry {i}"))
     return entries, str(path.parent)
+
+
+def moved(entry: Entry, depth_root: str | os.PathLike[str] | None) -> Entry:
+    """An entry for a `root` of its own: paths lose a leading "/" (BTS' lists of NYU have one).
+
+    Args:
+      depth_root: where labels start from, if not where images do (KITTI).
+    """
+    depth = entry.depth and entry.depth.lstrip("/")
+    if depth and depth_root is not None:
+        depth = str(pathlib.Path(depth_root).expanduser().resolve() / depth)
+    return dataclasses.replace(entry, rgb=entry.rgb.lstrip("/"), depth=depth)
 
 
 def select(

@@ -28,8 +28,9 @@ import cv2
 import grain
 import numpy as np
 
+from depth_anything_jax.data import camera, metric, transforms, workers
 from depth_anything_jax.data import sources as sources_lib
-from depth_anything_jax.data import transforms, workers
+from depth_anything_jax.data.augment import NOTHING, Augment
 from depth_anything_jax.data.examples import PARTS, DataError, Examples, Failure
 from depth_anything_jax.data.sources import Source
 
@@ -204,7 +205,9 @@ def train_batches(
       data_cfg: "labelled" and "unlabelled" (a source description or a list of them), "mix" ("size"
         or "weights"), "workers" (processes; 0 = in this one), "threads" (that read the rows of a
         batch, in each worker; with neither workers nor threads nothing is read ahead), "labels"
-        (for the unlabelled source; labels make that part carry label fields too).
+        (for the unlabelled source; labels make that part carry label fields too), "metric" (labels
+        must be metres), "camera" (records must have one, and the labelled part carries it) and
+        "augment" (fields of `augment.Augment`, of the labelled part).
       labelled_batch, unlabelled_batch: global batch sizes; a part of size 0 is left out.
       size: side of the square crops, a multiple of 14.
       seed: of shuffles and augmentations.
@@ -215,7 +218,7 @@ def train_batches(
     Returns:
       An iterator over {"labelled": {...}, "unlabelled": {...}}; for b rows of a part, "image"
       (b, size, size, 3) float32 in about [0, 1], and with labels "disparity" float32, "valid" and
-      "sky" bool (b, size, size), "shift_known" bool (b,).
+      "sky" bool (b, size, size), "shift_known" bool (b,); "camera" float32 (b, 4).
 
     Raises:
       ValueError: sizes that do not divide, an unknown mix.
@@ -241,6 +244,9 @@ def train_batches(
         sources = make_sources(data_cfg, part)
         if part == "labelled":
             _check_labelled(sources)
+            metric.check(
+                sources, metres=bool(data_cfg.get("metric")), cameras=bool(data_cfg.get("camera"))
+            )
         examples = Examples(
             part,
             sources,
@@ -248,6 +254,9 @@ def train_batches(
             size=size,
             seed=seed,
             labels=part == "labelled" or any(s.get("labels") for s in specs),
+            metric=part == "labelled" and bool(data_cfg.get("metric")),
+            with_camera=part == "labelled" and bool(data_cfg.get("camera")),
+            augment=Augment(**data_cfg.get("augment") or {}) if part == "labelled" else NOTHING,
         )
         parts[part] = (examples, total)
     if not parts:
@@ -293,9 +302,13 @@ class _Validation:
         if self.crop == "centre":
             geometry = transforms.centre_geometry(height, width, self.size)
             example |= transforms.apply_geometry(record, geometry, self.size)
+            example.pop("K", None)  # of the image as stored
         else:
             resized = transforms.network_size(height, width, self.size)
             example["image"] = transforms.resize_image(record["image"], *resized)
+            if (c := camera.of(record)) is not None:
+                example["camera"] = camera.resized(c, (height, width), resized)
+                example.pop("K", None)
         return example | {"index": index, "image_hw": (height, width)}
 
 

@@ -18,13 +18,13 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from depth_anything_jax.data import formats, sources
+from depth_anything_jax.data import camera, formats, sources
 from depth_anything_jax.data.sources import FolderSource, Record, RGBDSource, SourceError, Subset
 
 ENCODINGS = ("png16", "float32")
@@ -174,7 +174,7 @@ class RecordSource:
             if text := _text(raw.get(field)):
                 record[field] = text
         if "K" in raw and np.shape(raw["K"]) == (9,) and np.any(raw["K"]):
-            record["K"] = np.asarray(raw["K"], np.float64).reshape(3, 3)
+            record["camera"] = camera.from_matrix(np.asarray(raw["K"], np.float64).reshape(3, 3))
         if self.labelled:
             record |= self._label(raw, key)
             maps = {k: record[k] for k in ("disparity", "valid", "sky")}
@@ -222,7 +222,7 @@ def _one_channel(data: bytes, key: str, bits: int) -> np.ndarray:
 
 def label_encoding(source: sources.Source) -> str:
     """How a source's labels are kept without loss: "png16" for plain 16-bit files, or "float32"."""
-    base, indices = _unwrap(source, range(len(source)))
+    base, indices = unwrapped(source, range(len(source)))
     if not isinstance(base, RGBDSource):
         return "float32"
     for index in indices:
@@ -236,7 +236,7 @@ def label_encoding(source: sources.Source) -> str:
 
 def mask_fields(source: sources.Source) -> list[str]:
     """The mask files that a manifest names ("valid", "sky"); rendered sources have "sky"."""
-    base, indices = _unwrap(source, range(len(source)))
+    base, indices = unwrapped(source, range(len(source)))
     if isinstance(base, RGBDSource):
         entries = [base.entries[i] for i in indices]
         masks = [f for f in ("valid", "sky") if any(getattr(e, f) for e in entries)]
@@ -245,7 +245,10 @@ def mask_fields(source: sources.Source) -> list[str]:
     return ["sky"]
 
 
-def _unwrap(source: sources.Source, indices: Any) -> tuple[sources.Source, Any]:
+def unwrapped(
+    source: sources.Source, indices: Sequence[int]
+) -> tuple[sources.Source, Sequence[int]]:
+    """What these records come from, below any Subset, and where they are there."""
     while isinstance(source, Subset):
         indices = [source.indices[i] for i in indices]
         source = source.source
@@ -301,7 +304,7 @@ def encode(
       FormatError, OSError: a broken file; SourceError: a label without one valid pixel.
     """
     record = source[index]
-    base, (inner,) = _unwrap(source, [index])
+    base, (inner,) = unwrapped(source, [index])
     out: dict[str, Any] = {
         "key": record["key"],
         "dataset": record.get("dataset", ""),
@@ -316,7 +319,9 @@ def encode(
         return out
     if not record["valid"].any():
         raise SourceError("its label has no valid pixel")
-    out["K"] = np.asarray(record.get("K", np.zeros(9)), np.float32).reshape(9)
+    c = camera.of(record)
+    fx, fy, cx, cy = np.zeros(4) if c is None else c
+    out["K"] = np.array([fx, 0, cx, 0, fy, cy, 0, 0, c is not None], np.float32)
     out["shift_known"] = bool(record["shift_known"])
     out["kind"] = record.get("kind", "disparity")
     if isinstance(base, RGBDSource):

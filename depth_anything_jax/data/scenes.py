@@ -28,8 +28,8 @@ from depth_anything_jax.data.scenes_render import DOMAINS, SEMANTICS, render
 
 __all__ = ["DOMAINS", "SEMANTICS", "SceneSource", "fill_cache", "render"]
 
-# Part of the cache's folder names: raise it with every change that alters a pixel.
-VERSION = 3
+# Part of the cache's folder names: raise it with every change that alters what a file holds.
+VERSION = 4  # with cameras
 CACHE = "runs/scenes"
 _CHUNK = 50  # pictures in one file of the cache
 
@@ -43,6 +43,7 @@ class SceneSource:
       seed: chooses the set; sets of different seeds share no scene.
       size: pixels from side to side.
       labelled: give disparity (1 / metres), valid, sky and shift_known.
+      fov: degrees from side to side, for all pictures; None: 60 to 95, drawn for each.
       semantic: give "semantic" too, uint8 (size, size): positions in SEMANTICS.
       cache: folder to read rendered pictures from, where `fill_cache` has put them.
       name: of the source in logs.
@@ -61,14 +62,18 @@ class SceneSource:
         semantic: bool = False,
         cache: str = CACHE,
         name: str | None = None,
+        fov: float | None = None,
     ):
         if domain not in DOMAINS:
             raise ValueError(f"unknown scene domain {domain!r}; there are {', '.join(DOMAINS)}")
         if count < 1 or size < 14:
             raise ValueError(f"scenes need count >= 1 and size >= 14, got {count} and {size}")
+        if fov is not None and not 10 <= fov <= 150:
+            raise ValueError(f"scenes with fov={fov}: use 10 to 150 degrees")
+        self.fov = fov
         self.domain, self.count, self.seed, self.size = domain, int(count), int(seed), int(size)
         self.labelled, self.semantic = bool(labelled), bool(semantic)
-        self.folder = cache_folder(cache, domain, self.seed, self.size)
+        self.folder = cache_folder(cache, domain, self.seed, self.size, fov)
         self.name = name or f"scenes {domain}"
 
     def __len__(self) -> int:
@@ -83,8 +88,9 @@ class SceneSource:
             raise IndexError(f"record {index} of {self.count} in {self.name}")
         scene = self._cached(index)
         if scene is None:
-            scene = render(self.domain, self.seed, index, self.size)
-        record: dict[str, Any] = {"key": self.key(index), "image": scene["image"]}
+            scene = render(self.domain, self.seed, index, self.size, self.fov)
+        record: dict[str, Any] = {name: scene[name] for name in ("image", "camera")}
+        record["key"] = self.key(index)
         if self.labelled:
             sky = scene["sky"]
             record |= {
@@ -107,9 +113,12 @@ class SceneSource:
         return {field: np.array(row[field]) for field in chunk.dtype.names}
 
 
-def cache_folder(cache: str | os.PathLike[str], domain: str, seed: int, size: int) -> pathlib.Path:
+def cache_folder(
+    cache: str | os.PathLike[str], domain: str, seed: int, size: int, fov: float | None = None
+) -> pathlib.Path:
     """Where the pictures of one set lie below the cache."""
-    return pathlib.Path(cache).expanduser() / f"v{VERSION}-{domain}-{seed}-{size}"
+    lens = "" if fov is None else f"-fov{fov:g}"
+    return pathlib.Path(cache).expanduser() / f"v{VERSION}-{domain}-{seed}-{size}{lens}"
 
 
 def _chunk_path(folder: pathlib.Path, chunk: int) -> pathlib.Path:
@@ -121,6 +130,7 @@ def _dtype(size: int) -> np.dtype:
     return np.dtype(
         [
             ("image", np.uint8, (*shape, 3)),
+            ("camera", np.float64, (4,)),
             ("disparity", np.float32, shape),
             ("sky", np.bool_, shape),
             ("semantic", np.uint8, shape),
@@ -128,12 +138,12 @@ def _dtype(size: int) -> np.dtype:
     )
 
 
-def _render_chunk(task: tuple[pathlib.Path, str, int, int, int]) -> int:
+def _render_chunk(task: tuple[pathlib.Path, str, int, int, float | None, int]) -> int:
     """Renders one file of the cache; written aside and renamed, so that a kill leaves no half."""
-    folder, domain, seed, size, chunk = task
+    folder, domain, seed, size, fov, chunk = task
     rows = np.empty(_CHUNK, _dtype(size))
     for k in range(_CHUNK):
-        for field, value in render(domain, seed, chunk * _CHUNK + k, size).items():
+        for field, value in render(domain, seed, chunk * _CHUNK + k, size, fov).items():
             rows[field][k] = value
     path = _chunk_path(folder, chunk)
     aside = path.with_suffix(f".{os.getpid()}.tmp")
@@ -165,7 +175,8 @@ def fill_cache(
         for chunk in range(-(-source.count // _CHUNK)):
             path = _chunk_path(source.folder, chunk)
             if not path.exists():
-                tasks[path] = (source.folder, source.domain, source.seed, source.size, chunk)
+                s = source
+                tasks[path] = (s.folder, s.domain, s.seed, s.size, s.fov, chunk)
     total, done, start = len(tasks) * _CHUNK, 0, time.monotonic()
     with _mapper(min(processes, len(tasks))) as run:
         for rendered in run(_render_chunk, list(tasks.values())):

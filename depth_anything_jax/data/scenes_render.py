@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from depth_anything_jax.data.camera import camera as pinhole
 from depth_anything_jax.data.scenes_geometry import FAR, Pack
 from depth_anything_jax.data.scenes_layouts import Stage, room
 from depth_anything_jax.data.scenes_looks import DOMAINS, LOOKS, Look
@@ -249,7 +250,9 @@ def _blur(x: np.ndarray, sigma: float) -> np.ndarray:
     return x
 
 
-def render(domain: str, seed: int, index: int, size: int) -> dict[str, np.ndarray]:
+def render(
+    domain: str, seed: int, index: int, size: int, fov: float | None = None
+) -> dict[str, np.ndarray]:
     """One picture of a domain, the same for the same arguments.
 
     Args:
@@ -257,10 +260,13 @@ def render(domain: str, seed: int, index: int, size: int) -> dict[str, np.ndarra
       seed: chooses the set of pictures.
       index: position in that set.
       size: pixels from side to side.
+      fov: degrees from side to side, seen from the same place in the same direction; None: the
+        picture's own.
 
     Returns:
       image uint8 (size, size, 3); disparity float32 (size, size), 1 / metres along the optical
-      axis, 0 in the sky; sky bool (size, size); semantic uint8 (size, size), see ``SEMANTICS``.
+      axis, 0 in the sky; sky bool (size, size); semantic uint8 (size, size), see ``SEMANTICS``;
+      camera float64 (4,), see `camera`.
 
     Raises:
       ValueError: for an unknown domain.
@@ -275,6 +281,8 @@ def render(domain: str, seed: int, index: int, size: int) -> dict[str, np.ndarra
     look = LOOKS[spec.look](rng)
     pack = Pack(stage.solids, stage.ground)
     camera = _place_camera(rng, stage, pack)
+    if fov is not None:
+        camera = dataclasses.replace(camera, focal=0.5 / math.tan(math.radians(fov) / 2))
     order = _tiled(size)
     back = np.argsort(order)
     x, y = (v[order] for v in _grid(size))
@@ -287,6 +295,7 @@ def render(domain: str, seed: int, index: int, size: int) -> dict[str, np.ndarra
     shape = (size, size)
     return {
         "image": _develop(rng, look, rgb.reshape(3, *shape)),
+        "camera": pinhole(size * camera.focal, None, None, None, size, size),
         "disparity": np.where(sky, 0, 1 / t).astype(np.float32).reshape(shape),
         "sky": sky.reshape(shape),
         "semantic": semantic[ids].reshape(shape),

@@ -9,7 +9,8 @@ and where the source is labelled
   valid        bool (h, w): where the label holds a measurement
   sky          bool (h, w): known sky (all False without a mask)
   shift_known  bool: zero disparity means infinitely far (depth labels, scale-only disparity)
-and sometimes `dataset`, `domain`, `kind` ("depth" or "disparity") and `K` (3×3).
+and sometimes `dataset`, `domain`, `kind` ("depth" or "disparity") and `camera`, float64 (4,): fx,
+fy, cx, cy in pixels of the image (see `camera`).
 
 `make(spec)` builds one from a mapping, `{"type": "folder", "path": …}` (docs/data.md). Sources hold
 paths and no open files, so that spawned workers can receive them.
@@ -203,8 +204,8 @@ class RGBDSource:
             "dataset": entry.dataset,
             "domain": entry.domain,
         }
-        if entry.K is not None:
-            record["K"] = np.asarray(entry.K, np.float64).reshape(3, 3)
+        if entry.has_camera:
+            record["camera"] = entry.camera(*record["image"].shape[:2])
         if self.labelled:
             record["kind"] = entry.kind
             record |= self._label(entry)
@@ -268,6 +269,7 @@ def _rgbd(
     path: str,
     *,
     root: str | None = None,
+    depth_root: str | None = None,
     datasets: Sequence[str] | None = None,
     domains: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
@@ -282,6 +284,8 @@ def _rgbd(
         entries, path, datasets=datasets, domains=domains, splits=splits, scenes=scenes,
         exclude=exclude,
     )  # fmt: skip
+    if root is not None or depth_root is not None:
+        entries = [manifest.moved(e, depth_root) for e in entries]
     return RGBDSource(entries, root or folder, labelled=labelled, name=name)
 
 
@@ -310,12 +314,20 @@ def _scenes(**options: Any) -> Source:
     return SceneSource(**options)
 
 
+def _benchmark(set: str, path: str, **options: Any) -> Source:
+    from depth_anything_jax.data import benchmarks
+    from depth_anything_jax.data.benchmarks.training import TrainingSource
+
+    return TrainingSource(benchmarks.make(set, path, **options))
+
+
 TYPES: dict[str, Callable[..., Source]] = {
     "folder": _folder,
     "rgbd": _rgbd,
     "pairs": _pairs,
     "tfds": _tfds,
     "scenes": _scenes,
+    "benchmark": _benchmark,
 }
 
 
@@ -365,6 +377,8 @@ def _check_fields(kind: str, options: Mapping[str, Any]) -> None:
     known = [p for p, value in parameters.items() if value.kind != value.VAR_KEYWORD]
     if kind in ("rgbd", "pairs"):
         known += manifest.DEFAULT_FIELDS
+    if kind == "benchmark":
+        known += options  # its reader names what it does not know
     if kind == "tfds":
         from depth_anything_jax.data.records import RecordSource
 

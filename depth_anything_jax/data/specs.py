@@ -1,7 +1,8 @@
 """Sources on one line, for configs and command lines: "type:path?field=value&field=value".
 
 rgbd:pairs/manifest.json?datasets=nyu,tum        folder:photos        tfds:data/sa1b
-scenes:A?count=1500&size=112                     a bare path means folder:PATH
+scenes:A?count=1500&size=112                     benchmark:vkitti2?path=vkitti2&split=list&…
+a bare path means folder:PATH
 """
 
 import ast
@@ -11,7 +12,7 @@ from typing import Any
 from depth_anything_jax.data.sources import TYPES
 
 # The field that the text between ":" and "?" fills; "path" for the others.
-_MAIN_FIELD = {"scenes": "domain", "pairs": "images"}
+_MAIN_FIELD = {"scenes": "domain", "pairs": "images", "benchmark": "set"}
 _LISTS = ("datasets", "domains", "splits", "scenes", "exclude", "files")
 
 

@@ -11,7 +11,8 @@ Decisions, all of them the official pre-processing of Depth Anything V1 and V2:
 
 The metric-bins models have another input; `InputTransform` says which a network's is.
 
-Training adds one random square crop and one flip per example, applied to image and label alike.
+Training adds one random square crop and one flip per example, applied to image, label and camera
+alike.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
 from depth_anything_jax import resample
+from depth_anything_jax.data import camera
 
 PATCH = 14  # side of a DINOv2 ViT-*/14 patch
 SIZE = 518  # Depth Anything V1 §4.1: 37 patches
@@ -282,13 +284,15 @@ def apply_geometry(record: Record, geometry: Geometry, size: int) -> dict[str, A
 
     Args:
       record: "image" (h, w, 3) uint8 and perhaps "disparity" float32, "valid" bool, "sky" bool
-        (each (h', w'), at the image's or any other resolution of the same view) and "shift_known".
+        (each (h', w'), at the image's or any other resolution of the same view) and "shift_known";
+        perhaps "camera" (4,), in pixels of the image as stored.
       geometry: as drawn.
       size: side of the crop.
 
     Returns:
       "image" (size, size, 3) float32 in about [0, 1], and for labelled records "disparity" float32,
-      "valid" bool, "sky" bool (size, size) and "shift_known" bool; arrays are contiguous.
+      "valid" bool, "sky" bool (size, size) and "shift_known" bool; "camera" float32 in pixels of
+      the new image where there was one; arrays are contiguous.
     """
     rows = slice(geometry.top, geometry.top + size)
     columns = slice(geometry.left, geometry.left + size)
@@ -304,6 +308,12 @@ def apply_geometry(record: Record, geometry: Geometry, size: int) -> dict[str, A
         for field in LABEL_FIELDS:
             out[field] = window(resize_nearest(record[field], geometry.height, geometry.width))
         out["shift_known"] = np.bool_(record["shift_known"])
+    if "camera" in record:
+        stored, resized = record["image"].shape[:2], (geometry.height, geometry.width)
+        c = camera.cropped(
+            camera.resized(record["camera"], stored, resized), geometry.top, geometry.left
+        )
+        out["camera"] = (camera.flipped(c, size) if geometry.flip else c).astype(np.float32)
     return out
 
 

@@ -58,6 +58,7 @@ class Candidate(NamedTuple):
       stats: what `look` did to its last images, where it runs in batches.
       origin: the name under which these weights were released, as far as they tell: what
         `published.model_of` takes.
+      focal: of a network that predicts canonical depth (`inference.to_metres`).
     """
 
     name: str
@@ -69,6 +70,7 @@ class Candidate(NamedTuple):
     identity: str = ""
     stats: Any = None
     origin: str = ""
+    focal: float | None = None
 
 
 def make(
@@ -255,7 +257,6 @@ def of_network(
     batch_size: int = 1,
     name: str = "",
     transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
-    identity: str = "",
 ) -> Candidate:
     """A function of normalised images (b, h, w, 3) → maps (b, h, w) of what `kind` says.
 
@@ -276,27 +277,56 @@ def of_network(
         return transform(image, size if transform.keep_aspect else None)
 
     fixed = not transform.keep_aspect
-    return Candidate(name, kind, prepare, look, own_size=fixed, identity=identity, stats=stats)
+    return Candidate(name, kind, prepare, look, own_size=fixed, stats=stats)
 
 
 def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate:
-    from depth_anything_jax import inference, initial, labelling, weights
+    from depth_anything_jax import initial, labelling, weights
 
     found = weights.load(source, **load)
-    model = weights.model_of(found, dtype=initial.compute_dtype("auto"))
-    predictor = inference.Predictor(model, found.params, output=inference.as_said)
     # Imported weights have one link; whatever was trained from them has another.
     chain = found.metadata["licence_chain"]
     whole = [link["role"] for link in chain] == ["weights"] and "filled" not in found.metadata
+    made = of_model(
+        weights.model_of(found, dtype=initial.compute_dtype("auto")),
+        found.params,
+        batch_size=batch_size,
+        name=source,
+        transform=found.input,
+        focal=found.focal,
+    )
+    return made._replace(
+        identity=labelling.fingerprint(found.params), origin=chain[0]["source"] if whole else ""
+    )
+
+
+def of_model(
+    model: Any,
+    params: Any,
+    *,
+    batch_size: int = 0,
+    name: str = "",
+    transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
+    focal: float | None = None,
+) -> Candidate:
+    """One of our models with its parameters; its head says the kind.
+
+    Args:
+      batch_size: images at a time; 0: one a device.
+      transform: makes its input.
+      focal: see Candidate.
+    """
+    from depth_anything_jax import inference
+
+    predictor = inference.Predictor(model, params, output=inference.as_said)
     made = of_network(
         predictor,
         kind="metric" if inference.is_metric(model) else "disparity-affine",
         batch_size=batch_size or len(predictor.devices),
-        name=source,
-        transform=found.input,
-        identity=labelling.fingerprint(found.params),
+        name=name,
+        transform=transform,
     )
-    return made._replace(origin=chain[0]["source"] if whole else "")
+    return made._replace(focal=focal)
 
 
 def _transformers(source: str) -> Candidate:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from depth_anything_jax import inference
+from depth_anything_jax.data import camera
 from depth_anything_jax.evaluation import pairs, protocols, scoring
 from depth_anything_jax.evaluation.candidates import Candidate
 from depth_anything_jax.evaluation.ledger import Scored
@@ -99,6 +100,9 @@ def predictions(
         if candidate.know is not None:
             return record, how, [candidate.know(record, how)]
         image = seen(record, how)
+        if candidate.focal is not None:
+            # Frames and padding move the principal point alone, which nothing here looks at.
+            record = {**record, "camera": camera.needed(record), "view": image.shape[:2]}
         images = [candidate.prepare(image, how.input_size)]
         if how.flip and isinstance(images[0], np.ndarray):
             images.append(images[0][:, ::-1])  # not resized again: exactly the mirror image
@@ -116,6 +120,9 @@ def predictions(
 
     waiting: dict[int, np.ndarray] = {}  # one of a mirrored pair
     for (index, record, how, mirrored), prediction in (candidate.look or iter)(inputs()):
+        if candidate.focal is not None and candidate.look is not None:
+            as_seen = camera.resized(record["camera"], record["view"], prediction.shape)
+            prediction = inference.to_metres(prediction, as_seen, candidate.focal)
         if mirrored:
             prediction = prediction[:, ::-1]
         if how.flip and candidate.look is not None:

@@ -121,3 +121,18 @@ def feature_alignment(student, frozen, margin=0.85, denominator="image"):
             count += len(losses)
             total = total + (torch.stack(losses).sum() if losses else 0)
     return total, count
+
+
+def silog_v2(pred, label, valid):
+    """One map, or many as one: sqrt(mean d² - .5 (mean d)²); below 1e-6 m the log's tangent."""
+    p, y = pred[valid], label[valid]
+    floor = torch.tensor(1e-6, dtype=p.dtype)
+    logarithm = torch.where(p < floor, floor.log() + (p - floor) / floor, p.clamp(min=1e-6).log())
+    d = y.log() - logarithm
+    return ((d**2).mean() - 0.5 * d.mean() ** 2).sqrt()
+
+
+def silog_v1(pred, label, valid):
+    """The same for ZoeDepth's: 10 sqrt(var g + .15 (mean g)²), unbiased variance, alpha 1e-7."""
+    g = (pred[valid] + 1e-7).log() - (label[valid] + 1e-7).log()
+    return 10 * (g.var() + 0.15 * g.mean() ** 2).sqrt()

@@ -21,6 +21,8 @@ from depth_anything_jax.data.benchmarks.base import (
     wrong_layout,
 )
 
+# The colour camera, to which depth was projected: camera_params.m of the set's toolbox.
+_K = np.array([[518.857901, 0, 325.582449], [0, 519.469611, 253.736166], [0, 0, 1]])
 _MAT, _SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 
 
@@ -115,6 +117,7 @@ class NYU(Reader):
         if self.form == "mat":
             array = "rawDepths" if self.depth == "raw" else "depths"
             values = files.read_hdf5(self._path(_MAT), array, item.extra[0])
-            return depth_fields(np.ascontiguousarray(values.T, np.float32))
+            return depth_fields(np.ascontiguousarray(values.T, np.float32)) | {"K": _K.copy()}
         path = self._path(item.label)
-        return depth_fields(formats.read_label(path, formats.LabelFormat("nyu")))
+        fields = depth_fields(formats.read_label(path, formats.LabelFormat("nyu")))
+        return fields | {"K": _K.copy()}

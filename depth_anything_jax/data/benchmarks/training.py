@@ -1,0 +1,35 @@
+"""Evaluation sets and their training halves as training reads labels: disparity, valid, sky."""
+
+from __future__ import annotations
+
+from depth_anything_jax.data import camera, sources
+from depth_anything_jax.data.benchmarks.base import BenchmarkError, Record
+
+
+class TrainingSource:
+    """A reader's records with labels as in `sources` (1 / depth), and its cameras."""
+
+    labelled = True
+
+    def __init__(self, reader: sources.Source):
+        """Raises BenchmarkError where the set has no depth in metres."""
+        self.reader, self.name = reader, reader.name
+        if "depth" not in reader[0]:
+            raise BenchmarkError(f"{self.name} has no depth in metres to learn from")
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def key(self, index: int) -> str:
+        """The reader's."""
+        return self.reader.key(index)
+
+    def __getitem__(self, index: int) -> Record:
+        record = dict(self.reader[index])
+        valid, sky = record.pop("valid"), record.pop("sky")
+        record |= sources.label_fields(record.pop("depth"), "depth", valid=valid, sky=sky)
+        c = camera.of(record)
+        if c is not None:
+            record["camera"] = c
+        record.pop("K", None)
+        return record | {"kind": "depth"}
