@@ -261,7 +261,10 @@ def test_centres_move_towards_their_attractors():
     assert both[0] == pytest.approx(1 + sum(pull) / 2) and both[1] == pytest.approx(2)
 
 
-@pytest.mark.parametrize(("centres", "max_depth"), [("softplus", 80.0), ("normed", 10.0)])
+@pytest.mark.parametrize(
+    ("centres", "max_depth"),
+    [("softplus", 80.0), pytest.param("normed", 10.0, marks=pytest.mark.nightly)],
+)
 def test_a_fresh_head_starts_inside_its_range(centres, max_depth):
     """Not at the .7 m that zero biases give, whatever the range."""
     run = jax.jit(
