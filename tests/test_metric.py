@@ -232,6 +232,7 @@ def test_a_folder_of_pairs_becomes_a_checkpoint_by_the_documented_commands(tmp_p
          "4 unlabelled images a batch: metres come from labels alone; set unlabelled_ratio=0"),
         ({"loss.silog_pool": "batch", "accumulation": 2}, "no sum over microbatches; use accum"),
         ({"loss.silog": "v3"}, "loss.silog='v3': one of v2, v1"),
+        ({"data.labelled": ()}, "data.labelled is empty: .*pairs:mine/rgb"),
         ({"loss.gradient_weight": 2.0}, "SiLog has no gradient term"),
         ({"model.max_depth": 0.0}, "needs a range in metres: .*model.max_depth=0.0; 0.001 and 20"),
         ({"loss.min_depth": 30.0}, "loss.min_depth=30.0 and model.max_depth=20"),
