@@ -162,7 +162,9 @@ def evaluate_candidate(
         how = rules.aggregate  # the same for all sets of a named protocol
         if candidate.focal is not None and not whole:
             seen = camera.resized(record["camera"], record["view"], prediction.shape)
-            prediction = inference.to_metres(prediction, seen, candidate.focal)
+            prediction = inference.to_metres(
+                prediction, inference.focal_length(seen), candidate.focal
+            )
         if mirrored:
             prediction = prediction[:, ::-1]
         if rules.flip and not whole:
