@@ -50,26 +50,21 @@ def focal_length(camera: Any) -> Any:
     return (camera[..., 0] + camera[..., 1]) / 2
 
 
-def canonical_ratio(camera: Any, focal: float) -> Any:
-    """What a depth in metres is multiplied by before a canonical model is asked for it: f_c / f.
-
-    Args:
-      camera: (…, 4), fx, fy, cx, cy in pixels of the network's input, after resizing.
-      focal: f_c, the model's canonical focal length, in the same pixels.
-    """
-    return focal / focal_length(camera)
-
-
-def to_metres(output: Any, camera: Any, focal: float | None) -> Any:
+def to_metres(output: Any, focal_input: Any, focal: float | None) -> Any:
     """Metres from what a metric network says: output · f / f_c.
 
     Args:
-      output: (h, w), canonical depth, or metres where the model has no focal length.
-      camera: (4,), fx, fy, cx, cy in pixels of the network's input, after resizing; not looked at
-        where the model has no focal length.
-      focal: the model's (`weights.Weights.focal`), None where it has none.
+      output: canonical depth, or metres where the model has no focal length.
+      focal_input: f, in pixels of the network's input, after resizing (`focal_length` of its
+        camera); not looked at where the model has none.
+      focal: f_c, the model's (`weights.Weights.focal`), None where it has none.
     """
-    return output if focal is None else output / canonical_ratio(camera, focal)
+    return output if focal is None else output * (focal_input / focal)
+
+
+def canonical_ratio(focal_input: Any, focal: float) -> Any:
+    """What metres are multiplied by before a canonical model is asked for them: f_c / f."""
+    return focal / focal_input
 
 
 class Predictor:

@@ -159,6 +159,12 @@ def _check_metric(config, sizes: dict[str, int]) -> None:
             "come from labels alone; set unlabelled_ratio=0 and loss.weights=(1,0,0), and start "
             "from a relative model that has learned from unlabelled images (init_from)"
         )
+    if not config.data.labelled:
+        raise ValueError(
+            "data.labelled is empty: name the images and their depth in metres, such as "
+            "--config.data.labelled=\"('pairs:mine/rgb?depths=mine/depth&fmt=nyu',)\" "
+            "(docs/metric.md)"
+        )
     if loss.gradient_weight:
         raise ValueError(
             f"loss.gradient_weight={loss.gradient_weight} with model.head={head!r}: SiLog has no "

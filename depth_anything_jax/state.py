@@ -171,7 +171,8 @@ def metric_inputs(batch, config) -> dict[str, jax.Array]:
     """Images as they are, and depth in metres, or in canonical metres where camera.focal is set."""
     ratio = None
     if config.camera.focal:
-        ratio = inference.canonical_ratio(batch["camera"], config.camera.focal)
+        focal = inference.focal_length(batch["camera"])
+        ratio = inference.canonical_ratio(focal, config.camera.focal)
     depth, valid = losses_metric.depth_label(
         batch["disparity"],
         batch["valid"],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax import configs, models, optim, preflight
-from depth_anything_jax.data import augment, camera, examples, sources, specs
+from depth_anything_jax.data import augment, camera, examples, records, sources, specs
 
 
 def config(arg):
@@ -130,6 +130,10 @@ def test_an_evaluation_set_can_be_learned_from(tmp_path):
     np.testing.assert_allclose(record["disparity"][1:], 1 / 12.5, rtol=1e-6)
     assert record["sky"][0].all() and not record["valid"][0].any()
     assert camera.of(record)[0] == 725.0087
+    packed = records.encode(source, 0, encoding="float32", masks=["sky"])
+    assert packed["kind"] == "depth" and packed["K"][0] == np.float32(725.0087)
+    np.testing.assert_allclose(packed["depth"][1:], 12.5, rtol=1e-6)  # float32
+    assert (packed["depth"][0] == 0).all()
     reader = examples.Examples("labelled", [source], None, size=14, seed=0, labels=True)
     assert reader.read(0)[0]["disparity"].shape == (14, 14)
     with pytest.raises(ValueError, match="vkitti2 has no option 'splitt'; did you mean 'split'"):

@@ -327,8 +327,10 @@ def encode(
     if isinstance(base, RGBDSource):
         out["depth"], out["scale"] = _encode_file(base, inner, encoding)
     else:
-        out["kind"] = "disparity"
-        out["depth"], out["scale"] = record["disparity"].astype(np.float32), 1.0
+        d = record["disparity"].astype(np.float32)
+        if out["kind"] == "depth":  # metres stay metres; rendered scenes stay disparity, to the bit
+            d = np.divide(1, d, out=np.zeros_like(d), where=record["valid"])
+        out["depth"], out["scale"] = d, 1.0
     for mask in masks:
         out[mask] = formats.encode_png(record[mask].astype(np.uint8) * 255)
     return out

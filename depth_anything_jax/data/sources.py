@@ -284,7 +284,7 @@ def _rgbd(
         entries, path, datasets=datasets, domains=domains, splits=splits, scenes=scenes,
         exclude=exclude,
     )  # fmt: skip
-    if root is not None or depth_root is not None:
+    if depth_root is not None or (root is not None and str(path).endswith(".txt")):
         entries = [manifest.moved(e, depth_root) for e in entries]
     return RGBDSource(entries, root or folder, labelled=labelled, name=name)
 

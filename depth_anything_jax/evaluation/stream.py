@@ -122,7 +122,8 @@ def predictions(
     for (index, record, how, mirrored), prediction in (candidate.look or iter)(inputs()):
         if candidate.focal is not None and candidate.look is not None:
             as_seen = camera.resized(record["camera"], record["view"], prediction.shape)
-            prediction = inference.to_metres(prediction, as_seen, candidate.focal)
+            focal = inference.focal_length(as_seen)
+            prediction = inference.to_metres(prediction, focal, candidate.focal)
         if mirrored:
             prediction = prediction[:, ::-1]
         if how.flip and candidate.look is not None:
