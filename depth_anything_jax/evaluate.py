@@ -263,11 +263,13 @@ def main() -> None:
             share = session.join(distributed.value)
             first = share.index == 0
             folder = session.folder_of_all(out.value, share, resume=resume.value)
-            sets = corrupt.expand(open_sets(dataset.value, data.value), corrupted.value)
+            opened = open_sets(dataset.value, data.value)
+            sets = corrupt.expand(opened, corrupted.value)
             facts = {
-                "checkpoint": checkpoint.value, "sets": [title for title, _ in sets],
-                "protocol": protocol.value, "kind": kind.value, "as": views.value,
-                "switches": changed, "limit": limit.value, "boundary": boundary.value,
+                "checkpoint": checkpoint.value, "sets": [title for title, _ in opened],
+                "corrupt": corrupted.value, "protocol": protocol.value,
+                "kind": kind.value, "as": views.value, "switches": changed,
+                "limit": limit.value, "boundary": boundary.value,
                 "allow_missing_files": missing.value, "load": load(),
             }  # fmt: skip
             with session.Session(folder, facts, resume=resume.value, share=share) as kept:

@@ -14,14 +14,8 @@ PACKAGE = ROOT / "depth_anything_jax"
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + sorted(
     str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")
 )
-FILES = (
-    "py",
-    "md",
-    "json",
-    "jsonl",
-    "html",
-    "safetensors",
-)  # endings: `losses.py` is no name in a module
+# Endings: `losses.py` is no name in a module.
+FILES = ("py", "md", "json", "jsonl", "html", "safetensors")
 TABLES = ("docs/method.md", "README.md")  # the last cell of a row names fields
 
 

@@ -33,7 +33,9 @@ ERROR_COLOURS = "magma"
 GAP = 4  # pixels of white between maps
 
 STYLE = (
-    "figure{margin:1.2em 0}figcaption{font-size:13px}.maps{display:flex;gap:4px}"
+    "figure{margin:1.2em 0}figcaption{font-size:13px}"
+    ".maps{display:flex;gap:4px;align-items:flex-start}"
+    ".maps img{min-width:0;height:auto;image-rendering:auto}"
     ".bar{display:inline-block;width:12em;height:.8em;margin:0 .4em;vertical-align:middle}"
 )
 
@@ -52,15 +54,20 @@ def measure(images: Sequence[ImageScores]) -> str:
     return "abs_rel" if known else "norm_l1"
 
 
+def ranked(images: Sequence[ImageScores]) -> list[ImageScores]:
+    """Those that have a score to be ranked by, the best first."""
+    name = measure(images)
+    found = [i for i in images if not i.why and not math.isnan(getattr(i, name))]
+    return sorted(found, key=lambda i: (getattr(i, name), i.key))
+
+
 def pick(images: Sequence[ImageScores], each: int) -> list[Pick]:
     """Up to `each` of the worst, of those around the median, and of the best; none twice, and fewer
     where there are not three times as many.
 
     Images without a score take no part. Ranks count from the best.
     """
-    name = measure(images)
-    found = [i for i in images if not i.why and not math.isnan(getattr(i, name))]
-    found.sort(key=lambda i: (getattr(i, name), i.key))
+    found = ranked(images)
     n = len(found)
     each = max(1, min(each, n // 3))
     middle = max(0, (n - each) // 2)
@@ -196,6 +203,7 @@ def section(
     chosen = {p.scores.key: p for p in pick(images, each)}
     if not chosen:
         return "", {}
+    count = len(ranked(images))
     at = {source.key(i): i for i in range(len(source)) if source.key(i) in chosen}
     (folder / "pictures").mkdir(exist_ok=True)
     figures, switches = {}, {}
@@ -217,7 +225,7 @@ def section(
         files = [f"pictures/{name}-image.jpg", f"pictures/{name}-maps.png"]
         (folder / files[0]).write_bytes(formats.encode_jpeg(photo(record, switch)))
         (folder / files[1]).write_bytes(formats.encode_png(np.ascontiguousarray(strip)))
-        figures[record["key"]] = _figure(shown, len(images), files, limits, found.metres)
+        figures[record["key"]] = _figure(shown, count, files, limits, found.metres)
     return "".join(figures[key] for key in chosen if key in figures), switches
 
 
