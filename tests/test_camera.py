@@ -106,13 +106,16 @@ def exact(focal, fov):
 def test_the_same_metres_at_every_focal_length_and_input_size(fov, size):
     source = SceneSource("A", 3, size=112, fov=fov)
     canonical, plain = (
-        loop.evaluate_candidate(exact(focal, fov), source, size=size) for focal in (FOCAL, None)
+        loop.evaluate_candidate(exact(focal, fov), source, switches={"input_size": size})
+        for focal in (FOCAL, None)
     )
     assert plain.abs_rel < 0.02  # resized by nearest neighbour and back
     for a, b in zip(canonical.per_image, plain.per_image, strict=True):
         assert a.rmse == pytest.approx(b.rmse, rel=1e-5)  # metres in float32
         assert a.abs_rel == pytest.approx(b.abs_rel, abs=1e-6)
-    wrong = loop.evaluate_candidate(exact(FOCAL, 2 * fov % 140), source, size=size)
+    wrong = loop.evaluate_candidate(
+        exact(FOCAL, 2 * fov % 140), source, switches={"input_size": size}
+    )
     assert wrong.abs_rel > 0.3  # a camera that is not the picture's shows
 
 
