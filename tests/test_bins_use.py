@@ -89,7 +89,7 @@ def test_a_candidate_sees_every_image_through_its_transform(path, metres):
         assert ours.shape == expected.shape == (28, 42) and np.ptp(expected) > 0.3
         np.testing.assert_allclose(ours, expected, rtol=1e-4)  # float32, through 1 / depth
     with pytest.raises(ValueError, match=r"size=56: every input of .* has one shape"):
-        loop.evaluate_candidate(candidate, source, size=56)
+        loop.evaluate_candidate(candidate, source, switches={"input_size": 56})
 
 
 @pytest.mark.parametrize("protocol", ["zoe", "da"])

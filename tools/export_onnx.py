@@ -34,7 +34,7 @@ TOLERANCE = 1e-4  # of the output's range; float32 of two libraries, 1e-5 to 3e-
 PROTOBUF_BYTES = 1.9e9  # a file of 2 GB cannot be read; larger weights lie beside the graph
 MISSING = "ONNX export needs torch, transformers, onnx, onnxscript and onnxruntime: "
 MISSING += "pip install 'depth_anything_jax[onnx]'"
-USE = """
+USE = """\
 Runs in onnxruntime; batch, height and width are free, both sides multiples of 14:
 
 ```python
@@ -92,7 +92,7 @@ def export_onnx(found: weights.Weights, destination: str) -> dict[tuple[int, int
     differences = {f"{h}x{w}": error for (h, w), error in errors.items()}
     metadata["program"] = {"format": "onnx", "opset": OPSET, "difference_from_jax": differences}
     (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
-    (folder / "README.md").write_text(export.card(found, metadata, USE))
+    (folder / "README.md").write_text(export.card(found, metadata, USE.strip()))
     return errors
 
 

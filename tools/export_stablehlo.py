@@ -26,7 +26,7 @@ from depth_anything_jax.models import VARIANTS, dinov2
 PLATFORMS = ("cpu", "cuda", "tpu")
 # What jax itself puts into a program with a symbolic batch; it is gone once the batch is known.
 ALLOWED_CALLS = {"shape_assertion"}
-USE = """
+USE = """\
 Runs with jax and safetensors alone, on CPU, CUDA and TPU:
 
 ```python
@@ -86,7 +86,7 @@ def export_stablehlo(
     (folder / "model.stablehlo").write_bytes(program.serialize())
     save_file(params, str(folder / "params.safetensors"), {"format": "np"})
     (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
-    text = USE.format(shape=f"(batch, {size[0]}, {size[1]}, 3)")
+    text = USE.strip().format(shape=f"(batch, {size[0]}, {size[1]}, 3)")
     (folder / "README.md").write_text(export.card(found, metadata, text))
     return folder
 

@@ -261,10 +261,6 @@ def is_labelled(source: Source) -> bool:
     return "disparity" in source[0] if said is None else bool(said)
 
 
-def _folder(path: str, *, exclude: Sequence[str] = (), name: str | None = None) -> Source:
-    return FolderSource(path, exclude=exclude, name=name)
-
-
 def _rgbd(
     path: str,
     *,
@@ -322,7 +318,7 @@ def _benchmark(set: str, path: str, **options: Any) -> Source:
 
 
 TYPES: dict[str, Callable[..., Source]] = {
-    "folder": _folder,
+    "folder": FolderSource,
     "rgbd": _rgbd,
     "pairs": _pairs,
     "tfds": _tfds,
