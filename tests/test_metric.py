@@ -153,7 +153,7 @@ def test_the_demo_learns_metres_and_says_so(finished):
     assert (found.head, found.max_depth, found.focal) == ("sigmoid", 20.0, 20.0)
     # The program's scores of the checkpoint are those that the run logged.
     sets = evaluate.open_sets([], [SMALL["eval.data"][0]])
-    ((scored,), images), *_ = evaluate.evaluate(str(finished), sets, size=SIZE)
+    ((scored,), images), *_ = evaluate.evaluate(str(finished), sets, changed={"input_size": SIZE})
     assert scored["protocol"].startswith("zoe") and len(images) == 2
     for name in ("abs_rel", "rmse"):  # bit for bit would ask for the same program
         assert scored[name] == pytest.approx(scores[-1][f"eval/scenes C/{name}"], rel=1e-5)
@@ -172,6 +172,29 @@ def test_it_goes_on_where_it_was_stopped_with_the_same_bits(finished, tmp_path):
     )
     for name in theirs:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+@pytest.mark.nightly
+def test_bins_start_from_a_whole_relative_network_and_learn_under_one_cycle(tmp_path):
+    relative = runpy.run_path(str(configs.folder() / "teacher.py"))["get_config"]("demo")
+    relative.update_from_flattened_dict({**SMALL, "total_steps": 2, "optim.warmup": 1})
+    relative.eval.every = 0
+    train.train(relative, str(tmp_path / "relative"))
+    first, _ = checkpoint.load_params(tmp_path / "relative")
+    c = config("demo,head=bins", init_from=str(tmp_path / "relative"), **{"optim.warmup": 1})
+    assert c.init_parts == "relative" and c.optim.schedule == "onecycle"
+    train.train(c, str(tmp_path / "bins"))
+    found = weights.load(str(tmp_path / "bins"))
+    assert (found.head, found.max_depth, found.input.size) == ("bins", 20.0, SIZE)
+    rows = [r for r in report.read_metrics(tmp_path / "bins") if "loss/total" in r]
+    assert all(np.isfinite(r["loss/total"]) and r["grad_norm/bins"] > 0 for r in rows)
+    assert rows[0]["lr/bins"] == c.optim.bins_lr
+    # It started from all of the relative network, whose steps since were small.
+    near = [
+        np.abs(found.params["decoder"][name]["kernel"] - first["decoder"][name]["kernel"]).max()
+        for name in ("output_conv1", "output_conv2_2")
+    ]
+    assert 0 < max(near) < 4 * 2 * c.optim.decoder_lr  # Adam's step is its rate or less
 
 
 @pytest.mark.nightly
@@ -214,7 +237,7 @@ def test_a_folder_of_pairs_becomes_a_checkpoint_by_the_documented_commands(tmp_p
         "--size", "56",
     )  # fmt: skip
     assert scored.returncode == 0, scored.stderr
-    assert "| zoe@1 " in scored.stdout and "RMSE" in scored.stdout
+    assert "| zoe@1+input_size=56 " in scored.stdout and "RMSE" in scored.stdout
     without = program(
         "evaluate", "--checkpoint", f"{tmp_path}/run", "--data", source.replace("&fx=50", "")
     )
