@@ -108,7 +108,7 @@ class SceneSource:
         except (FileNotFoundError, NotADirectoryError):
             return None
         row = chunk[index % _CHUNK]
-        return {field: np.array(row[field]) for field in dtype.names}
+        return {field: np.array(row[field]) for field in dtype.names or ()}
 
 
 def cache_folder(cache: str | os.PathLike[str], domain: str, seed: int, size: int) -> pathlib.Path:
