@@ -80,7 +80,8 @@ def test_a_student_stopped_in_two_processes_goes_on_in_two_or_in_one(tmp_path):
         assert cv2.imwrite(str(photos / f"{i}.png"), image)
         np.save(photos / f"{i}_depth.npy", image.mean(-1))
     fields = {
-        "total_steps": 30, "checkpoint.every": 1000, "batch_size": 6, "ema_decay": 0.5,
+        "total_steps": 30, "checkpoint.every": 0, "batch_size": 6, "ema_decay": 0.5,
+        "checkpoint.minutes": 1e-3,  # two save when the first's clock says so, at steps 10 and 20
         "init_from": "demo-encoder", "loss.feat_margin": 1.0, "teacher": "files",
         "data.unlabelled": (f"folder:{photos}",), "data.labels": (f"{photos}?suffix=_depth",),
     }  # fmt: skip
@@ -98,6 +99,7 @@ def test_a_student_stopped_in_two_processes_goes_on_in_two_or_in_one(tmp_path):
         said = finish(start(tmp_path / name, processes, "student", **fields))
         assert f"continues after step {stopped} of 30" in said
 
+    assert sorted(os.listdir(tmp_path / "straight" / "checkpoints")) == ["20", "30"]
     straight, params = end_of(tmp_path / "straight")
     assert [r["step"] for r in straight] == [*range(1, 31)]
     assert straight[-1]["features/active_fraction"] > 0  # every loss takes part

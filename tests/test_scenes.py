@@ -1,5 +1,6 @@
 """Rendered scenes: the same for the same seed, exact geometry, quick enough, fit for a cache."""
 
+import ast
 import multiprocessing
 import pickle
 import time
@@ -215,6 +216,7 @@ def test_cache_gives_the_same_records(tmp_path, monkeypatch):
     assert lines == [(4, 8), (8, 8)]
     assert fill_cache([cached], processes=1) == 0, "a second call renders nothing"
     monkeypatch.setattr(scenes, "render", None)  # from here on only the cache can answer
+    monkeypatch.setattr(ast, "literal_eval", None)  # which threads must not use at a time
     for i in range(6):
         for field, value in cached[i].items():
             np.testing.assert_array_equal(value, direct[i][field])

@@ -105,12 +105,16 @@ class SceneSource:
 
     def _cached(self, index: int) -> dict[str, np.ndarray] | None:
         path = _chunk_path(self.folder, index // _CHUNK)
+        dtype = _dtype(self.size)
+        # The file's header says what is known here. Parsing it with `ast`, as `np.load` does, fails
+        # now and then where several threads do so at a time (SystemError, seen on Python 3.11.7).
         try:
-            chunk = np.load(path, mmap_mode="r")
+            header = path.stat().st_size - _CHUNK * dtype.itemsize
+            chunk = np.memmap(path, dtype, mode="r", offset=header, shape=(_CHUNK,))
         except (FileNotFoundError, NotADirectoryError):
             return None
         row = chunk[index % _CHUNK]
-        return {field: np.array(row[field]) for field in chunk.dtype.names}
+        return {field: np.array(row[field]) for field in dtype.names or ()}
 
 
 def cache_folder(
