@@ -24,6 +24,7 @@ import io
 import os
 import pathlib
 import re
+import threading
 from typing import Any
 
 import cv2
@@ -226,17 +227,23 @@ def encode_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int = 90) -> bytes:
     return data.tobytes()
 
 
+# NumPy parses a file's header with `ast`, which now and then fails in several threads at a time on
+# Python 3.11 before .5 (SystemError: AST constructor recursion depth mismatch, cpython#106905).
+_parsing = threading.Lock()
+
+
 def _decode_npy(data: bytes, name: PathLike, field: str | None) -> np.ndarray:
     try:
-        loaded: Any = np.load(io.BytesIO(data), allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        names = loaded.files
-        if field is None and len(names) != 1:
-            raise FormatError(f"{name}: holds the arrays {names}; say which with 'field'")
-        if field is not None and field not in names:
-            raise FormatError(f"{name}: no array {field!r}, it holds {names}")
-        return loaded[field or names[0]]
+        with _parsing:
+            loaded: Any = np.load(io.BytesIO(data), allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            names = loaded.files
+            if field is None and len(names) != 1:
+                raise FormatError(f"{name}: holds the arrays {names}; say which with 'field'")
+            if field is not None and field not in names:
+                raise FormatError(f"{name}: no array {field!r}, it holds {names}")
+            return loaded[field or names[0]]
     except FormatError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy each raise their own kinds

@@ -11,7 +11,6 @@ made at the size the student trains at, no label pixel moves.
 
 from __future__ import annotations
 
-import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -250,12 +249,7 @@ class FileLabels:
                 raise sixteen from None
 
     def _array(self, data: bytes, path: pathlib.Path) -> np.ndarray:
-        try:
-            loaded: Any = np.load(io.BytesIO(data), allow_pickle=False)
-            if not isinstance(loaded, np.ndarray):
-                loaded = loaded[self.format.field or loaded.files[0]]
-        except Exception as error:  # zipfile, zlib and NumPy each raise their own kinds
-            raise formats.FormatError(f"{path}: not a NumPy array ({error})") from error
+        loaded = formats.decode_array(data, path, self.format.field)
         values = np.squeeze(loaded)
         if values.ndim != 2 or values.dtype.kind not in "fiu":
             raise formats.FormatError(
