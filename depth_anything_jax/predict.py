@@ -39,7 +39,7 @@ def main() -> None:
         ["png16", "color"],
         "png16, npy, npz, pfm, exr, color, side-by-side, ply, glb; several with commas",
     )
-    size = number("size", 518, "shorter side of the network's input, pixels")
+    size = number("size", None, "shorter side of the network's input, pixels; else the model's own")
     buckets = number("buckets", 0, "lengths that the longer side may have; 0: exact shapes")
     tile = number("tile", 0, "cut large pictures into squares of so many pixels; 0: not")
     at_a_time = number("batch_size", 0, "pictures of one shape at a time; 0: chosen by the device")
@@ -144,7 +144,9 @@ def _main(
     style.check(model.unit)
     if options.buckets:  # of all pictures, so that a resumed run has the same lengths
         stills = [i.source for i in items if not i.video and i.source != "-"]
-        lengths = shapes.lengths(stills, options.input_size, options.buckets)
+        model.recipe.check_size(options.input_size, options.buckets)
+        short = options.input_size or model.recipe.input.short_side
+        lengths = shapes.lengths(stills, short, options.buckets)
         options = dataclasses.replace(options, buckets=lengths)
     problems = batch.run(model, todo, out, style, options)
     done = len(todo) - len({name for name, _ in problems})

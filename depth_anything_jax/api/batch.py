@@ -30,14 +30,14 @@ class Options:
     """What changes the numbers, besides the style; see `DepthAnything`.
 
     Attributes:
-      input_size: short side of the network's input, pixels.
+      input_size: short side of the network's input, pixels; None: the model's own.
       buckets: lengths of its longer side, or how many; 0: exact shapes.
       tile: side of tiles, pixels of the picture; 0: none.
       smooth: of videos: relative maps keep scale and shift from frame to frame.
       max_len, target_fps, max_res: of videos: frames, frames a second, pixels of the longer side.
     """
 
-    input_size: int = 518
+    input_size: int | None = None
     buckets: int | Sequence[int] = 0
     tile: int = 0
     smooth: bool = True
@@ -147,6 +147,7 @@ def _stream(
         buckets=options.buckets,
         tile=options.tile,
         intrinsics=style.intrinsics,
+        fov=style.fov,
     )
     left = dict.fromkeys(range(len(pictures)))
     try:
@@ -180,6 +181,7 @@ def _video(
             input_size=options.input_size,
             tile=options.tile,
             intrinsics=style.intrinsics,
+            fov=style.fov,
         )
         return [depth.depth for depth in found]
 
