@@ -18,6 +18,7 @@ code is then 1.
 import dataclasses
 import json
 import pathlib
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -70,8 +71,14 @@ def main() -> None:
             raise app.UsageError("name pictures, folders, globs or videos, or - for standard input")
         logging.set_verbosity(logging.WARNING)
         warnings.showwarning = _tell
+        for stream in (sys.stdout, sys.stderr):  # names of files, whatever the terminal can show
+            stream.reconfigure(errors="backslashreplace")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left half done
         try:
             status = _run(argv[1:])
+        except KeyboardInterrupt:
+            print("\nstopped; --resume makes what is missing", file=sys.stderr)
+            sys.exit(130)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
         sys.exit(status)
@@ -134,7 +141,7 @@ def _main(
     facts = {"checkpoint": source, "dtype": dtype, **load}
     facts |= dataclasses.asdict(options) | dataclasses.asdict(style)
     facts = json.loads(json.dumps(facts))  # tuples are lists
-    todo = batch.prepare(out, items, style, facts, resume=resume, overwrite=overwrite)
+    todo = batch.missing(out, items, style, facts, resume=resume, overwrite=overwrite)
     if len(todo) < len(items):
         print(f"{len(items) - len(todo)} of {len(items)} are done already")
     if not todo:
@@ -142,6 +149,7 @@ def _main(
     model = DepthAnything.from_pretrained(source, dtype=dtype, batch_size=batch_size, **load)
     print(f"{model!r} → {out}", flush=True)
     style.check(model.unit)
+    batch.begin(out, facts)
     if options.buckets:  # of all pictures, so that a resumed run has the same lengths
         stills = [i.source for i in items if not i.video and i.source != "-"]
         model.recipe.check_size(options.input_size, options.buckets)
@@ -190,7 +198,9 @@ def _numbers(flag: str, values: list[str] | None, count: int) -> tuple[float, ..
 
 
 def _tell(message: Any, *rest: Any, **more: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    from tqdm import tqdm
+
+    tqdm.write(f"warning: {message}", file=sys.stderr)  # above a progress bar
 
 
 if __name__ == "__main__":

@@ -364,6 +364,8 @@ def test_a_relative_map_has_no_shape_unless_one_is_assumed():
     assert points.unit is None and "assumed" in points.note
     with pytest.raises(ValueError, match="no pixel"):
         relative([[0.0, 0]]).to_point_cloud(fov=60, relative=True)
+    sky = relative([[1.0, 1, 1, 0.02, 0.005]])  # 50 and 200 times as far as the median
+    assert len(sky.to_point_cloud(fov=60, relative=True, edge=0)) == 4
 
 
 def test_ply(tmp_path):

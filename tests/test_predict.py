@@ -71,6 +71,28 @@ def test_names_follow_the_inputs_and_never_meet(album, tmp_path):
     assert len(set(names)) == 5 and all(n.startswith("album/") for n in names)
 
 
+def test_names_that_meet_again_are_numbered_until_they_do_not(tmp_path):
+    for name in ("a.jpg", "a.png", "a_jpg.png", "a_jpg_0.png", "A_jpg_0.bmp"):
+        (tmp_path / name).write_bytes(b"x")
+    stems = [str(i.stem).lower() for i in folders.find([str(tmp_path)])]
+    assert len(set(stems)) == 5
+
+
+def test_the_output_folder_may_hold_the_pictures_that_are_named(album, monkeypatch):
+    monkeypatch.chdir(album)
+    assert len(folders.find(["a.png", "sub/a.png"], without=".")) == 2
+    for text in (".", "*.png", "sub"):
+        with pytest.raises(ValueError, match=r"all of it lies in --out=\., .* another folder"):
+            folders.find(["a.png", text], without=".")
+
+
+def test_links_to_nothing_are_named(album):
+    (album / "lost.png").symlink_to("nowhere.png")
+    (album / "loop").symlink_to(album, target_is_directory=True)
+    found = [pathlib.Path(i.source).name for i in folders.find([str(album)])]
+    assert "lost.png" in found and len(found) == 5
+
+
 def test_globs_and_what_is_left_out(album):
     found = folders.find([str(album / "**" / "*.png")])
     assert [str(i.stem) for i in found] == ["a", "sub/a"]
@@ -176,6 +198,13 @@ def test_what_a_relative_model_cannot_say_is_refused():
         outputs.Style(formats=("tiff",)).check(None)
     with pytest.raises(ValueError, match="colormap='rainbows'"):
         outputs.Style(colormap="rainbows").check(None)
+    for given in (
+        {"range": (5.0, 5.0)}, {"png_scale": 0.0}, {"fov": 200.0}, {"edge": -1.0}, {"far": 0.0},
+        {"intrinsics": (0.0, 1.0, 2.0, 3.0)}, {"intrinsics": (1.0,) * 4, "fov": 60.0},
+    ):  # fmt: skip
+        (name, *_) = given
+        with pytest.raises(ValueError, match=name):
+            outputs.Style(**given).check(None)
 
 
 def test_when_the_network_fails_the_others_are_done(model, album, tmp_path, monkeypatch):
@@ -228,9 +257,10 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
     style, facts = outputs.Style(formats=("npy",)), {"checkpoint": "one"}
 
     def prepare(facts=facts, resume=False, overwrite=False):
-        return batch.prepare(out, items, style, facts, resume=resume, overwrite=overwrite)
+        return batch.missing(out, items, style, facts, resume=resume, overwrite=overwrite)
 
-    assert prepare() == items
+    assert prepare() == items and not out.exists()
+    batch.begin(out, facts)
     batch.run(model, items[:1], out, style, OPTIONS)
     with pytest.raises(ValueError, match=r"1 of the files are there already, .*a_png.depth.npy"):
         prepare()
@@ -238,9 +268,12 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
     assert prepare(overwrite=True) == items
     with pytest.raises(ValueError, match=r"made with checkpoint='one', and now it is 'two'"):
         prepare(facts={"checkpoint": "two"}, resume=True)
+    (out / batch.FACTS).write_text("{")
+    with pytest.raises(ValueError, match=r"predict.json is damaged"):
+        prepare(resume=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file; name a folder"):
-        batch.prepare(tmp_path / "file", items, style, facts, resume=False, overwrite=False)
+        batch.missing(tmp_path / "file", items, style, facts, resume=False, overwrite=False)
 
 
 # The command line

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from depth_anything_jax.api import folders, outputs, recipe
+from depth_anything_jax.api import files, folders, outputs, recipe
 from depth_anything_jax.api.depth import Depth
 from depth_anything_jax.api.folders import Item
 from depth_anything_jax.api.model import DepthAnything
@@ -293,7 +293,7 @@ def _bar(count: int | None, unit: str, name: str = "") -> Any:
 # What is there already
 
 
-def prepare(
+def missing(
     out: pathlib.Path,
     items: Sequence[Item],
     style: Style,
@@ -302,7 +302,7 @@ def prepare(
     resume: bool,
     overwrite: bool,
 ) -> list[Item]:
-    """The items that are still to be done; makes the folder and writes down the facts.
+    """The items that are still to be done; nothing is written yet.
 
     Raises:
       ValueError: files of these names are there and neither `resume` nor `overwrite` says what to
@@ -311,7 +311,7 @@ def prepare(
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out={out} is a file; name a folder")
     wanted = {i: outputs.paths(out, i.stem, style, video=i.video) for i in items}
-    there = [path for files in wanted.values() for path in files if path.exists()]
+    there = [path for paths in wanted.values() for path in paths if path.exists()]
     if there and not (resume or overwrite):
         raise ValueError(
             f"{len(there)} of the files are there already, {there[0]} first: --resume makes those "
@@ -319,7 +319,13 @@ def prepare(
         )
     record = out / FACTS
     if resume and record.exists():
-        before = json.loads(record.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"--resume: {record} is damaged ({error}), and nothing else says how the files "
+                "there were made; use another --out, or --overwrite"
+            ) from error
         changed = [k for k in {**before, **facts} if before.get(k) != facts.get(k)]
         if changed:
             name = changed[0]
@@ -327,8 +333,13 @@ def prepare(
                 f"--resume: what is in {out} was made with {name}={before.get(name)!r}, and now it "
                 f"is {facts.get(name)!r}; use the same, another --out, or --overwrite"
             )
-    out.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     if not resume:
         return list(items)
-    return [i for i, files in wanted.items() if not all(path.exists() for path in files)]
+    return [i for i, paths in wanted.items() if not all(path.exists() for path in paths)]
+
+
+def begin(out: pathlib.Path, facts: dict[str, Any]) -> None:
+    """Makes the folder and writes down with what its files are made."""
+    out.mkdir(parents=True, exist_ok=True)
+    with files.replaced(out / FACTS) as part:
+        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 EDGE = 0.04  # relative jump to a neighbour: MoGe's point clouds end surfaces there
 SUFFIXES = (".ply", ".glb")
+# Of the median: inverse depth below it is within the error of what a relative model says, and is
+# taken for sky. Our choice.
+SKY = 0.01
 _ASSUMED = (
     "depth = 1 / (relative inverse depth), with its median at 1: a shift of 0 is assumed, "
     "proportions along the view are a guess"
@@ -122,7 +125,8 @@ def _assumed(relative: np.ndarray) -> np.ndarray:
     if not near.size:
         raise ValueError("no pixel of the map lies nearer than infinity")
     with np.errstate(divide="ignore"):
-        return np.where(relative > 0, np.median(near) / relative, np.inf).astype(np.float32)
+        median = np.median(near)
+        return np.where(relative > SKY * median, median / relative, np.inf).astype(np.float32)
 
 
 def _intrinsics(depth: Depth, intrinsics: Any, fov: float | None) -> camera.Intrinsics:

@@ -36,10 +36,15 @@ def save(depth: Depth, path: str | os.PathLike[str], *, png_scale: float, invert
             f"{path}: depth is saved as {', '.join(SUFFIXES)}; a picture in colours is "
             "depth.to_pil().save(…), points are depth.to_point_cloud(…).save(…)"
         )
-    if not (np.isfinite(png_scale) and png_scale > 0):
-        raise ValueError(f"png_scale={png_scale}: PNG units in a metre, above 0")
+    check_scale(png_scale)
     with replaced(path) as part:
         write(depth, part, {"png_scale": float(png_scale), "invert": invert, "name": path})
+
+
+def check_scale(png_scale: float) -> None:
+    """Raises ValueError where it is none."""
+    if not (np.isfinite(png_scale) and png_scale > 0):
+        raise ValueError(f"png_scale={png_scale}: PNG units in a metre, above 0")
 
 
 @contextlib.contextmanager
