@@ -58,6 +58,7 @@ def main() -> None:
     resume = yes("resume", False, "make only what is missing in --out")
     overwrite = yes("overwrite", False, "replace what is in --out")
     smooth = yes("smooth", True, "videos: keep scale and shift from frame to frame")
+    flags.DEFINE_alias("-smooth", "smooth")  # --no-smooth, as the other names have dashes
     max_len = number("max_len", None, "videos: so many frames")
     fps = real("target_fps", None, "videos: so many frames a second")
     max_res = number("max_res", None, "videos: longer side in pixels")
@@ -146,6 +147,7 @@ def _main(
         print(f"{len(items) - len(todo)} of {len(items)} are done already")
     if not todo:
         return 0
+    batch.make_folder(out)
     model = DepthAnything.from_pretrained(source, dtype=dtype, batch_size=batch_size, **load)
     print(f"{model!r} → {out}", flush=True)
     style.check(model.unit)
@@ -158,7 +160,9 @@ def _main(
         options = dataclasses.replace(options, buckets=lengths)
     problems = batch.run(model, todo, out, style, options)
     done = len(todo) - len({name for name, _ in problems})
-    ends = ", ".join(f"*{outputs.PICTURES[f]}" for f in style.formats)
+    kinds = [ends for ends, video in ((outputs.PICTURES, False), (outputs.VIDEOS, True))
+             if any(i.video == video for i in todo)]  # fmt: skip
+    ends = ", ".join(f"*{ends[f]}" for ends in kinds for f in style.formats if f in ends)
     print(f"{done} of {len(todo)} done: {out}/{ends}")
     if problems:
         print(problems, file=sys.stderr)

@@ -260,6 +260,7 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
         return batch.missing(out, items, style, facts, resume=resume, overwrite=overwrite)
 
     assert prepare() == items and not out.exists()
+    batch.make_folder(out)
     batch.begin(out, facts)
     batch.run(model, items[:1], out, style, OPTIONS)
     with pytest.raises(ValueError, match=r"1 of the files are there already, .*a_png.depth.npy"):
@@ -274,6 +275,23 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file; name a folder"):
         batch.missing(tmp_path / "file", items, style, facts, resume=False, overwrite=False)
+
+
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"--out=.*file/below: cannot be written \(Not a directory"):
+        batch.make_folder(tmp_path / "file" / "below")
+    depth = Depth(np.ones((2, 2), np.float32), RELATIVE)
+    with pytest.raises(OSError, match=r"none/a.npy: cannot be written \(No such file"):
+        depth.save(tmp_path / "none" / "a.npy")
+
+    def full(*arguments):
+        raise OSError("4 requested and 2 written")  # as numpy says it
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match=r"a.npy: cannot be written \(4 requested"):
+        depth.save(tmp_path / "a.npy")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 # The command line

@@ -338,8 +338,21 @@ def missing(
     return [i for i, paths in wanted.items() if not all(path.exists() for path in paths)]
 
 
+def make_folder(out: pathlib.Path) -> None:
+    """Makes the output folder.
+
+    Raises:
+      OSError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OSError(f"--out={out}: cannot be written ({error.strerror})") from error
+
+
 def begin(out: pathlib.Path, facts: dict[str, Any]) -> None:
-    """Makes the folder and writes down with what its files are made."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Writes down with what the files of the output folder are made."""
     with files.replaced(out / FACTS) as part:
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -49,8 +49,17 @@ def check_scale(png_scale: float) -> None:
 
 @contextlib.contextmanager
 def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A name beside a file's, which takes its place when all is written."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    """A name beside a file's, which takes its place when all is written.
+
+    Raises:
+      OSError: it cannot be written; the message names the file.
+    """
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
     os.close(handle)
     part = pathlib.Path(name)
     try:
@@ -59,6 +68,8 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.umask(umask)
         part.chmod(0o666 & ~umask)  # mkstemp's own are for nobody else
         part.replace(path)
+    except OSError as error:  # the disk is full: numpy's own words are not for people
+        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         part.unlink(missing_ok=True)
 
