@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax.api import camera, cloud, files
+from depth_anything_jax.api import camera, cloud, colourbar, files
 from depth_anything_jax.api.depth import Depth
 from depth_anything_jax.api.recipe import METRIC, RELATIVE
 
@@ -366,6 +366,17 @@ def test_a_relative_map_has_no_shape_unless_one_is_assumed():
         relative([[0.0, 0]]).to_point_cloud(fov=60, relative=True)
     sky = relative([[1.0, 1, 1, 0.02, 0.005]])  # 50 and 200 times as far as the median
     assert len(sky.to_point_cloud(fov=60, relative=True, edge=0)) == 4
+
+
+def test_numbers_below_a_bar_have_room():
+    def at(width, near=1.0, far=20.0):
+        return colourbar.labels(near, far, "m", width, lambda text: 8 * len(text))
+
+    assert at(400) == ["1 m", "5.75 m", "10.5 m", "15.2 m", "20 m"]
+    assert at(160) == ["1 m", "10.5 m", "20 m"]
+    assert at(100) == at(20) == ["1 m", "20 m"]
+    assert at(400, near=3.7e-7)[0] == "0 m", "a thousandth of the bar is nothing"
+    assert at(400, near=20.0, far=1.0)[::-1] == at(400)
 
 
 def test_ply(tmp_path):

@@ -131,10 +131,10 @@ def _pictures(
         for index in sorted(drawn):
             depth = _kept(pathlib.Path(waiting) / f"{index}.npz")
             outputs.write(depth, out, items[index].stem, final, later)
-        if limits:
-            print(f"colours from {limits[0]:.4g} to {limits[1]:.4g} {model.unit or ''}".rstrip())
-        if named := [f"{who} ({count})" for who, count in focals.items() if who]:
-            print(f"focal lengths of the points: {', '.join(named)}")
+    if limits:
+        print(f"colours from {limits[0]:.4g} to {limits[1]:.4g} {model.unit or ''}".rstrip())
+    if named := [f"{who} ({count})" for who, count in focals.items() if who]:
+        print(f"focal lengths of the points: {', '.join(named)}")
 
 
 def _stream(
