@@ -16,6 +16,7 @@ code is then 1.
 """
 
 import dataclasses
+import io
 import json
 import pathlib
 import signal
@@ -53,7 +54,7 @@ def main() -> None:
     intrinsics = flags.DEFINE_list("intrinsics", None, "fx,fy,cx,cy in pixels, of all pictures")
     fov = real("fov", None, "degrees that the longer side sees, of all pictures")
     edge = real("edge", 0.04, "relative jump of depth where points are left out; 0: none are")
-    far = real("far", None, "metres beyond which points are left out")
+    far = real("far", None, "metres beyond which points are left out; else the model's end")
     relative = yes("relative_cloud", False, "points of a relative model: a shift of 0 is assumed")
     resume = yes("resume", False, "make only what is missing in --out")
     overwrite = yes("overwrite", False, "replace what is in --out")
@@ -73,7 +74,8 @@ def main() -> None:
         logging.set_verbosity(logging.WARNING)
         warnings.showwarning = _tell
         for stream in (sys.stdout, sys.stderr):  # names of files, whatever the terminal can show
-            stream.reconfigure(errors="backslashreplace")
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left half done
         try:
             status = _run(argv[1:])

@@ -261,6 +261,7 @@ def test_a_canonical_camera_scales_metres(tmp_path):
         expected = ratio * plain.finish(network, (56, 70))
         np.testing.assert_allclose(depth.depth, expected, rtol=1e-4)  # float32
         assert depth.intrinsics == (fx, fy, 34.5, 27.5, "given")
+        assert depth.meta["max_depth"] == pytest.approx(20 * ratio)
     tiled = model(photo, input_size=112, tile=40, intrinsics=(50, 50, 34.5, 27.5))
     assert tiled.depth.shape == (56, 70)
     seen = model(photo, input_size=112, fov=2 * math.degrees(math.atan(35 / 50)))

@@ -368,6 +368,14 @@ def test_a_relative_map_has_no_shape_unless_one_is_assumed():
     assert len(sky.to_point_cloud(fov=60, relative=True, edge=0)) == 4
 
 
+def test_the_end_of_a_metric_models_range_is_sky():
+    values = np.array([[1.0, 5, 19.7, 19.9, 20]], np.float32)
+    depth = Depth(values, METRIC, meta={"max_depth": 20.0})
+    assert len(depth.to_point_cloud(fov=60, edge=0)) == 3
+    assert len(depth.to_point_cloud(fov=60, edge=0, far=np.inf)) == 5
+    assert len(Depth(values, METRIC).to_point_cloud(fov=60, edge=0)) == 5
+
+
 def test_numbers_below_a_bar_have_room():
     def at(width, near=1.0, far=20.0):
         return colourbar.labels(near, far, "m", width, lambda text: 8 * len(text))

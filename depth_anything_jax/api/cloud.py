@@ -24,6 +24,7 @@ SUFFIXES = (".ply", ".glb")
 # Of the median: inverse depth below it is within the error of what a relative model says, and is
 # taken for sky. Our choice.
 SKY = 0.01
+END = 0.99  # of its `max_depth`: beyond, a metric model cannot tell sky from walls. Our choice
 _ASSUMED = (
     "depth = 1 / (relative inverse depth), with its median at 1: a shift of 0 is assumed, "
     "proportions along the view are a guess"
@@ -100,6 +101,8 @@ def of_depth(
     keep = np.isfinite(values) & (values > 0)
     if edge:
         keep &= ~edges(values, edge)
+    if far is None and "max_depth" in depth.meta:
+        far = END * depth.meta["max_depth"]
     if far is not None:
         keep &= values <= far
     if valid is not None:

@@ -298,11 +298,14 @@ class DepthAnything:
         self, picture: images.Picture, values: np.ndarray, network: Sequence[int], keep: bool
     ) -> Depth:
         path = pathlib.Path(self.source)
-        meta = {
+        meta: dict[str, Any] = {
             "model": path.name if path.exists() else self.source,
             "licence": self.licence,
             "network": [int(n) for n in network],
         }
+        most = self.recipe.farthest(picture.intrinsics, values.shape, network)
+        if most is not None:
+            meta["max_depth"] = most
         return Depth(
             depth=values,
             kind=self.kind,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -31,12 +32,14 @@ class Recipe:
       input: how a picture becomes its input (`weights.Weights.input`).
       focal: pixels of the network's input, of a metric model that predicts for a canonical camera
         of this focal length: its depth belongs to any other in proportion.
+      max_depth: where a metric model ends, by what its network says.
     """
 
     kind: str
     to_picture: str
     input: transforms.InputTransform = transforms.OFFICIAL_INPUT
     focal: float | None = None
+    max_depth: float | None = None
 
     def check(self, intrinsics: camera.Intrinsics | None) -> None:
         """Raises ValueError where the model needs a camera and there is none."""
@@ -56,7 +59,7 @@ class Recipe:
             )
 
     def shape(
-        self, pixels: Sequence[int], input_size: int | None, lengths: Sequence[int] = (), **how: int
+        self, pixels: Sequence[int], input_size: int | None, lengths: Sequence[int] = (), **how: Any
     ) -> tuple[int, int]:
         """Height and width of the network's input for a picture.
 
@@ -88,9 +91,32 @@ class Recipe:
         """
         self.check(intrinsics)
         values = resample.resize(output, shape, self.to_picture, np.float32)
+        return self._metres(values, intrinsics, shape, output.shape)
+
+    def farthest(
+        self, intrinsics: camera.Intrinsics | None, shape: Sequence[int], network: Sequence[int]
+    ) -> float | None:
+        """Metres at which the map of a picture ends; None of a relative model.
+
+        Args:
+          intrinsics: in pixels of the picture.
+          shape, network: height and width of the picture and of the network's input.
+        """
+        if self.max_depth is None:
+            return None
+        return float(self._metres(self.max_depth, intrinsics, shape, network))
+
+    def _metres(
+        self,
+        values: Any,
+        intrinsics: camera.Intrinsics | None,
+        shape: Sequence[int],
+        network: Sequence[int],
+    ) -> Any:
         if self.focal is None or intrinsics is None:
             return values
-        seen = cameras.resized(np.array(intrinsics[:4], np.float32), shape, output.shape)
+        old, new = ((int(s[0]), int(s[1])) for s in (shape, network))
+        seen = cameras.resized(np.array(intrinsics[:4], np.float32), old, new)
         return inference.to_metres(values, inference.focal_length(seen), self.focal)
 
 
@@ -102,4 +128,5 @@ def recipe_of(found: weights.Weights) -> Recipe:
     """
     kind = RELATIVE if found.head == "relative" else METRIC
     plain = found.version == "v1" and kind == RELATIVE
-    return Recipe(kind, "bilinear" if plain else "bilinear-corners", found.input, found.focal)
+    back = "bilinear" if plain else "bilinear-corners"
+    return Recipe(kind, back, found.input, found.focal, found.max_depth)
