@@ -130,6 +130,7 @@ def _main(
     load: dict[str, Any],
 ) -> int:
     from depth_anything_jax.api import batch, outputs, shapes
+    from depth_anything_jax.api import resume as resuming
     from depth_anything_jax.api.model import DEFAULT, DepthAnything
 
     _check_videos(items, style)
@@ -144,16 +145,16 @@ def _main(
     facts = {"checkpoint": source, "dtype": dtype, **load}
     facts |= dataclasses.asdict(options) | dataclasses.asdict(style)
     facts = json.loads(json.dumps(facts))  # tuples are lists
-    todo = batch.missing(out, items, style, facts, resume=resume, overwrite=overwrite)
+    todo = resuming.missing(out, items, style, facts, resume=resume, overwrite=overwrite)
     if len(todo) < len(items):
         print(f"{len(items) - len(todo)} of {len(items)} are done already")
     if not todo:
         return 0
-    batch.make_folder(out)
+    resuming.make_folder(out)
     model = DepthAnything.from_pretrained(source, dtype=dtype, batch_size=batch_size, **load)
     print(f"{model!r} → {out}", flush=True)
     style.check(model.unit)
-    batch.begin(out, facts)
+    resuming.begin(out, facts)
     if options.buckets:  # of all pictures, so that a resumed run has the same lengths
         stills = [i.source for i in items if not i.video and i.source != "-"]
         model.recipe.check_size(options.input_size, options.buckets)

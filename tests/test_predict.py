@@ -13,6 +13,7 @@ from PIL import Image
 
 from depth_anything_jax import checkpoint
 from depth_anything_jax.api import batch, cache, folders, outputs
+from depth_anything_jax.api import resume as resuming
 from depth_anything_jax.api.depth import Depth
 from depth_anything_jax.api.recipe import METRIC, RELATIVE
 from depth_anything_jax.video import process, reader
@@ -84,6 +85,18 @@ def test_the_output_folder_may_hold_the_pictures_that_are_named(album, monkeypat
     for text in (".", "*.png", "sub"):
         with pytest.raises(ValueError, match=r"all of it lies in --out=\., .* another folder"):
             folders.find(["a.png", text], without=".")
+
+
+def test_one_of_several_that_is_not_there_is_named_at_the_end(model, album, tmp_path, capsys):
+    moving = tmp_path / "moving.gif"
+    frames = [Image.fromarray(api_models.photo(seed=i)) for i in range(2)]
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
+    inputs = ["lost.png", str(album / "*.gif"), album / "a.png", moving]
+    problems = run(model, inputs, tmp_path / "out", formats=("npy",))
+    assert [name for name, _ in problems] == ["lost.png", str(album / "*.gif")]
+    assert all("No such file" in text for _, text in problems)
+    assert files(tmp_path / "out") == ["a.depth.npy", "moving.depth.npy"]
+    assert f"{moving}: holds 2 images: the first is used" in capsys.readouterr().out
 
 
 def test_links_to_nothing_are_named(album):
@@ -257,11 +270,11 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
     style, facts = outputs.Style(formats=("npy",)), {"checkpoint": "one"}
 
     def prepare(facts=facts, resume=False, overwrite=False):
-        return batch.missing(out, items, style, facts, resume=resume, overwrite=overwrite)
+        return resuming.missing(out, items, style, facts, resume=resume, overwrite=overwrite)
 
     assert prepare() == items and not out.exists()
-    batch.make_folder(out)
-    batch.begin(out, facts)
+    resuming.make_folder(out)
+    resuming.begin(out, facts)
     batch.run(model, items[:1], out, style, OPTIONS)
     with pytest.raises(ValueError, match=r"1 of the files are there already, .*a_png.depth.npy"):
         prepare()
@@ -269,18 +282,18 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
     assert prepare(overwrite=True) == items
     with pytest.raises(ValueError, match=r"made with checkpoint='one', and now it is 'two'"):
         prepare(facts={"checkpoint": "two"}, resume=True)
-    (out / batch.FACTS).write_text("{")
+    (out / resuming.FACTS).write_text("{")
     with pytest.raises(ValueError, match=r"predict.json is damaged"):
         prepare(resume=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file; name a folder"):
-        batch.missing(tmp_path / "file", items, style, facts, resume=False, overwrite=False)
+        resuming.missing(tmp_path / "file", items, style, facts, resume=False, overwrite=False)
 
 
 def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"--out=.*file/below: cannot be written \(Not a directory"):
-        batch.make_folder(tmp_path / "file" / "below")
+        resuming.make_folder(tmp_path / "file" / "below")
     depth = Depth(np.ones((2, 2), np.float32), RELATIVE)
     with pytest.raises(OSError, match=r"none/a.npy: cannot be written \(No such file"):
         depth.save(tmp_path / "none" / "a.npy")
@@ -326,7 +339,7 @@ def test_the_program(weights, album, tmp_path):
     assert "1 of the inputs failed" in error and "broken.jpg: not a picture" in error
     assert "Traceback" not in error
     assert "3 of 4 done" in done.stdout.decode()
-    assert json.loads((out / batch.FACTS).read_text())["formats"] == ["npy", "color"]
+    assert json.loads((out / resuming.FACTS).read_text())["formats"] == ["npy", "color"]
     assert len(files(out)) == 3 * 2 + 1
 
     (album / "broken.jpg").unlink()

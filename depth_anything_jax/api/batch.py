@@ -1,11 +1,10 @@
-"""Many pictures and videos into files: what is done, what failed, what is there already."""
+"""Many pictures and videos into files: what is done, and what failed."""
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -15,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from depth_anything_jax.api import files, folders, outputs, recipe
+from depth_anything_jax.api import folders, outputs, recipe
 from depth_anything_jax.api.depth import Depth
 from depth_anything_jax.api.folders import Item
 from depth_anything_jax.api.model import DepthAnything
 from depth_anything_jax.api.outputs import Style
 from depth_anything_jax.video import process
-
-FACTS = "predict.json"  # in the output folder: with what its files were made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +100,7 @@ def _pictures(
     now = [f for f in style.formats if f not in later]
     ranges: list[tuple[float, float]] = []
     focals: collections.Counter[str] = collections.Counter()
+    notes: dict[str, list[str]] = collections.defaultdict(list)
     drawn = []  # numbers of the pictures whose colours wait for the others'
 
     with (
@@ -112,6 +110,8 @@ def _pictures(
     ):
 
         def write(index: int, depth: Depth) -> None:
+            for note in depth.meta.get("notes", ()):
+                notes[note].append(items[index].source)
             focals[outputs.write(depth, out, items[index].stem, style, now)] += 1
             if later:
                 kept = depth if "side-by-side" in later else dataclasses.replace(depth, image=None)
@@ -133,6 +133,9 @@ def _pictures(
             outputs.write(depth, out, items[index].stem, final, later)
     if limits:
         print(f"colours from {limits[0]:.4g} to {limits[1]:.4g} {model.unit or ''}".rstrip())
+    for note, names in notes.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        print(f"{min(names)}{others}: {note}")
     if named := [f"{who} ({count})" for who, count in focals.items() if who]:
         print(f"focal lengths of the points: {', '.join(named)}")
 
@@ -288,71 +291,3 @@ def _bar(count: int | None, unit: str, name: str = "") -> Any:
     from tqdm import tqdm
 
     return tqdm(total=count, unit=unit, desc=name or None, dynamic_ncols=True, smoothing=0.1)
-
-
-# What is there already
-
-
-def missing(
-    out: pathlib.Path,
-    items: Sequence[Item],
-    style: Style,
-    facts: dict[str, Any],
-    *,
-    resume: bool,
-    overwrite: bool,
-) -> list[Item]:
-    """The items that are still to be done; nothing is written yet.
-
-    Raises:
-      ValueError: files of these names are there and neither `resume` nor `overwrite` says what to
-        do; `resume` of files that were made otherwise.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out={out} is a file; name a folder")
-    wanted = {i: outputs.paths(out, i.stem, style, video=i.video) for i in items}
-    there = [path for paths in wanted.values() for path in paths if path.exists()]
-    if there and not (resume or overwrite):
-        raise ValueError(
-            f"{len(there)} of the files are there already, {there[0]} first: --resume makes those "
-            "that are missing, --overwrite makes all again"
-        )
-    record = out / FACTS
-    if resume and record.exists():
-        try:
-            before = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"--resume: {record} is damaged ({error}), and nothing else says how the files "
-                "there were made; use another --out, or --overwrite"
-            ) from error
-        changed = [k for k in {**before, **facts} if before.get(k) != facts.get(k)]
-        if changed:
-            name = changed[0]
-            raise ValueError(
-                f"--resume: what is in {out} was made with {name}={before.get(name)!r}, and now it "
-                f"is {facts.get(name)!r}; use the same, another --out, or --overwrite"
-            )
-    if not resume:
-        return list(items)
-    return [i for i, paths in wanted.items() if not all(path.exists() for path in paths)]
-
-
-def make_folder(out: pathlib.Path) -> None:
-    """Makes the output folder.
-
-    Raises:
-      OSError: it cannot be made, or nothing can be written there.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OSError(f"--out={out}: cannot be written ({error.strerror})") from error
-
-
-def begin(out: pathlib.Path, facts: dict[str, Any]) -> None:
-    """Writes down with what the files of the output folder are made."""
-    with files.replaced(out / FACTS) as part:
-        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -29,8 +29,8 @@ class Depth:
       image: RGB (h, w, 3) of the picture, uint8, or float32 in 0-1 of one that was finer; or None.
       intrinsics: of the picture where its EXIF tells, or None.
       meta: JSON values that go into files: "model", "licence" of the weights, "network" (height and
-        width of its input), "max_depth" (metres where a metric model's map ends), "alignment" (what
-        `align_to` found).
+        width of its input), "max_depth" (metres where a metric model's map ends), "notes" (how the
+        picture was read, where that is not obvious), "alignment" (what `align_to` found).
     """
 
     depth: Float[np.ndarray, "h w"]

@@ -147,7 +147,7 @@ def _write_pfm(depth: Depth, path: pathlib.Path, how: dict[str, Any]) -> None:
 
 
 def _write_exr(depth: Depth, path: pathlib.Path, how: dict[str, Any]) -> None:
-    exr = _open_exr(how["name"])
+    exr = open_exr(how["name"])
     header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage, KEY: _facts(depth)}
     exr.File(header, {_CHANNEL[depth.kind]: depth.depth}).write(str(path))
 
@@ -224,7 +224,7 @@ def _read_png(data: bytes, path: pathlib.Path) -> tuple[np.ndarray, dict[str, An
 
 
 def _read_exr(path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any] | None]:
-    exr = _open_exr(path)
+    exr = open_exr(path)
     with exr.File(str(path)) as file:
         channels, text = file.channels(), file.header().get(KEY)
         facts = None if text is None else json.loads(text)
@@ -232,7 +232,8 @@ def _read_exr(path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any] | None]:
         return np.array(channels[name].pixels, np.float32), facts
 
 
-def _open_exr(name: Any) -> Any:
+def open_exr(name: Any) -> Any:
+    """The module OpenEXR, or an error that names the extra; `name` is what needs it."""
     try:
         import OpenEXR
     except ImportError as error:

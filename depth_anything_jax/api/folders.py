@@ -47,7 +47,8 @@ def find(inputs: Sequence[str], *, without: str | os.PathLike[str] | None = None
         may lie in an input, and whose pictures are results.
 
     Raises:
-      FileNotFoundError: an input that is not there, or matches nothing.
+      FileNotFoundError: the only input is not there, or matches nothing; one of several is given
+        back like a picture, whose reading names it while the rest is done.
       ValueError: a folder without a picture or video, or one that lies in the output folder; an
         address.
     """
@@ -57,7 +58,13 @@ def find(inputs: Sequence[str], *, without: str | os.PathLike[str] | None = None
         path = pathlib.Path(text).expanduser()
         named = text == STDIN or (path.exists() and not path.is_dir())
         taken = 0
-        for source, below in _expand(text, several=len(inputs) > 1):
+        try:
+            expanded = _expand(text, several=len(inputs) > 1)
+        except FileNotFoundError:
+            if len(inputs) == 1:
+                raise
+            expanded, named = [(str(path), pathlib.PurePath(path.name))], True
+        for source, below in expanded:
             real = source if source == STDIN else str(pathlib.Path(source).resolve())
             if named or skipped is None or skipped not in pathlib.Path(real).parents:
                 found.setdefault(real, (source, below))

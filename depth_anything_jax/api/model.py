@@ -303,6 +303,8 @@ class DepthAnything:
             "licence": self.licence,
             "network": [int(n) for n in network],
         }
+        if picture.notes:
+            meta["notes"] = list(picture.notes)
         most = self.recipe.farthest(picture.intrinsics, values.shape, network)
         if most is not None:
             meta["max_depth"] = most

@@ -88,6 +88,8 @@ class Style:
         sample = Depth(np.array([[1, 2]], np.float32), _kind(kind_unit))
         painted(sample, self)
         files.check_scale(self.png_scale)
+        if "exr" in self.formats:
+            files.open_exr("--format exr")
         camera = self.intrinsics or (None if self.fov else (1, 1, 0, 0))
         sample.to_point_cloud(camera, fov=self.fov, edge=self.edge, far=self.far, relative=True)
 
