@@ -242,11 +242,13 @@ def test_when_the_network_fails_the_others_are_done(model, album, tmp_path, monk
     assert len(files(out)) == 2
 
 
-def test_a_video(model, tmp_path):
+def test_a_video(model, tmp_path, capsys):
     clip = tmp_path / "clip.mp4"
     video_files.write(clip, video_files.counting(5, 32, 48), sound="aac")
     out = tmp_path / "out"
     assert not run(model, [clip], out, formats=("png16", "color", "side-by-side", "npy"))
+    told = capsys.readouterr().out
+    assert "the network changes by" in told and "% of its spread, what is written by" in told
     ends = (".color.mp4", ".depth.mkv", ".side-by-side.mp4")
     assert files(out) == [f"clip{e}" for e in ends]
     kind, maps = process.read_depth(out / "clip.depth.mkv")

@@ -214,13 +214,21 @@ def _video(
         return
     for note in report.notes:
         print(f"{item.source}: {note}")
-    if report.flicker_before is not None:
-        print(
-            f"{item.source}: flicker {report.flicker_before:.4f} as the network said it, "
-            f"{report.flicker_after:.4f} as written; {len(report.cuts)} cuts"
-        )
+    before, after = report.flicker_before, report.flicker_after
+    if before is not None and after is not None:
+        told = _flicker(100 * before, 100 * after, metric)
+        print(f"{item.source}: {told}; {len(report.cuts)} cuts")
     for problem in report.problems:
         problems.add(item.source, ValueError(f"{problem}; the {report.frames} frames before"))
+
+
+def _flicker(before: float, after: float, metric: bool) -> str:
+    if metric:  # never smoothed
+        return f"from frame to frame depth changes by {after:.3g} % (temporal alignment error)"
+    return (
+        f"from frame to frame the network changes by {before:.3g} % of its spread, what is written "
+        f"by {after:.3g} %"
+    )
 
 
 def _painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], Any]:
