@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import struct
 import sys
 import warnings
@@ -374,6 +375,12 @@ def test_the_end_of_a_metric_models_range_is_sky():
     assert len(depth.to_point_cloud(fov=60, edge=0)) == 3
     assert len(depth.to_point_cloud(fov=60, edge=0, far=np.inf)) == 5
     assert len(Depth(values, METRIC).to_point_cloud(fov=60, edge=0)) == 5
+
+
+def test_saving_in_threads_leaves_the_umask_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("not safe in threads"))
+    room().save(tmp_path / "a.npy")
+    assert (tmp_path / "a.npy").stat().st_mode & 0o777 == 0o666 & ~files._UMASK
 
 
 def test_numbers_below_a_bar_have_room():

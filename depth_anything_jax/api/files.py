@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 KEY = "depth_anything_jax"  # of our JSON in the metadata of PNG, npz and EXR
 WHITE = 65535
 SUFFIXES = (".png", ".npy", ".npz", ".pfm", ".exr")
+# Asked for once, as asking sets it: two threads that asked at a time would leave it at 0.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
 _CHANNEL = {METRIC: "Z", RELATIVE: "Y"}
 _NEED_EXR = "{}: EXR files need OpenEXR: pip install 'depth_anything_jax[exr]'"
 
@@ -64,9 +67,7 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
     part = pathlib.Path(name)
     try:
         yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp's own are for nobody else
+        part.chmod(0o666 & ~_UMASK)  # mkstemp's own are for nobody else
         part.replace(path)
     except OSError as error:  # the disk is full: numpy's own words are not for people
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
