@@ -369,12 +369,14 @@ def test_a_relative_map_has_no_shape_unless_one_is_assumed():
     assert len(sky.to_point_cloud(fov=60, relative=True, edge=0)) == 4
 
 
-def test_the_end_of_a_metric_models_range_is_sky():
+def test_the_end_of_a_metric_models_range_is_sky(tmp_path):
     values = np.array([[1.0, 5, 19.7, 19.9, 20]], np.float32)
     depth = Depth(values, METRIC, meta={"max_depth": 20.0})
     assert len(depth.to_point_cloud(fov=60, edge=0)) == 3
     assert len(depth.to_point_cloud(fov=60, edge=0, far=np.inf)) == 5
     assert len(Depth(values, METRIC).to_point_cloud(fov=60, edge=0)) == 5
+    with pytest.raises(ValueError, match="a.ply: there is no point to save: .* edge=0 keeps"):
+        depth.to_point_cloud(fov=60, far=0.5).save(tmp_path / "a.ply")
 
 
 def test_saving_in_threads_leaves_the_umask_alone(tmp_path, monkeypatch):

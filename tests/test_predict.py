@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -350,6 +352,33 @@ def test_the_program(weights, album, tmp_path):
     assert piped.returncode == 0, piped.stderr.decode()
     same = (np.load(out / f"{name}.depth.npy") for name in ("stdin", "a_png"))
     np.testing.assert_array_equal(*same)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_resumed(weights, tmp_path, number):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for i in range(300):
+        Image.fromarray(api_models.photo(56, 70, seed=i)).save(photos / f"{i}.png")
+    arguments = [photos, f"--out={out}", f"--checkpoint={weights}", "--size=56"]
+    arguments += ["--format=png16,color,ply", "--relative-cloud", "--fov=60", "--edge=0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "depth_anything_jax.predict", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", cache.VARIABLE: str(tmp_path / "cache")},
+    )
+    while not list(out.glob("*.ply")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    error = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 130 and "--resume makes what is missing" in error, error
+    assert "Traceback" not in error
+    left = files(out)
+    assert len(left) < 3 * 300 and not [name for name in left if name.startswith(".")]
+    done = command(*arguments, "--resume", folder=tmp_path)
+    assert done.returncode == 0 and "are done already" in done.stdout.decode()
+    assert len(files(out)) == 3 * 300 + 1
 
 
 @pytest.mark.parametrize(

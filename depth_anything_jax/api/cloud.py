@@ -69,7 +69,10 @@ class PointCloud:
         if suffix not in SUFFIXES:
             raise ValueError(f"{path}: points are saved as {' or '.join(SUFFIXES)}")
         if not len(self):
-            raise ValueError(f"{path}: there is no point to save")
+            raise ValueError(
+                f"{path}: there is no point to save: all pixels are sky, at depth edges or beyond "
+                "`far`; edge=0 keeps those at edges"
+            )
         with files.replaced(path) as part:
             part.write_bytes(_ply(self) if suffix == ".ply" else _glb(self))
 
