@@ -16,8 +16,10 @@ code is then 1.
 """
 
 import dataclasses
+import io
 import json
 import pathlib
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -39,7 +41,7 @@ def main() -> None:
         ["png16", "color"],
         "png16, npy, npz, pfm, exr, color, side-by-side, ply, glb; several with commas",
     )
-    size = number("size", 518, "shorter side of the network's input, pixels")
+    size = number("size", None, "shorter side of the network's input, pixels; else the model's own")
     buckets = number("buckets", 0, "lengths that the longer side may have; 0: exact shapes")
     tile = number("tile", 0, "cut large pictures into squares of so many pixels; 0: not")
     at_a_time = number("batch_size", 0, "pictures of one shape at a time; 0: chosen by the device")
@@ -52,11 +54,12 @@ def main() -> None:
     intrinsics = flags.DEFINE_list("intrinsics", None, "fx,fy,cx,cy in pixels, of all pictures")
     fov = real("fov", None, "degrees that the longer side sees, of all pictures")
     edge = real("edge", 0.04, "relative jump of depth where points are left out; 0: none are")
-    far = real("far", None, "metres beyond which points are left out")
+    far = real("far", None, "metres beyond which points are left out; else the model's end")
     relative = yes("relative_cloud", False, "points of a relative model: a shift of 0 is assumed")
     resume = yes("resume", False, "make only what is missing in --out")
     overwrite = yes("overwrite", False, "replace what is in --out")
     smooth = yes("smooth", True, "videos: keep scale and shift from frame to frame")
+    flags.DEFINE_alias("-smooth", "smooth")  # --no-smooth, as the other names have dashes
     max_len = number("max_len", None, "videos: so many frames")
     fps = real("target_fps", None, "videos: so many frames a second")
     max_res = number("max_res", None, "videos: longer side in pixels")
@@ -70,8 +73,15 @@ def main() -> None:
             raise app.UsageError("name pictures, folders, globs or videos, or - for standard input")
         logging.set_verbosity(logging.WARNING)
         warnings.showwarning = _tell
+        for stream in (sys.stdout, sys.stderr):  # names of files, whatever the terminal can show
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left half done
         try:
             status = _run(argv[1:])
+        except KeyboardInterrupt:
+            print("\nstopped; --resume makes what is missing", file=sys.stderr)
+            sys.exit(130)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
         sys.exit(status)
@@ -120,6 +130,7 @@ def _main(
     load: dict[str, Any],
 ) -> int:
     from depth_anything_jax.api import batch, outputs, shapes
+    from depth_anything_jax.api import resume as resuming
     from depth_anything_jax.api.model import DEFAULT, DepthAnything
 
     _check_videos(items, style)
@@ -134,21 +145,27 @@ def _main(
     facts = {"checkpoint": source, "dtype": dtype, **load}
     facts |= dataclasses.asdict(options) | dataclasses.asdict(style)
     facts = json.loads(json.dumps(facts))  # tuples are lists
-    todo = batch.prepare(out, items, style, facts, resume=resume, overwrite=overwrite)
+    todo = resuming.missing(out, items, style, facts, resume=resume, overwrite=overwrite)
     if len(todo) < len(items):
         print(f"{len(items) - len(todo)} of {len(items)} are done already")
     if not todo:
         return 0
+    resuming.make_folder(out)
     model = DepthAnything.from_pretrained(source, dtype=dtype, batch_size=batch_size, **load)
     print(f"{model!r} → {out}", flush=True)
     style.check(model.unit)
+    resuming.begin(out, facts)
     if options.buckets:  # of all pictures, so that a resumed run has the same lengths
         stills = [i.source for i in items if not i.video and i.source != "-"]
-        lengths = shapes.lengths(stills, options.input_size, options.buckets)
+        model.recipe.check_size(options.input_size, options.buckets)
+        short = options.input_size or model.recipe.input.short_side
+        lengths = shapes.lengths(stills, short, options.buckets)
         options = dataclasses.replace(options, buckets=lengths)
     problems = batch.run(model, todo, out, style, options)
     done = len(todo) - len({name for name, _ in problems})
-    ends = ", ".join(f"*{outputs.PICTURES[f]}" for f in style.formats)
+    kinds = [ends for ends, video in ((outputs.PICTURES, False), (outputs.VIDEOS, True))
+             if any(i.video == video for i in todo)]  # fmt: skip
+    ends = ", ".join(f"*{ends[f]}" for ends in kinds for f in style.formats if f in ends)
     print(f"{done} of {len(todo)} done: {out}/{ends}")
     if problems:
         print(problems, file=sys.stderr)
@@ -188,7 +205,9 @@ def _numbers(flag: str, values: list[str] | None, count: int) -> tuple[float, ..
 
 
 def _tell(message: Any, *rest: Any, **more: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    from tqdm import tqdm
+
+    tqdm.write(f"warning: {message}", file=sys.stderr)  # above a progress bar
 
 
 if __name__ == "__main__":

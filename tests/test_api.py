@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -249,9 +250,7 @@ def test_metric_maps_stay_in_metres():
 
 def test_a_canonical_camera_scales_metres(tmp_path):
     """Twice the focal length, twice the depth; in pixels of the network's input."""
-    weights = api_models.found(max_depth=20.0)
-    weights.metadata["focal"] = 100.0
-    model = DepthAnything(weights)
+    model = DepthAnything(dataclasses.replace(api_models.found(max_depth=20.0), focal=100.0))
     model._model, model._params = MetricConvolution(), KERNEL
     photo = api_models.photo(56, 70)
     plain = dataclasses.replace(model.recipe, focal=None)
@@ -262,8 +261,13 @@ def test_a_canonical_camera_scales_metres(tmp_path):
         expected = ratio * plain.finish(network, (56, 70))
         np.testing.assert_allclose(depth.depth, expected, rtol=1e-4)  # float32
         assert depth.intrinsics == (fx, fy, 34.5, 27.5, "given")
+        assert depth.meta["max_depth"] == pytest.approx(20 * ratio)
     tiled = model(photo, input_size=112, tile=40, intrinsics=(50, 50, 34.5, 27.5))
     assert tiled.depth.shape == (56, 70)
+    seen = model(photo, input_size=112, fov=2 * math.degrees(math.atan(35 / 50)))
+    np.testing.assert_allclose(seen.depth, plain.finish(network, (56, 70)), rtol=1e-4)
+    with pytest.raises(ValueError, match="say the same thing"):
+        model(photo, fov=60, intrinsics=(50, 50, 34.5, 27.5))
     with pytest.raises(ValueError, match="depend on the focal length"):
         model(photo)
     exif = Image.Exif()
@@ -274,10 +278,27 @@ def test_a_canonical_camera_scales_metres(tmp_path):
     assert isinstance(found[0], ValueError) and found[1].intrinsics.source.startswith("EXIF")
 
 
-def test_heads_that_are_not_known_are_refused():
-    other = dataclasses.replace(api_models.found(), head="other")
-    with pytest.raises(ValueError, match="a head of kind 'other'"):
-        recipe.recipe_of(other)
+def test_a_model_sees_the_input_it_was_trained_with():
+    """V1's metric models: one shape, another rule of resizing, V2's way back to the picture."""
+    seen = transforms.InputTransform((28, 42), False, "bilinear-corners")
+    weights = api_models.found(max_depth=20.0, version="v1")
+    model = DepthAnything(dataclasses.replace(weights, input=seen))
+    model._model, model._params = MetricConvolution(), KERNEL
+    pictures = [api_models.photo(60, 80), api_models.photo(80, 33).astype(np.float32) / 255]
+    for photo, depth in zip(pictures, model(pictures), strict=True):
+        raw = MetricConvolution().apply({"params": KERNEL}, seen(photo)[None])[0]
+        expected = resample.resize(np.asarray(raw), photo.shape[:2], "bilinear-corners")
+        np.testing.assert_allclose(depth.depth, expected, rtol=1e-4)  # float32
+        assert depth.meta["network"] == [28, 42]
+    assert model(pictures[0], tile=40).depth.shape == (60, 80)
+    with pytest.raises(ValueError, match="size=56: every input of this network is 28x42"):
+        model(pictures[0], input_size=56)
+    with pytest.raises(ValueError, match="buckets=2: every input .* use 0"):
+        model(pictures, buckets=2)
+    larger = dataclasses.replace(
+        api_models.found(), input=transforms.InputTransform(56, True, "bicubic")
+    )
+    assert DepthAnything(larger).recipe.shape((60, 80), None) == (56, 70)
 
 
 def test_a_stream_goes_on_past_what_cannot_be_read(model, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import struct
 import sys
 import warnings
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax.api import camera, cloud, files
+from depth_anything_jax.api import camera, cloud, colourbar, files
 from depth_anything_jax.api.depth import Depth
 from depth_anything_jax.api.recipe import METRIC, RELATIVE
 
@@ -364,6 +365,35 @@ def test_a_relative_map_has_no_shape_unless_one_is_assumed():
     assert points.unit is None and "assumed" in points.note
     with pytest.raises(ValueError, match="no pixel"):
         relative([[0.0, 0]]).to_point_cloud(fov=60, relative=True)
+    sky = relative([[1.0, 1, 1, 0.02, 0.005]])  # 50 and 200 times as far as the median
+    assert len(sky.to_point_cloud(fov=60, relative=True, edge=0)) == 4
+
+
+def test_the_end_of_a_metric_models_range_is_sky(tmp_path):
+    values = np.array([[1.0, 5, 19.7, 19.9, 20]], np.float32)
+    depth = Depth(values, METRIC, meta={"max_depth": 20.0})
+    assert len(depth.to_point_cloud(fov=60, edge=0)) == 3
+    assert len(depth.to_point_cloud(fov=60, edge=0, far=np.inf)) == 5
+    assert len(Depth(values, METRIC).to_point_cloud(fov=60, edge=0)) == 5
+    with pytest.raises(ValueError, match="a.ply: there is no point to save: .* edge=0 keeps"):
+        depth.to_point_cloud(fov=60, far=0.5).save(tmp_path / "a.ply")
+
+
+def test_saving_in_threads_leaves_the_umask_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("not safe in threads"))
+    room().save(tmp_path / "a.npy")
+    assert (tmp_path / "a.npy").stat().st_mode & 0o777 == 0o666 & ~files._UMASK
+
+
+def test_numbers_below_a_bar_have_room():
+    def at(width, near=1.0, far=20.0):
+        return colourbar.labels(near, far, "m", width, lambda text: 8 * len(text))
+
+    assert at(400) == ["1 m", "5.75 m", "10.5 m", "15.2 m", "20 m"]
+    assert at(160) == ["1 m", "10.5 m", "20 m"]
+    assert at(100) == at(20) == ["1 m", "20 m"]
+    assert at(400, near=3.7e-7)[0] == "0 m", "a thousandth of the bar is nothing"
+    assert at(400, near=20.0, far=1.0)[::-1] == at(400)
 
 
 def test_ply(tmp_path):

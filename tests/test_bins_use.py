@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import depth_anything_jax
 from depth_anything_jax import evaluate, export, initial, pseudo_label, resample, sharding, weights
 from depth_anything_jax.data import transforms
 from depth_anything_jax.data.label_store import LabelStore
@@ -138,6 +139,15 @@ def test_pseudo_labels_get_the_aspect_ratio_back(path, metres, tmp_path):
         pseudo_label.label(path, source, str(tmp_path / "b"), dtype="bfloat16", size=56)
     with pytest.raises(ValueError, match="buckets=3: this teacher's input is .*; use 0"):
         pseudo_label.label(path, source, str(tmp_path / "b"), dtype="float32", buckets=3)
+
+
+@pytest.mark.nightly
+def test_depth_of_a_picture(path, metres, monkeypatch):
+    monkeypatch.setenv("DEPTH_ANYTHING_CACHE", "")
+    depth = depth_anything_jax.DepthAnything.from_pretrained(path)(Photos()[0]["image"])
+    expected = resample.resize(metres(Photos()[0]["image"]), (120, 80), "bilinear-corners")
+    np.testing.assert_allclose(depth.depth, expected, rtol=1e-4)  # float32
+    assert (depth.unit, depth.meta["network"]) == ("m", [28, 42])
 
 
 def test_no_online_teacher(path):

@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 
 from depth_anything_jax import checkpoint
 from depth_anything_jax.api import batch, cache, folders, outputs
+from depth_anything_jax.api import resume as resuming
 from depth_anything_jax.api.depth import Depth
 from depth_anything_jax.api.recipe import METRIC, RELATIVE
 from depth_anything_jax.video import process, reader
@@ -69,6 +72,40 @@ def test_names_follow_the_inputs_and_never_meet(album, tmp_path):
     names = [str(i.stem).lower() for i in both]
     assert len(both) == 5, "a file that is named twice comes once"
     assert len(set(names)) == 5 and all(n.startswith("album/") for n in names)
+
+
+def test_names_that_meet_again_are_numbered_until_they_do_not(tmp_path):
+    for name in ("a.jpg", "a.png", "a_jpg.png", "a_jpg_0.png", "A_jpg_0.bmp"):
+        (tmp_path / name).write_bytes(b"x")
+    stems = [str(i.stem).lower() for i in folders.find([str(tmp_path)])]
+    assert len(set(stems)) == 5
+
+
+def test_the_output_folder_may_hold_the_pictures_that_are_named(album, monkeypatch):
+    monkeypatch.chdir(album)
+    assert len(folders.find(["a.png", "sub/a.png"], without=".")) == 2
+    for text in (".", "*.png", "sub"):
+        with pytest.raises(ValueError, match=r"all of it lies in --out=\., .* another folder"):
+            folders.find(["a.png", text], without=".")
+
+
+def test_one_of_several_that_is_not_there_is_named_at_the_end(model, album, tmp_path, capsys):
+    moving = tmp_path / "moving.gif"
+    frames = [Image.fromarray(api_models.photo(seed=i)) for i in range(2)]
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
+    inputs = ["lost.png", str(album / "*.gif"), album / "a.png", moving]
+    problems = run(model, inputs, tmp_path / "out", formats=("npy",))
+    assert [name for name, _ in problems] == ["lost.png", str(album / "*.gif")]
+    assert all("No such file" in text for _, text in problems)
+    assert files(tmp_path / "out") == ["a.depth.npy", "moving.depth.npy"]
+    assert f"{moving}: holds 2 images: the first is used" in capsys.readouterr().out
+
+
+def test_links_to_nothing_are_named(album):
+    (album / "lost.png").symlink_to("nowhere.png")
+    (album / "loop").symlink_to(album, target_is_directory=True)
+    found = [pathlib.Path(i.source).name for i in folders.find([str(album)])]
+    assert "lost.png" in found and len(found) == 5
 
 
 def test_globs_and_what_is_left_out(album):
@@ -176,6 +213,13 @@ def test_what_a_relative_model_cannot_say_is_refused():
         outputs.Style(formats=("tiff",)).check(None)
     with pytest.raises(ValueError, match="colormap='rainbows'"):
         outputs.Style(colormap="rainbows").check(None)
+    for given in (
+        {"range": (5.0, 5.0)}, {"png_scale": 0.0}, {"fov": 200.0}, {"edge": -1.0}, {"far": 0.0},
+        {"intrinsics": (0.0, 1.0, 2.0, 3.0)}, {"intrinsics": (1.0,) * 4, "fov": 60.0},
+    ):  # fmt: skip
+        (name, *_) = given
+        with pytest.raises(ValueError, match=name):
+            outputs.Style(**given).check(None)
 
 
 def test_when_the_network_fails_the_others_are_done(model, album, tmp_path, monkeypatch):
@@ -200,11 +244,13 @@ def test_when_the_network_fails_the_others_are_done(model, album, tmp_path, monk
     assert len(files(out)) == 2
 
 
-def test_a_video(model, tmp_path):
+def test_a_video(model, tmp_path, capsys):
     clip = tmp_path / "clip.mp4"
     video_files.write(clip, video_files.counting(5, 32, 48), sound="aac")
     out = tmp_path / "out"
     assert not run(model, [clip], out, formats=("png16", "color", "side-by-side", "npy"))
+    told = capsys.readouterr().out
+    assert "the network changes by" in told and "% of its spread, what is written by" in told
     ends = (".color.mp4", ".depth.mkv", ".side-by-side.mp4")
     assert files(out) == [f"clip{e}" for e in ends]
     kind, maps = process.read_depth(out / "clip.depth.mkv")
@@ -228,9 +274,11 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
     style, facts = outputs.Style(formats=("npy",)), {"checkpoint": "one"}
 
     def prepare(facts=facts, resume=False, overwrite=False):
-        return batch.prepare(out, items, style, facts, resume=resume, overwrite=overwrite)
+        return resuming.missing(out, items, style, facts, resume=resume, overwrite=overwrite)
 
-    assert prepare() == items
+    assert prepare() == items and not out.exists()
+    resuming.make_folder(out)
+    resuming.begin(out, facts)
     batch.run(model, items[:1], out, style, OPTIONS)
     with pytest.raises(ValueError, match=r"1 of the files are there already, .*a_png.depth.npy"):
         prepare()
@@ -238,9 +286,29 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
     assert prepare(overwrite=True) == items
     with pytest.raises(ValueError, match=r"made with checkpoint='one', and now it is 'two'"):
         prepare(facts={"checkpoint": "two"}, resume=True)
+    (out / resuming.FACTS).write_text("{")
+    with pytest.raises(ValueError, match=r"predict.json is damaged"):
+        prepare(resume=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file; name a folder"):
-        batch.prepare(tmp_path / "file", items, style, facts, resume=False, overwrite=False)
+        resuming.missing(tmp_path / "file", items, style, facts, resume=False, overwrite=False)
+
+
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"--out=.*file/below: cannot be written \(Not a directory"):
+        resuming.make_folder(tmp_path / "file" / "below")
+    depth = Depth(np.ones((2, 2), np.float32), RELATIVE)
+    with pytest.raises(OSError, match=r"none/a.npy: cannot be written \(No such file"):
+        depth.save(tmp_path / "none" / "a.npy")
+
+    def full(*arguments):
+        raise OSError("4 requested and 2 written")  # as numpy says it
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match=r"a.npy: cannot be written \(4 requested"):
+        depth.save(tmp_path / "a.npy")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 # The command line
@@ -275,7 +343,7 @@ def test_the_program(weights, album, tmp_path):
     assert "1 of the inputs failed" in error and "broken.jpg: not a picture" in error
     assert "Traceback" not in error
     assert "3 of 4 done" in done.stdout.decode()
-    assert json.loads((out / batch.FACTS).read_text())["formats"] == ["npy", "color"]
+    assert json.loads((out / resuming.FACTS).read_text())["formats"] == ["npy", "color"]
     assert len(files(out)) == 3 * 2 + 1
 
     (album / "broken.jpg").unlink()
@@ -284,6 +352,33 @@ def test_the_program(weights, album, tmp_path):
     assert piped.returncode == 0, piped.stderr.decode()
     same = (np.load(out / f"{name}.depth.npy") for name in ("stdin", "a_png"))
     np.testing.assert_array_equal(*same)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_resumed(weights, tmp_path, number):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for i in range(300):
+        Image.fromarray(api_models.photo(56, 70, seed=i)).save(photos / f"{i}.png")
+    arguments = [photos, f"--out={out}", f"--checkpoint={weights}", "--size=56"]
+    arguments += ["--format=png16,color,ply", "--relative-cloud", "--fov=60", "--edge=0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "depth_anything_jax.predict", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", cache.VARIABLE: str(tmp_path / "cache")},
+    )
+    while not list(out.glob("*.ply")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    error = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 130 and "--resume makes what is missing" in error, error
+    assert "Traceback" not in error
+    left = files(out)
+    assert len(left) < 3 * 300 and not [name for name in left if name.startswith(".")]
+    done = command(*arguments, "--resume", folder=tmp_path)
+    assert done.returncode == 0 and "are done already" in done.stdout.decode()
+    assert len(files(out)) == 3 * 300 + 1
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
-"""Many pictures and videos into files: what is done, what failed, what is there already."""
+"""Many pictures and videos into files: what is done, and what failed."""
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -22,22 +21,20 @@ from depth_anything_jax.api.model import DepthAnything
 from depth_anything_jax.api.outputs import Style
 from depth_anything_jax.video import process
 
-FACTS = "predict.json"  # in the output folder: with what its files were made
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What changes the numbers, besides the style; see `DepthAnything`.
 
     Attributes:
-      input_size: short side of the network's input, pixels.
+      input_size: short side of the network's input, pixels; None: the model's own.
       buckets: lengths of its longer side, or how many; 0: exact shapes.
       tile: side of tiles, pixels of the picture; 0: none.
       smooth: of videos: relative maps keep scale and shift from frame to frame.
       max_len, target_fps, max_res: of videos: frames, frames a second, pixels of the longer side.
     """
 
-    input_size: int = 518
+    input_size: int | None = None
     buckets: int | Sequence[int] = 0
     tile: int = 0
     smooth: bool = True
@@ -103,6 +100,7 @@ def _pictures(
     now = [f for f in style.formats if f not in later]
     ranges: list[tuple[float, float]] = []
     focals: collections.Counter[str] = collections.Counter()
+    notes: dict[str, list[str]] = collections.defaultdict(list)
     drawn = []  # numbers of the pictures whose colours wait for the others'
 
     with (
@@ -112,6 +110,8 @@ def _pictures(
     ):
 
         def write(index: int, depth: Depth) -> None:
+            for note in depth.meta.get("notes", ()):
+                notes[note].append(items[index].source)
             focals[outputs.write(depth, out, items[index].stem, style, now)] += 1
             if later:
                 kept = depth if "side-by-side" in later else dataclasses.replace(depth, image=None)
@@ -131,10 +131,13 @@ def _pictures(
         for index in sorted(drawn):
             depth = _kept(pathlib.Path(waiting) / f"{index}.npz")
             outputs.write(depth, out, items[index].stem, final, later)
-        if limits:
-            print(f"colours from {limits[0]:.4g} to {limits[1]:.4g} {model.unit or ''}".rstrip())
-        if named := [f"{who} ({count})" for who, count in focals.items() if who]:
-            print(f"focal lengths of the points: {', '.join(named)}")
+    if limits:
+        print(f"colours from {limits[0]:.4g} to {limits[1]:.4g} {model.unit or ''}".rstrip())
+    for note, names in notes.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        print(f"{min(names)}{others}: {note}")
+    if named := [f"{who} ({count})" for who, count in focals.items() if who]:
+        print(f"focal lengths of the points: {', '.join(named)}")
 
 
 def _stream(
@@ -147,6 +150,7 @@ def _stream(
         buckets=options.buckets,
         tile=options.tile,
         intrinsics=style.intrinsics,
+        fov=style.fov,
     )
     left = dict.fromkeys(range(len(pictures)))
     try:
@@ -180,6 +184,7 @@ def _video(
             input_size=options.input_size,
             tile=options.tile,
             intrinsics=style.intrinsics,
+            fov=style.fov,
         )
         return [depth.depth for depth in found]
 
@@ -209,13 +214,21 @@ def _video(
         return
     for note in report.notes:
         print(f"{item.source}: {note}")
-    if report.flicker_before is not None:
-        print(
-            f"{item.source}: flicker {report.flicker_before:.4f} as the network said it, "
-            f"{report.flicker_after:.4f} as written; {len(report.cuts)} cuts"
-        )
+    before, after = report.flicker_before, report.flicker_after
+    if before is not None and after is not None:
+        told = _flicker(100 * before, 100 * after, metric)
+        print(f"{item.source}: {told}; {len(report.cuts)} cuts")
     for problem in report.problems:
         problems.add(item.source, ValueError(f"{problem}; the {report.frames} frames before"))
+
+
+def _flicker(before: float, after: float, metric: bool) -> str:
+    if metric:  # never smoothed
+        return f"from frame to frame depth changes by {after:.3g} % (temporal alignment error)"
+    return (
+        f"from frame to frame the network changes by {before:.3g} % of its spread, what is written "
+        f"by {after:.3g} %"
+    )
 
 
 def _painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], Any]:
@@ -286,47 +299,3 @@ def _bar(count: int | None, unit: str, name: str = "") -> Any:
     from tqdm import tqdm
 
     return tqdm(total=count, unit=unit, desc=name or None, dynamic_ncols=True, smoothing=0.1)
-
-
-# What is there already
-
-
-def prepare(
-    out: pathlib.Path,
-    items: Sequence[Item],
-    style: Style,
-    facts: dict[str, Any],
-    *,
-    resume: bool,
-    overwrite: bool,
-) -> list[Item]:
-    """The items that are still to be done; makes the folder and writes down the facts.
-
-    Raises:
-      ValueError: files of these names are there and neither `resume` nor `overwrite` says what to
-        do; `resume` of files that were made otherwise.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out={out} is a file; name a folder")
-    wanted = {i: outputs.paths(out, i.stem, style, video=i.video) for i in items}
-    there = [path for files in wanted.values() for path in files if path.exists()]
-    if there and not (resume or overwrite):
-        raise ValueError(
-            f"{len(there)} of the files are there already, {there[0]} first: --resume makes those "
-            "that are missing, --overwrite makes all again"
-        )
-    record = out / FACTS
-    if resume and record.exists():
-        before = json.loads(record.read_text(encoding="utf-8"))
-        changed = [k for k in {**before, **facts} if before.get(k) != facts.get(k)]
-        if changed:
-            name = changed[0]
-            raise ValueError(
-                f"--resume: what is in {out} was made with {name}={before.get(name)!r}, and now it "
-                f"is {facts.get(name)!r}; use the same, another --out, or --overwrite"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    if not resume:
-        return list(items)
-    return [i for i, files in wanted.items() if not all(path.exists() for path in files)]

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 EDGE = 0.04  # relative jump to a neighbour: MoGe's point clouds end surfaces there
 SUFFIXES = (".ply", ".glb")
+# Of the median: inverse depth below it is within the error of what a relative model says, and is
+# taken for sky. Our choice.
+SKY = 0.01
+END = 0.99  # of its `max_depth`: beyond, a metric model cannot tell sky from walls. Our choice
 _ASSUMED = (
     "depth = 1 / (relative inverse depth), with its median at 1: a shift of 0 is assumed, "
     "proportions along the view are a guess"
@@ -65,7 +69,10 @@ class PointCloud:
         if suffix not in SUFFIXES:
             raise ValueError(f"{path}: points are saved as {' or '.join(SUFFIXES)}")
         if not len(self):
-            raise ValueError(f"{path}: there is no point to save")
+            raise ValueError(
+                f"{path}: there is no point to save: all pixels are sky, at depth edges or beyond "
+                "`far`; edge=0 keeps those at edges"
+            )
         with files.replaced(path) as part:
             part.write_bytes(_ply(self) if suffix == ".ply" else _glb(self))
 
@@ -97,6 +104,8 @@ def of_depth(
     keep = np.isfinite(values) & (values > 0)
     if edge:
         keep &= ~edges(values, edge)
+    if far is None and "max_depth" in depth.meta:
+        far = END * depth.meta["max_depth"]
     if far is not None:
         keep &= values <= far
     if valid is not None:
@@ -122,7 +131,8 @@ def _assumed(relative: np.ndarray) -> np.ndarray:
     if not near.size:
         raise ValueError("no pixel of the map lies nearer than infinity")
     with np.errstate(divide="ignore"):
-        return np.where(relative > 0, np.median(near) / relative, np.inf).astype(np.float32)
+        median = np.median(near)
+        return np.where(relative > SKY * median, median / relative, np.inf).astype(np.float32)
 
 
 def _intrinsics(depth: Depth, intrinsics: Any, fov: float | None) -> camera.Intrinsics:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from depth_anything_jax import pictures
 
-TICKS = 5
+TICKS = (5, 3, 2)  # as many as have room
 
 
 def below(
@@ -34,11 +35,31 @@ def below(
     out.paste(picture, (0, 0))
     out.paste(Image.fromarray(bar), (0, height + line // 2))
     draw, font = ImageDraw.Draw(out), ImageFont.load_default(line)
-    ticks = TICKS if unit else 2
-    for i in range(ticks):
-        share = i / (ticks - 1)
-        value = near + share * (far - near)
-        text = f"{value:.3g} {unit}" if unit else ("near", "far")[i]
-        anchor = "l" if i == 0 else "r" if i == ticks - 1 else "m"
+    texts = labels(near, far, unit, width - line // 2, font.getlength)
+    for i, text in enumerate(texts):
+        share = i / (len(texts) - 1)
+        anchor = "l" if i == 0 else "r" if i == len(texts) - 1 else "m"
         draw.text((share * width, height + 1.6 * line), text, "black", font, anchor + "a")
     return out
+
+
+def labels(
+    near: float, far: float, unit: str | None, width: float, length: Callable[[str], float]
+) -> list[str]:
+    """What stands below the bar, evenly spread; fewer where the width has no room for all.
+
+    Args:
+      length: of a text, in pixels.
+    """
+    if not unit:
+        return ["near", "far"]
+    for ticks in TICKS:
+        values = np.linspace(near, far, ticks)
+        texts = [f"{0.0 if abs(v) < abs(far - near) / 1000 else v:.3g} {unit}" for v in values]
+        lengths = [length(text) for text in texts]
+        # The first and the last stand inside, the others about their places.
+        gaps = [(a if i == 0 else a / 2) + (b if i == ticks - 2 else b / 2)
+                for i, (a, b) in enumerate(zip(lengths, lengths[1:], strict=False))]  # fmt: skip
+        if max(gaps) + length("0") <= width / (ticks - 1):
+            break
+    return texts

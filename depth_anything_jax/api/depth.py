@@ -29,7 +29,8 @@ class Depth:
       image: RGB (h, w, 3) of the picture, uint8, or float32 in 0-1 of one that was finer; or None.
       intrinsics: of the picture where its EXIF tells, or None.
       meta: JSON values that go into files: "model", "licence" of the weights, "network" (height and
-        width of its input), "alignment" (what `align_to` found).
+        width of its input), "max_depth" (metres where a metric model's map ends), "notes" (how the
+        picture was read, where that is not obvious), "alignment" (what `align_to` found).
     """
 
     depth: Float[np.ndarray, "h w"]
@@ -222,7 +223,8 @@ class Depth:
           image: a picture of the map's size that gives the colours; None: the map's own.
           edge: relative jump of depth to a neighbour from which on both pixels are left out; 0: all
             stay.
-          far: points beyond so many units are left out (the sky of metric models is not infinite).
+          far: points beyond so many units are left out. None: those at the end of a metric model's
+            range, as its sky is not infinite; inf: none.
           valid: pixels that may take part.
           relative: takes a relative map as 1 / depth, with its median put at 1: that the shift is 0
             is an assumption, and a wrong shift bends planes. Prefer `align_to`.

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 KEY = "depth_anything_jax"  # of our JSON in the metadata of PNG, npz and EXR
 WHITE = 65535
 SUFFIXES = (".png", ".npy", ".npz", ".pfm", ".exr")
+# Asked for once, as asking sets it: two threads that asked at a time would leave it at 0.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
 _CHANNEL = {METRIC: "Z", RELATIVE: "Y"}
 _NEED_EXR = "{}: EXR files need OpenEXR: pip install 'depth_anything_jax[exr]'"
 
@@ -36,24 +39,38 @@ def save(depth: Depth, path: str | os.PathLike[str], *, png_scale: float, invert
             f"{path}: depth is saved as {', '.join(SUFFIXES)}; a picture in colours is "
             "depth.to_pil().save(…), points are depth.to_point_cloud(…).save(…)"
         )
-    if not (np.isfinite(png_scale) and png_scale > 0):
-        raise ValueError(f"png_scale={png_scale}: PNG units in a metre, above 0")
+    check_scale(png_scale)
     with replaced(path) as part:
         write(depth, part, {"png_scale": float(png_scale), "invert": invert, "name": path})
 
 
+def check_scale(png_scale: float) -> None:
+    """Raises ValueError where it is none."""
+    if not (np.isfinite(png_scale) and png_scale > 0):
+        raise ValueError(f"png_scale={png_scale}: PNG units in a metre, above 0")
+
+
 @contextlib.contextmanager
 def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A name beside a file's, which takes its place when all is written."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    """A name beside a file's, which takes its place when all is written.
+
+    Raises:
+      OSError: it cannot be written; the message names the file.
+    """
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
     os.close(handle)
     part = pathlib.Path(name)
     try:
         yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp's own are for nobody else
+        part.chmod(0o666 & ~_UMASK)  # mkstemp's own are for nobody else
         part.replace(path)
+    except OSError as error:  # the disk is full: numpy's own words are not for people
+        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -131,7 +148,7 @@ def _write_pfm(depth: Depth, path: pathlib.Path, how: dict[str, Any]) -> None:
 
 
 def _write_exr(depth: Depth, path: pathlib.Path, how: dict[str, Any]) -> None:
-    exr = _open_exr(how["name"])
+    exr = open_exr(how["name"])
     header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage, KEY: _facts(depth)}
     exr.File(header, {_CHANNEL[depth.kind]: depth.depth}).write(str(path))
 
@@ -208,7 +225,7 @@ def _read_png(data: bytes, path: pathlib.Path) -> tuple[np.ndarray, dict[str, An
 
 
 def _read_exr(path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any] | None]:
-    exr = _open_exr(path)
+    exr = open_exr(path)
     with exr.File(str(path)) as file:
         channels, text = file.channels(), file.header().get(KEY)
         facts = None if text is None else json.loads(text)
@@ -216,7 +233,8 @@ def _read_exr(path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any] | None]:
         return np.array(channels[name].pixels, np.float32), facts
 
 
-def _open_exr(name: Any) -> Any:
+def open_exr(name: Any) -> Any:
+    """The module OpenEXR, or an error that names the extra; `name` is what needs it."""
     try:
         import OpenEXR
     except ImportError as error:

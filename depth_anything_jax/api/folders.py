@@ -43,19 +43,37 @@ def find(inputs: Sequence[str], *, without: str | os.PathLike[str] | None = None
 
     Args:
       inputs: as on the command line.
-      without: a folder below which nothing is taken: the output folder, which may lie in an input.
+      without: a folder below which only files that were named are taken: the output folder, which
+        may lie in an input, and whose pictures are results.
 
     Raises:
-      FileNotFoundError: an input that is not there, or matches nothing.
-      ValueError: a folder without a picture or video; an address.
+      FileNotFoundError: the only input is not there, or matches nothing; one of several is given
+        back like a picture, whose reading names it while the rest is done.
+      ValueError: a folder without a picture or video, or one that lies in the output folder; an
+        address.
     """
     skipped = None if without is None else pathlib.Path(without).expanduser().resolve()
     found: dict[str, tuple[str, pathlib.PurePath]] = {}  # resolved: (source, path below the output)
     for text in inputs:
-        for source, below in _expand(text, several=len(inputs) > 1):
+        path = pathlib.Path(text).expanduser()
+        named = text == STDIN or (path.exists() and not path.is_dir())
+        taken = 0
+        try:
+            expanded = _expand(text, several=len(inputs) > 1)
+        except FileNotFoundError:
+            if len(inputs) == 1:
+                raise
+            expanded, named = [(str(path), pathlib.PurePath(path.name))], True
+        for source, below in expanded:
             real = source if source == STDIN else str(pathlib.Path(source).resolve())
-            if skipped is None or skipped not in pathlib.Path(real).parents:
+            if named or skipped is None or skipped not in pathlib.Path(real).parents:
                 found.setdefault(real, (source, below))
+                taken += 1
+        if not taken:
+            raise ValueError(
+                f"{text}: all of it lies in --out={without}, where results are not told from "
+                "pictures; name another folder for the results"
+            )
     return _named(list(found.values()))
 
 
@@ -85,7 +103,9 @@ def _expand(text: str, *, several: bool) -> list[tuple[str, pathlib.PurePath]]:
 
 def _wanted(file: pathlib.Path) -> bool:
     known = file.suffix.lower() in (*photos.SUFFIXES, *reader.SUFFIXES)
-    return known and file.is_file() and not file.name.startswith(".")  # ._a.jpg is macOS' own
+    # A link to nothing is taken, so that it is named among what failed.
+    there = file.is_file() or (file.is_symlink() and not file.exists())
+    return known and there and not file.name.startswith(".")  # ._a.jpg is macOS' own
 
 
 def _named(found: list[tuple[str, pathlib.PurePath]]) -> list[Item]:
@@ -104,7 +124,8 @@ def _named(found: list[tuple[str, pathlib.PurePath]]) -> list[Item]:
 
     names = [below.with_suffix("") for _, below in found]
     names = changed(names, lambda i, n: n.with_name(found[i][1].name.replace(".", "_")))
-    names = changed(names, lambda i, n: n.with_name(f"{n.name}_{i}"))
+    while any(clashing(names)):  # a.jpg, a.png and a_jpg.png; the numbers may meet a name, too
+        names = changed(names, lambda i, n: n.with_name(f"{n.name}_{i}"))
     return [
         Item(source, name, below.suffix.lower() in reader.SUFFIXES)
         for (source, below), name in zip(found, names, strict=True)

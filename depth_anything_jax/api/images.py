@@ -27,10 +27,12 @@ class Picture(NamedTuple):
     Attributes:
       pixels: RGB (h, w, 3), uint8, or float32 in 0-1 where it was finer than that.
       intrinsics: that its EXIF states, or None.
+      notes: what a user should know about how it was read, a sentence each.
     """
 
     pixels: RGB
     intrinsics: camera.Intrinsics | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read(image: Any) -> Picture:
@@ -71,7 +73,8 @@ def read(image: Any) -> Picture:
 
 def _of_file(source: os.PathLike[str] | bytes) -> Picture:
     photo = photos.read(source)
-    return Picture(photo.image, camera.of_facts(photo.facts, photo.image.shape))
+    seen = camera.of_facts(photo.facts, photo.image.shape)
+    return Picture(photo.image, seen, tuple(photo.facts.notes))
 
 
 def _of_pil(image: Any) -> RGB:

@@ -115,10 +115,11 @@ class DepthAnything:
         self,
         image: Any,
         *,
-        input_size: int = transforms.SIZE,
+        input_size: int | None = None,
         buckets: int | Sequence[int] = 0,
         tile: int = 0,
         intrinsics: Any = None,
+        fov: float | None = None,
     ) -> Any:
         """Depth of a picture, or of each picture of a list.
 
@@ -126,7 +127,9 @@ class DepthAnything:
           image: a path, the bytes of a file, a PIL image or an RGB array (see `images.read`); or a
             list, tuple or iterator of those, of any sizes.
           input_size: shorter side at which the network sees a picture; more shows finer detail,
-            but far from 518 the large-scale layout suffers.
+            but far from what it was trained at the large-scale layout suffers. None: the model's
+            own (518 of the released ones). V1's metric models have inputs of one shape, and take
+            none.
           buckets: K: the longer side becomes one of K lengths, chosen from a sample of the list, or
             the nearest of these lengths; pictures are stretched, never padded. A folder of free
             shapes then compiles 2 K programs and not hundreds. 0: exact shapes.
@@ -136,6 +139,7 @@ class DepthAnything:
           intrinsics: of all these pictures: (fx, fy, cx, cy) in pixels, or a 3 x 3 matrix. None:
             what each one's EXIF tells. Kept in the result, for point clouds; metric models with a
             canonical focal length need them.
+          fov: instead of `intrinsics`, degrees that the longer side of each picture sees.
 
         Returns:
           A `Depth` at the picture's size, or a list of them in order.
@@ -154,6 +158,7 @@ class DepthAnything:
             buckets=buckets,
             tile=tile,
             intrinsics=intrinsics,
+            fov=fov,
             keep_images=True,
         )
         for index, result in found:
@@ -170,10 +175,11 @@ class DepthAnything:
         self,
         pictures: Iterable[Any],
         *,
-        input_size: int = transforms.SIZE,
+        input_size: int | None = None,
         buckets: int | Sequence[int] = 0,
         tile: int = 0,
         intrinsics: Any = None,
+        fov: float | None = None,
         keep_images: bool = False,
     ) -> Iterator[tuple[int, Depth | Exception]]:
         """(index, Depth) of each picture as it is done, for folders and videos that no memory
@@ -184,18 +190,22 @@ class DepthAnything:
 
         Args:
           pictures: consumed lazily; a list or tuple where `buckets` is a number.
-          input_size, buckets, tile, intrinsics: as for a call.
+          input_size, buckets, tile, intrinsics, fov: as for a call.
           keep_images: results hold their picture too (`Depth.image`), for coloured point clouds.
 
         Raises:
           ValueError: options that no picture could run with.
           RuntimeError: the network failed.
         """
-        if input_size < transforms.PATCH:
+        if input_size is not None and input_size < transforms.PATCH:
             raise ValueError(f"input_size={input_size}: {transforms.PATCH} pixels or more")
         if tile < 0 or 0 < tile < transforms.PATCH:
             raise ValueError(f"tile={tile}: {transforms.PATCH} pixels of the picture or more, or 0")
-        lengths = shapes.lengths(pictures, input_size, buckets)
+        self.recipe.check_size(input_size, buckets)
+        short = input_size or self.recipe.input.short_side
+        lengths = shapes.lengths(pictures, short, buckets)
+        if intrinsics is not None and fov is not None:
+            raise ValueError("intrinsics and fov say the same thing; give one of them")
         fixed = None if intrinsics is None else camera.given(intrinsics)
         count = len(pictures) if isinstance(pictures, Sequence) else None
 
@@ -203,10 +213,13 @@ class DepthAnything:
             picture = images.read(numbered[1])
             if fixed is not None:
                 picture = picture._replace(intrinsics=fixed)
+            elif fov is not None:
+                seen = camera.of_fov(fov, picture.pixels.shape)
+                picture = picture._replace(intrinsics=seen)
             self.recipe.check(picture.intrinsics)
             size, most = picture.pixels.shape, self._max_tokens
             # Where tiles bring the detail, the whole may be seen smaller.
-            shape = shapes.of_network(size, input_size, lengths, most=most, shrink=bool(tile))
+            shape = self.recipe.shape(size, input_size, lengths, most=most, shrink=bool(tile))
             return picture, self.recipe.prepare(picture.pixels, shape)
 
         failed: list[tuple[int, Exception]] = []
@@ -258,7 +271,12 @@ class DepthAnything:
             yield output.tag, output.disparity
 
     def _tiled(
-        self, picture: images.Picture, prepared: np.ndarray, tile: int, input_size: int, keep: bool
+        self,
+        picture: images.Picture,
+        prepared: np.ndarray,
+        tile: int,
+        input_size: int | None,
+        keep: bool,
     ) -> Depth:
         """The whole picture's map, with the detail of its tiles."""
         pixels, network = picture.pixels, prepared.shape[:2]
@@ -268,7 +286,7 @@ class DepthAnything:
         if len(windows) == 1:
             return self._depth(picture, whole, network, keep)
         size = windows[0].height, windows[0].width
-        shape = shapes.of_network(size, input_size, most=self._max_tokens, shrink=True)
+        shape = self.recipe.shape(size, input_size, most=self._max_tokens, shrink=True)
         inputs = (inference.Input(w, self.recipe.prepare(pixels[w.slices], shape)) for w in windows)
         maps = (
             (window, self.recipe.finish(output, size, picture.intrinsics))
@@ -280,11 +298,16 @@ class DepthAnything:
         self, picture: images.Picture, values: np.ndarray, network: Sequence[int], keep: bool
     ) -> Depth:
         path = pathlib.Path(self.source)
-        meta = {
+        meta: dict[str, Any] = {
             "model": path.name if path.exists() else self.source,
             "licence": self.licence,
             "network": [int(n) for n in network],
         }
+        if picture.notes:
+            meta["notes"] = list(picture.notes)
+        most = self.recipe.farthest(picture.intrinsics, values.shape, network)
+        if most is not None:
+            meta["max_depth"] = most
         return Depth(
             depth=values,
             kind=self.kind,

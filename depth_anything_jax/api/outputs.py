@@ -85,7 +85,13 @@ class Style:
         if self.intrinsics and self.fov:
             raise ValueError("--intrinsics and --fov say the same thing; give one of them")
         # The rest is checked where it is used: a map of two pixels is enough.
-        Depth(np.array([[1, 2]], np.float32), _kind(kind_unit)).to_pil(self.colormap)
+        sample = Depth(np.array([[1, 2]], np.float32), _kind(kind_unit))
+        painted(sample, self)
+        files.check_scale(self.png_scale)
+        if "exr" in self.formats:
+            files.open_exr("--format exr")
+        camera = self.intrinsics or (None if self.fov else (1, 1, 0, 0))
+        sample.to_point_cloud(camera, fov=self.fov, edge=self.edge, far=self.far, relative=True)
 
     @property
     def needs_image(self) -> bool:

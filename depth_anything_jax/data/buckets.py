@@ -75,5 +75,6 @@ def sampled(source: Source, size: int, k: int) -> list[int]:
         except Exception:  # a broken image is reported when its turn comes
             continue
     if not shapes:
-        raise ValueError(f"{source.name}: none of {SAMPLE} sampled images can be read")
+        sampled = min(SAMPLE, len(source))
+        raise ValueError(f"{source.name}: none of {sampled} sampled images can be read")
     return choose(shapes, k)

@@ -139,12 +139,15 @@ def network_input(
     return normalise(resize_image(image, new_h, new_w))
 
 
-def resize_corners(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> np.ndarray:
-    """Bilinear resize with align_corners=True, as PyTorch's, to (height, width, 3) float32 in 0-1.
+def resize_corners(
+    image: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"], height: int, width: int
+) -> np.ndarray:
+    """Bilinear resize with align_corners=True, as PyTorch's, of uint8, or of floats in 0-1, to
+    (height, width, 3) float32 in 0-1.
 
     Nothing is smoothed on the way down, as there.
     """
-    x = image.astype(np.float32) * np.float32(1 / 255)
+    x = image.astype(np.float32) * np.float32(1 / 255 if image.dtype == np.uint8 else 1)
     for axis, size in enumerate((height, width)):
         index, weight = resample.taps(x.shape[axis], size, "bilinear-corners")
         weight = weight.astype(np.float32).reshape(-1, 2, *(1,) * (2 - axis))
@@ -196,12 +199,14 @@ class InputTransform:
         return self.size if isinstance(self.size, int) else min(self.size)
 
     def __call__(
-        self, image: UInt8[np.ndarray, "h w 3"], size: int | None = None
+        self,
+        image: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"],
+        size: int | None = None,
     ) -> Float[np.ndarray, "H W 3"]:
         """The network's input for a whole RGB image: resized and normalised, float32.
 
         Args:
-          image: as stored.
+          image: as stored, or floats in 0-1.
           size: another short side.
 
         Raises:
@@ -212,6 +217,15 @@ class InputTransform:
         else:
             self.refuse_size(size)
             height, width = self.size
+        return self.at(image, height, width)
+
+    def at(
+        self,
+        image: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"],
+        height: int,
+        width: int,
+    ) -> Float[np.ndarray, "H W 3"]:
+        """The same at a height and width that something else has decided."""
         resize = resize_image if self.resize == "bicubic" else resize_corners
         return normalise(resize(image, height, width))
 
