@@ -158,6 +158,71 @@ def test_what_transformers_models_predict_is_known_by_their_type(tmp_path):
         candidates.make(f"transformers:{tmp_path}/no")
 
 
+def test_zoedepths_padding_is_taken_off(tmp_path):
+    """Its processor reflects pixels around the image; the map is that of the image alone."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    backbone = transformers.BeitConfig(
+        hidden_size=8, num_hidden_layers=4, num_attention_heads=1, intermediate_size=8,
+        image_size=32, patch_size=16, use_relative_position_bias=True, add_fpn=False,
+        use_absolute_position_embeddings=False, out_indices=[1, 2, 3, 4],
+        reshape_hidden_states=False,
+    )  # fmt: skip
+    config = transformers.ZoeDepthConfig(
+        backbone_config=backbone, neck_hidden_sizes=[4] * 4, fusion_hidden_size=4,
+        bottleneck_features=4, num_relative_features=4, bin_embedding_dim=4,
+        bin_configurations=[{"n_bins": 4, "min_depth": 1e-3, "max_depth": 10.0, "name": "nyu"}],
+    )  # fmt: skip
+    transformers.ZoeDepthForDepthEstimation(config).save_pretrained(tmp_path)
+    processor = {"image_processor_type": "ZoeDepthImageProcessor", "do_pad": True}
+    processor["size"] = {"height": 64, "width": 96}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    made = candidates.make(f"transformers:{tmp_path}")
+    assert made.kind == "metric"
+    found = maps(made, [record(hw=(60, 90))])[0]
+    assert found.shape == (60, 90) and ((found > 0) & (found < 10)).all()
+    # int(√(60 / 2) · 3) = 16 rows and int(√(90 / 2) · 3) = 20 columns at either end, by torch
+    raw = np.random.default_rng(0).random((64, 96))
+    whole = torch.nn.functional.interpolate(
+        torch.from_numpy(raw)[None, None], (60 + 2 * 16, 90 + 2 * 20), mode="bicubic"
+    )
+    expected = whole[0, 0, 16:-16, 20:-20].numpy()
+    found = candidates._without_padding(raw, (60, 90))
+    np.testing.assert_allclose(found, expected, atol=1e-12)  # both in float64
+
+
+def test_depth_pro_is_brought_to_metres_by_its_processor(tmp_path, monkeypatch):
+    """Its network says inverse depth and a field of view. The processor needs torchvision, which is
+    not here, and is a stand-in."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    part = {
+        "model_type": "dinov2", "image_size": 32, "patch_size": 8, "hidden_size": 8,
+        "num_hidden_layers": 4, "num_attention_heads": 1, "intermediate_size": 8,
+    }  # fmt: skip
+    config = transformers.DepthProConfig(
+        fusion_hidden_size=8, patch_size=32, intermediate_hook_ids=[3, 1],
+        intermediate_feature_dims=[4, 4], scaled_images_ratios=[0.25, 0.5, 1],
+        scaled_images_overlap_ratios=[0.0, 0.5, 0.25], scaled_images_feature_dims=[4] * 3,
+        use_fov_model=True, image_model_config=part, patch_model_config=part, fov_model_config=part,
+    )  # fmt: skip
+    transformers.DepthProForDepthEstimation(config).save_pretrained(tmp_path)
+
+    class Processor:
+        def __call__(self, images, return_tensors):
+            return transformers.BatchFeature({"pixel_values": torch.zeros(1, 3, 128, 128)})
+
+        def post_process_depth_estimation(self, outputs, target_sizes):
+            assert outputs.predicted_depth.shape[0] == 1 and outputs.field_of_view.numel() == 1
+            return [{"predicted_depth": torch.full(size, 7.0)} for size in target_sizes]
+
+    own = staticmethod(lambda source: Processor())
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", own)
+    made = candidates.make(f"transformers:{tmp_path}")
+    found = maps(made, [record(hw=(60, 90))])[0]
+    assert made.kind == "metric" and found.shape == (60, 90) and (found == 7).all()
+
+
 def test_a_kind_that_contradicts_the_source_is_refused(monkeypatch):
     found = candidates.Candidate("x", "disparity-affine", look=iter)
     monkeypatch.setattr(candidates, "_weights", lambda *_: found)

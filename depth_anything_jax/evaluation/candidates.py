@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Num
 
+from depth_anything_jax import resample
 from depth_anything_jax.data import formats, sources, transforms
 from depth_anything_jax.evaluation import protocols, scoring
 from depth_anything_jax.evaluation.protocols import KINDS, Protocol, ProtocolError, Switches
@@ -36,8 +37,6 @@ TRANSFORMERS_KINDS = {
     "zoedepth": "metric",
     "depth_pro": "metric",
 }
-# Their processors undo what they did to the image: padding, field of view.
-_POST_PROCESSED = ("zoedepth", "depth_pro")
 
 Record = Mapping[str, Any]
 Maps = Iterator[tuple[Any, np.ndarray]]
@@ -329,6 +328,16 @@ def of_model(
     return made._replace(focal=focal)
 
 
+def _without_padding(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The map of an image of this shape, of which ZoeDepth's processor had padded the sides.
+
+    The processor's own way back needs torchvision, which nothing else of it does.
+    """
+    (height, width), (above, left) = shape, map(scoring.padding, shape)
+    padded = resample.resize(values, (height + 2 * above, width + 2 * left), "bicubic")
+    return padded[above : above + height, left : left + width]
+
+
 def _transformers(source: str) -> Candidate:
     try:
         import torch
@@ -346,15 +355,15 @@ def _transformers(source: str) -> Candidate:
             f"transformers:{source}: {error}\nWithout a network, download the model's folder "
             "(config.json, preprocessor_config.json, model.safetensors) and give its path"
         ) from error
-    name = model.config.model_type
-    kind = TRANSFORMERS_KINDS.get(name)
-    if name == "depth_anything":
+    model_type = model.config.model_type
+    kind = TRANSFORMERS_KINDS.get(model_type)
+    if model_type == "depth_anything":
         metric = model.config.depth_estimation_type == "metric"
         kind = "metric" if metric else "disparity-affine"
     if kind is None:
         known = ", ".join([*TRANSFORMERS_KINDS, "depth_anything"])
         raise ValueError(
-            f"transformers:{source} is a {name!r}; what it predicts is known of {known}"
+            f"transformers:{source} is a {model_type!r}; what it predicts is known of {known}"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
@@ -368,18 +377,19 @@ def _transformers(source: str) -> Candidate:
         for tag, (shape, inputs) in images:
             with torch.inference_mode():
                 outputs = model(**inputs.to(device))
-            if name in _POST_PROCESSED:
-                sizes = {"target_sizes": [shape]}
-                if name == "zoedepth":
-                    sizes["source_sizes"] = [shape]
-                (found,) = processor.post_process_depth_estimation(outputs, **sizes)
-                yield tag, found["predicted_depth"].float().cpu().numpy()
-            else:
-                yield tag, outputs.predicted_depth[0].float().cpu().numpy()
+            found = outputs.predicted_depth[0]
+            if model_type == "depth_pro":  # inverse depth of a canonical camera; its field of view
+                (post,) = processor.post_process_depth_estimation(outputs, target_sizes=[shape])
+                found = post["predicted_depth"]
+            values = found.float().cpu().numpy()
+            if model_type == "zoedepth" and processor.do_pad:
+                values = _without_padding(values, shape)
+            yield tag, values
 
     from depth_anything_jax import labelling
 
     tensors = {k: v.float().cpu().numpy() for k, v in model.state_dict().items()}
     identity = labelling.fingerprint(tensors)
-    name = f"transformers:{source}"
-    return Candidate(name, kind, prepare, look, identity=identity, origin=source)
+    return Candidate(
+        f"transformers:{source}", kind, prepare, look, identity=identity, origin=source
+    )
