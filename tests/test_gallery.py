@@ -175,8 +175,8 @@ def test_the_page_stands_alone_and_says_what_it_shows(run):
 
 
 def test_markdown_tables_become_html():
-    text = "| a | b |\n|---|---|\n| <1> | 2 |\n\nbelow"
+    text = "| a | b |\n|---|---|\n| <1> | 2 |\n\n- one\n- <two>\nbelow\n- last"
     assert pages.tables(text) == (
         "<table><tr><th>a</th><th>b</th></tr><tr><td>&lt;1&gt;</td><td>2</td></tr></table><br>"
-        "<p>below</p>"
+        "<ul><li>one</li><li>&lt;two&gt;</li></ul><p>below</p><ul><li>last</li></ul>"
     )
