@@ -142,12 +142,16 @@ def evaluate(
         if pointed:  # order is the same in all views
             asked: Sequence[str] = (candidate.kind,)
             label = switches.label(pairs.NAME, pairs.concerned(changed))
-            how = "image"
+            how, space = "image", ""
         else:
             asked = views or protocols.views(name, candidate.kind)
             label = switches.label(name, changed)
-            how = changed.get("aggregate", protocols.get(name, asked[0]).aggregate)  # in all sets
+            general = protocols.get(name, asked[0])
+            how, space = (  # in all sets
+                changed.get(switch, getattr(general, switch)) for switch in ("aggregate", "space")
+            )
         about = {"checkpoint": checkpoint, "kind": candidate.kind, "protocol": label}
+        about["space"] = space
         seen_as = "" if tuple(asked) == (candidate.kind,) else f" as {', '.join(asked)}"
         called = " ".join(map(str, (title, *corruption.values())))
         say = f"{checkpoint} on {called}: {candidate.kind}{seen_as}, {label}"
@@ -222,8 +226,8 @@ def main() -> None:
     views = several("as", [], "score it as this lesser kind; may be given again")
     switch = several("switch", [], "NAME=VALUE of the protocol, changed; may be given again")
     size = number("size", None, "short side of the input in pixels: --switch input_size")
-    limit = number("limit", 0, "images of each set; 0: all")
-    batch = number("batch_size", 0, "images at a time; 0: one a device")
+    limit = number("limit", 0, "images of each set; 0: all", lower_bound=0)
+    batch = number("batch_size", 0, "images at a time; 0: one a device", lower_bound=0)
     boundary = flags.DEFINE_boolean("boundary", False, "boundary F1, too")
     missing = flags.DEFINE_boolean("allow_missing_files", False, "predictions: may lack images")
     load = weight_flags.define()
@@ -233,7 +237,9 @@ def main() -> None:
     corrupted = several("corrupt", [], "all or KIND[:severity]; may be given again")
     out = flags.DEFINE_string("out", None, "folder for scores, report.html and the log")
     resume = flags.DEFINE_boolean("resume", False, "go on with the run in --out that was killed")
-    threads = number("threads", 0, "that read, and as many that score; 0: one a core, at most 8")
+    threads = number(
+        "threads", 0, "that read, and as many that score; 0: one a core, at most 8", lower_bound=0
+    )
     distributed = flags.DEFINE_boolean(
         "distributed", False, "this is one of several processes; see sharding.join_processes"
     )

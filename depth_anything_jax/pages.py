@@ -32,9 +32,15 @@ def page(title: str, body: str, *, heading: str = "", style: str = "") -> str:
 
 
 def tables(text: str) -> str:
-    """Our own Markdown tables, and the lines between them, as HTML."""
-    out, rows = [], []
+    """Our own Markdown tables, and the lines and lists between them, as HTML."""
+    out, rows, points = [], [], []
     for line in [*text.splitlines(), ""]:
+        if line.startswith("- "):
+            points.append(f"<li>{html.escape(line[2:])}</li>")
+            continue
+        if points:
+            out.append(f"<ul>{''.join(points)}</ul>")
+            points = []
         if line.startswith("|---"):
             continue
         if line.startswith("|"):

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from depth_anything_jax import export, models, weights
+from depth_anything_jax.api import depth as api_depth
+from depth_anything_jax.api import recipe
 from depth_anything_jax.data import formats, transforms
-from depth_anything_jax.evaluation import candidates, loop, protocol_table, protocols
+from depth_anything_jax.evaluation import candidates, loop, map_files, protocol_table, protocols
 from tests import parity
 
 TINY = models.Variant(64, 6, 2, 256, 16, (8, 16, 24, 32), (1, 2, 4, 5), grid=4)
@@ -78,13 +80,36 @@ def test_exr_files(channel, tmp_path):
     pixels = np.stack([values, values + 1, values + 2], -1) if channel == "RGB" else values
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
     OpenEXR.File(header, {channel: pixels}).write(str(tmp_path / "a.exr"))
-    np.testing.assert_array_equal(candidates.read_map(tmp_path / "a.exr"), values)
+    np.testing.assert_array_equal(map_files.read(tmp_path / "a.exr", "metric"), values)
     OpenEXR.File(header, {"A": values}).write(str(tmp_path / "b.exr"))
     with pytest.raises(formats.FormatError, match="no channel Z, Y or R, but A"):
-        candidates.read_map(tmp_path / "b.exr")
+        map_files.read(tmp_path / "b.exr", "metric")
     (tmp_path / "c.exr").write_bytes(b"nothing of the kind")
     with pytest.raises(formats.FormatError, match="c.exr: not an EXR file"):
-        candidates.read_map(tmp_path / "c.exr")
+        map_files.read(tmp_path / "c.exr", "metric")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".npz"])
+@pytest.mark.parametrize("kind", ["metric", "disparity-affine"])
+def test_files_of_the_predict_program_come_back_in_their_unit(kind, suffix, tmp_path):
+    values = np.linspace(1, 9, 12, dtype=np.float32).reshape(3, 4)
+    said = recipe.METRIC if kind == "metric" else recipe.RELATIVE
+    path = tmp_path / f"a{suffix}"
+    api_depth.Depth(values, said).save(path, invert=kind != "metric")
+    made = candidates.make(f"predictions:{tmp_path}", kind=kind, keys=["a.jpg"])
+    (found,) = maps(made, [record("a.jpg", (30, 40))]).values()
+    # A metric PNG counts millimetres, a relative one 65,535 steps.
+    np.testing.assert_allclose(found, values, rtol=1e-6, atol=6e-4 if suffix == ".png" else 0)
+    other = "disparity-affine" if kind == "metric" else "depth-scale"
+    with pytest.raises(formats.FormatError, match=f"a{suffix} holds .*: score it as kind {kind}"):
+        map_files.read(path, other)
+
+
+def test_a_png_of_another_tool_has_no_metres(tmp_path):
+    (tmp_path / "a.png").write_bytes(formats.encode_png(np.full((3, 4), 1500, np.uint16)))
+    with pytest.raises(formats.FormatError, match="does not say its unit; .* depth-scale"):
+        map_files.read(tmp_path / "a.png", "metric")
+    assert (map_files.read(tmp_path / "a.png", "depth-scale") == 1500).all()
 
 
 def test_files_that_do_not_match_are_all_listed(tmp_path):
@@ -156,6 +181,89 @@ def test_what_transformers_models_predict_is_known_by_their_type(tmp_path):
     assert made.kind == "metric" and maps(made, [record(hw=(64, 96))])[0].shape == (64, 96)
     with pytest.raises(FileNotFoundError, match="download the model's folder"):
         candidates.make(f"transformers:{tmp_path}/no")
+
+
+def test_zoedepths_padding_is_taken_off(tmp_path):
+    """Its processor reflects pixels around the image; the map is that of the image alone."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    backbone = transformers.BeitConfig(
+        hidden_size=8, num_hidden_layers=4, num_attention_heads=1, intermediate_size=8,
+        image_size=32, patch_size=16, use_relative_position_bias=True, add_fpn=False,
+        use_absolute_position_embeddings=False, out_indices=[1, 2, 3, 4],
+        reshape_hidden_states=False,
+    )  # fmt: skip
+    config = transformers.ZoeDepthConfig(
+        backbone_config=backbone, neck_hidden_sizes=[4] * 4, fusion_hidden_size=4,
+        bottleneck_features=4, num_relative_features=4, bin_embedding_dim=4,
+        bin_configurations=[{"n_bins": 4, "min_depth": 1e-3, "max_depth": 10.0, "name": "nyu"}],
+    )  # fmt: skip
+    transformers.ZoeDepthForDepthEstimation(config).save_pretrained(tmp_path)
+    processor = {"image_processor_type": "ZoeDepthImageProcessor", "do_pad": True}
+    processor["size"] = {"height": 64, "width": 96}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    made = candidates.make(f"transformers:{tmp_path}")
+    assert made.kind == "metric"
+    found = maps(made, [record(hw=(60, 90))])[0]
+    assert found.shape == (60, 90) and ((found > 0) & (found < 10)).all()
+    # int(√(60 / 2) · 3) = 16 rows and int(√(90 / 2) · 3) = 20 columns at either end, by torch
+    raw = np.random.default_rng(0).random((64, 96))
+    whole = torch.nn.functional.interpolate(
+        torch.from_numpy(raw)[None, None], (60 + 2 * 16, 90 + 2 * 20), mode="bicubic"
+    )
+    expected = whole[0, 0, 16:-16, 20:-20].numpy()
+    found = candidates._without_padding(raw, (60, 90))
+    np.testing.assert_allclose(found, expected, atol=1e-12)  # both in float64
+
+
+def test_depth_pro_is_brought_to_metres_by_its_processor(tmp_path, monkeypatch):
+    """Its network says inverse depth and a field of view. The processor needs torchvision, which is
+    not here, and is a stand-in."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    part = {
+        "model_type": "dinov2", "image_size": 32, "patch_size": 8, "hidden_size": 8,
+        "num_hidden_layers": 4, "num_attention_heads": 1, "intermediate_size": 8,
+    }  # fmt: skip
+    config = transformers.DepthProConfig(
+        fusion_hidden_size=8, patch_size=32, intermediate_hook_ids=[3, 1],
+        intermediate_feature_dims=[4, 4], scaled_images_ratios=[0.25, 0.5, 1],
+        scaled_images_overlap_ratios=[0.0, 0.5, 0.25], scaled_images_feature_dims=[4] * 3,
+        use_fov_model=True, image_model_config=part, patch_model_config=part, fov_model_config=part,
+    )  # fmt: skip
+    transformers.DepthProForDepthEstimation(config).save_pretrained(tmp_path)
+
+    class Processor:
+        def __call__(self, images, return_tensors):
+            return transformers.BatchFeature({"pixel_values": torch.zeros(1, 3, 128, 128)})
+
+        def post_process_depth_estimation(self, outputs, target_sizes):
+            assert outputs.predicted_depth.shape[0] == 1 and outputs.field_of_view.numel() == 1
+            return [{"predicted_depth": torch.full(size, 7.0)} for size in target_sizes]
+
+    own = staticmethod(lambda source: Processor())
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", own)
+    made = candidates.make(f"transformers:{tmp_path}")
+    found = maps(made, [record(hw=(60, 90))])[0]
+    assert made.kind == "metric" and found.shape == (60, 90) and (found == 7).all()
+
+
+def test_a_dpt_model_is_of_the_kind_that_is_asked_for(tmp_path):
+    """Its config is the same whether it was trained as MiDaS' or in metres."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    config = transformers.DPTConfig(
+        hidden_size=8, num_hidden_layers=4, num_attention_heads=1, intermediate_size=8,
+        image_size=32, patch_size=16, backbone_out_indices=[0, 1, 2, 3], is_hybrid=False,
+        neck_hidden_sizes=[4] * 4, fusion_hidden_size=4,
+    )  # fmt: skip
+    transformers.DPTForDepthEstimation(config).save_pretrained(tmp_path)
+    processor = {"image_processor_type": "DPTImageProcessor", "size": {"height": 32, "width": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    made = candidates.make(f"transformers:{tmp_path}")
+    assert made.kind == "disparity-affine"
+    assert maps(made, [record(hw=(40, 60))])[0].shape == (32, 32)
+    assert candidates.make(f"transformers:{tmp_path}", kind="metric").kind == "metric"
 
 
 def test_a_kind_that_contradicts_the_source_is_refused(monkeypatch):

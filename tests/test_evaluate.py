@@ -12,6 +12,7 @@ import pytest
 
 from depth_anything_jax import checkpoint, evaluate, models
 from depth_anything_jax.evaluation import candidates, protocols, session, tables
+from depth_anything_jax.evaluation.aggregate import ImageScores
 from tests import benchmark_files
 
 SCENES = "scenes:A?count=2&size=28"
@@ -66,13 +67,50 @@ def test_the_truth_is_perfect_on_an_evaluation_set_and_the_rest_is_told(scannet,
     assert saved["images"][2]["abs_rel"] is None and saved["sets"][0]["images"] == 2
     lines = (tmp_path / "out/scores.csv").read_text().splitlines()
     assert len(lines) == 4 and lines[0].startswith(
-        "checkpoint,kind,protocol,view,reader,set,hash,key"
+        "checkpoint,kind,protocol,space,view,reader,set,hash,key"
     )
     assert "scannet" in (tmp_path / "out/table.md").read_text()
     with pytest.raises(ValueError, match="out is there and not empty"):
         session.new_folder(tmp_path / "out")
     ((few, _),) = evaluate.evaluate("baseline:gt", sets, kind="metric", limit=1)
     assert "| 1; 1 of 3 read |" in tables.table(few)
+
+
+def test_what_a_mean_does_not_tell_stands_below_the_table():
+    known = {"abs_rel": 0.1, "delta1": 0.9, "delta2": 0.95, "rmse": 0.5, "protocol": "abc"}
+    images = [
+        ImageScores("a", scale=-1.0, **known),
+        ImageScores("b", scale=1.0, not_finite=3, **known),
+        *(ImageScores(f"c{i}", protocol="abc", why="no prediction") for i in range(4)),
+    ]
+    about = {"checkpoint": "x", "kind": "metric", "view": "metric", "protocol": "da@1"}
+    found = tables.rows(images, about, reader="nyu", split=6, how="image")
+    for row in found:
+        row |= {"published": [], "not_compared": [], "space": "disparity"}
+    text = tables.table(found)
+    for line in (
+        "- x on nyu: not scored, no prediction: 4 images (c0, c1, c2, …).",
+        "- x on nyu: negative scale, the prediction is upside down: 1 images (a).",
+        "- x on nyu: predictions that are not finite: 1 images (b).",
+        "- da@1: AbsRel and RMSE are of disparity, RMSE in 1/m.",
+    ):
+        assert line in text.splitlines()
+    assert "δ2" not in text  # only beside a published one
+    beside = {"title": "T", "values": {"delta2": 0.9}, "ratios": {"delta2": 1.0556}, "notes": []}
+    found[0] |= {"published": [beside], "space": "depth"}
+    text = tables.table(found)
+    assert "| δ2 |" in text and "| 0.9500 |" in text and "T: δ2 0.9 (1.056)" in text
+    assert "1/m" not in text
+
+
+@pytest.mark.parametrize("flag", ["limit", "batch_size", "threads"])
+def test_a_negative_number_is_refused(flag):
+    done = subprocess.run(
+        [sys.executable, "-m", "depth_anything_jax.evaluate", "--checkpoint=baseline:gt",
+         "--data=folder:x", f"--{flag}=-1"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode and f"--{flag}=-1" in done.stderr
 
 
 def test_one_candidate_serves_all_sets(scannet, tmp_path, monkeypatch):

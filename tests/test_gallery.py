@@ -102,6 +102,21 @@ def test_the_maps_are_those_that_were_scored():
             assert scores[index].abs_rel > 0.01 and error.size == scores[index].n
 
 
+def test_what_a_prediction_does_not_know_is_grey():
+    """The truth as a prediction is NaN between its sparse pixels, which is no nearest depth."""
+    record, rules = Ramps(1)[0], protocols.get("golden", KIND, "ramps", "indoor")
+    sparse = np.where(record["valid"], record["disparity"], np.nan)
+    found = gallery.maps(sparse, KIND, record, rules, align.NONE, whole=True)
+    np.testing.assert_array_equal(np.isfinite(found.prediction), found.valid)
+    strip, _ = gallery.draw(found)
+    label, prediction = strip[:, :320], strip[:, 320 + gallery.GAP :][:, :320]
+    np.testing.assert_array_equal(label, prediction)
+    # Where it is scored, what is not finite counts as near, and is drawn so.
+    none = np.full_like(sparse, np.nan)
+    found = gallery.maps(none, KIND, record, rules, align.NONE, whole=True)
+    np.testing.assert_array_equal(np.isfinite(found.prediction), found.valid)
+
+
 def test_label_and_prediction_share_their_colours_and_sparse_pixels_stay_visible():
     record, rules = Ramps(1)[0], protocols.get("golden", KIND, "ramps", "indoor")
     exact = gallery.maps(record["disparity"], KIND, record, rules, align.NONE, whole=True)
@@ -160,8 +175,8 @@ def test_the_page_stands_alone_and_says_what_it_shows(run):
 
 
 def test_markdown_tables_become_html():
-    text = "| a | b |\n|---|---|\n| <1> | 2 |\n\nbelow"
+    text = "| a | b |\n|---|---|\n| <1> | 2 |\n\n- one\n- <two>\nbelow\n- last"
     assert pages.tables(text) == (
         "<table><tr><th>a</th><th>b</th></tr><tr><td>&lt;1&gt;</td><td>2</td></tr></table><br>"
-        "<p>below</p>"
+        "<ul><li>one</li><li>&lt;two&gt;</li></ul><p>below</p><ul><li>last</li></ul>"
     )

@@ -206,6 +206,23 @@ def load(path: str | os.PathLike[str], kind: str | None) -> dict[str, Any]:
     }
 
 
+def says_what_it_holds(path: str | os.PathLike[str]) -> bool:
+    """Whether a PNG or npz was written by `save`, with kind and scale beside its numbers."""
+    from PIL import Image
+
+    path = pathlib.Path(path)
+    try:
+        if path.suffix.lower() == ".png":
+            with Image.open(path) as image:
+                return KEY in getattr(image, "text", {})
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return KEY in arrays
+    except Exception:  # no file of the kind: whoever reads it says so
+        return False
+    return False
+
+
 def _read_png(data: bytes, path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
     from PIL import Image
 

@@ -15,29 +15,26 @@ A prediction is of a kind, which decides how it may be aligned:
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Num
 
-from depth_anything_jax.data import formats, sources, transforms
-from depth_anything_jax.evaluation import protocols, scoring
+from depth_anything_jax import resample
+from depth_anything_jax.data import sources, transforms
+from depth_anything_jax.evaluation import map_files, protocols, scoring
+from depth_anything_jax.evaluation.map_files import SUFFIXES
 from depth_anything_jax.evaluation.protocols import KINDS, Protocol, ProtocolError, Switches
 
 BASELINES = ("zero", "mean", "gt")
-SUFFIXES = (".npy", ".npz", ".png", ".pfm", ".exr")
 # Kinds of transformers' models by model_type; Depth Anything's config says it itself.
 TRANSFORMERS_KINDS = {
-    "dpt": "disparity-affine",  # MiDaS 3.0 and 3.1
+    "dpt": "disparity-affine",  # MiDaS 3.0 and 3.1; others may predict metres: `make`'s kind
     "glpn": "metric",
     "zoedepth": "metric",
     "depth_pro": "metric",
 }
-# Their processors undo what they did to the image: padding, field of view.
-_POST_PROCESSED = ("zoedepth", "depth_pro")
 
 Record = Mapping[str, Any]
 Maps = Iterator[tuple[Any, np.ndarray]]
@@ -87,7 +84,8 @@ def make(
 
     Args:
       source: see the module's docstring.
-      kind: one of KINDS; needed by predictions:, and only checked where the source knows it.
+      kind: one of KINDS; needed by predictions:, taken for transformers' "dpt" models, whose config
+        does not say what they predict, and only checked where the source knows it.
       batch_size: images at a time, for weights; 0: one a device.
       keys: the images that will be asked for; predictions: must have a file for each.
       known: images that are there too, and whose files therefore are no strangers.
@@ -108,7 +106,7 @@ def make(
     if prefix == "predictions":
         return _files(source, rest, kind, keys, known, allow_missing_files)
     if prefix == "transformers":
-        found = _transformers(rest)
+        found = _transformers(rest, kind)
     else:
         found = _weights(source, batch_size, load or {})
     if kind not in (None, found.kind):
@@ -192,7 +190,7 @@ def _files(
         path = found.get(_stem(record["key"]))
         if path is None:
             return None
-        values = read_map(path)
+        values = map_files.read(path, kind)
         sources.check_same_view(str(path), record["image"], {"prediction": values})
         return values
 
@@ -209,42 +207,6 @@ def _stem(key: str) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-
-
-def read_map(path: str | os.PathLike[str]) -> Num[np.ndarray, "h w"]:
-    """A prediction as a file gives it: 16-bit PNG as integers, all else as floats, no unit.
-
-    Raises:
-      FormatError: it is no map of numbers.
-    """
-    path = pathlib.Path(path)
-    data, suffix = formats.read_bytes(path), path.suffix.lower()
-    if suffix == ".png":
-        return formats.decode_raw(data, path, bits=16).astype(np.float32)
-    if suffix == ".pfm":
-        return formats.decode_pfm(data, path)
-    if suffix == ".exr":
-        return _read_exr(path)
-    return formats.decode_array(data, path)
-
-
-def _read_exr(path: pathlib.Path) -> np.ndarray:
-    try:
-        import OpenEXR
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: EXR files need OpenEXR: pip install 'depth_anything_jax[eval]'"
-        ) from error
-    try:
-        with OpenEXR.File(str(path)) as file:
-            found = {name: channel.pixels for name, channel in file.channels().items()}
-    except RuntimeError as error:
-        raise formats.FormatError(f"{path}: not an EXR file ({error})") from error
-    for name in ("Z", "Y", "R", "RGB"):  # depth, luminance, red; OpenEXR joins R, G, B
-        if name in found:
-            pixels = np.asarray(found[name], np.float32)
-            return pixels if pixels.ndim == 2 else pixels[..., 0]
-    raise formats.FormatError(f"{path}: has no channel Z, Y or R, but {', '.join(found)}")
 
 
 # Networks
@@ -329,7 +291,17 @@ def of_model(
     return made._replace(focal=focal)
 
 
-def _transformers(source: str) -> Candidate:
+def _without_padding(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The map of an image of this shape, of which ZoeDepth's processor had padded the sides.
+
+    The processor's own way back needs torchvision, which nothing else of it does.
+    """
+    (height, width), (above, left) = shape, map(scoring.padding, shape)
+    padded = resample.resize(values, (height + 2 * above, width + 2 * left), "bicubic")
+    return padded[above : above + height, left : left + width]
+
+
+def _transformers(source: str, asked: str | None) -> Candidate:
     try:
         import torch
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
@@ -346,15 +318,15 @@ def _transformers(source: str) -> Candidate:
             f"transformers:{source}: {error}\nWithout a network, download the model's folder "
             "(config.json, preprocessor_config.json, model.safetensors) and give its path"
         ) from error
-    name = model.config.model_type
-    kind = TRANSFORMERS_KINDS.get(name)
-    if name == "depth_anything":
+    model_type = model.config.model_type
+    kind = asked if asked and model_type == "dpt" else TRANSFORMERS_KINDS.get(model_type)
+    if model_type == "depth_anything":
         metric = model.config.depth_estimation_type == "metric"
         kind = "metric" if metric else "disparity-affine"
     if kind is None:
         known = ", ".join([*TRANSFORMERS_KINDS, "depth_anything"])
         raise ValueError(
-            f"transformers:{source} is a {name!r}; what it predicts is known of {known}"
+            f"transformers:{source} is a {model_type!r}; what it predicts is known of {known}"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
@@ -368,18 +340,19 @@ def _transformers(source: str) -> Candidate:
         for tag, (shape, inputs) in images:
             with torch.inference_mode():
                 outputs = model(**inputs.to(device))
-            if name in _POST_PROCESSED:
-                sizes = {"target_sizes": [shape]}
-                if name == "zoedepth":
-                    sizes["source_sizes"] = [shape]
-                (found,) = processor.post_process_depth_estimation(outputs, **sizes)
-                yield tag, found["predicted_depth"].float().cpu().numpy()
-            else:
-                yield tag, outputs.predicted_depth[0].float().cpu().numpy()
+            found = outputs.predicted_depth[0]
+            if model_type == "depth_pro":  # inverse depth of a canonical camera; its field of view
+                (post,) = processor.post_process_depth_estimation(outputs, target_sizes=[shape])
+                found = post["predicted_depth"]
+            values = found.float().cpu().numpy()
+            if model_type == "zoedepth" and processor.do_pad:
+                values = _without_padding(values, shape)
+            yield tag, values
 
     from depth_anything_jax import labelling
 
     tensors = {k: v.float().cpu().numpy() for k, v in model.state_dict().items()}
     identity = labelling.fingerprint(tensors)
-    name = f"transformers:{source}"
-    return Candidate(name, kind, prepare, look, identity=identity, origin=source)
+    return Candidate(
+        f"transformers:{source}", kind, prepare, look, identity=identity, origin=source
+    )

@@ -261,7 +261,7 @@ def mean_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             k: float(np.mean([r[k] for r in part])) if isinstance(v, float) else v
             for k, v in part[0].items()
         }
-        | {"corruption": "mean", "severity": len(part)}
+        | {"corruption": "mean", "severity": len(part), "notes": []}
         for part in parts.values()
     ]
 

@@ -89,7 +89,8 @@ class Maps(NamedTuple):
     """What is drawn of an image, at the size of the protocol's frame.
 
     Attributes:
-      label, prediction: disparity in 1/m, or in the label's unit.
+      label, prediction: disparity in 1/m, or in the label's unit; the prediction is NaN where it
+        is not finite and nothing is scored.
       valid: where the label counts.
       error: |prediction − label| / label in the space of the protocol's metrics, where it counts.
       metres: whether the unit is 1/m.
@@ -121,6 +122,7 @@ def maps(
         aligned = 1 / np.maximum(depth, metrics.TINY)
     else:
         aligned = alignment.scale * x + alignment.shift
+    aligned = np.where(found.valid | np.isfinite(full), aligned, np.nan)
     label, error = (np.zeros(found.valid.shape) for _ in range(2))
     label[found.valid] = found.disparity
     if found.depth is not None and protocol.space == "depth":

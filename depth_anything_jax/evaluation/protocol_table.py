@@ -155,6 +155,7 @@ TABLE = {
         notes=(
             "config/dataset_depth and script/depth/eval.py: ranges, NYU and KITTI windows, least "
             "squares in depth, or in disparity with a floor of 1e-3, then clipped to the range",
+            "its fit in disparity leaves out predictions that are not positive; ours does not",
             "depths beyond 1000 m cannot be met through that floor: the truth itself would not be",
             "unverified: bounds are strict; predictions are resized bilinearly",
             "unverified: the reduction to 1024 for the fit takes nearest pixels",

@@ -217,7 +217,10 @@ class Session:
         body = [pages.tables(tables.text(rows, relative)), "<h2>Images</h2>"]
         body += [gallery.legend(), *self._sections]
         body += ["<h2>Protocols</h2><p>Numbers are comparable exactly when their hashes agree.</p>"]
-        body += [_switches(p) for p in self._switches.values()]
+        body += [
+            f"<h3>{p.hash}</h3>{_facts(json.loads(p.canonical))}" for p in self._switches.values()
+        ]
+        body += ["<h2>Run</h2>", _facts(self._facts)]
         page = pages.page(self.title, "".join(body), style=gallery.STYLE)
         (self.folder / "report.html").write_text(page, encoding="utf-8")
         now = time.monotonic()
@@ -245,9 +248,17 @@ def _versions() -> dict[str, str]:
     return {"version": depth_anything_jax.__version__, "protocols": table, **found}
 
 
-def _switches(protocol: Protocol) -> str:
+def _facts(facts: Mapping[str, Any]) -> str:
+    """Names and values as a table; those that nobody gave are left out."""
     cells = "".join(
-        f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>"
-        for k, v in json.loads(protocol.canonical).items()
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(_said(value))}</td></tr>"
+        for name, value in facts.items()
+        if value not in (None, "", [], {})
     )
-    return f"<h3>{protocol.hash}</h3><table>{cells}</table>"
+    return f"<table>{cells}</table>"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}={v}" for k, v in value.items() if v is not None)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -16,7 +16,10 @@ from depth_anything_jax.evaluation.metrics import PairScore
 COLUMNS = {
     "abs_rel": "AbsRel",
     "delta1": "δ1",
+    "delta2": "δ2",
+    "delta3": "δ3",
     "rmse": "RMSE",
+    "rmse_log": "RMSE log",
     "log10": "log10",
     "silog": "SILog",
     "norm_l1": "norm. L1",
@@ -26,6 +29,9 @@ COLUMNS = {
     "accuracy": "pairs right",
     "whdr": "WHDR",
 }
+# In the table only where a published number stands beside them; always in the files.
+_SELDOM = ("delta2", "delta3", "rmse_log")
+_NAMED = 3  # images that a note names
 Row = dict[str, Any]
 
 
@@ -74,6 +80,7 @@ def _row(
         "set": name,
         "images": len(images) - skipped,
         "skipped": skipped,
+        "notes": _notes(images),
         "pairs": score.n if score else 0,
         "ties": score.ties if score else 0,
         **blank,
@@ -81,9 +88,34 @@ def _row(
     }
 
 
+def _notes(images: Sequence[ImageScores]) -> list[str]:
+    """What a mean does not tell: images that it leaves out, and those that look wrong."""
+    left_out: dict[str, list[str]] = {}
+    for image in images:
+        if image.why:
+            left_out.setdefault(image.why, []).append(image.key)
+    found = [f"not scored, {why}: {_some(keys)}" for why, keys in left_out.items()]
+    for text, keys in (
+        ("negative scale, the prediction is upside down", [i.key for i in images if i.scale < 0]),
+        ("predictions that are not finite", [i.key for i in images if i.not_finite]),
+    ):
+        if keys:
+            found.append(f"{text}: {_some(keys)}")
+    return found
+
+
+def _some(keys: Sequence[str]) -> str:
+    return f"{len(keys)} images ({', '.join(keys[:_NAMED])}{', …' if len(keys) > _NAMED else ''})"
+
+
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table of the sets' rows; what no set has is left out."""
-    columns = {c: t for c, t in COLUMNS.items() if any(not math.isnan(r[c]) for r in rows)}
+    beside = {name for r in rows for p in r["published"] for name in p["values"]}
+    columns = {
+        c: t
+        for c, t in COLUMNS.items()
+        if (c not in _SELDOM or c in beside) and any(not math.isnan(r[c]) for r in rows)
+    }
     viewed = any(r["view"] != r["kind"] for r in rows)
     compared = any(r["published"] for r in rows)
     corrupted = any("corruption" in r for r in rows)
@@ -103,9 +135,21 @@ def table(rows: Sequence[Row]) -> str:
         for r in rows for p in r["published"] for note in p["notes"]
     ]  # fmt: skip
     notes += [f"{r['set']}: {note}" for r in rows for note in r["not_compared"]]
+    notes += [
+        f"{r['protocol']}: AbsRel and RMSE are of disparity, RMSE in 1/m"
+        for r in rows
+        if r.get("space") == "disparity"
+    ]
+    notes += [f"{r['checkpoint']} on {_place(r)}: {n}" for r in rows for n in r.get("notes", ())]
     if notes:
         lines += ["", *(f"- {note}." for note in dict.fromkeys(notes))]
     return "\n".join(lines)
+
+
+def _place(row: Row) -> str:
+    """Where a note belongs: set, corruption, view where there are several."""
+    parts = [row["set"], _corruption(row), "" if row["view"] == row["kind"] else row["view"]]
+    return ", ".join(filter(None, parts))
 
 
 def _corruption(row: Row) -> str:
@@ -138,7 +182,9 @@ def _published(row: Row) -> str:
 
 def relative_table(relative: Sequence[Row]) -> str:
     """A Markdown table of `relative.rows`, in per cent: above 0 is better than the reference."""
-    columns = [c for c in COLUMNS if any(not math.isnan(r[c]) for r in relative)]
+    columns = [
+        c for c in COLUMNS if c not in _SELDOM and any(not math.isnan(r[c]) for r in relative)
+    ]
     several = any("over" in r for r in relative)
     heads = ["checkpoint", "relative to", *["over"] * several, "sets", "images"]
     heads += [*(COLUMNS[c] for c in columns), "mRI"]

@@ -250,8 +250,9 @@ class Reader(abc.ABC):
                 + (
                     "something else lies among them, or the list is another one"
                     if more
-                    else "the copy is incomplete. Complete it, or pass partial=True; scores on "
-                    "part of a set are not comparable with anybody's"
+                    else "the copy is incomplete. Complete it, or pass partial=True (--dataset "
+                    f"'{self.name}?partial=True'); scores on part of a set are not comparable with "
+                    "anybody's"
                 )
             )
         self.partial = self.partial or (expected is not None and count < expected)
@@ -271,7 +272,8 @@ class Reader(abc.ABC):
             raise BenchmarkError(
                 f"{self.name}: {len(items) - len(complete)} of {len(items)} images lack a file "
                 f"below {self.root}: {', '.join(missing[:5])}{' …' * (len(missing) > 5)}. Unpack "
-                "what is missing, or pass partial=True (and compare the scores with nobody's)"
+                f"what is missing, or pass partial=True (--dataset '{self.name}?partial=True'; and "
+                "compare the scores with nobody's)"
             )
         self.partial = self.partial or bool(missing)
         return complete
