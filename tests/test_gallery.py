@@ -150,7 +150,8 @@ def run(tmp_path):
     for row in rows:
         row["published"], row["not_compared"] = [], []
     images = [{**about, "set": "ramps", "hash": i.protocol, **i._asdict()} for i in found]
-    with session.Session(tmp_path, {}) as kept:
+    facts = {"sets": ["<ramps>", "b"], "switches": {"input_size": 28}, "corrupt": []}
+    with session.Session(tmp_path, facts) as kept:
         kept.show(made, source, rows, found, rules)
         kept.write(rows, images)
     return tmp_path, found
@@ -171,6 +172,10 @@ def test_the_page_stands_alone_and_says_what_it_shows(run):
     names = ["worst</b>, 12 of 12", "folder/&lt;11&gt;.png", worst.protocol, "&lt;b&gt;a model"]
     for text in (*figures, *names, "linear-gradient", "/m (", "red is near", "disparity_floor"):
         assert text in page, text
+    assert "<p>golden@1 on ramps as disparity-affine</p>" in page
+    cells = dict(re.findall("<tr><td>(.*?)</td><td>(.*?)</td></tr>", page.partition("<h2>Run")[2]))
+    assert cells["sets"] == "&lt;ramps&gt;, b" and cells["switches"] == "input_size=28"
+    assert {"version", "jax", "numpy"} <= cells.keys() and "corrupt" not in cells
     assert "<b>a model" not in page
 
 

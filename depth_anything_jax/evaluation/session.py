@@ -113,6 +113,7 @@ class Session:
         self._not_before = 0.0
         self._sections: list[str] = []
         self._switches: dict[str, Protocol] = {}
+        self._uses: dict[str, dict[str, None]] = {}  # hash → protocol, set and view under it
 
     @property
     def first(self) -> bool:
@@ -190,6 +191,8 @@ class Session:
             if not figures:  # pairs of points
                 continue
             self._switches |= switches
+            use = f"{row['protocol']} on {row['set']} as {row['view']}"
+            self._uses.setdefault(row["hash"], {})[use] = None
             heading = f"{row['checkpoint']} on {row['set']}"
             if row.get("severity"):
                 heading += f", {row['corruption']} {row['severity']}"
@@ -217,9 +220,9 @@ class Session:
         body = [pages.tables(tables.text(rows, relative)), "<h2>Images</h2>"]
         body += [gallery.legend(), *self._sections]
         body += ["<h2>Protocols</h2><p>Numbers are comparable exactly when their hashes agree.</p>"]
-        body += [
-            f"<h3>{p.hash}</h3>{_facts(json.loads(p.canonical))}" for p in self._switches.values()
-        ]
+        for digest, protocol in self._switches.items():
+            uses = html.escape("; ".join(self._uses[digest]))
+            body += [f"<h3>{digest}</h3><p>{uses}</p>", _facts(json.loads(protocol.canonical))]
         body += ["<h2>Run</h2>", _facts(self._facts)]
         page = pages.page(self.title, "".join(body), style=gallery.STYLE)
         (self.folder / "report.html").write_text(page, encoding="utf-8")
