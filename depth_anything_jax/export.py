@@ -76,29 +76,30 @@ def describe_program(weights: Weights, layout: str) -> dict[str, Any]:
       layout: "NHWC" or "NCHW", of the input.
     """
     metric = weights.head != "relative"
-    return {
-        "input": {
-            "layout": layout,
-            "dtype": "float32",
-            "colours": "RGB",
-            "normalisation": "(image / 255 - mean) / std",
-            "mean": _MEAN,
-            "std": _STD,
-            "size_rule": "the short side becomes the trained one, the long side keeps the aspect "
-            "ratio, both rounded to multiples of 14; OpenCV's INTER_CUBIC, not clipped",
-            "trained_size": 14 * depth_anything.VARIANTS[weights.variant].grid,
-            "multiple": 14,
-        },
-        "output": {
-            "layout": layout.replace("C", ""),
-            "dtype": "float32",
-            "kind": "metric depth" if metric else "relative inverse depth",
-            "unit": "metre" if metric else None,
-            "max_depth": weights.max_depth,
-            "larger_is": "farther" if metric else "nearer",
-        },
-        **describe(weights),
+    facts = describe(weights)
+    facts["input"] |= {  # after the transform: size, keep_aspect, resize
+        "layout": layout,
+        "dtype": "float32",
+        "colours": "RGB",
+        "normalisation": "(image / 255 - mean) / std",
+        "mean": _MEAN,
+        "std": _STD,
+        "multiple": 14,
     }
+    if weights.input.is_official:
+        facts["input"]["size_rule"] = (
+            "the short side becomes `size`, the long side keeps the aspect ratio, both rounded to "
+            "multiples of 14; OpenCV's INTER_CUBIC, not clipped"
+        )
+    facts["output"] = {
+        "layout": layout.replace("C", ""),
+        "dtype": "float32",
+        "kind": "metric depth" if metric else "relative inverse depth",
+        "unit": "metre" if metric else None,
+        "max_depth": weights.max_depth,
+        "larger_is": "farther" if metric else "nearer",
+    }
+    return facts
 
 
 def save_encoder(

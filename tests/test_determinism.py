@@ -130,6 +130,7 @@ class Decoder(nn.Module):
 
 
 class Pixels(nn.Module):
+    head = "relative"
     encoder: Encoder
     decoder: Decoder
 

@@ -29,7 +29,7 @@ def small_variant(monkeypatch):
 def random_weights(max_depth=None):
     shapes = jax.eval_shape(build(TINY).init, jax.random.key(0), jnp.zeros((1, 28, 28, 3)))
     params = jax.tree_util.tree_map_with_path(random_leaf, shapes["params"])
-    head = "relative" if max_depth is None else "metric"
+    head = "relative" if max_depth is None else "sigmoid"
     return weights.Weights(
         params=jax.tree.map(np.asarray, params),
         variant="tiny",
@@ -201,5 +201,5 @@ def test_onnx_names_what_it_needs(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"depth_anything_jax\[onnx\]"):
         export_onnx.export_onnx(random_weights(), str(tmp_path / "x"))
     other = dataclasses.replace(random_weights(5.0), head="bins")
-    with pytest.raises(ValueError, match="head='bins'.*relative, metric only"):
+    with pytest.raises(ValueError, match="head='bins'.*relative, sigmoid only"):
         export_onnx.export_onnx(other, str(tmp_path / "x"))

@@ -29,7 +29,7 @@ from depth_anything_jax.models import VARIANTS
 from depth_anything_jax.models.resize import POSITION_OFFSET
 
 OPSET = 18
-HEADS = ("relative", "metric")  # those that transformers has
+HEADS = ("relative", "sigmoid")  # those that transformers has
 TOLERANCE = 1e-4  # of the output's range; float32 of two libraries, 1e-5 to 3e-5 for S and B
 PROTOBUF_BYTES = 1.9e9  # a file of 2 GB cannot be read; larger weights lie beside the graph
 MISSING = "ONNX export needs torch, transformers, onnx, onnxscript and onnxruntime: "
