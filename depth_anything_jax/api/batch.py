@@ -197,7 +197,7 @@ def _video(
                 metric=metric,
                 smooth=options.smooth,
                 limits=_ordered(style.range or "shared"),
-                paint=_painter(style, metric),
+                paint=painter(style, metric),
                 depth_scale=style.png_scale,
                 max_len=options.max_len,
                 target_fps=options.target_fps,
@@ -218,7 +218,7 @@ def _video(
         problems.add(item.source, ValueError(f"{problem}; the {report.frames} frames before"))
 
 
-def _painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], Any]:
+def painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], Any]:
     """A map and (low, high) → RGB uint8, in the style's colours."""
     kind = recipe.METRIC if metric else recipe.RELATIVE
 
