@@ -34,7 +34,8 @@ def build(work: Work) -> Any:
         try:
             return call(*args, **options)
         except Problem as problem:  # shown as HTML
-            raise gr.Error(html.escape(str(problem)), print_exception=False) from problem
+            text = html.escape(str(problem))
+            raise gr.Error(text, duration=None, print_exception=False) from problem
 
     # Pages call their events by number; nobody else is offered them.
     quiet: dict[str, Any] = {"api_visibility": "private"}
@@ -127,23 +128,28 @@ def build(work: Work) -> Any:
             return [told(work.pair, result, name, turned), offered(path)]
 
         look, three = [colours, invert], [space, points, glb]
+        everything = [kept, slider, about, space, points, *buttons]
 
         def whole(start: Any) -> None:
             """The chain of a new photo: depth first, as it is what people wait for."""
-            step = start.then(clear, None, [kept, slider, about, space, points, *buttons], **light)
-            step = step.then(depth, [upload, *look, fov], [kept, slider, about], **heavy)
-            step = step.success(files, [kept, *look], [png, npz, painted], **light)
-            step.success(cloud, [kept, assume, fov], three, **light)
+            step = start.then(clear, None, everything, show_progress="hidden", **light)
+            step = step.then(
+                depth, [upload, *look, fov], [kept, slider, about], show_progress_on=slider, **heavy
+            )
+            step = step.success(
+                files, [kept, *look], [png, npz, painted], show_progress="minimal", **light
+            )
+            step.success(cloud, [kept, assume, fov], three, show_progress_on=space, **light)
 
         whole(upload.upload(lambda: None, None, None, **quiet))
-        upload.clear(clear, None, [kept, slider, about, space, points, *buttons], **light)
+        upload.clear(clear, None, everything, show_progress="hidden", **light)
         for change in (colours.change, invert.change):
-            change(redraw, [kept, *look], [slider, painted], **light)
-        assume.change(cloud, [kept, assume, fov], three, **light)
+            change(redraw, [kept, *look], [slider, painted], show_progress_on=slider, **light)
+        assume.change(cloud, [kept, assume, fov], three, show_progress_on=space, **light)
         if needs_lens:
             whole(fov.submit(lambda: None, None, None, **quiet))
         else:
-            fov.submit(cloud, [kept, assume, fov], three, **light)
+            fov.submit(cloud, [kept, assume, fov], three, show_progress_on=space, **light)
 
     def video_tab() -> None:
         with gr.Row():
@@ -193,7 +199,7 @@ def build(work: Work) -> Any:
             return [found, text, gr.DownloadButton(value=mkv, interactive=mkv is not None)]
 
         inputs = [upload, colours, smooth, beside, sixteen]
-        start.click(video, inputs, [shown, about, raw], **heavy)
+        start.click(video, inputs, [shown, about, raw], show_progress_on=shown, **heavy)
 
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(_head(work), elem_id="head")

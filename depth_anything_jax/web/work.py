@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from depth_anything_jax.api import batch, camera, cloud, colourbar, outputs
+from depth_anything_jax.api import batch, camera, cloud, colourbar, outputs, shapes
 from depth_anything_jax.api.depth import GREYS, Depth
 from depth_anything_jax.api.model import DepthAnything
-from depth_anything_jax.data import photos
+from depth_anything_jax.data import photos, transforms
 from depth_anything_jax.video import process, reader
 from depth_anything_jax.web.folder import Folder
 
@@ -99,6 +99,7 @@ class Work:
             self._check_size(upload)
             photo = photos.read(upload, name=name, max_pixels=self.limits.pixels)
             shape = photo.image.shape[:2]
+            self._check_shape(shape, name)
             seen = camera.of_facts(photo.facts, shape)
             if seen is None and fov:
                 seen = camera.of_fov(fov, shape)
@@ -244,6 +245,13 @@ class Work:
     def _check_size(self, upload: str) -> None:
         if pathlib.Path(upload).stat().st_size > self.limits.bytes:
             raise Problem(f"the file has more than {self.limits.bytes / 1e6:.0f} MB")
+
+    def _check_shape(self, shape: tuple[int, ...], name: str) -> None:
+        try:
+            shapes.of_network(shape, transforms.SIZE)
+        except ValueError as error:  # its cures are arguments that a page does not have
+            h, w = shape
+            raise Problem(f"{name}: {w} × {h} is too long and thin: crop it") from error
 
     def _kept(self, result: Result) -> Depth:
         try:
