@@ -100,6 +100,15 @@ def tab(program):
         chromium.close()
 
 
+def until(page, expression):
+    """Waits for it to hold. Playwright's own way is to evaluate text, which the page forbids."""
+    for _ in range(120):
+        if page.evaluate(expression):
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"never: {expression}")
+
+
 def strangers(asked, page):
     """Requests that went elsewhere than to the server."""
     return [u for u in asked if not u.startswith((page.url, f"blob:{page.url}", "data:"))]
@@ -108,6 +117,16 @@ def strangers(asked, page):
 def pixels(page, selector):
     data = page.locator(selector).screenshot()
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+def appear(drawn):
+    """What is drawn, once points are seen."""
+    for _ in range(60):
+        seen, share = drawn()
+        if share > 0.02:
+            return seen
+        time.sleep(0.5)
+    raise AssertionError("no points are seen")
 
 
 def test_a_photo(tab, weights, tmp_path):
@@ -120,8 +139,9 @@ def test_a_photo(tab, weights, tmp_path):
     page.set_input_files("#photo-upload input[type=file]", photo)
     page.wait_for_selector("#photo-slider img", timeout=120_000)
     page.wait_for_selector("#photo-png16:not([disabled])", timeout=60_000)
-    page.wait_for_function(
-        "[...document.querySelectorAll('#photo-slider img')].every(i => i.naturalWidth == 336)"
+    until(
+        page,
+        "[...document.querySelectorAll('#photo-slider img')].every(i => i.naturalWidth == 336)",
     )
     page.screenshot(path=shots / "depth.png")
 
@@ -152,18 +172,13 @@ def test_a_photo(tab, weights, tmp_path):
     assert "no shape in space" in page.inner_text("#photo-points")
     page.check("#photo-assume input")
     page.wait_for_selector("#photo-cloud canvas", timeout=60_000)
-    page.wait_for_function("document.querySelector('#photo-points').innerText.includes('points')")
+    until(page, "document.querySelector('#photo-points').innerText.includes('points')")
 
     def drawn():
         seen = pixels(page, "#photo-cloud canvas")[60:-20, 20:-20]  # without buttons and corners
         return seen, (np.abs(seen - seen[0, 0]).max(-1) > 30).mean()
 
-    for _ in range(60):
-        before, share = drawn()
-        if share > 0.02:
-            break
-        time.sleep(0.5)
-    assert share > 0.02, "no points are seen"
+    before = appear(drawn)
     page.screenshot(path=shots / "cloud.png")
     box = page.locator("#photo-cloud canvas").bounding_box()
     page.mouse.move(box["x"] + 300, box["y"] + 200)
@@ -173,6 +188,15 @@ def test_a_photo(tab, weights, tmp_path):
     time.sleep(2)
     after, share = drawn()
     assert share > 0.005 and (np.abs(after - before).max(-1) > 30).mean() > 0.01, "it turned"
+
+    # A canvas that is filled while its tab is closed would stay empty.
+    page.get_by_role("tab", name="Depth", exact=True).click()
+    page.locator("#photo-upload").get_by_label("Clear").click()
+    page.wait_for_selector("#photo-glb[disabled]")
+    page.set_input_files("#photo-upload input[type=file]", photo)
+    page.wait_for_selector("#photo-glb:not([disabled])", timeout=60_000)
+    page.get_by_role("tab", name="3-D").click()
+    appear(drawn)
 
     # A phone: nothing is wider than the screen.
     page.get_by_role("tab", name="Depth", exact=True).click()
@@ -192,14 +216,15 @@ def test_a_video_and_a_broken_photo(tab, tmp_path):
     video_files.write(clip, list(video_files.counting(12, 64, 80)), rate=Fraction(10))
     page.get_by_role("tab", name="Video").click()
     page.set_input_files("#video-upload input[type=file]", clip)
-    page.wait_for_function("document.querySelector('#video-upload').innerText.includes('clip')")
+    until(page, "document.querySelector('#video-upload').innerText.includes('clip')")
     page.check("text=16-bit depth too")
     page.click("#video-start")
     page.wait_for_selector("#video-raw:not([disabled])", timeout=120_000)
     assert "5 frames at 10" in page.inner_text("#video-about"), "--max_seconds=0.5"
-    page.wait_for_function(
+    until(
+        page,
         "(v => v && v.readyState >= 2 && v.videoWidth == 80)"
-        "(document.querySelector('#video-shown video'))"
+        "(document.querySelector('#video-shown video'))",
     )
     with page.expect_download() as download:
         page.click("#video-raw")

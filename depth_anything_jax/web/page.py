@@ -52,6 +52,8 @@ def build(work: Work) -> Any:
 
     def photo_tab() -> None:
         kept = gr.State(None, time_to_live=work.folder.keep)
+        # A canvas that is filled while its tab is closed stays empty.
+        in_sight = gr.State(False)
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 upload = gr.File(
@@ -64,12 +66,12 @@ def build(work: Work) -> Any:
                 gr.Markdown(_limits(work.limits), elem_classes="quiet")
             with gr.Column(scale=5, min_width=320):
                 with gr.Tabs():
-                    with gr.Tab("Depth", elem_id="tab-depth"):
+                    with gr.Tab("Depth") as flat:
                         slider = gr.ImageSlider(
                             label="Photo and depth", show_label=False, interactive=False,
                             max_height=560, buttons=["fullscreen"], elem_id="photo-slider",
                         )  # fmt: skip
-                    with gr.Tab("3-D", elem_id="tab-cloud"):
+                    with gr.Tab("3-D") as solid:
                         assume = gr.Checkbox(
                             label=ASSUME, visible=not work.metric, elem_id="photo-assume"
                         )
@@ -115,11 +117,11 @@ def build(work: Work) -> Any:
             paths = [*told(work.files, result), told(work.colours, result, name, turned)]
             return [offered(path) for path in paths]
 
-        def cloud(result: Any, assumed: bool, degrees: float) -> list[Any]:
+        def cloud(result: Any, assumed: bool, degrees: float, seen: bool) -> list[Any]:
             if result is None:
                 return [None, "", offered(None)]
             path, text = told(work.cloud, result, assumed, degrees or 0)
-            return [path, text, offered(path)]
+            return [path if seen else None, text, offered(path)]
 
         def redraw(result: Any, name: str, turned: bool) -> list[Any]:
             if result is None:
@@ -127,7 +129,7 @@ def build(work: Work) -> Any:
             path = told(work.colours, result, name, turned)
             return [told(work.pair, result, name, turned), offered(path)]
 
-        look, three = [colours, invert], [space, points, glb]
+        look, view, three = [colours, invert], [kept, assume, fov, in_sight], [space, points, glb]
         everything = [kept, slider, about, space, points, *buttons]
 
         def whole(start: Any) -> None:
@@ -139,17 +141,20 @@ def build(work: Work) -> Any:
             step = step.success(
                 files, [kept, *look], [png, npz, painted], show_progress="minimal", **light
             )
-            step.success(cloud, [kept, assume, fov], three, show_progress_on=space, **light)
+            step.success(cloud, view, three, show_progress_on=space, **light)
 
         whole(upload.upload(lambda: None, None, None, **quiet))
         upload.clear(clear, None, everything, show_progress="hidden", **light)
         for change in (colours.change, invert.change):
             change(redraw, [kept, *look], [slider, painted], show_progress_on=slider, **light)
-        assume.change(cloud, [kept, assume, fov], three, show_progress_on=space, **light)
+        flat.select(lambda: False, None, in_sight, **quiet)
+        opened = solid.select(lambda: True, None, in_sight, **quiet)
+        opened.then(cloud, view, three, show_progress_on=space, **light)
+        assume.change(cloud, view, three, show_progress_on=space, **light)
         if needs_lens:
             whole(fov.submit(lambda: None, None, None, **quiet))
         else:
-            fov.submit(cloud, [kept, assume, fov], three, show_progress_on=space, **light)
+            fov.submit(cloud, view, three, show_progress_on=space, **light)
 
     def video_tab() -> None:
         with gr.Row():
@@ -205,7 +210,7 @@ def build(work: Work) -> Any:
         gr.Markdown(_head(work), elem_id="head")
         with gr.Tab("Photo"):
             photo_tab()
-        with gr.Tab("Video", elem_id="tab-video"):
+        with gr.Tab("Video"):
             video_tab()
     return page
 

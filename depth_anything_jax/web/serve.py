@@ -34,7 +34,7 @@ def settings(
     """
     from starlette.middleware import Middleware
 
-    local = gate.is_loopback(host)
+    local, bare = gate.is_loopback(host), host.strip("[]")
     if not (local or login):
         raise ValueError(f"host={host}: beyond this machine only with a password")
     door = Middleware(
@@ -44,7 +44,7 @@ def settings(
         local=local,
     )
     return {
-        "server_name": host,
+        "server_name": f"[{bare}]" if ":" in bare else bare,
         "server_port": port,
         "auth": login,
         "share": False,
