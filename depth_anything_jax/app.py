@@ -83,10 +83,9 @@ def _main(
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), lambda *_: ended.set())
-    allowed = work.Limits(**limits)
     with folder.Folder(keep).open() as private:
-        behind = work.Work(model, private, allowed)
-        server = serve.start(behind, host=host, port=port, login=login, limits=allowed)
+        behind = work.Work(model, private, work.Limits(**limits))
+        server = serve.start(behind, host=host, port=port, login=login)
         print(f"{model!r}\n{server.local_url}  (Ctrl-C ends it)", flush=True)
         if login is not None and not gate.is_loopback(host):
             print("passwords and photos cross the network in the clear: put HTTPS in front of it")

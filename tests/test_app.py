@@ -78,7 +78,9 @@ def test_a_photo_gives_what_the_api_gives(make, photo):
     shown, colours = work.pair(result, "inferno")
     assert np.array_equal(np.asarray(shown), expected.image)
     assert np.array_equal(np.asarray(colours), np.asarray(expected.to_pil("inferno")))
-    assert np.array_equal(Image.open(work.colours(result, "inferno")), np.asarray(colours))
+    path = work.colours(result, "inferno")
+    assert np.array_equal(Image.open(path), np.asarray(colours))
+    assert len({path, work.colours(result, "turbo"), work.colours(result, "turbo", True)}) == 3
     turned = work.pair(result, "grey", invert=True)[1]
     assert np.array_equal(turned, expected.to_pil("grey", invert=True).convert("RGB"))
     assert "relative inverse depth" in result.text and "nothing in metres" in result.text
@@ -136,7 +138,9 @@ def test_points_of_relative_maps_only_when_asked_for(make, photo):
     assert glb(path)["extras"]["unit"] is None
     nearer = work.model(photo).to_point_cloud(relative=True, far=work_lib.FAR)
     assert glb(path)["accessors"][0]["count"] == len(nearer)
-    assert "field of view" in work.cloud(result, assume=True, fov=50)[1]
+    other, text = work.cloud(result, assume=True, fov=50)
+    assert "field of view" in text and other != path, "a browser keeps what it had under a name"
+    assert not os.path.exists(path)
 
 
 def test_points_are_as_many_as_a_phone_turns(make, photo, monkeypatch):
@@ -310,7 +314,7 @@ def test_beyond_this_machine_only_with_a_password(host, local, tmp_path, monkeyp
         with pytest.raises(ValueError, match="needs a password"):
             gate.credentials(host, None)
         with pytest.raises(ValueError, match="only with a password"):
-            serve.settings(make(), host=host, port=1, login=None, limits=work_lib.Limits())
+            serve.settings(make(), host=host, port=1, login=None)
     monkeypatch.setenv(gate.VARIABLE, ":".join(LOGIN))
     assert gate.credentials(host, None) == LOGIN
 
@@ -343,9 +347,7 @@ def test_the_settings_are_closed_whatever_the_environment_says(make, private, mo
     assert left == {
         "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(private.files),
     }  # fmt: skip
-    found = serve.settings(
-        make(), host="127.0.0.1", port=1, login=None, limits=work_lib.Limits(bytes=7)
-    )
+    found = serve.settings(make(bytes=7), host="127.0.0.1", port=1, login=None)
     for name in ("share", "show_error", "mcp_server", "ssr_mode", "enable_monitoring", "pwa"):
         assert found[name] is False
     assert found["max_file_size"] == 7 and found["allowed_paths"] == []

@@ -40,7 +40,7 @@ def server(model):
     limits = work_lib.Limits(bytes=1_000_000, waiting=3)
     with folder_lib.Folder(600.0).open() as private:
         work = work_lib.Work(model, private, limits)
-        blocks = serve.start(work, host="127.0.0.1", port=free_port(), login=None, limits=limits)
+        blocks = serve.start(work, host="127.0.0.1", port=free_port(), login=None)
         yield blocks, private
         blocks.close()
 
@@ -201,7 +201,7 @@ def test_a_password_opens_and_guessing_does_not(model):
     limits = work_lib.Limits()
     with folder_lib.Folder(600.0).open() as private:
         work = work_lib.Work(model, private, limits)
-        blocks = serve.start(work, host="127.0.0.1", port=free_port(), login=LOGIN, limits=limits)
+        blocks = serve.start(work, host="127.0.0.1", port=free_port(), login=LOGIN)
         try:
             base = blocks.local_url
             page = ask(base)[2]

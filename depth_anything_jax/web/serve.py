@@ -7,7 +7,7 @@ from typing import Any
 
 from depth_anything_jax.web import gate, page
 from depth_anything_jax.web.folder import Folder
-from depth_anything_jax.web.work import Limits, Work
+from depth_anything_jax.web.work import Work
 
 
 def shut_environment(folder: Folder) -> None:
@@ -24,9 +24,7 @@ def shut_environment(folder: Folder) -> None:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
 
 
-def settings(
-    work: Work, *, host: str, port: int, login: tuple[str, str] | None, limits: Limits
-) -> dict[str, Any]:
+def settings(work: Work, *, host: str, port: int, login: tuple[str, str] | None) -> dict[str, Any]:
     """The arguments of `Blocks.launch`.
 
     Raises:
@@ -40,7 +38,7 @@ def settings(
     door = Middleware(
         gate.Gate,  # type: ignore[arg-type]
         folder=work.folder,
-        max_bytes=limits.bytes,
+        max_bytes=work.limits.bytes,
         local=local,
     )
     return {
@@ -50,7 +48,7 @@ def settings(
         "share": False,
         "allowed_paths": [],
         "blocked_paths": [],
-        "max_file_size": limits.bytes,
+        "max_file_size": work.limits.bytes,
         "max_threads": 8,
         "state_session_capacity": 256,
         "show_error": False,  # Problems are shown all the same; nothing else is
@@ -74,9 +72,7 @@ def settings(
     }
 
 
-def start(
-    work: Work, *, host: str, port: int, login: tuple[str, str] | None, limits: Limits
-) -> Any:
+def start(work: Work, *, host: str, port: int, login: tuple[str, str] | None) -> Any:
     """Starts the server in a thread; gives the Blocks, which has `local_url` and `close`.
 
     Raises:
@@ -84,9 +80,9 @@ def start(
     """
     shut_environment(work.folder)
     blocks = page.build(work)
-    blocks.queue(max_size=limits.waiting, api_open=False, default_concurrency_limit=1)
+    blocks.queue(max_size=work.limits.waiting, api_open=False, default_concurrency_limit=1)
     try:
-        blocks.launch(**settings(work, host=host, port=port, login=login, limits=limits))
+        blocks.launch(**settings(work, host=host, port=port, login=login))
     except OSError as error:
         raise OSError(f"port {port} of {host} cannot be had: give another --port") from error
     return blocks

@@ -152,7 +152,8 @@ class Work:
         depth = self._kept(result)
         with self._told():
             _check_colormap(colormap)
-            path = _path(result, outputs.PICTURES["color"])
+            # A name of its own for every look: browsers keep what they had under a name.
+            path = _path(result, f".{colormap}{'-inverted' * invert}{outputs.PICTURES['color']}")
             style = outputs.Style(colormap=colormap, invert=invert)
             outputs.painted(depth, style).save(path, compress_level=4)
             return str(path)
@@ -183,7 +184,9 @@ class Work:
                 far=None if self.metric else FAR,
                 relative=not self.metric,
             )
-            path = _path(result, outputs.PICTURES["glb"])
+            for old in result.folder.glob("*.glb"):
+                old.unlink(missing_ok=True)
+            path = _path(result, f"{f'.{fov:g}-degrees' if fov else ''}{outputs.PICTURES['glb']}")
             points.save(path)
             return str(path), _about_points(points, step)
 
