@@ -114,13 +114,17 @@ def test_a_request_from_upload_to_download(server, model, photo):
 
 def test_an_error_shows_no_path(server, photo):
     blocks, private = server
-    _, _, answer = upload(blocks.local_url, "<b>x.jpg", photo.read_bytes()[:700])
+    _, _, answer = upload(blocks.local_url, "x.jpg", photo.read_bytes()[:700])
     file = {"path": json.loads(answer)[0], "meta": {"_type": "gradio.FileData"}}
     done = press(blocks.local_url, events(blocks)["depth"], [file, "turbo", False, 0])
     assert not done["success"]
     text = json.dumps(done)
     assert "x.jpg" in text and "Traceback" not in text and str(private.root) not in text
-    assert "<b>" not in done["output"]["error"], "it is shown as HTML"
+    # A file that is no picture is quoted, in what is shown as HTML.
+    _, _, answer = upload(blocks.local_url, "x.jpg", b"<img src=x onerror=1>")
+    file["path"] = json.loads(answer)[0]
+    done = press(blocks.local_url, events(blocks)["depth"], [file, "turbo", False, 0], "s3")
+    assert "&lt;img" in done["output"]["error"] and "<img" not in done["output"]["error"]
 
 
 @pytest.mark.parametrize(
