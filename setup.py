@@ -73,21 +73,26 @@ setup(
         "exr": ["openexr>=3.3"],  # depth maps in EXR
         "heic": ["pillow-heif>=1.0"],  # pictures of phones
         "video": ["av>=15.0"],  # brings FFmpeg with it
+        # the page; Gradio before 6.16 has known holes. Videos and phones' pictures come there too
+        "app": ["av>=15.0", "gradio>=6.16", "pillow-heif>=1.0", "starlette>=1.0"],
         "test": [
             "albumentations>=2.0.8",
             "av>=15.0",
             "beartype>=0.20",
+            "gradio>=6.16",
             "h5py>=3.11",
             "hypothesis>=6.100",
             "mypy>=1.15",
             "openexr>=3.3",
             "pillow-heif>=1.0",
+            "playwright>=1.50",  # drives a Chromium that is there already; it brings none
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.11",
             "scipy>=1.14",
             "setuptools>=77",  # a test builds the wheel
+            "starlette>=1.0",
             "transformers>=4.50",
         ],
         "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],

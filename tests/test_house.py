@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = "depth_anything_jax"
 # What a person starts. Nobody imports one of these: absl refuses flags that are defined twice.
-PROGRAMS = ("train", "pseudo_label", "evaluate", "predict", "demo")
+PROGRAMS = ("train", "pseudo_label", "evaluate", "predict", "demo", "app")
 # import name -> distribution, where they differ
 DISTRIBUTIONS = {
     "absl": "absl-py",
@@ -202,7 +202,7 @@ def run_without(blocked: set[str], package: str) -> None:
 
 def test_the_package_needs_neither_torch_nor_tensorflow():
     heavy = {"torch", "tensorflow", "transformers", "torchvision"}
-    run_without(heavy | {"h5py", "av", "pillow_heif"}, PACKAGE)
+    run_without(heavy | {"h5py", "av", "pillow_heif", "gradio", "starlette"}, PACKAGE)
 
 
 def test_data_works_without_jax():
@@ -269,7 +269,7 @@ def distributions(names: set[str]) -> set[str]:
 
 def test_imports_and_requirements_agree():
     used = set().union(*(third_party(f) for f in sources(PACKAGE, "configs", "tools")))
-    extras = declared("torch", "eval", "corrupt", "heic", "video", "onnx")
+    extras = declared("torch", "eval", "corrupt", "heic", "video", "onnx", "app")
     assert distributions(used) <= extras, "imported, not in setup.py"
     tests = set().union(*(third_party(f) for f in sources("tests")))
     # packaging comes with pytest, jaxlib with jax, torchvision is asked for by importorskip only

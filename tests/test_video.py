@@ -31,6 +31,22 @@ def inverse(frames):
     return [frame[..., 0].astype(np.float32) / 100 + 0.5 for frame in frames]
 
 
+def test_frames_of_too_many_pixels_are_refused(tmp_path):
+    """Announced ones at once; those that a stream goes over to later cost themselves alone."""
+    small, large = (
+        write(tmp_path / f"{k}.h264", list(counting(4, 32 * k, 48 * k)), pixels="yuv420p")
+        for k in (1, 10)
+    )
+    with pytest.raises(VideoError, match="frames of 480x320, the limit is 0.01 million pixels"):
+        Reader(large, max_pixels=10_000)
+    both = tmp_path / "both.h264"
+    with open(small, "rb") as a, open(large, "rb") as b:
+        both.write_bytes(a.read() + b.read())
+    assert len(list(Reader(both))) == 8
+    reader = Reader(both, max_pixels=10_000)
+    assert 1 <= len(list(reader)) <= 4 and "damaged" in reader.problems[0]
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
 def test_frames_and_exact_times(tmp_path, suffix):
     frames = list(counting(9))

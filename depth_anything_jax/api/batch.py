@@ -202,7 +202,7 @@ def _video(
                 metric=metric,
                 smooth=options.smooth,
                 limits=_ordered(style.range or "shared"),
-                paint=_painter(style, metric),
+                paint=painter(style, metric),
                 depth_scale=style.png_scale,
                 max_len=options.max_len,
                 target_fps=options.target_fps,
@@ -231,7 +231,7 @@ def _flicker(before: float, after: float, metric: bool) -> str:
     )
 
 
-def _painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], Any]:
+def painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], Any]:
     """A map and (low, high) → RGB uint8, in the style's colours."""
     kind = recipe.METRIC if metric else recipe.RELATIVE
 

@@ -76,6 +76,7 @@ def process(
     max_len: int | None = None,
     target_fps: float | None = None,
     max_res: int | None = None,
+    max_pixels: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Report:
     """Writes the depth of a video.
@@ -92,7 +93,7 @@ def process(
       paint: None takes `pictures.colourise`, near is warm.
       depth_scale: of depth16 in metres: value / depth_scale = metres.
       sound: copy it.
-      max_len, target_fps, max_res: see `reader.Reader`.
+      max_len, target_fps, max_res, max_pixels: see `reader.Reader`.
       progress: called with (frames done, frames to expect or None).
 
     Raises:
@@ -100,7 +101,9 @@ def process(
         hold. No output is left behind then; one that was there before stays.
     """
     _check(source, outputs, limits)
-    reader = Reader(source, max_len=max_len, target_fps=target_fps, max_res=max_res)
+    reader = Reader(
+        source, max_len=max_len, target_fps=target_fps, max_res=max_res, max_pixels=max_pixels
+    )
     info = reader.info
     report = Report(rate=float(info.rate))
     if paint is None:

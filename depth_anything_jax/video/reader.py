@@ -113,6 +113,7 @@ class Reader:
       max_len: frames to give at most.
       target_fps: frames a second to give at most: of those shown in each interval the first.
       max_res: the longer side to give at most, in pixels; sides are then even.
+      max_pixels: frames of more, as they are stored, are refused before they are decoded.
 
     Attributes:
       info: see Info.
@@ -129,11 +130,12 @@ class Reader:
         max_len: int | None = None,
         target_fps: float | None = None,
         max_res: int | None = None,
+        max_pixels: int | None = None,
     ):
         for name, value in ("max_len", max_len), ("target_fps", target_fps), ("max_res", max_res):
             if value is not None and not value > 0:
                 raise VideoError(f"{name} must be above 0, got {value}")
-        self.path, self.max_len = path, max_len
+        self.path, self.max_len, self.max_pixels = path, max_len, max_pixels
         self.target = None if target_fps is None else Fraction(target_fps).limit_denominator(1001)
         self.problems: list[str] = []
         with open_file(path) as container:
@@ -193,6 +195,15 @@ class Reader:
         stream = container.streams.best("video")
         if stream is None:
             raise VideoError(f"{self.path}: holds no video, only {_kinds(container)}")
+        if self.max_pixels is not None:
+            context = stream.codec_context
+            if context.width * context.height > self.max_pixels:
+                raise VideoError(
+                    f"{self.path}: frames of {context.width}x{context.height}, the limit is "
+                    f"{self.max_pixels / 1e6:.3g} million pixels; make it smaller"
+                )
+            # what a stream announces it may change later: FFmpeg looks at every frame
+            context.options = {"max_pixels": str(self.max_pixels)}
         return stream
 
     def _chosen(self, stream: Any, frames: Iterator[Any]) -> Iterator[tuple[Fraction, Any]]:

@@ -1,0 +1,104 @@
+"""Depth in a browser: photos, point clouds, videos.
+
+    python -m depth_anything_jax.app
+    python -m depth_anything_jax.app --checkpoint \\
+        depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf
+    python -m depth_anything_jax.app --host 0.0.0.0 --auth password.txt
+
+Needs the extra [app]. The page is served to this machine alone; beyond it only with --auth, a file
+that holds user:password (or the variable DEPTH_ANYTHING_AUTH). Uploads and results lie in a private
+temporary folder that is emptied on a timer and at the end. docs/app.md says what else is closed.
+"""
+
+import signal
+import sys
+import threading
+from typing import Any
+
+
+def main() -> None:
+    """The command line; see the module's docstring and --helpshort."""
+    from absl import app, flags, logging
+
+    from depth_anything_jax import weight_flags
+
+    text, number, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
+    checkpoint = text("checkpoint", None, "hub id, file, folder or run; else V2-Small of the hub")
+    dtype = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "computes in")
+    host = text("host", "127.0.0.1", "address to listen at; beyond this machine only with --auth")
+    port = number("port", 7860, "port to listen at", lower_bound=1, upper_bound=65535)
+    auth = text("auth", None, "a file that holds user:password")
+    megabytes = real("max_megabytes", 200, "of an upload", lower_bound=1e-3)
+    megapixels = real("max_megapixels", 40, "of a photo", lower_bound=1e-3)
+    seconds = real("max_seconds", 20, "of a video; the rest is left out", lower_bound=0.1)
+    waiting = number("max_waiting", 16, "requests in the queue", lower_bound=1)
+    keep = real("keep_minutes", 60, "that uploads and results are kept", lower_bound=1e-3)
+    for flag in (megabytes, megapixels, seconds, waiting, keep):
+        flags.DEFINE_alias(flag.name.replace("_", "-"), flag.name)
+    load = weight_flags.define()
+    flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
+
+    def run(argv: list[str]) -> None:
+        if argv[1:]:
+            raise app.UsageError(f"{argv[1]}: photos are uploaded in the browser; no arguments")
+        logging.set_verbosity(logging.WARNING)
+        try:
+            _main(
+                checkpoint.value,
+                {"dtype": dtype.value, **load()},
+                host=host.value,
+                port=port.value,
+                auth=auth.value,
+                keep=60 * keep.value,
+                limits={
+                    "bytes": int(1e6 * megabytes.value),
+                    "pixels": int(1e6 * megapixels.value),
+                    "seconds": seconds.value,
+                    "waiting": waiting.value,
+                },
+            )
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+
+    app.run(run)
+
+
+def _main(
+    checkpoint: str | None,
+    load: dict[str, Any],
+    *,
+    host: str,
+    port: int,
+    auth: str | None,
+    keep: float,
+    limits: dict[str, Any],
+) -> None:
+    from depth_anything_jax.api.model import DEFAULT, DepthAnything
+    from depth_anything_jax.web import folder, gate, serve, work
+
+    login = gate.credentials(host, auth)  # before minutes are spent on loading
+    _find_gradio()
+    model = DepthAnything.from_pretrained(checkpoint or DEFAULT, **load)
+    ended = threading.Event()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), lambda *_: ended.set())
+    with folder.Folder(keep).open() as private:
+        behind = work.Work(model, private, work.Limits(**limits))
+        server = serve.start(behind, host=host, port=port, login=login)
+        print(f"{model!r}\n{server.local_url}  (Ctrl-C ends it)", flush=True)
+        if login is not None and not gate.is_loopback(host):
+            print("passwords and photos cross the network in the clear: put HTTPS in front of it")
+        ended.wait()
+        server.close()
+
+
+def _find_gradio() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError("the page needs Gradio: pip install 'depth_anything_jax[app]'")
+
+
+if __name__ == "__main__":
+    main()
