@@ -25,14 +25,14 @@ import html
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from depth_anything_jax.data.scenes import SceneSource
-from depth_anything_jax.demo import Progress
 from depth_anything_jax.demo_plan import SPLITS, Plan
+from depth_anything_jax.demo_progress import Progress
 from depth_anything_jax.demo_stages import Stage, cores
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class MetricPlan(Plan):
     images: int = 1500  # of B, for `relative`
     metric_images: int = 200  # of A, with metres
     held_out: int = 300
-    relative_steps: int = 1000
-    metric_steps: int = 400
+    relative_steps: int = 600
+    metric_steps: int = 300
     heads: tuple[str, ...] = ("sigmoid",)
 
     def metric_source(self) -> str:
@@ -147,7 +147,7 @@ def candidates_of(plan: MetricPlan) -> Iterator[tuple[str, int, Candidate]]:
             yield name, seed, candidates.make(plan.run(name, seed), batch_size=20)
 
 
-def middle_depth(source: SceneSource) -> float:
+def middle_depth(source: Sequence[Mapping[str, Any]] | SceneSource) -> float:
     """The geometric mean of all labels within the range: the best constant for SiLog."""
     total, count = 0.0, 0
     for i in range(len(source)):
@@ -211,8 +211,8 @@ def table(plan: MetricPlan, scores: Scores) -> str:
         lines[-1] += " |"
         lines.append("|---" * (len(plan.seeds) + 1) + "|")
         for head in plan.heads:
-            a, b = scores[f"tuned-{head}"]["abs_rel"], scores[f"scratch-{head}"]["abs_rel"]
-            each = " | ".join(f"{x:+.3f}" for x in (a - b).mean(1))
+            tuned, scratch = (scores[f"{s}-{head}"]["abs_rel"] for s in ("tuned", "scratch"))
+            each = " | ".join(f"{x:+.3f}" for x in (tuned - scratch).mean(1))
             lines.append(f"| relative depth first − from scratch ({head}) | {each} |")
     return "\n".join(lines)
 
