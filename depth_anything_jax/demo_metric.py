@@ -63,6 +63,11 @@ class MetricPlan(Plan):
     metric_steps: int = 300
     heads: tuple[str, ...] = ("sigmoid",)
 
+    @property
+    def focal(self) -> float:
+        """The canonical focal length: 60 degrees from side to side. The scenes' lenses vary."""
+        return round(self.size / 2 / np.tan(np.pi / 6), 1)
+
     def metric_source(self) -> str:
         """The scenes with metres."""
         return f"scenes:A?count={self.metric_images}&seed={SPLITS['train']}&size={self.size}"
@@ -108,6 +113,7 @@ def stages(plan: MetricPlan) -> list[Stage]:
                 f"input_size={(plan.size, plan.size) if head == 'bins' else plan.size}",
                 f"total_steps={plan.metric_steps}",
                 f"model.max_depth={RANGE}",
+                f"camera.focal={plan.focal}",
                 f"init_from={first[0]}",
                 f"init_parts={first[1]}",
                 f"data.labelled=({plan.metric_source()!r},)",
@@ -224,7 +230,7 @@ def picture(plan: MetricPlan) -> tuple[list[str], np.ndarray]:
     """Columns, and scenes as rows of RGB | predictions | label in metres, one colour bar below."""
     from PIL import Image
 
-    from depth_anything_jax import pictures
+    from depth_anything_jax import inference, pictures
     from depth_anything_jax.api import colourbar
 
     source = plan.test_set()
@@ -237,8 +243,9 @@ def picture(plan: MetricPlan) -> tuple[list[str], np.ndarray]:
         columns.append(row)
         assert candidate.look is not None
         pairs = [(i, candidate.prepare(source[i]["image"], plan.size)) for i in shown]
-        for i, metres in candidate.look(pairs):
-            maps[i].append(metres)
+        for i, said in candidate.look(pairs):
+            focal = inference.focal_length(source[i]["camera"])  # the scene is seen at its own size
+            maps[i].append(inference.to_metres(said, focal, candidate.focal))
     columns.append("label")
     lines = []
     for i in shown:
@@ -266,6 +273,8 @@ def facts(plan: MetricPlan, marks: dict[str, Any]) -> list[str]:
         f"{plan.relative_steps} steps. Metres: {plan.metric_images} of domain A, "
         f"{plan.metric_steps} steps for either start. Scored: {plan.held_out} of A that nothing "
         f"learned from ({plan.split} set), labels up to {RANGE:g} m, protocol zoe.",
+        f"The scenes' lenses vary, so metres are learned for a canonical one of {plan.focal} "
+        "pixels (docs/metric.md), for either start.",
         "Both starts have the encoder of the demo, pre-trained on rendered pictures without "
         "depth; what relative depth adds is its own steps, scenes and labels.",
         "Rates are those of configs/metric.py:demo for either start. Intervals are paired "

@@ -123,7 +123,8 @@ class Wall:
         depth = np.tile(np.linspace(2, 30, 28, dtype=np.float32), (28, 1))
         valid = np.arange(28)[:, None] > np.zeros(28) + 3
         image = np.full((28, 28, 3), 30 * index, np.uint8)
-        return {"image": image, "disparity": 1 / depth, "valid": valid}
+        camera = np.array([20.0, 30, 13.5, 13.5])
+        return {"image": image, "disparity": 1 / depth, "valid": valid, "camera": camera}
 
 
 def test_the_report_is_one_page_with_one_bar_of_metres(tmp_path, monkeypatch):
@@ -134,13 +135,14 @@ def test_the_report_is_one_page_with_one_bar_of_metres(tmp_path, monkeypatch):
 
     def predictors(plan):
         for row, factor in (("constant", 0.0), ("scratch-sigmoid", 0.5), ("tuned-sigmoid", 1.0)):
-            yield (
-                row,
-                0,
-                candidates.of_network(
-                    lambda x, f=factor: np.repeat(f * wall[None], len(x), 0), kind="metric"
-                ),
+            candidate = candidates.of_network(
+                lambda x, f=factor: np.repeat(f * wall[None], len(x), 0), kind="metric"
             )
+            if row == "tuned-sigmoid":  # canonical depth at twice the focal length of (20 + 30) / 2
+                candidate = candidates.of_network(
+                    lambda x: np.repeat(2 * wall[None], len(x), 0), kind="metric"
+                )._replace(focal=50.0)
+            yield row, 0, candidate
 
     monkeypatch.setattr(demo_metric, "candidates_of", predictors)
     columns, drawn = demo_metric.picture(plan)
