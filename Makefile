@@ -24,7 +24,7 @@ TEST_EXTRAS := test,notebook$(if $(filter 1,$(TORCH)),$(comma)torch$(comma)onnx)
 PYTEST ?= $(PY) -m pytest -q
 JOBS ?= 2
 
-.PHONY: help demo demo-long demo-controls demo-encoder test nightly lint format types clean
+.PHONY: help demo demo-long demo-controls demo-metric demo-metric-long demo-encoder test nightly lint format types clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:  # half a .venv is none
 
@@ -32,6 +32,8 @@ help:
 	@echo 'make demo          the whole method on rendered scenes, report in demo/report.html (WEIGHTS=SOURCE adds a released model)'
 	@echo 'make demo-long     the same with more pixels, more steps and three seeds'
 	@echo 'make demo-controls students that lack one part of the method each, three seeds'
+	@echo 'make demo-metric   metres with and without relative depth first, one head, one seed'
+	@echo 'make demo-metric-long  the same for both heads, three seeds'
 	@echo 'make demo-encoder  pre-train the tiny encoder of the demo again'
 	@echo 'make test          lint, format check, types and the default tests'
 	@echo 'make nightly       the slow tests'
@@ -64,6 +66,12 @@ demo-long: $(CORE)
 
 demo-controls: $(CORE)
 	$(PY) -m depth_anything_jax.demo --controls --docs=docs
+
+demo-metric: $(CORE)
+	$(PY) -m depth_anything_jax.demo_metric
+
+demo-metric-long: $(CORE)
+	$(PY) -m depth_anything_jax.demo_metric --long --docs=docs
 
 demo-encoder: $(CORE)
 	$(PY) tools/pretrain_encoder.py

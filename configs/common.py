@@ -20,7 +20,9 @@ def get_config() -> ConfigDict:
     c.labelled_ratio = 1
     c.unlabelled_ratio = 2
     c.accumulation = 1
-    c.input_size = 518  # side of the square training crop, a multiple of 14 (V1, appendix)
+    # Side of the square training crop, a multiple of 14 (V1, appendix). Under a bins head (height,
+    # width): whole images are brought to it, whatever their shape.
+    c.input_size = 518
     c.dtype = "auto"  # bfloat16 on TPUs and GPUs that have it, else float32
     c.ema_decay = 0.0  # 0: no running average of the parameters
 

@@ -20,8 +20,7 @@ head=sigmoid: SiLog per image, AdamW 5e-6, decoder 5e-5, poly .9, no warm-up, no
     batches of 32 (V2). Upstream decays biases and norms too, flips a batch as one and pools SiLog
     over a device's batch (--config.loss.silog_pool=batch).
 head=bins: ZoeDepth's SiLog, OneCycle 1.61e-4 with encoder and decoder at a fiftieth, clip .1, five
-    epochs of batches of 16, rotation and colours (V1). Crops of 518 pixels, where upstream squeezes
-    whole images into 392 x 518.
+    epochs of batches of 16, rotation and colours, whole images squeezed into 392 x 518 (V1).
 
 Hardware: V2 used 8 GPUs; one accelerator with --config.accumulation=8 (the memory it needs is
     printed before the first step). `demo`: two CPU cores.
@@ -138,6 +137,8 @@ def bins(c):
     """V1's (ZoeDepth's code, config_zoedepth.json)."""
     c.model.version = "v1"
     c.batch_size = 16
+    with c.ignore_type():  # a side of crops becomes height and width
+        c.input_size = (392, 518)
     c.loss.silog = "v1"
     c.optim.bins_lr = 1.61e-4
     c.optim.encoder_lr = c.optim.decoder_lr = 1.61e-4 / 50
@@ -166,7 +167,7 @@ def demo(c, init):
     c.model.scan = False
     c.model.max_depth = 20.0
     start(c, init, "runs/teacher_demo", "demo-encoder")
-    c.input_size = 112
+    c.input_size = 112 if head == "sigmoid" else (112, 112)
     c.batch_size = 8
     c.total_steps = 1200
     c.optim.encoder_lr, c.optim.decoder_lr, c.optim.bins_lr = 2e-5, 2e-3, 2e-3

@@ -27,13 +27,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from depth_anything_jax.data.scenes import SceneSource, fill_cache
+from depth_anything_jax.data.scenes import SceneSource
 from depth_anything_jax.demo_plan import ABLATION, DOMAINS, LONG, SPLITS, Plan
-from depth_anything_jax.demo_stages import Marks, cores, default_jobs, run_stages, stages
+from depth_anything_jax.demo_progress import Progress
+from depth_anything_jax.demo_stages import stages
 
 
 def scene_sets(plan: Plan) -> list[SceneSource]:
@@ -41,29 +40,6 @@ def scene_sets(plan: Plan) -> list[SceneSource]:
     train = [SceneSource(d, plan.images, SPLITS["train"], plan.size) for d in "AB"]
     held = [SceneSource(d, plan.held_out, SPLITS[plan.split], plan.size) for d in DOMAINS]
     return [*train, *held]
-
-
-def _render(plan: Plan, tell: Callable[[str], None]) -> None:
-    from depth_anything_jax.report import duration
-
-    def show(done: int, total: int, seconds: float) -> None:
-        left = duration(seconds / done * (total - done))
-        tell(f"{done}/{total} rendered  {done / seconds:.0f}/s  ETA {left}")
-
-    fill_cache(scene_sets(plan), processes=len(cores()), progress=_sometimes(show))
-
-
-def _sometimes(show, every: float = 5.0):
-    """Calls `show` at most every so many seconds, and at the end."""
-    last = [0.0]
-
-    def maybe(done: int, total: int, *rest: Any) -> None:
-        now = time.monotonic()
-        if now - last[0] >= every or done == total:
-            last[0] = now
-            show(done, total, *rest)
-
-    return maybe
 
 
 def demo(plan: Plan, *, weights: str = "", docs: str = "", jobs: int = 0) -> dict[str, Any]:
@@ -79,53 +55,15 @@ def demo(plan: Plan, *, weights: str = "", docs: str = "", jobs: int = 0) -> dic
       The scores, as `demo_report.score_all` gives them.
     """
     from depth_anything_jax import demo_report
-    from depth_anything_jax.report import duration
 
-    every = stages(plan)
-    titles = ["scenes", *(stage.title for stage in every), "scores", "report"]
-    heads = {title: f"[{k}/{len(titles)}] {title}" for k, title in enumerate(titles, 1)}
-    marks, clock = Marks(plan.folder), time.monotonic()
-    begun = clock
-
-    def say(title: str, text: str) -> None:
-        sys.stdout.write(f"{heads[title]}: {text}\n")  # one write, so that lines stay whole
-        sys.stdout.flush()
-
-    def mark(title: str, command: Sequence[str], seconds: float) -> None:
-        """A stage is done; what the clock says since the last one counts as the demo's time."""
-        nonlocal clock
-        marks.set(title, command, seconds)
-        now = time.monotonic()
-        marks.set("all", [], marks.read().get("all", {}).get("seconds", 0.0) + now - clock)
-        clock = now
-
-    say("scenes", ", ".join(s.name for s in scene_sets(plan)))
-    identity = [str(s.folder) for s in scene_sets(plan)]
-    _render(plan, lambda text: say("scenes", text))
-    if not marks.done("scenes", identity):
-        mark("scenes", identity, time.monotonic() - begun)
-    todo = []
-    for stage in every:
-        if marks.done(stage.title, stage.command):
-            say(stage.title, "done already")
-        else:
-            todo.append(stage)
-    run_stages(
-        todo,
-        plan,
-        lambda stage, line: say(stage.title, line),
-        lambda stage, seconds: mark(stage.title, stage.command, seconds),
-        jobs=jobs or default_jobs(),
+    progress = Progress(plan, stages(plan))
+    ran = progress.run(scene_sets(plan), jobs)
+    scores = progress.scored(
+        lambda tell: demo_report.score_all(plan, weights=weights, tell=tell), [weights], ran
     )
-    start = time.monotonic()
-    say("scores", f"{plan.split} sets")
-    scores = demo_report.score_all(plan, weights=weights, tell=lambda text: say("scores", text))
-    if todo or not marks.done("scores", [weights]):
-        mark("scores", [weights], time.monotonic() - start)
-    demo_report.write(plan, scores, marks.read(), weights=weights, docs=docs)
+    demo_report.write(plan, scores, progress.marks.read(), weights=weights, docs=docs)
     print(demo_report.table(scores))
-    call = duration(time.monotonic() - begun)
-    say("report", f"{plan.path('report.html')} written, {call} in this call")
+    progress.written()
     return scores
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from depth_anything_jax import checkpoint, licences, models, paths, sharding, weights
-from depth_anything_jax.data import labels
+from depth_anything_jax.data import labels, transforms
 from depth_anything_jax.state import Networks, TrainState
 
 # What turns features into metres or disparity: init_parts="decoder" takes all but this.
@@ -56,8 +56,8 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
         "focal": config.camera.focal or None,
         "licence_chain": [],
     }
-    if m.head != "relative":  # crops of images whose short side is this: what it was trained to see
-        meta["input"] = {"size": config.input_size, "keep_aspect": True, "resize": "bicubic"}
+    if m.head != "relative":  # what it was trained to see, and its metres are right for
+        meta["input"] = transforms.training_input(config.input_size).as_json()
     frozen: dict[str, Any] = {}
     encoder = teacher = None
     forward = {**how, "remat": "none"}

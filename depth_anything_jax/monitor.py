@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from depth_anything_jax import inference, losses, optim, paths, perturb, pictures, sharding
-from depth_anything_jax.data import sources, specs
+from depth_anything_jax.data import sources, specs, transforms
 from depth_anything_jax.data.examples import Failure
 from depth_anything_jax.evaluation import aggregate, candidates, loop
 
@@ -33,12 +33,14 @@ def describe(
     if inference.is_metric(networks.student):
         focal = f" at a focal length of {config.camera.focal:g} px" if config.camera.focal else ""
         head += f" up to {config.model.max_depth:g} m{focal}"
+    whole = isinstance(config.input_size, tuple)
+    pixels = "whole images at {} x {}".format(*config.input_size) if whole else config.input_size
     lines = [
         f"{config.model.variant} {config.model.version} {head}, {total:,} parameters, "
         f"{learning:,} learn; frozen beside it: {', '.join(frozen) or 'nothing'}",
         f"{mesh.size} {jax.devices()[0].platform} devices as data {mesh.shape['data']} x fsdp "
         f"{mesh.shape['fsdp']}, {jax.process_count()} processes; {dtype} compute; batch "
-        f"{config.batch_size} of {config.input_size} px, accumulation {config.accumulation}",
+        f"{config.batch_size} of {pixels} px, accumulation {config.accumulation}",
         f"{'continues after' if start else 'starts at'} step {start} of {config.total_steps}",
     ]
     if resumed and config.init_from:
@@ -189,9 +191,13 @@ class Evaluator:
         if jax.process_index():
             return {}
         candidate = candidates.of_model(
-            self._student, params, focal=self._config.camera.focal or None
+            self._student,
+            params,
+            transform=transforms.training_input(self._config.input_size),
+            focal=self._config.camera.focal or None,
         )
         metric = candidate.kind == "metric"
+        size = {} if candidate.own_size else {"input_size": self._config.input_size}
         wanted = ("abs_rel", "rmse", "delta1") if metric else loop.METRICS
         scalars: dict[str, float] = {}
         for name, source in self._sources.items():
@@ -199,7 +205,7 @@ class Evaluator:
                 candidate,
                 source,
                 protocol="zoe" if metric else "golden",
-                switches={"input_size": self._config.input_size},
+                switches=size,
                 limit=self._config.eval.limit,
             )
             means = aggregate.means(scores.per_image)

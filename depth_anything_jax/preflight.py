@@ -65,9 +65,7 @@ def check(config, sizes: dict[str, int], workdir: str) -> None:
             )
     if config.total_steps < 1:
         raise ValueError(f"total_steps={config.total_steps}: use 1 or more")
-    if config.input_size % 14 or config.input_size <= 0:
-        fit = max(14, round(config.input_size / 14) * 14)
-        raise ValueError(f"input_size={config.input_size} is no multiple of 14; use {fit}")
+    _check_size(config)
     if len(config.loss.weights) != 3:
         raise ValueError(
             f"loss.weights={config.loss.weights}: three numbers, for L_l, L_u and L_feat"
@@ -104,6 +102,21 @@ def check(config, sizes: dict[str, int], workdir: str) -> None:
     missing = _missing(config, sizes)
     if missing:
         raise FileNotFoundError(page(missing))
+
+
+def _check_size(config) -> None:
+    """One side of square crops; under a bins head height and width of whole images."""
+    size, head = config.input_size, config.model.head
+    sides = size if isinstance(size, tuple) else (size,)
+    if len(sides) != (2 if head == "bins" else 1):
+        raise ValueError(
+            f"input_size={size} with model.head={head!r}: a bins head sees whole images, of one "
+            "height and width, such as (392, 518); all others learn from square crops of one side"
+        )
+    if any(s % 14 or s <= 0 for s in sides):
+        fits = tuple(max(14, round(s / 14) * 14) for s in sides)
+        fit = fits if isinstance(size, tuple) else fits[0]
+        raise ValueError(f"input_size={size} is no multiple of 14; use {fit}")
 
 
 def data_config(config) -> dict[str, Any]:
@@ -189,6 +202,11 @@ def _check_metric(config, sizes: dict[str, int]) -> None:
             "init_parts='relative' with model.head='sigmoid': the relative output is larger where "
             "it is nearer, metres are not, and its last layer would start in the sigmoid's flat "
             "end; use 'decoder' (all but the last layer) or 'encoder'"
+        )
+    if config.init_parts == "decoder" and head == "bins":
+        raise ValueError(
+            "init_parts='decoder' with model.head='bins': the bins head reads the relative output, "
+            "whose last layer would stay random; use 'relative' (all of a relative model)"
         )
 
 

@@ -40,6 +40,7 @@ LOOKED_FOR = {
     "eth3d": "SCENE/images/dslr_images/NAME.JPG",
     "diode": "val/{indoors,outdoor}/scene_NNNNN/scan_NNNNN/NAME.png",
     "ddad": "*_rgb.png and *_depth.npy",
+    "diml": "indoor/test/LR/SCENE/color/NAME_c.png, outdoor/test/LR/outleft/*.png",
     "ibims": "ibims1_core_raw/rgb/NAME.png",
     "sunrgbd": "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat, or rgb/img-NNNNNN.jpg",
     "scannet": "sceneNNNN_NN/color/N.jpg",

@@ -1,6 +1,7 @@
-"""Evaluation sets: ETH3D, DIODE, DDAD, Middlebury."""
+"""Evaluation sets: ETH3D, DIODE, DDAD, DIML, Middlebury."""
 
 import io
+import pathlib
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from depth_anything_jax.data import benchmarks, formats
 from depth_anything_jax.data.benchmarks import BenchmarkError
 from depth_anything_jax.data.formats import FormatError
-from tests.benchmark_files import RNG, check_records, npy, write, write_image
+from tests.benchmark_files import RNG, check_records, npy, png16, write, write_image
 
 
 def test_eth3d(tmp_path, monkeypatch):
@@ -104,6 +105,36 @@ def test_ddad(tmp_path):
     write(chosen, "1_rgb.png\n")
     with pytest.raises(BenchmarkError, match=r"val.txt has \['1_rgb.png'\], not 'image depth'"):
         benchmarks.make("ddad", tmp_path, list_file=chosen)
+
+
+def test_diml(tmp_path):
+    expected, sure = {}, RNG.integers(0, 256, (6, 8)).astype(np.uint8)
+    for name in ("a/color/1_c.png", "b/color/1_c.png"):
+        path = tmp_path / "indoor/test/LR" / name
+        write_image(path)
+        values = RNG.integers(0, 3, (6, 8)) * 1500
+        label = str(path).replace("/color/", "/depth_filled/").replace("_c.", "_depth_filled.")
+        write(pathlib.Path(label), png16(values))
+        expected[f"indoor/test/LR/{name}"] = values / np.float32(1000)
+    write_image(tmp_path / "outdoor/test/LR/outleft/7.png")
+    values = RNG.integers(1, 60000, (6, 8))
+    write(tmp_path / "outdoor/test/LR/depthmap/7.png", png16(values))
+    (tmp_path / "outdoor/test/LR/confidencemap").mkdir()
+    Image.fromarray(sure).save(tmp_path / "outdoor/test/LR/confidencemap/7.png")
+    outdoor = {"outdoor/test/LR/outleft/7.png": (values / np.float32(1000)).astype(np.float32)}
+    with pytest.raises(BenchmarkError, match="3 images .* where the split has 1003"):
+        benchmarks.make("diml", tmp_path)
+    reader = benchmarks.make("diml", tmp_path, partial=True)
+    check_records(reader, expected | outdoor)
+    assert [reader[i]["domain"] for i in range(3)] == ["indoor", "indoor", "outdoor"]
+    assert reader[1]["scene"] == "b"
+    kept = {k: np.where(sure > 0.6 * 255, v, 0) for k, v in outdoor.items()}
+    how = {"split": "outdoor", "partial": True}
+    check_records(benchmarks.make("diml", tmp_path, confidence=0.6, **how), kept)
+    with pytest.raises(BenchmarkError, match="confidence=60 is a share"):
+        benchmarks.make("diml", tmp_path, confidence=60, **how)
+    with pytest.raises(BenchmarkError, match="size must be one of LR, HR, got 'lr'"):
+        benchmarks.make("diml", tmp_path, size="lr")
 
 
 def test_middlebury(tmp_path):

@@ -209,6 +209,43 @@ def test_the_bins_heads_input():
         see(image, 364)
 
 
+def test_a_whole_image_of_one_shape_keeps_its_label_and_camera_with_it():
+    """What a bins head is trained on: everything at one height and width, and flipped."""
+    x, y = np.meshgrid(np.arange(60), np.arange(40))
+    image = np.stack([2 * x, 3 * y, x + y], -1).astype(np.uint8)
+    record = {
+        "image": image,
+        "disparity": (x + 100 * y).astype(np.float32),
+        "valid": x > 20,
+        "sky": y > 30,
+        "shift_known": True,
+        "camera": np.array([50.0, 80.0, 20.0, 10.0]),
+    }
+    rng, size = np.random.default_rng(0), (28, 98)
+    geometries = [transforms.draw_geometry(rng, 40, 60, size) for _ in range(20)]
+    assert {g[:4] for g in geometries} == {(28, 98, 0, 0)}
+    assert {g.flip for g in geometries} == {True, False}
+    straight = transforms.Geometry(28, 98, 0, 0, False)
+    out = transforms.apply_geometry(record, straight, size)
+    seen = transforms.InputTransform(size, False, "bilinear-corners")(image)
+    np.testing.assert_array_equal(transforms.normalise(out["image"]), seen)
+    # The label's pixel is the image's: half a pixel, by nearest neighbour, is as near as it gets.
+    red, green = out["image"][..., 0] * 255 / 2, out["image"][..., 1] * 255 / 3
+    assert np.abs(out["disparity"] % 100 - red).max() <= 0.5 + 1e-4  # float32
+    assert np.abs(out["disparity"] // 100 - green).max() <= 0.5 + 1e-4
+    np.testing.assert_array_equal(out["valid"], out["disparity"] % 100 > 20)
+    np.testing.assert_array_equal(out["sky"], out["disparity"] // 100 > 30)
+    np.testing.assert_allclose(out["camera"][:2], [50 * 98 / 60, 80 * 28 / 40], rtol=1e-6)
+    mirrored = transforms.apply_geometry(record, straight._replace(flip=True), size)
+    for field in ("image", *transforms.LABEL_FIELDS):
+        np.testing.assert_array_equal(mirrored[field], out[field][:, ::-1])
+    assert mirrored["camera"][2] == pytest.approx(97 - out["camera"][2])
+    floats = {**record, "image": image / np.float32(255)}
+    np.testing.assert_allclose(
+        transforms.apply_geometry(floats, straight, size)["image"], out["image"], atol=1e-6
+    )
+
+
 def test_the_official_input_is_network_input():
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     see = transforms.OFFICIAL_INPUT

@@ -16,6 +16,8 @@ from depth_anything_jax import (
     checkpoint,
     configs,
     evaluate,
+    export,
+    models,
     optim,
     paths,
     preflight,
@@ -25,6 +27,7 @@ from depth_anything_jax import (
     train,
     weights,
 )
+from depth_anything_jax.data import transforms
 from depth_anything_jax.data.scenes import SceneSource
 from tests.test_state import Small
 
@@ -245,6 +248,84 @@ def test_a_folder_of_pairs_becomes_a_checkpoint_by_the_documented_commands(tmp_p
     assert "Traceback" not in without.stderr
 
 
+# The bins head
+
+
+TINY = models.Variant(16, 4, 1, 32, 8, (8, 8, 8, 8), (0, 1, 2, 3), grid=2)
+
+
+def bins(**fields):
+    fields = {"model.variant": "tiny", "input_size": (28, 42), "init_parts": "relative", **fields}
+    c = runpy.run_path(str(configs.folder() / "metric.py"))["get_config"]("demo,head=bins")
+    small = {k: v for k, v in SMALL.items() if k not in ("input_size", "optim.warmup")}
+    c.update_from_flattened_dict({**small, **fields})
+    return c
+
+
+@pytest.fixture(scope="module")
+def on_relative(tmp_path_factory):
+    """(config, folder, what it began with) of a run of a bins head on a relative model."""
+    tmp_path = tmp_path_factory.mktemp("bins")
+    rng = np.random.default_rng(0)
+    for kind in ("rgb", "depth"):
+        (tmp_path / kind).mkdir()
+    for i in range(4):
+        rgb, millimetres = rng.integers(0, 255, (40, 50, 3)), rng.integers(500, 9000, (40, 50))
+        cv2.imwrite(str(tmp_path / f"rgb/{i}.png"), rgb.astype(np.uint8))
+        cv2.imwrite(str(tmp_path / f"depth/{i}.png"), millimetres.astype(np.uint16))
+    pairs = f"pairs:{tmp_path}/rgb?depths={tmp_path}/depth&fmt=nyu&fx=50"
+    relative = models.build(TINY, version="v2")
+    first = relative.init(jax.random.key(1), jnp.zeros((1, 28, 28, 3)))["params"]
+    start = weights.Weights(
+        params=jax.tree.map(np.asarray, first), variant="tiny", version="v2", head="relative",
+        max_depth=None, licence="MIT", source="start", parts="all", metadata={},
+        input=transforms.OFFICIAL_INPUT, bin_centres=None,
+    )  # fmt: skip
+    file = str(export.export(start, str(tmp_path / "start.safetensors"), layout="official"))
+    c = bins(init_from=file, **{"optim.encoder_lr": 0.0, "camera.focal": 20.0})
+    c.data.labelled = c.eval.data = (pairs,)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.VARIANTS, "tiny", TINY)
+        train.train(c, str(tmp_path / "whole"))
+        yield c, tmp_path / "whole", start
+
+
+def test_a_bins_head_learns_on_a_relative_model(on_relative):
+    c, folder, start = on_relative
+    rows = report.read_metrics(folder)
+    steps = [r for r in rows if "loss/total" in r]
+    assert steps[-1]["lr/bins"] > 0 and steps[-1]["grad_norm/bins"] > 0
+    assert steps[-1]["lr/encoder"] == 0 == steps[-1]["update_norm/encoder"]
+    found = weights.load(str(folder))
+    assert (found.head, found.max_depth, found.focal) == ("bins", 20.0, 20.0)
+    assert found.input == transforms.InputTransform((28, 42), False, "bilinear-corners")
+    assert set(found.params) == {"encoder", "decoder", "bins"}
+    ours, theirs = (paths.leaves_by_path(p) for p in (found.params, start.params))
+    for name in theirs:  # the relative model came along, and its decoder learns with the head
+        assert np.array_equal(ours[name], theirs[name]) == (
+            name.startswith("encoder/") or "refinenet4/resConfUnit1" in name
+        ), name
+    # What the run logged is what the program says of its checkpoint.
+    logged = {k.rpartition("/")[2]: v for r in rows for k, v in r.items() if k.startswith("eval/")}
+    sets = evaluate.open_sets([], list(c.eval.data))
+    ((scored,), _), *_ = evaluate.evaluate(str(folder), sets)
+    for name in ("abs_rel", "rmse"):  # bit for bit would ask for the same program
+        assert scored[name] == pytest.approx(logged[name], rel=1e-5)
+
+
+@pytest.mark.nightly  # its optimiser has a third group and moves b1: all of it must be saved
+def test_a_bins_head_goes_on_where_it_was_stopped_with_the_same_bits(on_relative, tmp_path):
+    c, folder, _ = on_relative
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train._Stop, "agreed", lambda self, step: step == 2)
+        train.train(c, str(tmp_path))
+    assert checkpoint.find(tmp_path).name == "2"
+    train.train(c, str(tmp_path))
+    ours, theirs = (paths.leaves_by_path(checkpoint.load_params(f)[0]) for f in (folder, tmp_path))
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
 # Refusals
 
 
@@ -267,6 +348,21 @@ def test_a_folder_of_pairs_becomes_a_checkpoint_by_the_documented_commands(tmp_p
 )  # fmt: skip
 def test_fields_that_do_not_fit_are_named(fields, message, tmp_path):
     c = config(**fields)
+    with pytest.raises(ValueError, match=message):
+        preflight.check(c, preflight.batch_sizes(c), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"input_size": (28, 40)}, r"input_size=.28, 40. is no multiple of 14; use .28, 42."),
+        ({"input_size": (28,)}, "a bins head sees whole images, of one height and width"),
+        ({"model.head": "sigmoid"}, "all others learn from square crops of one side"),
+        ({"init_parts": "decoder"}, "whose last layer would stay random; use 'relative'"),
+    ],
+)
+def test_fields_that_do_not_fit_a_bins_head_are_named(fields, message, tmp_path):
+    c = bins(**fields)
     with pytest.raises(ValueError, match=message):
         preflight.check(c, preflight.batch_sizes(c), str(tmp_path))
 

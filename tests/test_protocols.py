@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from depth_anything_jax.evaluation import protocol_table, protocols
+from depth_anything_jax.evaluation import protocol_table, protocols, scoring
 from depth_anything_jax.evaluation.protocols import Protocol, ProtocolError
 
 NAMES = list(protocol_table.TABLE)
@@ -42,6 +42,7 @@ FROZEN: dict[str, str] = {
     "marigold@1": "d0022bd0768c",
     "moge@1": "56e706d28446",
     "zoe@1": "93f88ce8a301",
+    "unidepth@1": "f9adcd7e3283",
     "vda@1": "774a0e2bcf2d",
 }
 
@@ -103,12 +104,56 @@ def test_the_protocol_of_the_golden_scores_is_what_its_description_says():
         )  # fmt: skip
 
 
+ZOE = {  # evaluation.md's sources: range, frame, crop
+    ("nyu", "indoor"): (1e-3, 10, "none", "nyu"),
+    ("kitti", "outdoor"): (1e-3, 80, "kb", "garg"),
+    ("ibims", "indoor"): (0, 10, "none", "nyu"),
+    ("sunrgbd", "indoor"): (0, 8, "none", "nyu"),
+    ("diml", "indoor"): (1e-3, 10, "none", "nyu"),
+    ("diml", "outdoor"): (2, 80, "none", "garg"),
+    ("diode", "indoor"): (1e-3, 10, "none", "nyu"),
+    ("diode", "outdoor"): (1e-3, 80, "none", "garg"),
+    ("hypersim", "indoor"): (1e-3, 80, "none", "nyu"),
+    ("vkitti2", "outdoor"): (1e-3, 80, "kb", "garg"),
+    ("ddad", "outdoor"): (1e-3, 80, "none", "garg"),
+}
+
+
+@pytest.mark.parametrize(("where", "expected"), ZOE.items(), ids=str)
+def test_zoedepths_switches_set_by_set(where, expected):
+    low, high, frame, crop = expected
+    assert protocols.get("zoe", "metric", *where) == Protocol(
+        alignment="none", space="depth", min_depth=low, max_depth=high, strict=True, clamp=True,
+        frame=frame, crop=crop, resize="bilinear-corners", flip=True, pad="none", min_valid=1,
+        aggregate="image",
+    )  # fmt: skip
+
+
+def test_unidepths_caps_count():
+    caps = {"sunrgbd": 8, "ibims": 25, "eth3d": 50, "ddad": 120, "nuscenes": 80, "void": 10}
+    found = {d: protocols.get("unidepth", "metric", d) for d in caps}
+    assert {d: p.max_depth for d, p in found.items()} == caps
+    indoor = protocols.get("unidepth", "metric", "diode", "indoor")
+    assert indoor == Protocol(
+        alignment="none", min_depth=0, max_depth=25, strict=False, resize="bilinear", crop="none",
+        flip=False, clamp=False,
+    )  # fmt: skip
+    depth = np.float32([[24.9, 25.0, 25.1, 0.001]])
+    record = {"depth": depth, "valid": np.ones((1, 4), bool), "key": "x"}
+    assert scoring.target(record, indoor).valid.tolist() == [[True, True, False, True]]
+    zoe = protocols.get("zoe", "metric", "sunrgbd")
+    record["depth"] = np.float32([[7.9, 8.0, 8.1, 0.0]])
+    whole = dataclasses.replace(zoe, crop="none")
+    assert scoring.target(record, whole).valid.tolist() == [[True, False, False, False]]
+
+
 ALIGNED = {  # protocol x kind decides the alignment
     "da": ("lsq-disparity", "lsq-depth", "lsq-disparity", "lsq-disparity"),
     "midas": ("lsq-disparity", "lsq-depth", "lsq-disparity", "lsq-disparity"),
     "marigold": ("lsq-disparity", "lsq-depth", "lsq-depth", "lsq-depth"),
     "moge": ("lsq-disparity", "l1-depth", "l1-depth-scale", "none"),
     "zoe": (None, None, None, "none"),
+    "unidepth": (None, None, None, "none"),
     "vda": ("lsq-disparity", "lsq-depth", "lsq-disparity", "none"),
     "golden": ("lsq-disparity", None, "lsq-disparity", "lsq-disparity"),
 }

@@ -84,7 +84,7 @@ class Examples:
         sources: Sequence[Source],
         weights: Sequence[float] | None,
         *,
-        size: int,
+        size: int | tuple[int, int],
         seed: int,
         labels: bool,
         metric: bool = False,

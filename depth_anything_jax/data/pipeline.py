@@ -192,7 +192,7 @@ def train_batches(
     *,
     labelled_batch: int,
     unlabelled_batch: int,
-    size: int,
+    size: int | tuple[int, int],
     seed: int,
     start_step: int = 0,
     process_index: int = 0,
@@ -209,7 +209,7 @@ def train_batches(
         must be metres), "camera" (records must have one, and the labelled part carries it) and
         "augment" (fields of `augment.Augment`, of the labelled part).
       labelled_batch, unlabelled_batch: global batch sizes; a part of size 0 is left out.
-      size: side of the square crops, a multiple of 14.
+      size: side of the square crops, or height and width of whole images; multiples of 14.
       seed: of shuffles and augmentations.
       start_step: step of the first batch.
       process_index, process_count: this process among all.
@@ -225,7 +225,7 @@ def train_batches(
       SourceError, ManifestError: a source that is not as described.
       DataError: from `next`, when too many records fail.
     """
-    if size <= 0 or size % transforms.PATCH:
+    if any(side <= 0 or side % transforms.PATCH for side in transforms.sides(size)):
         raise ValueError(f"size={size} is not a multiple of the {transforms.PATCH}-pixel patch")
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index} of process_count={process_count}")

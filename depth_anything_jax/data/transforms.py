@@ -12,7 +12,7 @@ Decisions, all of them the official pre-processing of Depth Anything V1 and V2:
 The metric-bins models have another input; `InputTransform` says which a network's is.
 
 Training adds one random square crop and one flip per example, applied to image, label and camera
-alike.
+alike; a network whose inputs all have one height and width is trained on whole images of that.
 """
 
 from __future__ import annotations
@@ -156,6 +156,17 @@ def resize_corners(
     return x
 
 
+def nearest_corners(label: Shaped[np.ndarray, "h w"], height: int, width: int) -> np.ndarray:
+    """Nearest-neighbour resize of a label or mask, where `resize_corners` puts the image."""
+    if label.shape == (height, width):
+        return label
+    rows, columns = (
+        np.rint(np.linspace(0, old - 1, new)).astype(np.intp)
+        for old, new in zip(label.shape, (height, width), strict=True)
+    )
+    return label[np.ix_(rows, columns)]
+
+
 @dataclasses.dataclass(frozen=True)
 class InputTransform:
     """How a whole image becomes a network's input; stands in a checkpoint's metadata as "input".
@@ -265,24 +276,43 @@ OFFICIAL_INPUT = InputTransform(SIZE, True, "bicubic")  # V1, V2, V2's metric mo
 BINS_INPUT = InputTransform((392, 518), False, "bilinear-corners")
 
 
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a training example: of a square crop, or as they are."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def training_input(size: int | tuple[int, int]) -> InputTransform:
+    """The input of a network that was trained at a size: of crops, or of whole images."""
+    if isinstance(size, int):
+        return InputTransform(size, True, "bicubic")
+    return InputTransform((size[0], size[1]), False, "bilinear-corners")
+
+
 def draw_geometry(
-    rng: np.random.Generator, height: int, width: int, size: int, *, flip: float = 0.5
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    size: int | tuple[int, int],
+    *,
+    flip: float = 0.5,
 ) -> Geometry:
     """Draws crop corner and flip for an image of `height` × `width` pixels.
 
     Args:
       rng: consumed in a fixed order (top, left, flip) whatever the image's size.
       height, width: of the image as stored.
-      size: side of the square crop, a multiple of 14.
+      size: side of the square crop, a multiple of 14; or height and width of whole images.
       flip: probability of a horizontal flip.
     """
-    new_h, new_w = network_size(height, width, size)
+    crop_h, crop_w = sides(size)
+    whole = isinstance(size, tuple)
+    new_h, new_w = (crop_h, crop_w) if whole else network_size(height, width, crop_h)
     u_top, u_left, u_flip = rng.random(3)
     return Geometry(
         height=new_h,
         width=new_w,
-        top=int(u_top * (new_h - size + 1)),
-        left=int(u_left * (new_w - size + 1)),
+        top=int(u_top * (new_h - crop_h + 1)),
+        left=int(u_left * (new_w - crop_w + 1)),
         flip=bool(u_flip < flip),
     )
 
@@ -293,7 +323,9 @@ def centre_geometry(height: int, width: int, size: int) -> Geometry:
     return Geometry(new_h, new_w, (new_h - size) // 2, (new_w - size) // 2, False)
 
 
-def apply_geometry(record: Record, geometry: Geometry, size: int) -> dict[str, Any]:
+def apply_geometry(
+    record: Record, geometry: Geometry, size: int | tuple[int, int]
+) -> dict[str, Any]:
     """Resizes, crops and flips a record's image and, where present, its label.
 
     Args:
@@ -301,33 +333,37 @@ def apply_geometry(record: Record, geometry: Geometry, size: int) -> dict[str, A
         (each (h', w'), at the image's or any other resolution of the same view) and "shift_known";
         perhaps "camera" (4,), in pixels of the image as stored.
       geometry: as drawn.
-      size: side of the crop.
+      size: side of the crop; or height and width of whole images, which are then resized as the
+        bins head's input is.
 
     Returns:
       "image" (size, size, 3) float32 in about [0, 1], and for labelled records "disparity" float32,
       "valid" bool, "sky" bool (size, size) and "shift_known" bool; "camera" float32 in pixels of
       the new image where there was one; arrays are contiguous.
     """
-    rows = slice(geometry.top, geometry.top + size)
-    columns = slice(geometry.left, geometry.left + size)
+    whole = isinstance(size, tuple)
+    height, width = sides(size)
+    rows = slice(geometry.top, geometry.top + height)
+    columns = slice(geometry.left, geometry.left + width)
+    resize, nearest = (resize_corners, nearest_corners) if whole else (resize_image, resize_nearest)
 
     def window(x: np.ndarray) -> np.ndarray:
         x = x[rows, columns]
         return np.ascontiguousarray(x[:, ::-1] if geometry.flip else x)
 
     out: dict[str, Any] = {
-        "image": window(resize_image(record["image"], geometry.height, geometry.width))
+        "image": window(resize(record["image"], geometry.height, geometry.width))
     }
     if "disparity" in record:
         for field in LABEL_FIELDS:
-            out[field] = window(resize_nearest(record[field], geometry.height, geometry.width))
+            out[field] = window(nearest(record[field], geometry.height, geometry.width))
         out["shift_known"] = np.bool_(record["shift_known"])
     if "camera" in record:
         stored, resized = record["image"].shape[:2], (geometry.height, geometry.width)
         c = camera.cropped(
             camera.resized(record["camera"], stored, resized), geometry.top, geometry.left
         )
-        out["camera"] = (camera.flipped(c, size) if geometry.flip else c).astype(np.float32)
+        out["camera"] = (camera.flipped(c, width) if geometry.flip else c).astype(np.float32)
     return out
 
 

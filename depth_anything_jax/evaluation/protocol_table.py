@@ -216,9 +216,36 @@ TABLE = {
             "the NYU window is applied in pixels to every set marked 'eigen' there, to Hypersim's "
             "and DIODE's 768 x 1024 too",
             "DIODE's own masks are loaded there and not used; our reader applies them",
-            "DDAD is resized to 352 x 1216 there and scored at its own size here",
+            "DDAD's images are squeezed to 352 x 1216 before the network there; here they keep "
+            "their shape. Labels are scored at their own size in both",
             "sets that ZoeDepth does not have get a range by domain and no crop: our choice",
             "V1's metric models take 392 x 518 there whatever the image: here a short side of 518",
+        ),
+    ),
+    "unidepth": Named(
+        version=1,
+        base={"resize": "bilinear", "strict": False, "min_depth": 0},
+        kinds={"metric": {"alignment": "none"}},
+        sets={
+            "sunrgbd": {"max_depth": 8},
+            "ibims": {"max_depth": 25},
+            "diode_indoor": {"max_depth": 25},
+            "eth3d": {"max_depth": 50},
+            "ddad": {"max_depth": 120},
+            "nuscenes": {"max_depth": 80},
+            "void": {"max_depth": 10},
+            "indoor": {"max_depth": 10},
+            "outdoor": {"max_depth": 80},
+            "*": {"max_depth": 80},
+        },
+        refuses="it compares metres with metres, unaligned",
+        notes=(
+            "UniDepth's zero-shot evaluation: labels count up to the cap, the cap itself too; "
+            "bilinear without align_corners, no window, no flip",
+            "unverified: predictions are not clamped to the cap",
+            "sets that UniDepth does not have, DIODE's outdoor half among them, get a cap by "
+            "domain: our choice",
+            "the input size is that of Depth Anything; UniDepth's models have their own",
         ),
     ),
     "vda": Named(

@@ -20,7 +20,7 @@ from depth_anything_jax.data.benchmarks.nyu import NYU
 from depth_anything_jax.data.benchmarks.points import DA2K, DIW
 from depth_anything_jax.data.benchmarks.rendered import VKITTI2, Hypersim, Sintel
 from depth_anything_jax.data.benchmarks.scanned import DDAD, DIODE, ETH3D
-from depth_anything_jax.data.benchmarks.stereo import Middlebury
+from depth_anything_jax.data.benchmarks.stereo import DIML, Middlebury
 
 READERS: dict[str, type[Reader]] = {
     reader.name: reader
@@ -31,6 +31,7 @@ READERS: dict[str, type[Reader]] = {
         ETH3D,
         DIODE,
         DDAD,
+        DIML,
         IBims,
         SUNRGBD,
         Hypersim,

@@ -1,9 +1,10 @@
-"""Stereo pairs with measured disparity: Middlebury's layout, which ETH3D's two-view sets share."""
+"""Sets with stereo: Middlebury's layout, which ETH3D's two-view sets share; DIML's sample."""
 
 from __future__ import annotations
 
 import os
 import re
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +16,83 @@ from depth_anything_jax.data.benchmarks.base import (
     PathLike,
     Reader,
     Record,
+    choose,
+    depth_fields,
 )
+
+
+class DIML(Reader):
+    """The test part of DIML's sample release: a Kinect indoors, stereo outdoors."""
+
+    name = "diml"
+    counts: ClassVar = {"indoor": 503, "outdoor": 500, "all": 1003}
+    layouts: ClassVar = {  # images, and what of their path becomes the depth's
+        "indoor": (
+            "indoor/test/{size}/*/color/*_c.png",
+            (("/color/", "/depth_filled/"), ("_c.png", "_depth_filled.png")),
+        ),
+        "outdoor": ("outdoor/test/{size}/outleft/*.png", (("/outleft/", "/depthmap/"),)),
+    }
+    card = Card(
+        title="DIML/CVL RGB-D, sample release",
+        split="test; split=all (default), indoor or outdoor; size=LR (default) or HR",
+        images="1,003 = 503 indoor + 500 outdoor",
+        units="16-bit PNG, millimetres, 0 is invalid",
+        layout="indoor/test/{LR,HR}/SCENE/{color/NAME_c.png,depth_filled/NAME_depth_filled.png}; "
+        "outdoor/test/{LR,HR}/{outleft,depthmap,confidencemap}/NAME.png",
+        where="https://dimlrgbd.github.io (sample data)",
+        licence="for research",
+        size="a few GB",
+        citation="Cho, Min, Kim, Sohn: DIML/CVL RGB-D dataset: 2M RGB-D images of natural indoor "
+        "and outdoor scenes, arXiv:2110.11590",
+        traps=(
+            "Indoor depth is filled, so that there are no holes where a Kinect sees nothing.",
+            "Outdoor depth comes from stereo matching; confidencemap tells how sure it is. "
+            "confidence=0.6 keeps what is above that share of 255; by default, as under ZoeDepth's "
+            "protocol, all of it counts.",
+            "V1 was trained on DIML; whether these frames were among its images is not known.",
+        ),
+        unverified=("licence", "size", "that ZoeDepth ignores the confidence, and reads LR"),
+    )
+
+    def __init__(
+        self,
+        folder: PathLike,
+        *,
+        split: str = "all",
+        size: str = "LR",
+        confidence: float = 0.0,
+        partial: bool = False,
+    ):
+        super().__init__(folder)
+        choose(self.name, "split", split, self.counts)
+        choose(self.name, "size", size, ("LR", "HR"))
+        if not 0 <= confidence < 1:
+            raise BenchmarkError(f"{self.name}: confidence={confidence} is a share: 0 to below 1")
+        self.confidence = confidence
+        items = []
+        for domain, (pattern, changes) in self.layouts.items():
+            if split not in ("all", domain):
+                continue
+            for image in self._glob(pattern.format(size=size)):
+                label = image
+                for old, new in changes:
+                    label = label.replace(old, new)
+                scene = image.split("/")[3] if domain == "indoor" else ""
+                items.append(Item(image, image, label, scene, domain))
+        looked_for = f"indoor/test/{size}/SCENE/color/NAME_c.png, outdoor/test/{size}/outleft/*.png"
+        self._settle(items, looked_for=looked_for, expected=self.counts[split], partial=partial)
+
+    def _label(self, item: Item, image: np.ndarray) -> Record:
+        path = self._path(item.label)
+        values = formats.read_label(path, formats.LabelFormat("png16", 1000))
+        if not self.confidence or item.domain == "indoor":
+            return depth_fields(values)
+        file = path.replace("/depthmap/", "/confidencemap/")
+        sure = formats.decode_raw(formats.read_bytes(file), file, bits=8)
+        if sure.shape != values.shape:
+            raise formats.FormatError(f"{file}: {sure.shape}, its depth {values.shape}")
+        return depth_fields(values, valid=sure > 255 * self.confidence)
 
 
 class Middlebury(Reader):
