@@ -282,8 +282,8 @@ NAMED = {
     "label shifted by one pixel": (
         Mutation(
             "data.transforms.apply_geometry",
-            "window(resize_nearest(record[field], geometry.height, geometry.width))",
-            "window(np.roll(resize_nearest(record[field], geometry.height, geometry.width), 1, 1))",
+            "window(nearest(record[field], geometry.height, geometry.width))",
+            "window(np.roll(nearest(record[field], geometry.height, geometry.width), 1, 1))",
         ),
         "test_data_transforms.test_image_and_label_share_crop_and_flip",
         {},
@@ -291,8 +291,8 @@ NAMED = {
     "label not flipped with its image": (
         Mutation(
             "data.transforms.apply_geometry",
-            "window(resize_nearest(record[field], geometry.height, geometry.width))",
-            "resize_nearest(record[field], geometry.height, geometry.width)[rows, columns].copy()",
+            "window(nearest(record[field], geometry.height, geometry.width))",
+            "nearest(record[field], geometry.height, geometry.width)[rows, columns].copy()",
         ),
         "test_data_transforms.test_image_and_label_share_crop_and_flip",
         {},
@@ -300,8 +300,8 @@ NAMED = {
     "sky and valid swapped in the crop": (
         Mutation(
             "data.transforms.apply_geometry",
-            "resize_nearest(record[field],",
-            "resize_nearest(record[{'sky': 'valid', 'valid': 'sky'}.get(field, field)],",
+            "nearest(record[field],",
+            "nearest(record[{'sky': 'valid', 'valid': 'sky'}.get(field, field)],",
         ),
         "test_data_transforms.test_image_and_label_share_crop_and_flip",
         {},
