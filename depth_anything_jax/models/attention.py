@@ -88,24 +88,39 @@ def blocks_attention(
     back several times, which costs more than the products. The backward pass computes them again,
     no slower than reading them. The batch is not split: it may be sharded.
     """
-    attend = jax.checkpoint(einsum_attention, prevent_cse=False)  # inside a map
+    attend = jax.checkpoint(_one_head, prevent_cse=False)  # inside a map
     b, n = q.shape[:2]
     count = min(n, -(-b * n * n // block_scores))
     rows = -(-n // count)
     count = -(-n // rows)
 
     def one_head(qkv: tuple[Array, Array, Array]) -> Array:
-        q, k, v = (x[:, :, None] for x in qkv)
+        q, k, v = qkv
         if count == 1:
-            return attend(q, k, v)[:, :, 0]
+            return attend(q, k, v)
         # Rows of zeros fill the last block; what they attend to is cut off.
-        q = jnp.pad(q, ((0, 0), (0, count * rows - n), (0, 0), (0, 0)))
-        q = jnp.moveaxis(q.reshape(b, count, rows, 1, -1), 1, 0)
+        q = jnp.pad(q, ((0, 0), (0, count * rows - n), (0, 0)))
+        q = jnp.moveaxis(q.reshape(b, count, rows, -1), 1, 0)
         y = jax.lax.map(lambda q: attend(q, k, v), q)
         return jnp.moveaxis(y, 0, 1).reshape(b, count * rows, -1)[:, :n]
 
     heads = jax.lax.map(one_head, tuple(jnp.moveaxis(x, 2, 0) for x in (q, k, v)))
     return jnp.moveaxis(heads, 0, 2)
+
+
+def _one_head(
+    q: Float[Array, "b q d"], k: Float[Array, "b n d"], v: Float[Array, "b n d"]
+) -> Float[Array, "b q d"]:
+    """Attention of one head; the softmax's sum divides what is d wide, not what is n wide."""
+    accumulate = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum(
+        "bqd,bkd->bqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=accumulate
+    )
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp(logits - top)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    y = jnp.einsum("bqk,bkd->bqd", weights.astype(v.dtype), v, preferred_element_type=accumulate)
+    return (y / total).astype(v.dtype)
 
 
 def splash_attention(

@@ -18,6 +18,7 @@ from depth_anything_jax.models.dinov2 import PATCH, remat_policy, widen
 from depth_anything_jax.models.resize import resize_bilinear
 
 HEADS = ("relative", "sigmoid")  # that are part of the decoder; models.HEADS has all
+MANY_PIXELS = 2**17  # of one picture, from which the last convolution is a sum
 HEAD_HIDDEN = 32  # channels before the last 1x1 convolution, for every size
 
 
@@ -54,6 +55,10 @@ class Conv(nn.Module):
             dtype = accumulate if self.wide else self.dtype
             x, kernel = x.astype(dtype), kernel.astype(dtype)
             if self.size == self.stride == 1:
+                many = x.shape[1] * x.shape[2] >= MANY_PIXELS
+                if self.features == 1 and many and jax.default_backend() == "cpu":
+                    # A sum, which one pass over x computes, is ten times as fast there.
+                    return jnp.sum(x * kernel[0, 0, :, 0], axis=-1, keepdims=True)
                 return x @ kernel[0, 0]  # on CPU 2.5 times faster than the convolution
             return jax.lax.conv_general_dilated(
                 x,
