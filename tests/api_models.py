@@ -10,7 +10,7 @@ import numpy as np
 from depth_anything_jax import weights
 from depth_anything_jax.api.model import DepthAnything
 from depth_anything_jax.models import build, dpt
-from tests.test_pseudo_label import KERNEL, Convolution
+from tests.test_pseudo_label import KERNEL, Convolution, MetricConvolution
 
 
 def found(*, max_depth: float | None = None, version: str = "v2") -> weights.Weights:
@@ -40,10 +40,10 @@ def small(**options) -> DepthAnything:
     return DepthAnything(found(), **options)
 
 
-def instant(**options) -> DepthAnything:
-    """A model whose network is one convolution."""
-    model = small(**options)
-    model._model, model._params = Convolution(), KERNEL
+def instant(*, max_depth: float | None = None, **options) -> DepthAnything:
+    """A model whose network is one convolution; metric with max_depth."""
+    model = DepthAnything(found(max_depth=max_depth), **options)
+    model._model, model._params = (MetricConvolution if max_depth else Convolution)(), KERNEL
     return model
 
 

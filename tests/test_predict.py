@@ -259,6 +259,22 @@ def test_a_video(model, tmp_path, capsys):
     assert (both.info.height, both.info.width, both.info.audio) == (32, 104, 1)
 
 
+def test_a_video_in_metres_has_a_bar_of_metres(tmp_path):
+    """Under the colours; beside the frame the frame stays above it."""
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    video_files.write(clip, video_files.counting(3, 64, 96))
+    metric = api_models.instant(max_depth=20.0)
+    assert not run(metric, [clip], out, formats=("color", "side-by-side", "png16"))
+    heights = {}
+    for path in sorted(out.iterdir()):
+        frames = [frame.image for frame in reader.Reader(path)] if path.suffix == ".mp4" else []
+        heights[path.name] = {len(image) for image in frames}
+    assert heights.pop("clip.depth.mkv") == set()
+    assert all(h == {64 + 3 * 12} for h in heights.values()), heights
+    kind, maps = process.read_depth(out / "clip.depth.mkv")
+    assert kind == "depth in metres" and next(maps)[1].shape == (64, 96), "numbers have none"
+
+
 def test_a_broken_video_is_named(model, tmp_path):
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"\0" * 100)

@@ -232,14 +232,16 @@ def _flicker(before: float, after: float, metric: bool) -> str:
 
 
 def painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], Any]:
-    """A map and (low, high) → RGB uint8, in the style's colours."""
+    """A map and (low, high) → RGB uint8, in the style's colours; metres have a bar below."""
     kind = recipe.METRIC if metric else recipe.RELATIVE
 
     def paint(values: Any, limits: tuple[float, float]) -> Any:
         near, far = limits if metric else limits[::-1]
         if near == far:
             far = near + 1 if metric else near - 1
-        picture = Depth(values, kind).to_pil(style.colormap, range=(near, far), invert=style.invert)
+        picture = Depth(values, kind).to_pil(
+            style.colormap, range=(near, far), invert=style.invert, colorbar=metric
+        )
         return np.asarray(picture.convert("RGB"))
 
     return paint

@@ -34,7 +34,7 @@ TAG = "DEPTH_ANYTHING"
 
 # RGB frames of one shape → maps (h, w) of that shape: disparity, larger is nearer, or metres.
 Predict = Callable[[Sequence[np.ndarray]], Any]
-# a map and the range of colours → RGB uint8
+# a map and the range of colours → RGB uint8, as wide as the map, perhaps higher: a bar below it
 Paint = Callable[[np.ndarray, tuple[float, float]], np.ndarray]
 
 
@@ -109,27 +109,26 @@ def process(
     if paint is None:
         paint = _paint_metres if metric else _paint
     pipeline = _Pipeline(metric, smooth and not metric, limits)
+    coloured = any(style != "depth16" for style in outputs.values())
     with contextlib.ExitStack() as stack:
         writers: list[tuple[str, Writer]] = []
         encoder: _Sixteen | None = None
         for frame, values in _predictions(reader, predict, batch_size):
             step = pipeline(frame, values)
+            colours = paint(step.values, step.limits) if coloured else frame.image
             if encoder is None:
                 encoder = _Sixteen(metric, depth_scale, step.values)
                 for path, style in outputs.items():
-                    writer = _writer(path, style, reader, encoder, sound)
+                    writer = _writer(path, style, reader, encoder, sound, len(colours))
                     writers.append((style, stack.enter_context(writer)))
             if step.restarted and report.frames:
                 report.cuts.append(float(frame.time))
-            colours = None
             for style, writer in writers:
                 if style == "depth16":
                     writer.write(frame.time, encoder(step.values, frame.time))
-                    continue
-                if colours is None:
-                    colours = paint(step.values, step.limits)
-                both = style == "side-by-side"
-                writer.write(frame.time, _beside(frame.image, colours) if both else colours)
+                else:
+                    both = style == "side-by-side"
+                    writer.write(frame.time, _beside(frame.image, colours) if both else colours)
             report.frames += 1
             if progress is not None:
                 progress(report.frames, info.frames)
@@ -215,15 +214,20 @@ def _paint_metres(values: np.ndarray, limits: tuple[float, float]) -> UInt8[np.n
 
 
 def _beside(image: np.ndarray, colours: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
-    return np.concatenate([image, gap, colours], axis=1)
+    height, width = image.shape[:2]
+    left = np.full((len(colours), width + GAP, 3), 255, np.uint8)
+    left[:height, :width] = image
+    return np.concatenate([left, colours], axis=1)
 
 
-def _writer(path: PathLike, style: str, reader: Reader, encoder: _Sixteen, sound: bool) -> Writer:
+def _writer(
+    path: PathLike, style: str, reader: Reader, encoder: _Sixteen, sound: bool, coloured: int
+) -> Writer:
+    """`coloured`: height of what is painted."""
     info = reader.info
     return Writer(
         path,
-        height=info.height,
+        height=info.height if style == "depth16" else coloured,
         width=2 * info.width + GAP if style == "side-by-side" else info.width,
         rate=info.rate,
         time_base=info.time_base,
