@@ -89,6 +89,7 @@ def tab(program):
             ),
         )
         page = context.new_page()
+        page.set_default_timeout(120_000)  # a click waits for drawing, which is slow on one core
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
             "console",
