@@ -282,6 +282,7 @@ class _Progress:
         self.next = self.start + _PROGRESS_SECONDS
 
     def step(self) -> None:
+        """One more image is done."""
         self.done += 1
         now = time.monotonic()
         if now < self.next and self.done != self.total:

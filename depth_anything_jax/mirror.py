@@ -315,6 +315,7 @@ class _Counted:
         self._file, self.size, self.digest = file, 0, hashlib.sha256()
 
     def write(self, data: bytes) -> int:
+        """As a file's; returns the number of bytes."""
         self._file.write(data)
         self.digest.update(data)
         self.size += len(data)

@@ -281,11 +281,13 @@ class _Saver:
         self._pool.shutdown(cancel_futures=True)
 
     def submit(self, name: str, call: Callable[..., None], *args: Any) -> None:
+        """Starts a call for the input `name`; waits where too many are under way."""
         self._waiting.append((name, self._pool.submit(call, *args)))
         while len(self._waiting) > 2 * self._threads:
             self._finish()
 
     def wait(self) -> None:
+        """Returns when all that was submitted is written or among the problems."""
         while self._waiting:
             self._finish()
 

@@ -97,4 +97,5 @@ class _Pictures:
         return {"image": images.read(self._pictures[index]).pixels}
 
     def key(self, index: int) -> str:
+        """The picture's number, for messages."""
         return str(index)

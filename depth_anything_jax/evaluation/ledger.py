@@ -184,6 +184,7 @@ class _LoggedLedger(Ledger):
         self._log, self._part = log, part
 
     def add(self, scored: Scored) -> None:
+        """Writes the scores down before they count."""
         self._log.add(self._part, scored)
         super().add(scored)
 

@@ -219,7 +219,8 @@ TABLE = {
             "DDAD's images are squeezed to 352 x 1216 before the network there; here they keep "
             "their shape. Labels are scored at their own size in both",
             "sets that ZoeDepth does not have get a range by domain and no crop: our choice",
-            "V1's metric models take 392 x 518 there whatever the image: here a short side of 518",
+            "V1's metric models take 392 x 518 whatever the image, there and here (it is in their "
+            "metadata); all others here a short side of 518",
         ),
     ),
     "unidepth": Named(
