@@ -129,7 +129,7 @@ def _main(
     overwrite: bool,
     load: dict[str, Any],
 ) -> int:
-    from depth_anything_jax.api import batch, outputs, shapes
+    from depth_anything_jax.api import batch, folders, outputs, shapes
     from depth_anything_jax.api import resume as resuming
     from depth_anything_jax.api.model import DEFAULT, DepthAnything
 
@@ -154,9 +154,9 @@ def _main(
     model = DepthAnything.from_pretrained(source, dtype=dtype, batch_size=batch_size, **load)
     print(f"{model!r} → {out}", flush=True)
     style.check(model.unit)
-    resuming.begin(out, facts)
+    resuming.begin(out, todo, style, facts)
     if options.buckets:  # of all pictures, so that a resumed run has the same lengths
-        stills = [i.source for i in items if not i.video and i.source != "-"]
+        stills = [i.source for i in items if not i.video and i.source != folders.STDIN]
         model.recipe.check_size(options.input_size, options.buckets)
         short = options.input_size or model.recipe.input.short_side
         lengths = shapes.lengths(stills, short, options.buckets)

@@ -1,5 +1,7 @@
 """The page's work without a browser: what it makes, what it refuses, its folder, its settings."""
 
+import copy
+import dataclasses
 import json
 import os
 import pathlib
@@ -192,6 +194,26 @@ def test_a_video_up_to_the_limit(make, clip, private):
     assert all(SECRET not in p.read_bytes() for p in made_of(private))
     found, mkv, text = make().video(clip, "grey")
     assert mkv is None and "first" not in text and "20 frames" in text
+
+
+def test_a_model_that_needs_a_camera_asks_for_it(models, make, clip, photo, tmp_path):
+    """A video's file never says its focal length, a photo's may not."""
+    work = make("metric")
+    canonical = dataclasses.replace(work.model.recipe, focal=100.0)
+    work.model = copy.copy(work.model)
+    work.model.recipe = canonical
+    bare = tmp_path / "bare.png"
+    Image.fromarray(api_models.photo(56, 70)).save(bare)
+    for call in (lambda: work.depth(str(bare)), lambda: work.video(clip, "turbo")):
+        with pytest.raises(work_lib.Problem, match="give the field of view"):
+            call()
+    assert work.depth(str(photo)) and work.depth(str(bare), 60)
+    deepest = []
+    for fov in (60, 90):
+        _, mkv, _ = work.video(clip, "turbo", sixteen=True, fov=fov)
+        deepest.append(np.mean([values.mean() for _, values in process.read_depth(mkv)[1]]))
+    # of the focal lengths: tan 45 to tan 30 degrees; in units of 1/256 m
+    assert deepest[0] / deepest[1] == pytest.approx(3**0.5, rel=1e-2)
 
 
 # What is refused, and in which words

@@ -294,7 +294,7 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
 
     assert prepare() == items and not out.exists()
     resuming.make_folder(out)
-    resuming.begin(out, facts)
+    resuming.begin(out, items, style, facts)
     batch.run(model, items[:1], out, style, OPTIONS)
     with pytest.raises(ValueError, match=r"1 of the files are there already, .*a_png.depth.npy"):
         prepare()
@@ -308,6 +308,19 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file; name a folder"):
         resuming.missing(tmp_path / "file", items, style, facts, resume=False, overwrite=False)
+
+
+def test_what_an_overwriting_run_has_not_come_to_is_made_by_resume(model, album, tmp_path):
+    """Files of the run before are not taken for its own."""
+    out, items = tmp_path / "out", folders.find([str(album / "a.png"), str(album / "a.jpg")])
+    style, facts = outputs.Style(formats=("npy",)), {"checkpoint": "two"}
+    resuming.make_folder(out)
+    resuming.begin(out, items, style, {"checkpoint": "one"})
+    batch.run(model, items, out, style, OPTIONS)
+    again = resuming.missing(out, items, style, facts, resume=False, overwrite=True)
+    resuming.begin(out, again, style, facts)
+    batch.run(model, again[:1], out, style, OPTIONS)  # and was stopped
+    assert resuming.missing(out, items, style, facts, resume=True, overwrite=False) == items[1:]
 
 
 def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):

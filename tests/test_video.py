@@ -158,11 +158,24 @@ def test_limits(tmp_path):
     small = next(iter(Reader(source, max_res=64))).image
     near(small, next(counting(12, 64, 128))[::2, ::2])
     assert Reader(source, max_res=500).info.width == 128
-    for name in ("max_len", "target_fps", "max_res"):
-        with pytest.raises(VideoError, match=name):
-            Reader(source, **{name: 0})
+    for name, value in (
+        ("max_len", 0), ("max_res", 0), ("target_fps", 0), ("target_fps", np.nan),
+        ("target_fps", np.inf),
+    ):  # fmt: skip
+        with pytest.raises(VideoError, match=f"{name} must be"):
+            Reader(source, **{name: value})
     source = write(tmp_path / "b.mkv", counting(12))  # rounded to milliseconds
     assert [f.time for f in Reader(source, target_fps=15)] == [2 * i / NTSC for i in range(6)]
+
+
+@pytest.mark.parametrize("rate", [1 / 3600, 1e-9])
+def test_one_frame_an_hour(tmp_path, rate):
+    hours = [Fraction(0), Fraction(1800), Fraction(3600)]
+    source = write(tmp_path / "a.mp4", counting(3), times=hours)
+    wanted = [t for t in hours if int(t * Fraction(rate).limit_denominator(10**6)) or not t]
+    report = process(source, {tmp_path / "b.mp4": "color"}, inverse, target_fps=rate)
+    assert report.frames == len(wanted) == 1 + (rate > 1e-6) and not report.problems
+    assert [f.time for f in Reader(tmp_path / "b.mp4")] == wanted
 
 
 def test_pixels_that_are_not_square(tmp_path):

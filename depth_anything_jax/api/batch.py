@@ -99,7 +99,7 @@ def _pictures(
     later = [f for f in style.formats if shared and f in outputs.COLOURED]
     now = [f for f in style.formats if f not in later]
     ranges: list[tuple[float, float]] = []
-    focals: collections.Counter[str] = collections.Counter()
+    focals: list[str] = []  # not counted here: threads add to it
     notes: dict[str, list[str]] = collections.defaultdict(list)
     drawn = []  # numbers of the pictures whose colours wait for the others'
 
@@ -112,7 +112,7 @@ def _pictures(
         def write(index: int, depth: Depth) -> None:
             for note in depth.meta.get("notes", ()):
                 notes[note].append(items[index].source)
-            focals[outputs.write(depth, out, items[index].stem, style, now)] += 1
+            focals.append(outputs.write(depth, out, items[index].stem, style, now))
             if later:
                 kept = depth if "side-by-side" in later else dataclasses.replace(depth, image=None)
                 _keep(kept, pathlib.Path(waiting) / f"{index}.npz")
@@ -136,7 +136,7 @@ def _pictures(
     for note, names in notes.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
         print(f"{min(names)}{others}: {note}")
-    if named := [f"{who} ({count})" for who, count in focals.items() if who]:
+    if named := [f"{who} ({count})" for who, count in collections.Counter(focals).items() if who]:
         print(f"focal lengths of the points: {', '.join(named)}")
 
 
@@ -175,7 +175,6 @@ def _video(
     problems: Problems,
 ) -> None:
     targets = outputs.video_outputs(out, item.stem, style)
-    (out / item.stem).parent.mkdir(parents=True, exist_ok=True)
     metric = model.unit is not None
 
     def frames(images: Sequence[Any]) -> list[Any]:
@@ -189,6 +188,7 @@ def _video(
         return [depth.depth for depth in found]
 
     try:
+        (out / item.stem).parent.mkdir(parents=True, exist_ok=True)
         with _bar(None, "frame", item.source) as bar:
 
             def progress(done: int, count: int | None) -> None:

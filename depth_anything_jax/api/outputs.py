@@ -12,6 +12,7 @@ import numpy as np
 
 from depth_anything_jax.api import cloud, files
 from depth_anything_jax.api.depth import Depth
+from depth_anything_jax.api.recipe import METRIC, RELATIVE
 
 # format: end of the file's name
 PICTURES = {
@@ -85,7 +86,7 @@ class Style:
         if self.intrinsics and self.fov:
             raise ValueError("--intrinsics and --fov say the same thing; give one of them")
         # The rest is checked where it is used: a map of two pixels is enough.
-        sample = Depth(np.array([[1, 2]], np.float32), _kind(kind_unit))
+        sample = Depth(np.array([[1, 2]], np.float32), METRIC if kind_unit else RELATIVE)
         painted(sample, self)
         files.check_scale(self.png_scale)
         if "exr" in self.formats:
@@ -97,12 +98,6 @@ class Style:
     def needs_image(self) -> bool:
         """Whether the picture itself is written."""
         return bool({"side-by-side", *CLOUDS} & set(self.formats))
-
-
-def _kind(unit: str | None) -> str:
-    from depth_anything_jax.api.recipe import METRIC, RELATIVE
-
-    return METRIC if unit else RELATIVE
 
 
 def paths(

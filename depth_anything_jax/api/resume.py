@@ -74,7 +74,14 @@ def make_folder(out: pathlib.Path) -> None:
         raise OSError(f"--out={out}: cannot be written ({error.strerror})") from error
 
 
-def begin(out: pathlib.Path, facts: dict[str, Any]) -> None:
-    """Writes down with what the files of the output folder are made."""
+def begin(out: pathlib.Path, items: Sequence[Item], style: Style, facts: dict[str, Any]) -> None:
+    """Writes down with what the files of the output folder are made.
+
+    Older files of the items are removed before: if this run is stopped, `missing` would take them
+    for its own.
+    """
+    for item in items:
+        for path in outputs.paths(out, item.stem, style, video=item.video):
+            path.unlink(missing_ok=True)
     with files.replaced(out / FACTS) as part:
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

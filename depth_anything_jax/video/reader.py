@@ -11,6 +11,7 @@ make FFmpeg fetch addresses and read other files.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -133,10 +134,10 @@ class Reader:
         max_pixels: int | None = None,
     ):
         for name, value in ("max_len", max_len), ("target_fps", target_fps), ("max_res", max_res):
-            if value is not None and not value > 0:
-                raise VideoError(f"{name} must be above 0, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise VideoError(f"{name} must be a number above 0, got {value}")
         self.path, self.max_len, self.max_pixels = path, max_len, max_pixels
-        self.target = None if target_fps is None else Fraction(target_fps).limit_denominator(1001)
+        self.target = None if target_fps is None else Fraction(target_fps).limit_denominator(10**6)
         self.problems: list[str] = []
         with open_file(path) as container:
             self.info = self._look(container, max_res)

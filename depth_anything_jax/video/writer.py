@@ -77,7 +77,8 @@ class Writer:
         suffix = self.path.suffix.lower()
         self.notes: list[str] = []
         self._shape = (height, width) if sixteen_bits else (height, width, 3)
-        self._rate = Fraction(rate).limit_denominator(1001)
+        # NTSC's 1001, and never 0: one frame an hour has its times all the same
+        self._rate = max(Fraction(rate).limit_denominator(1001), Fraction(1, 1001))
         self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{suffix}")
         options = {"movflags": "+faststart"} if suffix != ".mkv" else {}
         self._container = av.open(str(self._temporary), "w", options=options)

@@ -44,10 +44,10 @@ def build(work: Work) -> Any:
 
     needs_lens = work.model.recipe.focal is not None  # its metres depend on the camera
 
-    def degrees() -> Any:
+    def degrees(of: str, unknown: str, **how: Any) -> Any:
         return gr.Number(
-            value=0, minimum=0, maximum=179, label="Field of view, degrees", elem_id="photo-fov",
-            info="That the photo's longer side sees. 0: as its file says, else a guess.",
+            value=0, minimum=0, maximum=179, label="Field of view, degrees", elem_id=f"{of}-fov",
+            info=f"That the {of}'s longer side sees. 0: {unknown}.", **how,
         )  # fmt: skip
 
     def photo_tab() -> None:
@@ -62,7 +62,7 @@ def build(work: Work) -> Any:
                 colours = gr.Dropdown(list(COLORMAPS), value=COLORMAPS[0], label="Colours")
                 invert = gr.Checkbox(label="Near is cold, or dark", elem_id="photo-invert")
                 if needs_lens:
-                    fov = degrees()
+                    fov = degrees("photo", "as its file says, else a guess")
                 gr.Markdown(_limits(work.limits), elem_classes="quiet")
             with gr.Column(scale=5, min_width=320):
                 with gr.Tabs():
@@ -83,7 +83,7 @@ def build(work: Work) -> Any:
                         )  # fmt: skip
                         points = gr.Markdown(elem_classes="quiet", elem_id="photo-points")
                         if not needs_lens:
-                            fov = degrees()
+                            fov = degrees("photo", "as its file says, else a guess")
                 about = gr.Markdown(NOTHING, elem_id="photo-about")
                 with gr.Row():
                     buttons = [
@@ -170,6 +170,7 @@ def build(work: Work) -> Any:
                 )  # fmt: skip
                 beside = gr.Checkbox(False, label="Show the video beside its depth")
                 sixteen = gr.Checkbox(False, label="16-bit depth too (.mkv, without loss)")
+                fov = degrees("video", "unknown", visible=needs_lens)
                 start = gr.Button("Make depth", variant="primary", elem_id="video-start")
                 gr.Markdown(
                     f"The first {work.limits.seconds:g} seconds are done, at most "
@@ -188,7 +189,7 @@ def build(work: Work) -> Any:
 
         # Gradio finds the bar by its default value.
         def video(
-            file: str | None, name: str, steady: bool, both: bool, deep: bool,
+            file: str | None, name: str, steady: bool, both: bool, deep: bool, degrees: float,
             bar: Any = gr.Progress(),  # noqa: B008
         ) -> list[Any]:  # fmt: skip
             if file is None:
@@ -199,11 +200,11 @@ def build(work: Work) -> Any:
 
             found, mkv, text = told(
                 work.video, file, name,
-                smooth=steady, beside=both, sixteen=deep, progress=progress,
+                smooth=steady, beside=both, sixteen=deep, fov=degrees or 0, progress=progress,
             )  # fmt: skip
             return [found, text, gr.DownloadButton(value=mkv, interactive=mkv is not None)]
 
-        inputs = [upload, colours, smooth, beside, sixteen]
+        inputs = [upload, colours, smooth, beside, sixteen, fov]
         start.click(video, inputs, [shown, about, raw], show_progress_on=shown, **heavy)
 
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:

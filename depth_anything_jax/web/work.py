@@ -103,11 +103,7 @@ class Work:
             seen = camera.of_facts(photo.facts, shape)
             if seen is None and fov:
                 seen = camera.of_fov(fov, shape)
-            if seen is None and self.model.recipe.focal is not None:
-                raise Problem(
-                    "this model's metres depend on the camera, of which the photo's file says "
-                    "nothing: give the field of view"
-                )
+            self._check_camera(seen)
             depth = self.model(photo.image, intrinsics=seen)
             text = f"{_about(depth)} {' '.join(f'The file {n}.' for n in photo.facts.notes)}"
             result = Result(self.folder.new(), _stem(name), text.strip())
@@ -198,6 +194,7 @@ class Work:
         smooth: bool = True,
         beside: bool = False,
         sixteen: bool = False,
+        fov: float = 0,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> tuple[str, str | None, str]:
         """Depth of a video: an .mp4, on demand 16 bits as .mkv, and what to say about it.
@@ -208,11 +205,13 @@ class Work:
           smooth: relative maps keep scale and shift from frame to frame.
           beside: the frame beside its depth.
           sixteen: writes the .mkv too.
+          fov: degrees that its longer side sees; 0: unknown.
           progress: as for `process.process`.
         """
         with self._told(upload):
             self._check_size(upload)
             _check_colormap(colormap)
+            self._check_camera(fov or None)
             info = reader.Reader(upload, max_pixels=VIDEO_PIXELS).info
             rate = min(info.rate, Fraction(FASTEST))
             most = max(1, int(self.limits.seconds * rate))
@@ -223,7 +222,7 @@ class Work:
             targets = outputs.video_outputs(folder, pathlib.PurePath(stem), style)
 
             def frames(images: Sequence[Any]) -> list[Any]:
-                return [depth.depth for depth in self.model(list(images))]
+                return [depth.depth for depth in self.model(list(images), fov=fov or None)]
 
             devices = self.model.devices
             report = process.process(
@@ -248,6 +247,13 @@ class Work:
     def _check_size(self, upload: str) -> None:
         if pathlib.Path(upload).stat().st_size > self.limits.bytes:
             raise Problem(f"the file has more than {self.limits.bytes / 1e6:.0f} MB")
+
+    def _check_camera(self, known: Any) -> None:
+        if known is None and self.model.recipe.focal is not None:
+            raise Problem(
+                "this model's metres depend on the camera, of which the file says nothing: give "
+                "the field of view"
+            )
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> None:
         try:
