@@ -144,7 +144,10 @@ def convert(values: Map, kind: str, view: str) -> Map:
 
 
 def _inverse(depth: np.ndarray) -> np.ndarray:
-    return 1 / np.maximum(depth, metrics.TINY)
+    """1 / depth; what is not finite stays so and on its side: an infinite depth becomes -inf."""
+    disparity = 1 / np.maximum(depth, metrics.TINY)
+    finite = np.isfinite(depth)
+    return disparity if finite.all() else np.where(finite, disparity, -depth)
 
 
 def in_space(x: np.ndarray, kind: str, protocol: Protocol) -> np.ndarray:
