@@ -92,6 +92,17 @@ def test_a_constant_prediction_has_finite_scores(name, value):
             assert found.shift == pytest.approx(mean, rel=1e-12)
 
 
+def test_pixels_that_a_reduction_misses_are_aligned_on_all_the_same():
+    valid = np.zeros((2048, 1), bool)
+    valid[[5, 9, 901]] = True  # of which every second is kept
+    label = record(hw=(2048, 1)) | {"depth": np.full((2048, 1), 5, np.float32), "valid": valid}
+    label["depth"][901] = 2
+    prediction = 3 / label["depth"] + 1
+    thin = protocols.get("marigold", DISPARITY, "eth3d", "outdoor")
+    found = scoring.score(prediction, DISPARITY, label, thin)
+    assert (found.n, found.scale) == (3, pytest.approx(1 / 3)) and found.abs_rel < 1e-6
+
+
 def test_predictions_that_are_not_finite_count_against_the_model():
     label = record(hw=(60, 80))
     truth = np.nan_to_num(scoring.truth(label, DISPARITY, PLAIN))

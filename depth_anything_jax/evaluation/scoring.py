@@ -170,7 +170,8 @@ def _solve(x: np.ndarray, found: Target, protocol: Protocol) -> Alignment:
         )
         position = np.zeros(found.valid.size, np.int64)
         position[found.valid.ravel()] = np.arange(y.size)
-        x, y = x[position[pick]], y[position[pick]]
+        if pick.size:  # a reduction may miss every one of a few pixels: then they are all used
+            x, y = x[position[pick]], y[position[pick]]
     if not np.isfinite(x).any():
         x = np.zeros_like(x)  # says nothing, like a constant
     # Looked up here by name: one place to solve, and one to replace in a test.
