@@ -31,7 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from depth_anything_jax.data import sources, specs
-from depth_anything_jax.evaluation import corrupt, progress, switches, tables
+from depth_anything_jax.evaluation import corrupt, progress, protocol_table, switches, tables
 
 if TYPE_CHECKING:
     from depth_anything_jax.evaluation.session import Session
@@ -221,7 +221,7 @@ def main() -> None:
     checkpoint = several("checkpoint", None, "what to score; may be given again", required=True)
     dataset = several("dataset", [], "evaluation set, NAME[?option=value]; may be given again")
     data = several("data", None, "folder of each --dataset, or labelled source", required=True)
-    protocol = flags.DEFINE_string("protocol", "", "da, midas, marigold, moge, zoe, vda, golden")
+    protocol = flags.DEFINE_string("protocol", "", ", ".join(protocol_table.TABLE))
     kind = flags.DEFINE_string("kind", None, "of predictions: and baseline:")
     views = several("as", [], "score it as this lesser kind; may be given again")
     switch = several("switch", [], "NAME=VALUE of the protocol, changed; may be given again")

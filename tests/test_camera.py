@@ -208,6 +208,14 @@ def pairs(tmp_path):
     return tmp_path
 
 
+def test_a_sources_sensor_is_for_entries_that_know_their_lens_in_millimetres(tmp_path):
+    own = {"rgb": "c.png", "focal_mm": 12, "sensor_width_mm": 24}
+    rows = [{"rgb": "a.png", "focal_mm": 18}, {"rgb": "b.png", "fx": 33}, own]
+    (tmp_path / "manifest.json").write_text(json.dumps(rows))
+    entries, _ = manifest.load(tmp_path, defaults={"sensor_width_mm": 36, "fy": 55})
+    assert [e.camera(60, 80)[:2].tolist() for e in entries] == [[40, 40], [33, 33], [40, 40]]
+
+
 def test_a_sources_camera_is_for_entries_that_have_none(pairs):
     source = sources.make({"type": "rgbd", "path": str(pairs), "fx": 50.0, "fy": 55.0})
     np.testing.assert_array_equal(source[0]["camera"], [50, 55, 19.5, 14.5])

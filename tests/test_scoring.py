@@ -92,6 +92,17 @@ def test_a_constant_prediction_has_finite_scores(name, value):
             assert found.shift == pytest.approx(mean, rel=1e-12)
 
 
+def test_pixels_that_a_reduction_misses_are_aligned_on_all_the_same():
+    valid = np.zeros((2048, 1), bool)
+    valid[[5, 9, 901]] = True  # of which every second is kept
+    label = record(hw=(2048, 1)) | {"depth": np.full((2048, 1), 5, np.float32), "valid": valid}
+    label["depth"][901] = 2
+    prediction = 3 / label["depth"] + 1
+    thin = protocols.get("marigold", DISPARITY, "eth3d", "outdoor")
+    found = scoring.score(prediction, DISPARITY, label, thin)
+    assert (found.n, found.scale) == (3, pytest.approx(1 / 3)) and found.abs_rel < 1e-6
+
+
 def test_predictions_that_are_not_finite_count_against_the_model():
     label = record(hw=(60, 80))
     truth = np.nan_to_num(scoring.truth(label, DISPARITY, PLAIN))
@@ -110,6 +121,18 @@ def test_predictions_that_are_not_finite_count_against_the_model():
         at = np.broadcast_to(np.arange(80) % 4 == 0, (60, 80))[scoring.target(label, PLAIN).valid]
         filled = np.where(at, 10.0 if poison == -np.inf else 1e-3, depth)
         assert found.abs_rel == pytest.approx(metrics.errors(filled, depth).abs_rel, rel=1e-9)
+    # Of depth the same: +inf is as far as can be, however the fit's space holds it.
+    far = np.where(np.isfinite(label["depth"]), label["depth"], 655.35)
+    for poison, worth in ((np.nan, 1e-3), (np.inf, 10.0), (-np.inf, 1e-3)):
+        holes = far.astype(np.float64)
+        holes[:, ::4] = poison
+        as_disparity = scoring.convert(holes, "metric", DISPARITY)
+        for kind, prediction in (("metric", holes), (DISPARITY, as_disparity)):
+            found = scoring.score(prediction, kind, label, PLAIN)
+            assert found.not_finite == count and math.isfinite(found.norm_l1)
+            assert (found.scale, found.shift) == pytest.approx((1, 0), abs=1e-6)  # float32 label
+            filled = metrics.errors(np.where(at, worth, depth), depth)
+            assert found.abs_rel == pytest.approx(filled.abs_rel, rel=1e-5)
     # Outside the mask nothing matters.
     outside = np.where(scoring.target(label, PLAIN).valid, truth, np.nan)
     assert scoring.score(outside, DISPARITY, label, PLAIN) == good

@@ -228,7 +228,8 @@ def encode_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int = 90) -> bytes:
 
 
 # NumPy parses a file's header with `ast`, which now and then fails in several threads at a time on
-# Python 3.11 before .5 (SystemError: AST constructor recursion depth mismatch, cpython#106905).
+# Python 3.11 to .7 and 3.12 to .1 (SystemError: AST constructor recursion depth mismatch,
+# cpython#106905).
 _parsing = threading.Lock()
 
 

@@ -220,8 +220,12 @@ def load(
     entries = []
     for i, row in enumerate(rows):
         if isinstance(row, Mapping):
-            own = any(row.get(name) is not None for name in ("K", "fx", "focal_mm"))
-            row = {**{k: v for k, v in defaults.items() if not (own and k in CAMERA)}, **row}
+            given = {name for name in ("K", "fx", "focal_mm") if row.get(name) is not None}
+            # An entry's own camera replaces the source's, whose sensor its millimetres may need.
+            left_out = set(CAMERA) if given else set()
+            if given == {"focal_mm"}:
+                left_out.remove("sensor_width_mm")
+            row = {**{k: v for k, v in defaults.items() if k not in left_out}, **row}
         entries.append(parse(row, f"{path}, entry {i}"))
     return entries, str(path.parent)
 

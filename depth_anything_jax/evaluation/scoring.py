@@ -144,7 +144,10 @@ def convert(values: Map, kind: str, view: str) -> Map:
 
 
 def _inverse(depth: np.ndarray) -> np.ndarray:
-    return 1 / np.maximum(depth, metrics.TINY)
+    """1 / depth; what is not finite stays so and on its side: an infinite depth becomes -inf."""
+    disparity = 1 / np.maximum(depth, metrics.TINY)
+    finite = np.isfinite(depth)
+    return disparity if finite.all() else np.where(finite, disparity, -depth)
 
 
 def in_space(x: np.ndarray, kind: str, protocol: Protocol) -> np.ndarray:
@@ -167,7 +170,8 @@ def _solve(x: np.ndarray, found: Target, protocol: Protocol) -> Alignment:
         )
         position = np.zeros(found.valid.size, np.int64)
         position[found.valid.ravel()] = np.arange(y.size)
-        x, y = x[position[pick]], y[position[pick]]
+        if pick.size:  # a reduction may miss every one of a few pixels: then they are all used
+            x, y = x[position[pick]], y[position[pick]]
     if not np.isfinite(x).any():
         x = np.zeros_like(x)  # says nothing, like a constant
     # Looked up here by name: one place to solve, and one to replace in a test.

@@ -3,7 +3,7 @@
 with Session(folder, facts, resume=True) as session:
     ledger = session.ledger(candidate, source, …)
     …
-    session.show(candidate, source, rows, images, protocol_of)
+    session.show(candidate, source, rows, images, rules)
 """
 
 from __future__ import annotations
