@@ -102,6 +102,19 @@ def describe_program(weights: Weights, layout: str) -> dict[str, Any]:
     return facts
 
 
+def own_size(weights: Weights) -> tuple[int, int]:
+    """Height and width of an input that a network was trained for, of a square image at least.
+
+    Metres are right at the input that they were learned at; a relative network takes any, and the
+    one that needs no resized positions is its trained one.
+    """
+    if weights.head == "relative":
+        side = 14 * depth_anything.VARIANTS[weights.variant].grid
+        return side, side
+    size = weights.input.size
+    return size if isinstance(size, tuple) else (size, size)
+
+
 def save_encoder(
     path: str | pathlib.Path,
     encoder: Mapping[str, Any],
@@ -229,12 +242,12 @@ def hf_config(weights: Weights) -> dict[str, Any]:
 
 
 def hf_preprocessor(weights: Weights) -> dict[str, Any]:
-    """transformers' preprocessor_config.json, as the released ports have it."""
-    side = 14 * depth_anything.VARIANTS[weights.variant].grid
+    """transformers' preprocessor_config.json, as the released ports have it, at its own size."""
+    height, width = own_size(weights)
     return {
         "image_processor_type": "DPTImageProcessor",
         "do_resize": True,
-        "size": {"height": side, "width": side},
+        "size": {"height": height, "width": width},
         "keep_aspect_ratio": True,
         "ensure_multiple_of": 14,
         "resample": 3,  # PIL's bicubic
