@@ -44,14 +44,24 @@ def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
-    path = pathlib.Path(destination)
-    if path.exists() and not (layout == "hf" and path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"{path} is there already; choose another name or remove it")
+    path = unused(destination, empty=layout == "hf")
     metadata = describe(weights)
     if layout == "hf":
         _write_hf(weights, path, metadata)
     else:
         _write_official(weights, path, metadata)
+    return path
+
+
+def unused(destination: str, *, empty: bool) -> pathlib.Path:
+    """The path of an export, where nothing is yet, or no more than an `empty` folder.
+
+    Raises:
+      FileExistsError: something is there already.
+    """
+    path = pathlib.Path(destination)
+    if path.exists() and not (empty and path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already; choose another name or remove it")
     return path
 
 

@@ -55,9 +55,7 @@ def export_stablehlo(
       ValueError: a side is no multiple of 14, a size that is not the bins head's, or the weights
         are an encoder alone.
     """
-    folder = pathlib.Path(destination)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already; choose another name or remove it")
+    folder = export.unused(destination, empty=True)
     # "einsum" and scan: plain operations, which all platforms have, and no kernel. How `models`
     # writes resizes and the last layer is chosen by the machine that exports; the result is not.
     model = weights.model_of(found, attention="einsum")
