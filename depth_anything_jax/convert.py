@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from depth_anything_jax.convert_table import LAYOUTS, TABLE, Layout, Row
+from depth_anything_jax.models.bins import ATTRACTORS
 
 # Buffers in ZoeDepth's files: 0 … bins - 1 and bins - 1.
 _CONSTANTS = tuple(
     f"conditional_log_binomial.log_binomial_transform.{name}" for name in ("k_idx", "K_minus_1")
 )
-ATTRACTORS = 16  # of the bins head's first layer
 
 # Recent transformers name some modules otherwise in memory than in the files they save.
 _IN_MEMORY = (
@@ -115,7 +115,7 @@ def bin_centres(state: Mapping[str, Any]) -> str | None:
     last = state.get("attractors.0._net.2.bias")
     if last is None:
         return None
-    return "normed" if last.shape[0] == 2 * ATTRACTORS else "softplus"
+    return "normed" if last.shape[0] == 2 * ATTRACTORS[0] else "softplus"
 
 
 def detect_layout(names: Iterable[str]) -> Layout:

@@ -44,14 +44,24 @@ def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
-    path = pathlib.Path(destination)
-    if path.exists() and not (layout == "hf" and path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"{path} is there already; choose another name or remove it")
+    path = unused(destination, empty=layout == "hf")
     metadata = describe(weights)
     if layout == "hf":
         _write_hf(weights, path, metadata)
     else:
         _write_official(weights, path, metadata)
+    return path
+
+
+def unused(destination: str, *, empty: bool) -> pathlib.Path:
+    """The path of an export, where nothing is yet, or no more than an `empty` folder.
+
+    Raises:
+      FileExistsError: something is there already.
+    """
+    path = pathlib.Path(destination)
+    if path.exists() and not (empty and path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already; choose another name or remove it")
     return path
 
 
@@ -100,6 +110,19 @@ def describe_program(weights: Weights, layout: str) -> dict[str, Any]:
         "larger_is": "farther" if metric else "nearer",
     }
     return facts
+
+
+def own_size(weights: Weights) -> tuple[int, int]:
+    """Height and width of an input that a network was trained for, of a square image at least.
+
+    Metres are right at the input that they were learned at; a relative network takes any, and the
+    one that needs no resized positions is its trained one.
+    """
+    if weights.head == "relative":
+        side = 14 * depth_anything.VARIANTS[weights.variant].grid
+        return side, side
+    size = weights.input.size
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def save_encoder(
@@ -229,12 +252,12 @@ def hf_config(weights: Weights) -> dict[str, Any]:
 
 
 def hf_preprocessor(weights: Weights) -> dict[str, Any]:
-    """transformers' preprocessor_config.json, as the released ports have it."""
-    side = 14 * depth_anything.VARIANTS[weights.variant].grid
+    """transformers' preprocessor_config.json, as the released ports have it, at its own size."""
+    height, width = own_size(weights)
     return {
         "image_processor_type": "DPTImageProcessor",
         "do_resize": True,
-        "size": {"height": side, "width": side},
+        "size": {"height": height, "width": width},
         "keep_aspect_ratio": True,
         "ensure_multiple_of": 14,
         "resample": 3,  # PIL's bicubic

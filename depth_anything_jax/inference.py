@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from depth_anything_jax.evaluation.metrics import MIN_DEPTH
 
-# Normalised NHWC images (b, h, w, 3) → disparity (b, h, w), numpy or on the device.
+# Normalised NHWC images (b, h, w, 3) → maps (b, h, w), numpy or on the device.
 Predict = Callable[[np.ndarray], Any]
 IN_FLIGHT = 2  # batches on the device while the host prepares and stores others
 
@@ -134,10 +134,10 @@ class Input(NamedTuple):
 
 
 class Output(NamedTuple):
-    """A prediction: the tag of its input, and disparity (h, w)."""
+    """A prediction: the tag of its input, and the map (h, w) that was asked for."""
 
     tag: Any
-    disparity: np.ndarray
+    map: np.ndarray
 
 
 class Stats:
@@ -228,10 +228,10 @@ def predict_all(
     def land() -> Iterator[Output]:
         group, out = flying.popleft()
         shape = (batch_size, *group[0].image.shape)
-        disparity = _explained(lambda: np.asarray(out), shape)
-        if disparity.shape != shape[:3]:
-            raise RuntimeError(f"the network made {disparity.shape} of a batch of {shape}")
-        for x, y in zip(group, disparity, strict=False):
+        maps = _explained(lambda: np.asarray(out), shape)
+        if maps.shape != shape[:3]:
+            raise RuntimeError(f"the network made {maps.shape} of a batch of {shape}")
+        for x, y in zip(group, maps, strict=False):
             yield Output(x.tag, y)
 
     for x in inputs:

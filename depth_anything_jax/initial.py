@@ -217,8 +217,13 @@ def _check_head(config, head: str, max_depth: float | None, focal: float | None)
         ("camera.focal", focal, config.camera.focal),
     ):
         if head != "relative" and (theirs or 0) != ours:
+            other = (
+                "start from a relative model (init_parts='relative')"
+                if head == "bins"
+                else "take all but the last layer (init_parts='decoder')"
+            )
             raise ValueError(
                 f"init_from={config.init_from!r} was trained with {field}={theirs}, and here it is "
                 f"{ours}: the same output would mean other metres; set {field}={theirs or 0}, or "
-                "take all but the last layer (init_parts='decoder')"
+                f"{other}"
             )

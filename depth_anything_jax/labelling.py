@@ -192,7 +192,7 @@ def label_source(
 
             for y in inference.predict_all(run, inputs(), batch_size=batch_size, stats=stats):
                 index, key, image_hw = y.tag
-                disparity = y.disparity
+                disparity = y.map
                 if not transform.keep_aspect:
                     shape = transforms.network_size(image_hw[0], image_hw[1], size)
                     disparity = resample.resize(disparity, shape, "bilinear-corners")

@@ -13,7 +13,7 @@ from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, bins
 from tests import parity
 from tests.test_models import FAST_TO_COMPILE
-from tools import export_torch, import_torch
+from tools import export_stablehlo, export_torch, import_torch
 
 TINY = Variant(64, 6, 2, 256, 16, (8, 16, 24, 32), (1, 2, 4, 5), grid=4)
 INPUT = transforms.InputTransform((42, 56), False, "bilinear-corners")
@@ -236,6 +236,22 @@ def test_metres_of_a_whole_network(tmp_path, x64, monkeypatch):
     found = run({"params": params}, jnp.asarray(images))
     # PyTorch's softplus is linear from 20 on, 2e-9 away
     assert parity.relative_error(found, metres) <= 10 * parity.FLOAT64
+
+
+def test_a_program_for_another_input_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "load", lambda *_, **__: ours())
+    with pytest.raises(SystemExit, match="size 56x56: every input of this network is 42x56 pixels"):
+        export_stablehlo.main(["run", str(tmp_path / "x"), "--size", "56"])
+    assert not list(tmp_path.iterdir())
+    assert export.own_size(ours()) == (42, 56)
+
+
+@pytest.mark.nightly
+def test_a_program_has_the_input_of_the_bins_head(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "load", lambda *_, **__: ours())
+    export_stablehlo.main(["run", str(tmp_path / "x")])
+    said = json.loads((tmp_path / "x/metadata.json").read_text())["input"]
+    assert (said["size"], said["shape"]) == ([42, 56], ["batch", 42, 56, 3])
 
 
 def test_a_head_of_its_own_input_is_not_a_default():

@@ -88,7 +88,7 @@ def test_a_candidate_sees_every_image_through_its_transform(path, metres):
     for i, ours in candidate.look(pairs):
         expected = metres(source[i]["image"])
         assert ours.shape == expected.shape == (28, 42) and np.ptp(expected) > 0.3
-        np.testing.assert_allclose(ours, expected, rtol=1e-4)  # float32, through 1 / depth
+        np.testing.assert_allclose(ours, expected, rtol=1e-4)  # float32
     with pytest.raises(ValueError, match=r"size=56: every input of .* has one shape"):
         loop.evaluate_candidate(candidate, source, switches={"input_size": 56})
 

@@ -171,7 +171,7 @@ def test_the_report_is_one_page_with_one_bar_of_metres(tmp_path, monkeypatch):
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_the_whole_of_it_in_little(tmp_path, monkeypatch):
-    """All programs in earnest, three steps each, both heads; a second call runs none again."""
+    """All programs in earnest, sixty steps each, both heads; a second call runs none again."""
     monkeypatch.chdir(tmp_path)
     plan = MetricPlan(
         folder=str(tmp_path / "demo"), size=28, images=6, metric_images=6, held_out=6,

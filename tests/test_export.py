@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax import checkpoint, convert, export, licences, weights
+from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, build_encoder
 from tests import parity
 from tools import export_torch, import_torch
@@ -135,6 +136,14 @@ def test_preprocessor_loads(tmp_path, reference_model):
     uniform = processor(np.full((56, 56, 3), 51, np.uint8), return_tensors="np")["pixel_values"]
     want = (0.2 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     np.testing.assert_allclose(uniform[0, :, 0, 0], want, rtol=1e-5)  # float32
+
+
+def test_metres_are_asked_for_at_the_size_that_they_were_learned_at():
+    """At another, the focal length in pixels is another, and so are the metres."""
+    metric = dataclasses.replace(random_weights(max_depth=20), input=transforms.training_input(42))
+    assert export.hf_preprocessor(metric)["size"] == {"height": 42, "width": 42}
+    relative = dataclasses.replace(random_weights(), input=transforms.training_input(42))
+    assert export.hf_preprocessor(relative)["size"] == {"height": 56, "width": 56}
 
 
 def test_exported_encoder_in_transformers(tmp_path, reference_model):

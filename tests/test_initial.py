@@ -206,6 +206,13 @@ def test_a_metric_decoder_means_its_own_metres(metric, params, mesh, parts, fiel
         initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
 
 
+def test_the_cure_for_other_metres_is_one_that_the_head_has():
+    for head, cure in (("bins", "init_parts='relative'"), ("sigmoid", "init_parts='decoder'")):
+        c = config(**{**SIGMOID, "model.head": head}, init_from="x")
+        with pytest.raises(ValueError, match=f"set model.max_depth=80.0, or .*{cure}"):
+            initial._check_head(c, head, 80.0, None)
+
+
 def test_range_and_focal_length_are_in_the_metadata(mesh):
     c = config(unlabelled_ratio=0, **{**SIGMOID, "camera.focal": 250.0})
     networks, _, meta = initial.networks(c, mesh)

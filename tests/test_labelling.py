@@ -111,7 +111,7 @@ def test_a_bound_on_waiting_images_runs_the_largest_group_early():
     network, stats = Network(), inference.Stats()
     outputs = list(inference.predict_all(network, inputs, batch_size=3, stats=stats, max_waiting=3))
     assert sorted(o.tag for o in outputs) == list(range(6))
-    assert all((o.disparity == sizes[o.tag]).all() for o in outputs)
+    assert all((o.map == sizes[o.tag]).all() for o in outputs)
     assert network.batches[0].shape == (3, 14, 14, 3) and stats.images == 6
 
 

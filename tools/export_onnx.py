@@ -61,9 +61,7 @@ def export_onnx(found: weights.Weights, destination: str) -> dict[tuple[int, int
       ImportError: a package of [onnx] is missing.
       ValueError: another head, an encoder alone, or onnxruntime computes something else.
     """
-    folder = pathlib.Path(destination)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already; choose another name or remove it")
+    folder = export.unused(destination, empty=True)
     if found.head not in HEADS:
         raise ValueError(
             f"head={found.head!r}: ONNX export goes through transformers, which has the heads "

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from depth_anything_jax import convert, export, weights
-from depth_anything_jax.models import VARIANTS, dinov2
+from depth_anything_jax.models import dinov2
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # What jax itself puts into a program with a symbolic batch; it is gone once the batch is known.
@@ -48,18 +48,24 @@ def export_stablehlo(
     Args:
       found: as `weights.load` gives them, with a decoder.
       destination: a new or empty folder.
-      size: height and width of the images, multiples of 14.
+      size: height and width of the images, multiples of 14; a bins head has one only.
 
     Raises:
       FileExistsError: something is there already.
-      ValueError: a side is no multiple of 14, or the weights are an encoder alone.
+      ValueError: a side is no multiple of 14, a size that is not the bins head's, or the weights
+        are an encoder alone.
     """
-    folder = pathlib.Path(destination)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already; choose another name or remove it")
-    # "einsum" and scan: plain operations, alike on all platforms; no kernel, no choice by platform.
+    folder = export.unused(destination, empty=True)
+    # "einsum" and scan: plain operations, which all platforms have, and no kernel. How `models`
+    # writes resizes and the last layer is chosen by the machine that exports; the result is not.
     model = weights.model_of(found, attention="einsum")
     dinov2.patch_grid(*size)
+    if not found.input.keep_aspect and size != found.input.size:
+        height, width = export.own_size(found)
+        raise ValueError(
+            f"size {size[0]}x{size[1]}: every input of this network is {height}x{width} pixels; "
+            "leave the size out"
+        )
     params = {n: np.ascontiguousarray(x) for n, x in convert.flatten(found.params).items()}
 
     def depth(params: dict[str, Any], images: Any) -> Any:
@@ -112,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("ckpt")
     parser.add_argument("dst")
-    parser.add_argument("--size", type=int, help="side of a square; the trained one by default")
+    parser.add_argument("--size", type=int, help="side of a square; else what it was trained for")
     parser.add_argument("--height", type=int)
     parser.add_argument("--width", type=int)
     parser.add_argument("--version", help="v1 or v2, where CKPT does not tell")
@@ -122,8 +128,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("give --size, or --height and --width")
     try:
         found = weights.load(args.ckpt, version=args.version, max_depth=args.max_depth)
-        side = 14 * VARIANTS[found.variant].grid if args.size is None else args.size
-        size = (args.height, args.width) if args.height is not None else (side, side)
+        size = export.own_size(found)
+        if args.size is not None:
+            size = (args.size, args.size)
+        elif args.height is not None:
+            size = (args.height, args.width)
         folder = export_stablehlo(found, args.dst, size)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error

@@ -268,7 +268,7 @@ class DepthAnything:
         waiting = max(32, 2 * batch)  # of 4 MB each
         outputs = inference.predict_all(predict, inputs, batch_size=batch, max_waiting=waiting)
         for output in outputs:
-            yield output.tag, output.disparity
+            yield output.tag, output.map
 
     def _tiled(
         self,

@@ -233,7 +233,7 @@ def of_network(
         stats.clear()
         inputs = (inference.Input(tag, image) for tag, image in images)
         for out in inference.predict_all(predict, inputs, batch_size=batch_size, stats=stats):
-            yield out.tag, out.disparity
+            yield out.tag, out.map
 
     def prepare(image: np.ndarray, size: int) -> np.ndarray:
         return transform(image, size if transform.keep_aspect else None)
