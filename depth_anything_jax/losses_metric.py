@@ -149,6 +149,9 @@ def _logs(raw, pred, d, valid, min_valid) -> dict[str, tuple[Array, Array]]:
     per_map = {"pred_mean": mean(pred), "log_bias": bias, "log_scatter": scatter}
     logs = {name: (jnp.sum(jnp.where(used, x, 0)), maps) for name, x in per_map.items()}
     logs["pred_zero_share"] = (jnp.sum(jnp.mean(raw < FLOOR, axis=(1, 2), dtype=dtype)), images)
+    # 1 / pixels, but where a sigmoid is full: there the whole map is the range's end
+    farthest = raw == jnp.max(raw, axis=(1, 2), keepdims=True)
+    logs["pred_max_share"] = (jnp.sum(jnp.mean(farthest, axis=(1, 2), dtype=dtype)), images)
     logs["valid_share"] = (jnp.sum(jnp.mean(valid, axis=(1, 2), dtype=dtype)), images)
     logs["dropped_maps"] = (images - maps, images)
     return {name: tuple(map(lax.stop_gradient, pair)) for name, pair in logs.items()}

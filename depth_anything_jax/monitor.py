@@ -15,6 +15,7 @@ from depth_anything_jax.evaluation import aggregate, candidates, loop
 
 # More zeros than this in the first output: a ReLU head that no gradient will ever reach.
 DEAD_SHARE = 0.99
+FULL_SHARE = 0.9  # .97 in a run that stayed where it was; a fresh head has 1 / pixels
 
 
 def describe(
@@ -122,7 +123,10 @@ class Unseen:
 
 
 def check_alive(metrics: dict[str, float]) -> None:
-    """Raises FloatingPointError where the first output is almost all zeros."""
+    """Raises FloatingPointError where the first output has no gradient almost everywhere.
+
+    Zeros of a ReLU in more than DEAD_SHARE of the pixels, or a sigmoid's ends in FULL_SHARE.
+    """
     for part in ("labelled", "unlabelled"):
         zeros = metrics.get(f"{part}/pred_zero_share", 0.0)
         if zeros > DEAD_SHARE:
@@ -131,6 +135,15 @@ def check_alive(metrics: dict[str, float]) -> None:
                 "dead and no gradient will reach it. Start the head from this package's "
                 "initialiser (init_parts='encoder'), or another seed"
             )
+    largest = metrics.get("labelled/pred_max_share", 0.0)
+    ends = largest + metrics.get("labelled/pred_zero_share", 0.0)
+    if largest and ends > FULL_SHARE:
+        raise FloatingPointError(
+            f"{ends:.1%} of the first prediction is its largest depth or 0: the head's sigmoid is "
+            "full and hardly a gradient passes it. What the weights hand over is too large for a "
+            "new last layer: the relative loss knows no scale, and a high optim.decoder_lr lets it "
+            "grow. Train them with a lower one, or take the encoder alone (init_parts='encoder')"
+        )
 
 
 def rates(config, step: int) -> dict[str, float]:

@@ -112,6 +112,20 @@ def test_a_sigmoid_that_underflowed_is_pulled_back():
     assert np.isfinite(value) and np.isfinite(gradient).all()
     assert (gradient[0, 0] < 0).all()  # upwards
     assert logs["pred_zero_share"][0] == pytest.approx(0.5)
+    assert logs["pred_max_share"][0] == pytest.approx(0.5)  # x = 1
+
+
+def test_a_full_sigmoid_is_told_from_one_that_learns():
+    """20 m everywhere in float32, whatever the values beneath: no gradient passes."""
+    label, valid = jnp.full((2, 4, 5), 5.0), jnp.ones((2, 4, 5), bool)
+
+    def share(x):
+        return losses_metric.silog(20 * jax.nn.sigmoid(x), label, valid).logs["pred_max_share"]
+
+    values = jnp.linspace(30.0, 90.0, 40).reshape(2, 4, 5)
+    assert share(values) == (2, 2)
+    total, count = share(values / 100)
+    assert total / count == pytest.approx(1 / 20)
 
 
 def test_nan_reaches_the_sum_and_invalid_pixels_do_not():

@@ -206,6 +206,9 @@ def test_a_dead_head_stops_the_run_before_its_second_step():
     monitor.check_alive({"labelled/pred_zero_share": 0.99, "unlabelled/pred_zero_share": 0.5})
     with pytest.raises(FloatingPointError, match=r"99\.5% of the first unlabelled prediction is"):
         monitor.check_alive({"labelled/pred_zero_share": 0.5, "unlabelled/pred_zero_share": 0.995})
+    monitor.check_alive({"labelled/pred_max_share": 0.7, "labelled/pred_zero_share": 0.2})
+    with pytest.raises(FloatingPointError, match=r"97\.0% of the first prediction is its largest"):
+        monitor.check_alive({"labelled/pred_max_share": 0.87, "labelled/pred_zero_share": 0.1})
 
 
 def test_what_is_missing_is_told_before_anything_is_written(tmp_path, monkeypatch):
