@@ -27,6 +27,7 @@ import io
 import json
 import os
 import pathlib
+import platform
 import re
 import shutil
 import tarfile
@@ -294,6 +295,11 @@ class Mirror:
     # In the caller's thread
 
     def _unpack(self, archive: Archive) -> None:
+        if not hasattr(tarfile, "data_filter"):
+            raise RuntimeError(
+                f"Python {platform.python_version()} cannot unpack {archive.path} safely (tarfile "
+                "has no filters); use 3.11.4 or newer"
+            )
         checkpoints = self._workdir / "checkpoints"
         checkpoints.mkdir(parents=True, exist_ok=True)
         aside = pathlib.Path(tempfile.mkdtemp(prefix="restoring-", dir=self._workdir))

@@ -394,6 +394,7 @@ def test_numbers_below_a_bar_have_room():
     assert at(100) == at(20) == ["1 m", "20 m"]
     assert at(400, near=3.7e-7)[0] == "0 m", "a thousandth of the bar is nothing"
     assert at(400, near=20.0, far=1.0)[::-1] == at(400)
+    assert at(400, near=np.nan) == ["near", "far"]
 
 
 def test_ply(tmp_path):

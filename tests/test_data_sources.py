@@ -285,6 +285,8 @@ def test_rendered_scenes_are_a_source():
         field, _, value = text.rpartition("&")[2].partition("=")
         with pytest.raises(SourceError, match=f"{field}='?{value}'?: must be a whole number"):
             sources.make(specs.parse(f"scenes:A?{text}"))
+    with pytest.raises(SourceError, match="fov='wide': must be a number, as fov=100"):
+        sources.make(specs.parse("scenes:A?count=3&fov=wide"))
 
 
 # --- the real pairs ----------------------------------------------------------------------------

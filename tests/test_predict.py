@@ -203,6 +203,25 @@ def test_one_range_of_colours_for_all(model, album, tmp_path, capsys):
         assert (out / name).read_bytes() == (fixed / name).read_bytes()
 
 
+def test_a_picture_that_cannot_be_coloured_later_is_told_and_the_rest_done(
+    model, album, tmp_path, monkeypatch
+):
+    write = outputs.write
+
+    def full(depth, out, stem, style, formats):
+        if formats == ["color"] and stem.name == "a_jpg":
+            raise OSError(28, "No space left on device")
+        return write(depth, out, stem, style, formats)
+
+    monkeypatch.setattr(outputs, "write", full)
+    two = [album / "a.jpg", album / "a.png"]
+    problems = run(model, two, tmp_path / "out", formats=("color",), range="shared")
+    ((name, what),) = problems
+    assert name.endswith("a.jpg") and "No space left" in what
+    (done,) = files(tmp_path / "out")
+    assert done.startswith("a_png")
+
+
 def test_what_a_relative_model_cannot_say_is_refused():
     style = outputs.Style(formats=("ply",))
     style.check("m")

@@ -129,8 +129,11 @@ def _pictures(
         limits = outputs.joined(ranges, model.unit is not None)
         final = dataclasses.replace(style, range=limits)
         for index in sorted(drawn):
-            depth = _kept(pathlib.Path(waiting) / f"{index}.npz")
-            outputs.write(depth, out, items[index].stem, final, later)
+            try:
+                depth = _kept(pathlib.Path(waiting) / f"{index}.npz")
+                outputs.write(depth, out, items[index].stem, final, later)
+            except OSError as error:
+                problems.add(items[index].source, error)
     if limits:
         print(f"colours from {limits[0]:.4g} to {limits[1]:.4g} {model.unit or ''}".rstrip())
     for note, names in notes.items():

@@ -48,10 +48,12 @@ def labels(
 ) -> list[str]:
     """What stands below the bar, evenly spread; fewer where the width has no room for all.
 
+    A map without a finite value has no range: "near" and "far", as where there is no unit.
+
     Args:
       length: of a text, in pixels.
     """
-    if not unit:
+    if not unit or not np.isfinite([near, far]).all():
         return ["near", "far"]
     for ticks in TICKS:
         values = np.linspace(near, far, ticks)

@@ -393,7 +393,8 @@ def _check_fields(kind: str, options: Mapping[str, Any]) -> None:
             and field not in options
         ):
             raise SourceError(f"source type {kind!r} needs the field {field!r}")
-    for field in ("count", "seed", "size") if kind == "scenes" else ():
-        value = options.get(field, 0)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise SourceError(f"scenes: {field}={value!r}: must be a whole number, as {field}=100")
+    for field in ("count", "seed", "size", "fov") if kind == "scenes" else ():
+        value, numbers = options.get(field, 0), (int, float) if field == "fov" else int
+        if isinstance(value, bool) or not isinstance(value, numbers):
+            whole = "" if field == "fov" else "whole "
+            raise SourceError(f"scenes: {field}={value!r}: must be a {whole}number, as {field}=100")
