@@ -156,8 +156,10 @@ def test_the_demo_learns_metres_and_says_so(finished):
     assert (found.head, found.max_depth, found.focal) == ("sigmoid", 20.0, 20.0)
     # The program's scores of the checkpoint are those that the run logged.
     sets = evaluate.open_sets([], [SMALL["eval.data"][0]])
-    ((scored,), images), *_ = evaluate.evaluate(str(finished), sets, changed={"input_size": SIZE})
-    assert scored["protocol"].startswith("zoe") and len(images) == 2
+    ((scored,), images), *_ = evaluate.evaluate(str(finished), sets)
+    assert scored["protocol"] == f"zoe@1+input_size={SIZE}" and len(images) == 2
+    ((other,), _), *_ = evaluate.evaluate(str(finished), sets, changed={"input_size": 42})
+    assert other["protocol"] == "zoe@1+input_size=42"
     for name in ("abs_rel", "rmse"):  # bit for bit would ask for the same program
         assert scored[name] == pytest.approx(scores[-1][f"eval/scenes C/{name}"], rel=1e-5)
 
