@@ -164,6 +164,19 @@ def test_the_demo_learns_metres_and_says_so(finished):
         assert scored[name] == pytest.approx(scores[-1][f"eval/scenes C/{name}"], rel=1e-5)
 
 
+def test_what_is_scored_in_between_needs_cameras_before_the_first_step(tmp_path, on_relative):
+    pairs = on_relative[0].data.labelled[0].replace("&fx=50", "")
+    with pytest.raises(ValueError, match="eval.data: .*0.png has no camera"):
+        train.train(canonical(**{"eval.data": (pairs,)}), str(tmp_path))
+
+
+def test_labels_of_which_none_is_in_the_range_stop_the_run_at_its_first_step(tmp_path):
+    c = config(**{"model.max_depth": 0.01})
+    with pytest.raises(FloatingPointError, match="no pixel of the first batch has a label between"):
+        train.train(c, str(tmp_path))
+    assert checkpoint.find(tmp_path) is None
+
+
 @pytest.mark.nightly  # the mechanism is test_train's; here it meets a metric head
 def test_it_goes_on_where_it_was_stopped_with_the_same_bits(finished, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
