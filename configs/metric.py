@@ -9,7 +9,7 @@
     python -m depth_anything_jax.train --config=configs/metric.py:demo    # rendered scenes
 
 Words, joined by commas: nyu, kitti, hypersim, vkitti2, folder (default) or demo; vits (default),
-vitb or vitl; head=sigmoid (V2's, default) or bins (V1's); and what it starts from:
+vitb or vitl (not for demo); head=sigmoid (V2's, default) or bins (V1's); and what it starts from:
     init=encoder   a released relative model's encoder (V2; default of sigmoid)
     init=all       its encoder, decoder and relative output (V1; of bins, always)
     init=decoder   all but its last layer (ours; default of folder)
@@ -73,7 +73,8 @@ def get_config(arg: str = "folder"):
     head = named.pop("head", "sigmoid")
     init = named.pop("init", "")
     unknown = [w for w in plain if w not in sets + variants] + list(named)
-    if unknown or len(sets) > 1 or len(variants) > 1 or head not in ("sigmoid", "bins"):
+    twice = len(words) > len({w.split("=")[0] for w in words})
+    if unknown or twice or len(sets) > 1 or len(variants) > 1 or head not in ("sigmoid", "bins"):
         raise ValueError(
             f"metric.py:{arg}: choose one of {', '.join(SETS)}, folder or demo; one of "
             f"{', '.join(ENCODERS)}; head=sigmoid or bins; init={', '.join(INITS)}"
@@ -81,6 +82,8 @@ def get_config(arg: str = "folder"):
     name, variant = (sets or ["folder"])[0], (variants or ["vits"])[0]
     if init not in ("", *INITS):
         raise ValueError(f"metric.py:{arg}: init={init}: choose one of {', '.join(INITS)}")
+    if name == "demo" and variants:
+        raise ValueError(f"metric.py:{arg}: demo has a network of its own: leave {variant} out")
     if head == "bins" and init not in ("", "all"):
         raise ValueError(
             f"metric.py:{arg}: the bins head reads the relative output and starts from all of a "

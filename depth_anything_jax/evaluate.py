@@ -91,7 +91,8 @@ def evaluate(
       sets: as `open_sets` gives them.
       protocol: a name; "" goes by the kind that is scored.
       views: kinds to score it as, from one look at each image; none: what the protocol asks for.
-      changed: switches of the protocol.
+      changed: switches of the protocol. Without "input_size" a metric model sees images at the side
+        that it learned at, and its rows say so.
       published_as: a name of `published.MODELS`, or "none"; None: by the weights' own name.
       limit: images of each set; 0: all.
       batch_size: images at a time; 0: one a device.
@@ -137,6 +138,9 @@ def evaluate(
         protocols.check_view(candidate.kind, view)
     first = views[0] if views else candidate.kind
     name, _ = protocols.named(protocol or protocols.default(first))
+    usual = protocols.get(name, first).input_size
+    if candidate.learned_at not in (None, usual):
+        changed.setdefault("input_size", candidate.learned_at)
     for (title, source), pointed in zip(sets, of_pairs, strict=True):
         corruption = corrupt.facts(source, sets)
         if pointed:  # order is the same in all views

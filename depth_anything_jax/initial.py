@@ -178,11 +178,11 @@ def load_initial(
     if parts == "relative" and loaded.head != "relative":
         raise ValueError(
             f"init_from={source!r} has a {loaded.head} head, and init_parts='relative' asks for a "
-            "relative network; choose one, or init_parts='encoder' or 'decoder'"
+            "relative network; choose one, or init_parts='encoder'"
         )
     chosen = paths.leaves_by_path(loaded.params)
     if parts == "decoder":
-        chosen = {p: x for p, x in chosen.items() if not p.startswith(LAST_LAYER)}
+        chosen = {p: x for p, x in chosen.items() if not p.startswith((LAST_LAYER, "bins/"))}
     leaves = paths.leaves_by_path(state.params)
     have, want = ({p: x.shape for p, x in tree.items()} for tree in (chosen, leaves))
     wrong = [f"  {p} {have[p]} (here {want.get(p)})" for p in have if want.get(p) != have[p]]

@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from depth_anything_jax import inference, losses, optim, paths, perturb, pictures, sharding
-from depth_anything_jax.data import sources, specs, transforms
+from depth_anything_jax.data import metric, sources, specs, transforms
 from depth_anything_jax.data.examples import Failure
 from depth_anything_jax.evaluation import aggregate, candidates, loop
 
@@ -125,8 +125,15 @@ class Unseen:
 def check_alive(metrics: dict[str, float]) -> None:
     """Raises FloatingPointError where the first output has no gradient almost everywhere.
 
-    Zeros of a ReLU in more than DEAD_SHARE of the pixels, or a sigmoid's ends in FULL_SHARE.
+    Zeros of a ReLU in more than DEAD_SHARE of the pixels, a sigmoid's ends in FULL_SHARE, or not
+    one label within a metric head's range.
     """
+    if "labelled/log_bias" in metrics and metrics["labelled/valid_share"] == 0:
+        raise FloatingPointError(
+            "no pixel of the first batch has a label between loss.min_depth and model.max_depth "
+            "(in canonical metres under camera.focal): nothing is learned from such a batch. Are "
+            "the labels in another unit (fmt and scale, docs/data.md)? Else widen the range"
+        )
     for part in ("labelled", "unlabelled"):
         zeros = metrics.get(f"{part}/pred_zero_share", 0.0)
         if zeros > DEAD_SHARE:
@@ -195,6 +202,7 @@ class Evaluator:
         found = (
             [sources.make(specs.parse(s)) for s in config.eval.data] if config.eval.every else []
         )
+        metric.check(found, metres=False, cameras=bool(config.camera.focal), field="eval.data")
         self._sources = {source.name: source for source in found}
         self._gather = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
 
@@ -209,15 +217,15 @@ class Evaluator:
             transform=transforms.training_input(self._config.input_size),
             focal=self._config.camera.focal or None,
         )
-        metric = candidate.kind == "metric"
+        metres = candidate.kind == "metric"
         size = {} if candidate.own_size else {"input_size": self._config.input_size}
-        wanted = ("abs_rel", "rmse", "delta1") if metric else loop.METRICS
+        wanted = ("abs_rel", "rmse", "delta1") if metres else loop.METRICS
         scalars: dict[str, float] = {}
         for name, source in self._sources.items():
             scores = loop.evaluate_candidate(
                 candidate,
                 source,
-                protocol="zoe" if metric else "golden",
+                protocol="zoe" if metres else "golden",
                 switches=size,
                 limit=self._config.eval.limit,
             )

@@ -140,7 +140,7 @@ def main() -> None:
         "data", None, "folder of images, or a source as 'type:path?field=value'", required=True
     )
     out = text("out", None, "folder for the labels, local or gs://", required=True)
-    size = number("size", None, "short side of the network's input, multiple of 14; else 518")
+    size = number("size", None, "short side of the network's input, multiple of 14; else its own")
     dtype = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "of the teacher")
     buckets = number("buckets", 0, "lengths the longer side may have; 0: exact shapes")
     flip = flags.DEFINE_boolean("flip", False, "average with the mirrored image's label")

@@ -175,6 +175,8 @@ def test_manifests_tell_cameras_in_four_ways():
     np.testing.assert_array_equal(of(fx=90), [90, 90, 39.5, 29.5])
     np.testing.assert_array_equal(of(fx=90, fy=91, cx=1, cy=2), [90, 91, 1, 2])
     np.testing.assert_array_equal(of(focal_mm=18, sensor_width_mm=36), [40, 40, 39.5, 29.5])
+    upright = manifest.parse({"rgb": "a.png", "focal_mm": 18, "sensor_width_mm": 36}, "here")
+    np.testing.assert_array_equal(upright.camera(80, 60), [40, 40, 29.5, 39.5])
     np.testing.assert_array_equal(of(K=[90, 0, 1, 0, 91, 2, 0, 0, 1]), [90, 91, 1, 2])
 
 

@@ -198,6 +198,22 @@ def test_the_relative_network_is_taken_whole_and_only_that(run, metric, params, 
         )
 
 
+def test_a_sigmoid_starts_from_the_decoder_under_a_bins_head(params, mesh, monkeypatch):
+    loaded = weights.Weights(
+        params={**params, "bins": {"conv2": {"bias": np.zeros(3)}}}, variant="demo", version="v2",
+        head="bins", max_depth=10.0, licence=None, source="x", parts="all",
+        metadata={"licence_chain": []},
+    )  # fmt: skip
+    monkeypatch.setattr(weights, "load", lambda *_, **__: loaded)
+    c = config(init_from="x", init_parts="decoder", **SIGMOID)
+    found, _ = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    got, want = (paths.leaves_by_path(p) for p in (found.params, params))
+    np.testing.assert_array_equal(
+        got["decoder/output_conv1/kernel"], want["decoder/output_conv1/kernel"]
+    )
+    assert not got["decoder/output_conv2_2/kernel"].any()
+
+
 @pytest.mark.parametrize(("field", "value"), [("model.max_depth", 80.0), ("camera.focal", 500.0)])
 @pytest.mark.parametrize("parts", ["params", "all"])
 def test_a_metric_decoder_means_its_own_metres(metric, params, mesh, parts, field, value):

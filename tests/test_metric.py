@@ -156,10 +156,25 @@ def test_the_demo_learns_metres_and_says_so(finished):
     assert (found.head, found.max_depth, found.focal) == ("sigmoid", 20.0, 20.0)
     # The program's scores of the checkpoint are those that the run logged.
     sets = evaluate.open_sets([], [SMALL["eval.data"][0]])
-    ((scored,), images), *_ = evaluate.evaluate(str(finished), sets, changed={"input_size": SIZE})
-    assert scored["protocol"].startswith("zoe") and len(images) == 2
+    ((scored,), images), *_ = evaluate.evaluate(str(finished), sets)
+    assert scored["protocol"] == f"zoe@1+input_size={SIZE}" and len(images) == 2
+    ((other,), _), *_ = evaluate.evaluate(str(finished), sets, changed={"input_size": 42})
+    assert other["protocol"] == "zoe@1+input_size=42"
     for name in ("abs_rel", "rmse"):  # bit for bit would ask for the same program
         assert scored[name] == pytest.approx(scores[-1][f"eval/scenes C/{name}"], rel=1e-5)
+
+
+def test_what_is_scored_in_between_needs_cameras_before_the_first_step(tmp_path, on_relative):
+    pairs = on_relative[0].data.labelled[0].replace("&fx=50", "")
+    with pytest.raises(ValueError, match="eval.data: .*0.png has no camera"):
+        train.train(canonical(**{"eval.data": (pairs,)}), str(tmp_path))
+
+
+def test_labels_of_which_none_is_in_the_range_stop_the_run_at_its_first_step(tmp_path):
+    c = config(**{"model.max_depth": 0.01})
+    with pytest.raises(FloatingPointError, match="no pixel of the first batch has a label between"):
+        train.train(c, str(tmp_path))
+    assert checkpoint.find(tmp_path) is None
 
 
 @pytest.mark.nightly  # the mechanism is test_train's; here it meets a metric head

@@ -17,7 +17,8 @@ of NYU and KITTI. Fields of an entry:
   dataset, domain, scene, split        names to select by
   fx, fy, cx, cy  the camera in pixels of the image: fy without a value is fx, cx and cy the middle
   K               instead, 3×3 intrinsics row by row
-  focal_mm, sensor_width_mm            instead, both in millimetres
+  focal_mm, sensor_width_mm            instead, both in millimetres; the sensor's longer side, also
+                  of a picture taken upright
 Any other field (hw, note, …) is kept by nobody and harms nothing.
 """
 
@@ -80,7 +81,7 @@ class Entry:
         """The camera of the image, which has this size (`camera.Camera`); None where unknown."""
         fx = self.fx
         if self.focal_mm is not None and self.sensor_width_mm is not None:
-            fx = self.focal_mm / self.sensor_width_mm * width
+            fx = self.focal_mm / self.sensor_width_mm * max(height, width)
         if fx is None:
             return None
         return camera_lib.camera(fx, self.fy, self.cx, self.cy, height, width)

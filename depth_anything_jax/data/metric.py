@@ -37,11 +37,14 @@ def without_camera(source: Source) -> str | None:
     return record["key"] if camera.of(record) is None else None
 
 
-def check(labelled: Sequence[Source], *, metres: bool, cameras: bool) -> None:
+def check(
+    labelled: Sequence[Source], *, metres: bool, cameras: bool, field: str = "data.labelled"
+) -> None:
     """Refuses sources before the first batch that would fail at every record.
 
     Args:
       metres, cameras: what is needed.
+      field: of the configuration, that names them.
 
     Raises:
       ValueError: naming the source, a record and the cure.
@@ -50,10 +53,10 @@ def check(labelled: Sequence[Source], *, metres: bool, cameras: bool) -> None:
         key = without_metres(source) if metres else None
         if key is not None:
             raise ValueError(
-                f"data.labelled: {source.name} has labels of disparity, in no known unit ({key}), "
+                f"{field}: {source.name} has labels of disparity, in no known unit ({key}), "
                 "and a metric head learns metres. Give depth (kind=depth, and scale where the file "
                 "has no unit; docs/data.md), leave the source out, or train a relative model"
             )
         key = without_camera(source) if cameras else None
         if key is not None:
-            raise ValueError(f"data.labelled: {source.name}: {camera.missing(key)}")
+            raise ValueError(f"{field}: {source.name}: {camera.missing(key)}")

@@ -51,6 +51,7 @@ class Candidate(NamedTuple):
       look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
       know: record, protocol → the map of its whole image, or None where there is none.
       own_size: `prepare` does not go by the side asked for: its inputs all have one shape.
+      learned_at: short side at which a network learned its metres, which are others at another.
       identity: what tells these weights or files from others of the same name.
       stats: what `look` did to its last images, where it runs in batches.
       origin: the name under which these weights were released, as far as they tell: what
@@ -64,6 +65,7 @@ class Candidate(NamedTuple):
     look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
     know: Callable[[Record, Switches], np.ndarray | None] | None = None
     own_size: bool = False
+    learned_at: int | None = None
     identity: str = ""
     stats: Any = None
     origin: str = ""
@@ -281,14 +283,16 @@ def of_model(
     from depth_anything_jax import inference
 
     predictor = inference.Predictor(model, params, output=inference.as_said)
+    metric = inference.is_metric(model)
     made = of_network(
         predictor,
-        kind="metric" if inference.is_metric(model) else "disparity-affine",
+        kind="metric" if metric else "disparity-affine",
         batch_size=batch_size or len(predictor.devices),
         name=name,
         transform=transform,
     )
-    return made._replace(focal=focal)
+    side = transform.short_side if metric and not made.own_size else None
+    return made._replace(focal=focal, learned_at=side)
 
 
 def _without_padding(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -220,7 +220,7 @@ TABLE = {
             "their shape. Labels are scored at their own size in both",
             "sets that ZoeDepth does not have get a range by domain and no crop: our choice",
             "V1's metric models take 392 x 518 whatever the image, there and here (it is in their "
-            "metadata); all others here a short side of 518",
+            "metadata); all others here a short side of 518, or the one they learned metres at",
         ),
     ),
     "unidepth": Named(
