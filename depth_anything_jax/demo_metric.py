@@ -155,8 +155,10 @@ def _train(name, seed, config, workdir, fields, after=()) -> Stage:
 
 def candidates_of(plan: MetricPlan) -> Iterator[tuple[str, int, Candidate]]:
     """(row, seed, what predicts) of everything that is scored, seed by seed."""
+    from depth_anything_jax import inference
     from depth_anything_jax.evaluation import candidates
 
+    batch = inference.batch_of(20)
     depth = middle_depth(SceneSource("A", plan.metric_images, SPLITS["train"], plan.size))
     for seed in plan.seeds:
         yield (
@@ -168,7 +170,7 @@ def candidates_of(plan: MetricPlan) -> Iterator[tuple[str, int, Candidate]]:
         )
         for start, head in rows(plan):
             name = f"{start}-{head}"
-            yield name, seed, candidates.make(plan.run(name, seed), batch_size=20)
+            yield name, seed, candidates.make(plan.run(name, seed), batch_size=batch)
 
 
 def middle_depth(source: Sequence[Mapping[str, Any]] | SceneSource) -> float:

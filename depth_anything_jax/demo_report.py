@@ -80,14 +80,16 @@ def predictors(plan: Plan, weights: str) -> Iterator[tuple[str, int, int, Callab
 
 def score_all(plan: Plan, *, weights: str = "", tell: Callable[[str], None] = print) -> Scores:
     """Scores every row on every domain, images one by one; tells a line for each."""
+    from depth_anything_jax import inference
     from depth_anything_jax.evaluation import loop
 
+    batch = inference.batch_of(20)
     found: dict[str, dict[str, dict[str, list]]] = {}
     sets = {d: SceneSource(d, plan.held_out, SPLITS[plan.split], plan.size) for d in DOMAINS}
     for row, seed, size, predict in predictors(plan, weights):
         start = time.monotonic()
         for domain, source in sets.items():
-            scores = loop.evaluate(predict, source, size=size, cap=CAP, batch_size=20)
+            scores = loop.evaluate(predict, source, size=size, cap=CAP, batch_size=batch)
             if scores.skipped:
                 raise RuntimeError(f"{row}: {scores.skipped} of domain {domain} have no score")
             by_metric = found.setdefault(row, {}).setdefault(domain, {m: [] for m in METRICS})

@@ -68,7 +68,7 @@ def stages(plan: Plan) -> list[Stage]:
         both = (f"data.unlabelled=({unlabelled!r},)", *plan.student)
         label = (
             "pseudo_label", "--checkpoint", teacher, "--data", unlabelled, "--out", labels,
-            "--size", str(plan.size), "--batch_size", "20",
+            "--size", str(plan.size), "--batch_size", "0" if accelerated() else "20",
         )  # fmt: skip
         made = (f"labels-{seed}",)
         own = f"data.labels=({labels!r},)"
@@ -136,12 +136,15 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def accelerated() -> bool:
+    """Whether JAX is installed for an accelerator, as far as one can tell without asking it."""
+    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+    return any(importlib.util.find_spec(name) for name in plugins)
+
+
 def default_jobs() -> int:
     """Stages at a time: one a core, but only one where an accelerator would have to be shared."""
-    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
-    if any(importlib.util.find_spec(name) for name in plugins):
-        return 1
-    return min(len(cores()), MOST_JOBS)
+    return 1 if accelerated() else min(len(cores()), MOST_JOBS)
 
 
 def run_stages(

@@ -67,6 +67,12 @@ def canonical_ratio(focal_input: Any, focal: float) -> Any:
     return focal / focal_input
 
 
+def batch_of(least: int) -> int:
+    """The smallest batch of at least so many images that divides over this process's devices."""
+    devices = jax.local_device_count()
+    return -(-least // devices) * devices
+
+
 class Predictor:
     """A model on this process's devices: normalised images in, maps out.
 

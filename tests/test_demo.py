@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import demo, demo_plan, demo_report, demo_stages
+from depth_anything_jax import demo, demo_plan, demo_report, demo_stages, inference
 from depth_anything_jax.data.scenes import SceneSource
 from depth_anything_jax.demo_plan import Plan
 from depth_anything_jax.demo_stages import Marks, Stage
@@ -342,3 +343,14 @@ def test_the_whole_demo_in_little(tmp_path, monkeypatch):
 def test_help_needs_no_jax():
     code = "import sys; import depth_anything_jax.demo; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_batches_of_the_demos_divide_over_the_devices(monkeypatch):
+    count = jax.local_device_count()
+    assert inference.batch_of(20) % count == 0 and 20 <= inference.batch_of(20) < 20 + count
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    assert inference.batch_of(20) == 20
+    monkeypatch.setattr(demo_stages, "accelerated", lambda: True)
+    labels = next(s for s in demo_stages.stages(Plan()) if s.name == "labels")
+    assert labels.command[-2:] == ("--batch_size", "0")  # the program's own: 8 a device
+    assert demo_stages.default_jobs() == 1
