@@ -173,7 +173,7 @@ def _fog(x: np.ndarray, c: Any, rng: np.random.Generator) -> np.ndarray:
         cloud = cv2.resize(cloud, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
         cloud = cloud + rng.uniform(-spread, spread, cloud.shape).astype(np.float32)
         spread /= decay
-    cloud = (cloud - cloud.min()) / np.ptp(cloud)
+    cloud = (cloud - np.min(cloud)) / np.ptp(cloud)
     side = max(x.shape[:2])
     cloud = cv2.resize(cloud, (side, side))[: x.shape[0], : x.shape[1], None]
     most = float(x.max())

@@ -257,7 +257,7 @@ class _Sixteen:
             raw = np.round(values.astype(np.float64) * self._scale)
         if self._metric:
             raw[~np.isfinite(raw) | (raw < 0)] = 0
-            if raw.max(initial=0) > 65535:
+            if np.max(raw, initial=0) > 65535:
                 far = values[np.isfinite(values)].max()
                 raise VideoError(
                     f"{far:.1f} m at {float(time):.2f} s: depth16 with depth_scale "
