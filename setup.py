@@ -13,6 +13,7 @@ CORE = [
     "absl-py>=2.1",
     "array-record>=0.8",
     "etils[epath]>=1.9",
+    "flatbuffers>=24.3",  # jax.export writes programs with it, and does not bring it
     "flax>=0.12",
     "grain>=0.2.15",
     "huggingface-hub>=0.30",

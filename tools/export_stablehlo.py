@@ -1,4 +1,4 @@
-"""A checkpoint to StableHLO: one program for CPU, CUDA and TPU, which needs only jax to run.
+"""A checkpoint to StableHLO: one program for CPU, CUDA and TPU, which runs without this package.
 
     python tools/export_stablehlo.py CKPT DST [--size 518 | --height H --width W]
 
@@ -27,7 +27,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 # What jax itself puts into a program with a symbolic batch; it is gone once the batch is known.
 ALLOWED_CALLS = {"shape_assertion"}
 USE = """\
-Runs with jax and safetensors alone, on CPU, CUDA and TPU:
+Runs with jax, flatbuffers and safetensors alone, on CPU, CUDA and TPU:
 
 ```python
 import jax.export
