@@ -27,6 +27,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 
 from depth_anything_jax import audit_sheets, losses, perturb, state
+from depth_anything_jax.device_programs import DeviceProgram, device_program
 
 # Allowed between the losses of the step and of the audit, relative where a loss exceeds 1: they are
 # two programs, in which XLA fuses, and so rounds, differently. "exact": float32 networks on a CPU;
@@ -41,7 +42,7 @@ class Auditor:
       ValueError: a negative number of steps, or a metric head.
     """
 
-    def __init__(self, networks: state.Networks, config, workdir: str, steps: int):
+    def __init__(self, networks: state.Networks, config, mesh, workdir: str, steps: int):
         if steps < 0:
             raise ValueError(f"--audit={steps}: the number of steps to write down, 0 for none")
         if steps and config.model.head != "relative":
@@ -51,9 +52,9 @@ class Auditor:
             )
         self._left, self._config = steps, config
         self._folder = epath.Path(workdir) / "audit"
-        self._observe = jax.jit(functools.partial(evidence, networks, config))
+        self._observe = program(networks, config, mesh)
         wide = jnp.dtype(networks.student.encoder.dtype).itemsize >= 4
-        self._exact = wide and jax.default_backend() == "cpu"
+        self._exact = wide and mesh.devices.flat[0].platform == "cpu"
 
     def before(self, train_state: state.TrainState, frozen, batch):
         """What the next step is about to do; None where no more steps are asked for.
@@ -91,6 +92,12 @@ class Auditor:
             ok, encoded = cv2.imencode(".png", sheet[..., ::-1])
             assert ok
             (self._folder / f"step_{done:06d}_{name}.png").write_bytes(encoded.tobytes())
+
+
+def program(networks: state.Networks, config, mesh) -> DeviceProgram:
+    """(params, step, frozen, batch) -> `evidence`."""
+    observe = functools.partial(evidence, networks, config)
+    return device_program("train.audit", observe, mesh)
 
 
 def evidence(networks: state.Networks, config, params, step, frozen, batch) -> dict[str, Any]:

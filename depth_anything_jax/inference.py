@@ -15,9 +15,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Float
 
+from depth_anything_jax.device_programs import (
+    DeviceProgram,
+    batch_sharding,
+    data_mesh,
+    device_program,
+    replicated,
+)
 from depth_anything_jax.evaluation.metrics import MIN_DEPTH
 
 # Normalised NHWC images (b, h, w, 3) → maps (b, h, w), numpy or on the device.
@@ -95,11 +102,10 @@ class Predictor:
         output: Callable[[Any, Any, jax.Array], jax.Array] = disparity,
     ):
         self.devices = jax.local_devices() if devices is None else devices
-        mesh = Mesh(np.array(self.devices), ("data",), axis_types=(AxisType.Auto,))
-        self._split = NamedSharding(mesh, PartitionSpec("data"))
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        self._params = jax.device_put(params, everywhere)
-        self._run = _program(model, self._split, output)
+        mesh = data_mesh(self.devices)
+        self._split = batch_sharding(mesh)
+        self._params = jax.device_put(params, replicated(mesh))
+        self._run = program(model, mesh, output)
 
     def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> jax.Array:
         """Maps (b, h, w), computed asynchronously.
@@ -115,16 +121,16 @@ class Predictor:
 
 
 @functools.lru_cache(maxsize=8)
-def _program(
-    model: Any, split: NamedSharding, output: Callable[[Any, Any, jax.Array], jax.Array]
-) -> Callable[[Any, jax.Array], jax.Array]:
-    """The jitted forward pass; one for all predictors of a model, so that an evaluation in the
-    middle of training compiles once and not every time."""
+def program(
+    model: Any, mesh: Mesh, output: Callable[[Any, Any, jax.Array], jax.Array]
+) -> DeviceProgram:
+    """The forward pass as a program; one for all predictors of a model, so that an evaluation in
+    the middle of training compiles once and not every time."""
 
     def run(params: Any, images: jax.Array) -> jax.Array:
         return output(model, params, images)
 
-    return jax.jit(run, out_shardings=split)
+    return device_program("inference.predict", run, mesh, out_shardings=batch_sharding(mesh))
 
 
 class Input(NamedTuple):

@@ -1,21 +1,35 @@
 """What a run starts from: the networks, their weights, and the chain of licences they bring."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 
-from depth_anything_jax import checkpoint, licences, models, paths, sharding, weights
+from depth_anything_jax import (
+    checkpoint,
+    licences,
+    models,
+    optim,
+    paths,
+    sharding,
+    state,
+    weights,
+)
 from depth_anything_jax.data import labels, transforms
+from depth_anything_jax.device_programs import DeviceProgram, device_program
 from depth_anything_jax.state import Networks, TrainState
 
 # What turns features into metres or disparity: init_parts="decoder" takes all but this.
 LAST_LAYER = "decoder/output_conv2_2/"
 
 
-def compute_dtype(name: str):
+def compute_dtype(name: str, device: Any = None):
     """float32 or bfloat16; "auto" is bfloat16 on TPUs and on GPUs of compute capability >= 8.0.
+
+    Args:
+      name: of a dtype, or "auto".
+      device: that computes; None: jax's first.
 
     Raises:
       ValueError: another name.
@@ -24,7 +38,7 @@ def compute_dtype(name: str):
         return jnp.dtype(name)
     if name != "auto":
         raise ValueError(f"dtype={name!r}: auto, float32 or bfloat16")
-    device = jax.devices()[0]
+    device = jax.devices()[0] if device is None else device
     if device.platform == "gpu":  # a T4 (7.5) has no bfloat16
         capable = float(getattr(device, "compute_capability", "0")) >= 8.0
         return jnp.dtype("bfloat16" if capable else "float32")
@@ -43,11 +57,8 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
       "licence_chain").
     """
     m = config.model
-    dtype = compute_dtype(config.dtype)
-    how = dict(dtype=dtype, scan=m.scan, remat=m.remat, attention=m.attention)
-    student = models.build(
-        m.variant, version=m.version, head=m.head, max_depth=m.max_depth or None, **how
-    )
+    dtype = compute_dtype(config.dtype, mesh.devices.flat[0])
+    student = student_of(config, dtype)
     meta: dict[str, Any] = {
         "variant": m.variant,
         "version": m.version,
@@ -60,10 +71,9 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
         meta["input"] = transforms.training_input(config.input_size).as_json()
     frozen: dict[str, Any] = {}
     encoder = teacher = None
-    forward = {**how, "remat": "none"}
     if config.unlabelled_ratio and config.loss.weights[2]:
         loaded = weights.load(config.frozen_encoder, parts="encoder")
-        encoder = models.build_encoder(loaded.variant, **forward)
+        encoder = frozen_encoder_of(config, loaded.variant, dtype)
         frozen["encoder"] = loaded.params["encoder"]
         meta["licence_chain"] = _chain(meta, "frozen encoder", loaded)
         student_dim = frozen["encoder"]["cls_token"].shape[-1]
@@ -85,7 +95,7 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
                 f"{loaded.input.as_json()}, and no crops: label with pseudo_label first and use "
                 "teacher='records'"
             )
-        teacher = weights.model_of(loaded, **forward)
+        teacher = weights.model_of(loaded, **forward_only(config, dtype))
         frozen["teacher"] = loaded.params
         meta["licence_chain"] = _chain(meta, "teacher", loaded)
     if config.unlabelled_ratio and config.teacher in ("records", "files"):
@@ -93,6 +103,29 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
         meta["licence_chain"] = licences.merge(meta["licence_chain"], *stored)
     shardings = sharding.tree_shardings(frozen, mesh)
     return Networks(student, encoder, teacher), jax.device_put(frozen, shardings), meta
+
+
+def student_of(config, dtype) -> models.DepthAnything:
+    """The network that learns."""
+    m = config.model
+    return models.build(
+        m.variant,
+        version=m.version,
+        head=m.head,
+        max_depth=m.max_depth or None,
+        **(forward_only(config, dtype) | {"remat": m.remat}),
+    )
+
+
+def frozen_encoder_of(config, variant: str, dtype):
+    """The encoder of L_feat, which looks at the last block alone."""
+    return models.build_encoder(variant, taps=(), **forward_only(config, dtype))
+
+
+def forward_only(config, dtype) -> dict[str, Any]:
+    """How networks compute that never learn."""
+    m = config.model
+    return dict(dtype=dtype, scan=m.scan, remat="none", attention=m.attention)
 
 
 def _chain(meta: dict[str, Any], role: str, loaded: weights.Weights) -> list[dict[str, Any]]:
@@ -111,27 +144,70 @@ def continued(old: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
 
 def init_params(student, config):
     """key -> random parameters of the student (float32)."""
+    # Its one picture divides over no mesh, which the fused attention of TPUs would ask for.
+    plain = student.clone(encoder=student.encoder.clone(attention="einsum"))
 
     def init(key):
         size = 14 * models.VARIANTS[config.model.variant].grid
-        return student.init(key, jnp.zeros((1, size, size, 3)))["params"]
+        return plain.init(key, jnp.zeros((1, size, size, 3)))["params"]
 
     return init
 
 
-def compile_quickly(new_state, layout):
+class Plan(NamedTuple):
+    """The state of a run before there is any.
+
+    Attributes:
+      new_state: key -> TrainState with random parameters.
+      params: shapes of the parameters.
+      tx: the optimiser.
+      abstract: shapes of the state, with where each array lies.
+      layout: that alone.
+    """
+
+    new_state: Any
+    params: Any
+    tx: Any
+    abstract: TrainState
+    layout: Any
+
+
+def plan(student, config, mesh) -> Plan:
+    """Shapes before arrays: where every part of the state will lie."""
+    new_params = init_params(student, config)
+    params = jax.eval_shape(new_params, jax.random.key(0))
+    tx = optim.make(config.optim, params, config.total_steps)
+
+    def new_state(key):
+        return state.new_state(new_params(key), tx, ema=config.ema_decay > 0)
+
+    abstract = jax.eval_shape(new_state, jax.random.key(0))
+    layout = sharding.tree_shardings(abstract, mesh)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout
+    )
+    return Plan(new_state, params, tx, abstract, layout)
+
+
+def init_program(new_state, mesh, layout) -> DeviceProgram:
+    """key -> state."""
+    return device_program("train.init", new_state, mesh, out_shardings=layout)
+
+
+def compile_quickly(new_state, mesh, layout):
     """key -> state, laid out over the mesh; run once, so not worth optimising.
 
     Fifty random draws in one program keep XLA's CPU compiler busy four times longer at its default
     level than at 0.
     """
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    lowered = jax.jit(new_state, out_shardings=layout).lower(jax.random.key(0))
-    return lowered.compile(compiler_options=options)
+    program = init_program(new_state, mesh, layout)
+    cpu = mesh.devices.flat[0].platform == "cpu"
+    options = {"xla_backend_optimization_level": 0} if cpu else None
+    return program.lower(jax.random.key(0)).compile(compiler_options=options)
 
 
 def load_initial(
-    config, state: TrainState, abstract: TrainState, meta: dict[str, Any]
+    config, first: TrainState, abstract: TrainState, meta: dict[str, Any]
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state with init_from's weights in place, and the metadata with their licence.
 
@@ -146,7 +222,7 @@ def load_initial(
             config.optim.encoder_lr,
             config.optim.decoder_lr,
         )
-        return state, meta
+        return first, meta
     if parts == "all":
         step = checkpoint.find(source)
         if step is None:
@@ -183,7 +259,7 @@ def load_initial(
     chosen = paths.leaves_by_path(loaded.params)
     if parts == "decoder":
         chosen = {p: x for p, x in chosen.items() if not p.startswith((LAST_LAYER, "bins/"))}
-    leaves = paths.leaves_by_path(state.params)
+    leaves = paths.leaves_by_path(first.params)
     have, want = ({p: x.shape for p, x in tree.items()} for tree in (chosen, leaves))
     wrong = [f"  {p} {have[p]} (here {want.get(p)})" for p in have if want.get(p) != have[p]]
     if wrong:
@@ -196,12 +272,12 @@ def load_initial(
         lambda path, old: (
             jax.device_put(chosen[path].astype(old.dtype), old.sharding) if path in chosen else old
         ),
-        state.params,
+        first.params,
     )
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    ema = None if first.ema is None else jax.tree.map(jnp.copy, params)
     meta = {**meta, "licence_chain": _chain(meta, "initial weights", loaded)}
     # The moments are zero whatever the parameters are.
-    return TrainState(state.step, params, state.opt_state, ema), meta
+    return TrainState(first.step, params, first.opt_state, ema), meta
 
 
 def _check_head(config, head: str, max_depth: float | None, focal: float | None) -> None:

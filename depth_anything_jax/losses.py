@@ -23,11 +23,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from depth_anything_jax.models.placement import platform
 from depth_anything_jax.select import at_least_float32, kth_smallest, masked_median
 
 MIN_DEVIATION = 1e-6  # MiDaS's clamp; the label's unit is its own 0-1 range
 GRADIENT_SCALES = 4  # MiDaS, V2 §7
 LOGGED_REGION_SCALE = 0.1  # the guard whose effect is logged whether or not one is set
+
+PIXELS = (-2, -1)  # the axes of a map
 
 Pair = tuple[Array, Array]
 
@@ -54,16 +57,23 @@ class Residuals(NamedTuple):
     kept: Array
 
 
-class _Label(NamedTuple):
-    """What the label alone decides, for each map (b) and each of its regions (b, r)."""
+class LabelStatistics(NamedTuple):
+    """What the label alone decides, for each map's regions, (b, r).
 
-    regions: Array  # (b, r, h·w) bool: valid pixels of each region
-    n: Array  # (b, r) their number
-    median: Array
-    deviation: Array
-    degenerate: Array  # (b, r) bool: too few pixels or too flat
-    small: Array  # (b, r) bool: would be dropped by a guard of LOGGED_REGION_SCALE
-    contributes: Array  # (b, r) bool
+    Attributes:
+      n: number of valid pixels.
+      median, deviation: of the label.
+      degenerate: too few pixels or too flat.
+      small: would be dropped by a guard of LOGGED_REGION_SCALE.
+      contributes: has a part in the loss.
+    """
+
+    n: Int[Array, "b r"]
+    median: Float[Array, "b r"]
+    deviation: Float[Array, "b r"]
+    degenerate: Bool[Array, "b r"]
+    small: Bool[Array, "b r"]
+    contributes: Bool[Array, "b r"]
 
 
 def prepare_label(
@@ -99,18 +109,25 @@ def prepare_label(
     return jnp.where(ranged, label, 0), valid | sky
 
 
-def contributing_maps(
+def label_statistics(
     label: Float[Array, "b h w"],
     valid: Bool[Array, "b h w"],
     mask: Bool[Array, "b h w"] | None = None,
     *,
     min_valid: int = 10,
     min_region_scale: float = 0.0,
-) -> Float[Array, ""]:
-    """The count that `cutmix` (mask given) or `affine_invariant` will report, from labels alone."""
+) -> LabelStatistics:
+    """What `cutmix` (mask given) or `affine_invariant` asks of the labels, before any prediction.
+
+    Arguments as for those, which compute it themselves where it is not given.
+    """
     label, valid, mask = _flat(label, valid, mask)
-    decided = _decide(label, valid, mask, min_valid, min_region_scale)
-    return _total(jnp.any(decided.contributes, axis=1), decided.median.dtype)
+    return _decide(label, valid, mask, min_valid, min_region_scale)
+
+
+def contributing_maps(statistics: LabelStatistics) -> Float[Array, ""]:
+    """The count that the loss of these labels will report."""
+    return _total(jnp.any(statistics.contributes, axis=1), statistics.median.dtype)
 
 
 def affine_invariant(
@@ -121,9 +138,12 @@ def affine_invariant(
     trim: float = 0.0,
     min_valid: int = 10,
     gradient_weight: float = 0.0,
+    statistics: LabelStatistics | None = None,
 ) -> LossSum:
     """Affine-invariant loss of each map against its label (from `prepare_label`); see `cutmix`."""
-    return _map_loss(pred, label, valid, None, trim, "sample", min_valid, 0.0, gradient_weight)[0]
+    return _map_loss(
+        pred, label, valid, None, trim, "sample", min_valid, 0.0, gradient_weight, statistics
+    )[0]
 
 
 def cutmix(
@@ -137,6 +157,7 @@ def cutmix(
     min_valid: int = 10,
     min_region_scale: float = 0.0,
     gradient_weight: float = 0.0,
+    statistics: LabelStatistics | None = None,
 ) -> LossSum:
     """Affine-invariant loss with the pixels in and out of the mask normalised apart.
 
@@ -155,6 +176,7 @@ def cutmix(
         at 1e-6 and counted in the log `flat_predictions`.
       min_region_scale: drop regions whose label deviates less than this share of the whole map's.
       gradient_weight: weight of the gradient-matching term, which is never trimmed.
+      statistics: of these labels, from `label_statistics` under the same options.
 
     Returns:
       sum over the contributing maps, their count, logs.
@@ -162,9 +184,8 @@ def cutmix(
     Raises:
       ValueError: for values out of range, naming the argument.
     """
-    return _map_loss(
-        pred, label, valid, mask, trim, trim_per, min_valid, min_region_scale, gradient_weight
-    )[0]
+    how = trim, trim_per, min_valid, min_region_scale, gradient_weight, statistics
+    return _map_loss(pred, label, valid, mask, *how)[0]
 
 
 def residuals(
@@ -179,7 +200,8 @@ def residuals(
     min_region_scale: float = 0.0,
 ) -> Residuals:
     """What `cutmix` (mask given) or `affine_invariant` takes the mean of, for people to look at."""
-    return _map_loss(pred, label, valid, mask, trim, trim_per, min_valid, min_region_scale, 0.0)[1]
+    how = trim, trim_per, min_valid, min_region_scale, 0.0, None
+    return _map_loss(pred, label, valid, mask, *how)[1]
 
 
 def feature_alignment(
@@ -222,7 +244,7 @@ def cosines(
 
 
 def _map_loss(
-    pred, label, valid, mask, trim, trim_per, min_valid, min_region_scale, gradient_weight
+    pred, label, valid, mask, trim, trim_per, min_valid, min_region_scale, gradient_weight, decided
 ) -> tuple[LossSum, Residuals]:
     if not 0 <= trim < 1:
         raise ValueError(f"trim={trim}: the share of residuals left out must be in [0, 1)")
@@ -231,8 +253,9 @@ def _map_loss(
 
     shape = pred.shape
     raw, label, valid, mask = _flat(at_least_float32(pred), label, valid, mask)
-    decided = _decide(label, valid, mask, min_valid, min_region_scale)
-    regions = decided.regions & decided.contributes[..., None]
+    if decided is None:
+        decided = _decide(label, valid, mask, min_valid, min_region_scale)
+    regions = _regions(valid, mask) & decided.contributes[..., None, None]
     used = jnp.any(regions, axis=1)
     # zeros where nothing is asked: no arithmetic ever meets what stands there
     pred = jnp.where(used, raw, 0)
@@ -262,7 +285,7 @@ def _map_loss(
     return LossSum(jnp.sum(per_map), count, logs), pixels
 
 
-def _decide(label, valid, mask, min_valid, min_region_scale) -> _Label:
+def _decide(label, valid, mask, min_valid, min_region_scale) -> LabelStatistics:
     """Which regions contribute; by the label alone, so that every device and pass agrees."""
     if min_valid < 1:
         raise ValueError(f"min_valid={min_valid}: a map needs at least 1 valid pixel")
@@ -276,11 +299,11 @@ def _decide(label, valid, mask, min_valid, min_region_scale) -> _Label:
         whole = _statistics(label, valid[:, None], None)[1]
         small = ~degenerate & (deviation < LOGGED_REGION_SCALE * whole)
         dropped = deviation < min_region_scale * whole
-    return _Label(regions, n, median, deviation, degenerate, small, ~degenerate & ~dropped)
+    return LabelStatistics(n, median, deviation, degenerate, small, ~degenerate & ~dropped)
 
 
 def _reduce(difference, regions, n_r, n, mask, trim, trim_per) -> tuple[Array, Array]:
-    """Loss of each map (b,) from the residuals that stay, and the mask of those (b, h·w)."""
+    """Loss of each map (b,) from the residuals that stay, and the mask of those (b, h, w)."""
     rho = _absolute(difference)
     if trim_per == "sample":
         regions = jnp.any(regions, axis=1, keepdims=True)
@@ -291,8 +314,8 @@ def _reduce(difference, regions, n_r, n, mask, trim, trim_per) -> tuple[Array, A
         threshold = kth_smallest(ranked[:, None], regions, n_r - _share(n_r, trim))
         above = ranked > _spread(threshold, mask)  # false for NaN, which must reach the sum
         regions = regions & ~above[:, None]
-    total = jnp.sum(jnp.where(regions, rho[:, None], 0), axis=-1)
-    stay = jnp.sum(regions, axis=-1, dtype=jnp.int32)
+    total = jnp.sum(jnp.where(regions, rho[:, None], 0), axis=PIXELS)
+    stay = jnp.sum(regions, axis=PIXELS, dtype=jnp.int32)
     weight = n_r / jnp.maximum(n, 1)[:, None].astype(rho.dtype)
     return jnp.sum(weight * total / jnp.maximum(stay, 1), axis=1), jnp.any(regions, axis=1)
 
@@ -320,7 +343,7 @@ def _gradient_term(difference, used, valid, mask) -> Array:
     return total
 
 
-def _logs(pred, median, deviation, flat, used, kept, decided: _Label) -> dict[str, Pair]:
+def _logs(pred, median, deviation, flat, used, kept, decided: LabelStatistics) -> dict[str, Pair]:
     """Signs of drift as (sum, count); median and deviation are those of the pixels used (b, 1)."""
     dtype = pred.dtype
     images = jnp.asarray(len(pred), dtype)
@@ -328,11 +351,11 @@ def _logs(pred, median, deviation, flat, used, kept, decided: _Label) -> dict[st
     contributing = _total(decided.contributes, dtype)
     present = decided.n > 0
     regions = _total(present, dtype)
-    trimmed = jnp.sum(used & ~kept, axis=1) / jnp.maximum(jnp.sum(used, axis=1), 1)
+    trimmed = jnp.sum(used & ~kept, axis=PIXELS) / jnp.maximum(jnp.sum(used, axis=PIXELS), 1)
     logs = {
         "pred_median": (jnp.sum(median), maps),
         "pred_deviation": (jnp.sum(deviation), maps),
-        "pred_zero_share": (jnp.sum(jnp.mean(pred == 0, axis=1, dtype=dtype)), images),
+        "pred_zero_share": (jnp.sum(jnp.mean(pred == 0, axis=PIXELS, dtype=dtype)), images),
         "flat_predictions": (_total(flat & decided.contributes, dtype), contributing),
         "trimmed_share": (jnp.sum(trimmed, dtype=dtype), maps),
         "dropped_maps": (images - maps, images),
@@ -343,27 +366,33 @@ def _logs(pred, median, deviation, flat, used, kept, decided: _Label) -> dict[st
 
 
 def _statistics(x, regions, mask) -> tuple[Array, Array, Array]:
-    """Median, mean absolute deviation and number (b, r) of x (b, h·w) in regions (b, r, h·w)."""
-    n = jnp.sum(regions, axis=-1, dtype=jnp.int32)
-    median = masked_median(x[:, None], regions)
+    """Median, mean absolute deviation and number (b, r) of x (b, h, w) in regions (b, r, h, w)."""
+    n = jnp.sum(regions, axis=PIXELS, dtype=jnp.int32)
+    median = masked_median(x[:, None], regions, 2)
     away = _absolute(x - _spread(median, mask))
-    deviation = jnp.sum(jnp.where(regions, away[:, None], 0), axis=-1) / jnp.maximum(n, 1)
+    deviation = jnp.sum(jnp.where(regions, away[:, None], 0), axis=PIXELS) / jnp.maximum(n, 1)
     return median, deviation, n
 
 
 def _flat(*maps: Array | None) -> tuple[Array | None, ...]:
-    """(b, h, w) to (b, h·w): reductions of one axis are the faster ones."""
-    return tuple(m if m is None else m.reshape(len(m), -1) for m in maps)
+    """(b, h, w) to (b, 1, h·w) on CPUs, where reductions of one axis are the faster ones.
+
+    On a TPU, whose memory is laid out in tiles of the last two axes, it would move every pixel:
+    1.8 MB of program and four seconds of compilation for each map.
+    """
+    if platform() != "cpu":
+        return maps
+    return tuple(m if m is None else m.reshape(len(m), 1, -1) for m in maps)
 
 
-def _regions(valid, mask) -> Bool[Array, "b r n"]:
+def _regions(valid, mask) -> Bool[Array, "b r h w"]:
     return valid[:, None] if mask is None else jnp.stack([valid & ~mask, valid & mask], axis=1)
 
 
-def _spread(values: Float[Array, "b r"], mask: Bool[Array, "b n"] | None) -> Array:
-    """Each region's value at each of its pixels, (b, h·w) or (b, 1)."""
-    first = values[:, :1]
-    return first if mask is None else jnp.where(mask, values[:, 1:], first)
+def _spread(values: Float[Array, "b r"], mask: Bool[Array, "b h w"] | None) -> Array:
+    """Each region's value at each of its pixels, (b, h, w) or (b, 1, 1)."""
+    first = values[:, :1, None]
+    return first if mask is None else jnp.where(mask, values[:, 1:, None], first)
 
 
 def _absolute(x: Array) -> Array:

@@ -8,9 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from depth_anything_jax import inference, losses, optim, paths, perturb, pictures, sharding
+from depth_anything_jax import inference, losses, optim, paths, perturb, pictures
 from depth_anything_jax.data import metric, sources, specs, transforms
 from depth_anything_jax.data.examples import Failure
+from depth_anything_jax.device_programs import (
+    DeviceProgram,
+    batch_sharding,
+    device_program,
+    replicated,
+)
 from depth_anything_jax.evaluation import aggregate, candidates, loop
 
 # More zeros than this in the first output: a ReLU head that no gradient will ever reach.
@@ -162,11 +168,38 @@ def rates(config, step: int) -> dict[str, float]:
     return {f"lr/{group}": config.optim[f"{group}_lr"] * factor for group in groups}
 
 
-def predictor(student):
-    """(params, images in [0, 1] (b, h, w, 3)) -> disparity (b, h, w), compiled per shape."""
-    return jax.jit(
-        lambda params, images: inference.disparity(student, params, perturb.normalise(images))
-    )
+def strips_program(student, mesh) -> DeviceProgram:
+    """(params, images in [0, 1] (b, h, w, 3), n) -> disparity of the first n, everywhere."""
+
+    def disparity(params, images, n):
+        return inference.disparity(student, params, perturb.normalise(images))[:n]
+
+    return device_program("train.strips", disparity, mesh, out_shardings=replicated(mesh), static=2)
+
+
+def gather_program(mesh) -> DeviceProgram:
+    """A tree of parameters -> the same, whole on every device."""
+    return device_program("train.gather", lambda x: x, mesh, out_shardings=replicated(mesh))
+
+
+def predictor(student, mesh):
+    """(params on the mesh, images in [0, 1] (n, h, w, 3)) -> disparity (n, h, w), in numpy.
+
+    Every process calls it, with the same few images. They are handed out to the devices in turn,
+    so that each computes one or, of more images than devices, its share.
+    """
+
+    program = strips_program(student, mesh)
+
+    def predict(params, images):
+        n = len(images)
+        shape = (-(-n // mesh.size) * mesh.size, *images.shape[1:])
+        dealt = jax.make_array_from_callback(
+            shape, batch_sharding(mesh), lambda index: images[np.arange(shape[0])[index[0]] % n]
+        )
+        return np.asarray(program(params, dealt, n))
+
+    return predict
 
 
 def strips(predict, params, batch, *, rows: int = 4) -> dict[str, np.ndarray]:
@@ -177,7 +210,7 @@ def strips(predict, params, batch, *, rows: int = 4) -> dict[str, np.ndarray]:
         if jax.process_count() > 1:  # every process computes, on the first one's rows
             x = multihost_utils.broadcast_one_to_all(x)
         images = x["image"]
-        prediction = np.asarray(jax.device_get(predict(params, images)))
+        prediction = predict(params, images)
         if "disparity" in x:
             label, valid = losses.prepare_label(
                 *(jnp.asarray(x[k]) for k in ("disparity", "valid", "sky", "shift_known"))
@@ -204,7 +237,7 @@ class Evaluator:
         )
         metric.check(found, metres=False, cameras=bool(config.camera.focal), field="eval.data")
         self._sources = {source.name: source for source in found}
-        self._gather = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
+        self._gather = gather_program(mesh)
 
     def __call__(self, state) -> dict[str, float]:
         """Scalars of the state's parameters."""

@@ -6,6 +6,8 @@ then found bit by bit from the top: one pass per bit counts the elements below a
 elementwise work and sums: it shards over the batch without communication.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -38,16 +40,18 @@ def from_ordered_bits(bits: UInt[Array, "..."]) -> Float[Array, "..."]:
 
 
 def kth_smallest(
-    x: Float[Array, "#*batch n"], mask: Bool[Array, "*batch n"], k: Int[Array, "*batch"]
+    x: Float[Array, "..."], mask: Bool[Array, "..."], k: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """The k-th smallest of the elements of x (along its last axis) under the mask, k from 1.
+    """The k-th smallest of the elements of x under the mask, k from 1.
 
-    x is broadcast against the mask, so that one map can be read through several masks. k is clipped
-    to [1, number of elements]; 0 where the mask is empty. No gradient.
+    Along the axes of the mask that k does not have, its last ones. x is broadcast against the mask,
+    so that one map can be read through several masks. k is clipped to [1, number of elements]; 0
+    where the mask is empty. No gradient.
     """
     x = lax.stop_gradient(at_least_float32(x))
     size = 8 * x.dtype.itemsize
-    number = jnp.sum(mask, axis=-1, dtype=jnp.int32)
+    axes = tuple(range(k.ndim, mask.ndim))
+    number = jnp.sum(mask, axis=axes, dtype=jnp.int32)
     k = jnp.clip(k.astype(jnp.int32), 1, jnp.maximum(number, 1))
     bits = ordered_bits(x)
     # what is masked lies above every candidate, since none exceeds all ones
@@ -56,31 +60,35 @@ def kth_smallest(
     def set_bit(i, found):
         shift = jnp.asarray(size - 1 - i).astype(bits.dtype)
         candidate = found | (jnp.array(1, bits.dtype) << shift)
-        below = jnp.sum(bits < candidate[..., None], axis=-1, dtype=jnp.int32)
+        below = jnp.sum(bits < jnp.expand_dims(candidate, axes), axis=axes, dtype=jnp.int32)
         return jnp.where(below < k, candidate, found)
 
-    found = lax.fori_loop(0, size, set_bit, jnp.zeros(mask.shape[:-1], bits.dtype))
+    found = lax.fori_loop(0, size, set_bit, jnp.zeros(k.shape, bits.dtype))
     return jnp.where(number > 0, from_ordered_bits(found), 0)
 
 
-@jax.custom_jvp
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def masked_median(
-    x: Float[Array, "#*batch n"], mask: Bool[Array, "*batch n"]
-) -> Float[Array, "*batch"]:
-    """The lower median (as `torch.median`) along the last axis of x under the mask.
+    x: Float[Array, "..."], mask: Bool[Array, "..."], axes: int = 1
+) -> Float[Array, "..."]:
+    """The lower median (as `torch.median`) along the last axes of x, that many, under the mask.
 
     In at least float32, x broadcast against the mask; 0, without gradient, where the mask is empty.
     The gradient is spread evenly over the elements under the mask that equal the median.
     """
-    number = jnp.sum(mask, axis=-1, dtype=jnp.int32)
+    number = jnp.sum(mask, axis=_last(axes), dtype=jnp.int32)
     return kth_smallest(x, mask, (number + 1) // 2)
 
 
 @masked_median.defjvp
-def _masked_median_jvp(primals, tangents):
+def _masked_median_jvp(axes, primals, tangents):
     x, mask = primals
-    median = masked_median(x, mask)
-    at_median = mask & (at_least_float32(x) == median[..., None])
-    ties = jnp.sum(at_median, axis=-1, dtype=jnp.int32)
-    share = jnp.sum(jnp.where(at_median, at_least_float32(tangents[0]), 0), axis=-1)
+    median = masked_median(x, mask, axes)
+    at_median = mask & (at_least_float32(x) == jnp.expand_dims(median, _last(axes)))
+    ties = jnp.sum(at_median, axis=_last(axes), dtype=jnp.int32)
+    share = jnp.sum(jnp.where(at_median, at_least_float32(tangents[0]), 0), axis=_last(axes))
     return median, share / jnp.maximum(ties, 1)
+
+
+def _last(axes: int) -> tuple[int, ...]:
+    return tuple(range(-axes, 0))

@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from depth_anything_jax import paths
+from depth_anything_jax.device_programs import batch_sharding
+from depth_anything_jax.models.placement import kernel_spec
 
-BATCH = PartitionSpec(("data", "fsdp"))
 # (regex, rule): "fsdp" splits the largest axis that divides (never the stacked-layer axis of
 # blocks); "replicate" leaves a copy on every device. First match wins.
 RULES: Sequence[tuple[str, str]] = (
@@ -55,8 +56,12 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
             f"mesh.data={data} x mesh.fsdp={fsdp} = {data * fsdp}, but there are {n} devices; "
             f"set mesh.data=-1 or {n // fsdp}"
         )
-    return jax.make_mesh(
-        (data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices
+    # Neighbours on a TPU's torus are neighbours here, but only within a process: a process holds
+    # consecutive rows of the batch (data/pipeline.py), wherever its chips lie on the torus.
+    near = jax.make_mesh((n,), ("all",), axis_types=(AxisType.Auto,), devices=devices)
+    ordered = sorted(near.devices.flat, key=lambda device: device.process_index)
+    return Mesh(
+        np.array(ordered).reshape(data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
     )
 
 
@@ -72,22 +77,9 @@ def tree_shardings(tree, mesh: Mesh, rules=RULES):
 
 
 def _fsdp_spec(path: str, shape: tuple[int, ...], size: int) -> tuple[str | None, ...]:
-    first = 1 if "blocks/" in path else 0
-    axes = [a for a in range(first, len(shape)) if shape[a] % size == 0]
-    if size == 1 or not axes:
-        return ()
-    largest = max(axes, key=lambda a: shape[a])
-    return tuple("fsdp" if a == largest else None for a in range(len(shape)))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """One copy on every device of the mesh."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis split over all devices of the mesh."""
-    return NamedSharding(mesh, BATCH)
+    stacked = 1 if "blocks/" in path else 0
+    spec = kernel_spec(shape[stacked:], size)
+    return (*(None,) * stacked, *spec) if any(spec) else ()
 
 
 def put_batch(batch, mesh: Mesh):

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from depth_anything_jax import inference, losses, losses_metric, optim, perturb, sharding
+from depth_anything_jax import inference, losses, losses_metric, optim, perturb
+from depth_anything_jax.device_programs import DeviceProgram, device_program, replicated
 
 
 @flax.struct.dataclass
@@ -93,6 +94,7 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
         # 1. What the student sees and what it is asked for, on the whole batch.
         inputs = step_inputs(networks, config, state.step, frozen, batch)
         # 2. How many maps contribute, from the labels alone.
+        inputs = {part: with_statistics(x, loss) for part, x in inputs.items()}
         counts = {part: _count_maps(x, loss) for part, x in inputs.items()}
         microbatches = split(inputs, accumulation)
         trainable = optim.trainable(state.params, (*optim.UNUSED, *config.optim.freeze))
@@ -262,6 +264,7 @@ def losses_of(outputs: dict[str, Output], inputs, loss) -> dict[str, losses.Loss
             x["valid"],
             min_valid=loss.min_valid,
             gradient_weight=loss.gradient_weight,
+            statistics=x.get("statistics"),
         )
     if "unlabelled" in inputs:
         x = inputs["unlabelled"]
@@ -275,6 +278,7 @@ def losses_of(outputs: dict[str, Output], inputs, loss) -> dict[str, losses.Loss
             min_valid=loss.min_valid,
             min_region_scale=loss.min_region_scale,
             gradient_weight=loss.gradient_weight,
+            statistics=x.get("statistics"),
         )
         if outputs["unlabelled"].frozen_tokens is not None:
             parts["features"] = _alignment(outputs["unlabelled"], loss)
@@ -323,19 +327,27 @@ def _alignment(output: Output, loss) -> losses.LossSum:
     )
 
 
-def _count_maps(x, loss) -> jax.Array:
-    """How many maps of one part's inputs contribute, from the labels alone."""
+def with_statistics(x, loss) -> dict[str, Any]:
+    """One part's inputs, with what the relative losses ask of their labels."""
     if "depth" in x:
-        return losses_metric.contributing_maps(
-            x["valid"], pool=loss.silog_pool, min_valid=loss.min_valid
-        )
-    return losses.contributing_maps(
+        return x
+    statistics = losses.label_statistics(
         x["label"],
         x["valid"],
         x.get("mask"),
         min_valid=loss.min_valid,
         min_region_scale=loss.min_region_scale if "mask" in x else 0.0,
     )
+    return {**x, "statistics": statistics}
+
+
+def _count_maps(x, loss) -> jax.Array:
+    """How many maps of one part's inputs contribute."""
+    if "depth" in x:
+        return losses_metric.contributing_maps(
+            x["valid"], pool=loss.silog_pool, min_valid=loss.min_valid
+        )
+    return losses.contributing_maps(x["statistics"])
 
 
 def _count_features(networks, params, frozen, microbatches, inputs, loss):
@@ -366,10 +378,8 @@ def _first(tree):
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def jit_train_step(step, mesh, state_shardings):
-    """Compiles the step with the state's layout pinned and its buffers donated."""
-    return jax.jit(
-        step,
-        donate_argnums=0,
-        out_shardings=(state_shardings, sharding.replicated(mesh)),
+def jit_train_step(step, mesh, state_shardings) -> DeviceProgram:
+    """The step as a program, with the state's layout pinned and its buffers donated."""
+    return device_program(
+        "train.step", step, mesh, donate=0, out_shardings=(state_shardings, replicated(mesh))
     )

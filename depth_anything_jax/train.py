@@ -49,7 +49,6 @@ def _train(
         initial,
         mirror,
         monitor,
-        optim,
         preflight,
         sharding,
         state,
@@ -72,22 +71,11 @@ def _train(
     # 3. Networks: the student, and those that never learn.
     stop.check()  # each part may take minutes
     networks, frozen, meta = initial.networks(config, mesh)
-    auditor = audit.Auditor(networks, config, workdir, audit_steps)
+    auditor = audit.Auditor(networks, config, mesh, workdir, audit_steps)
     stop.check()
 
     # 4. Shapes before arrays: where every part of the state will lie.
-    new_params = initial.init_params(networks.student, config)
-    shapes = jax.eval_shape(new_params, jax.random.key(0))
-    tx = optim.make(config.optim, shapes, config.total_steps)
-
-    def new_state(key):
-        return state.new_state(new_params(key), tx, ema=config.ema_decay > 0)
-
-    abstract = jax.eval_shape(new_state, jax.random.key(0))
-    layout = sharding.tree_shardings(abstract, mesh)
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout
-    )
+    plan = initial.plan(networks.student, config, mesh)
 
     # 5. The state. The order matters: an interrupted run always continues; else init_from's
     #    weights; else random ones.
@@ -100,11 +88,13 @@ def _train(
     resumed = checkpoints.latest
     if resumed is not None:
         preflight.check_same_run(checkpoints.meta(), config, workdir=workdir)
-        train_state = checkpoints.restore(abstract)
+        train_state = checkpoints.restore(plan.abstract)
         meta = initial.continued(checkpoints.meta(), meta)
     else:
-        train_state = initial.compile_quickly(new_state, layout)(jax.random.key(config.seed))
-        train_state, meta = initial.load_initial(config, train_state, abstract, meta)
+        train_state = initial.compile_quickly(plan.new_state, mesh, plan.layout)(
+            jax.random.key(config.seed)
+        )
+        train_state, meta = initial.load_initial(config, train_state, plan.abstract, meta)
     stop.check()
     start = int(train_state.step)
     meta["config"] = json.loads(config.to_json_best_effort())
@@ -121,7 +111,7 @@ def _train(
         show=("loss/total", "loss/labelled", "loss/unlabelled", "loss/features"),
     )
     again = resumed is not None
-    report.text(monitor.describe(config, mesh, shapes, networks, start, meta, resumed=again))
+    report.text(monitor.describe(config, mesh, plan.params, networks, start, meta, resumed=again))
     batches = pipeline.train_batches(
         preflight.data_config(config),
         labelled_batch=sizes["labelled"],
@@ -133,8 +123,10 @@ def _train(
         process_count=jax.process_count(),
         on_failure=monitor.tell_failure,
     )
-    step_function = state.jit_train_step(state.make_train_step(networks, tx, config), mesh, layout)
-    predict = monitor.predictor(networks.student)
+    step_function = state.jit_train_step(
+        state.make_train_step(networks, plan.tx, config), mesh, plan.layout
+    )
+    predict = monitor.predictor(networks.student, mesh)
     evaluator = monitor.Evaluator(config, networks.student, mesh)
     profile = ProfileWindow(workdir, *monitor.profile_window(config))
     mirrored.start({"config": meta["config"]})
@@ -151,7 +143,6 @@ def _train(
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
         for thing in (report, mirrored, checkpoints, profile, batches):
             stack.enter_context(contextlib.closing(thing))
-        stack.enter_context(jax.set_mesh(mesh))
         if start >= config.total_steps:
             report.text(f"{workdir} already holds all {config.total_steps} steps")
         for step in range(start, config.total_steps):

@@ -18,6 +18,7 @@ from absl import logging
 
 from depth_anything_jax import convert, licences, weight_facts, weight_files
 from depth_anything_jax.data import transforms
+from depth_anything_jax.device_programs import data_mesh, device_program
 from depth_anything_jax.models import depth_anything
 
 FILLS = ("init", "zeros")
@@ -219,7 +220,8 @@ def _initial(
     """Freshly initialised parameters, as torch tensors."""
     images = jnp.zeros((1, 14 * size.grid, 14 * size.grid, 3))
     if parts == "encoder":
-        params = {"encoder": depth_anything.build_encoder(size).init(key, images)["params"]}
+        encoder = depth_anything.build_encoder(size, attention="einsum")
+        params = {"encoder": encoder.init(key, images)["params"]}
     else:
         bins = "bins" in convert.LAYOUTS[layout].prefixes
         model = depth_anything.build(
@@ -227,6 +229,7 @@ def _initial(
             head="bins" if bins else "relative",
             max_depth=10.0 if bins else None,  # no shape depends on it
             bin_centres=bin_centres,
+            attention="einsum",  # see initial.init_params
         )
         params = model.init(key, images)["params"]
     return convert.to_torch(params, layout)
@@ -273,7 +276,8 @@ def _fill(
     if fill == "zeros":
         state.update({name: np.zeros(shapes[name], np.float32) for name in filled})
     else:
-        state.update(jax.tree.map(np.asarray, jax.jit(initial)(jax.random.key(0))))
+        program = device_program("weights.fill", initial, data_mesh(jax.local_devices()[:1]))
+        state.update(jax.device_get(program(jax.random.key(0))))
     return filled
 
 

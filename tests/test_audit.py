@@ -356,4 +356,4 @@ def test_losses_that_the_step_did_not_report_are_refused():
 def test_a_negative_number_of_steps_is_refused(tmp_path):
     networks = state.Networks(models.build("demo"))
     with pytest.raises(ValueError, match="--audit=-1"):
-        audit.Auditor(networks, student(), str(tmp_path), -1)
+        audit.Auditor(networks, student(), sharding.make_mesh(), str(tmp_path), -1)

@@ -184,7 +184,11 @@ def test_guard_drops_faint_regions_and_their_number_is_logged_without_it(x64):
 @pytest.mark.parametrize("kwargs", [{}, dict(min_region_scale=0.1, min_valid=1)])
 def test_counts_are_known_from_the_labels_alone(x64, kwargs):
     pred, *rest = (jnp.asarray(np.stack(a)) for a in zip(*hostile.cases().values(), strict=True))
-    count = jax.jit(functools.partial(losses.contributing_maps, **kwargs))
+
+    @jax.jit
+    def count(*labels):
+        return losses.contributing_maps(losses.label_statistics(*labels, **kwargs))
+
     mixed = count(*rest)
     for p in (pred, -pred, jnp.zeros_like(pred)):
         assert run(**kwargs)(p, *rest)[0][1].count == mixed

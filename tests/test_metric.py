@@ -99,10 +99,9 @@ def run(c, mesh, steps=2):
     step = state.make_train_step(state.Networks(student), tx, c)
     step = state.jit_train_step(step, mesh, layout)
     now, history = jax.device_put(first, layout), []
-    with jax.set_mesh(mesh):
-        for i in range(steps):
-            now, metrics = step(now, {}, sharding.put_batch(batch(seed=i), mesh))
-            history.append({k: float(v) for k, v in metrics.items()})
+    for i in range(steps):
+        now, metrics = step(now, {}, sharding.put_batch(batch(seed=i), mesh))
+        history.append({k: float(v) for k, v in metrics.items()})
     return now, history
 
 

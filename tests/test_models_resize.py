@@ -135,7 +135,7 @@ def test_backends_agree():
 
     reference = run(lambda *x: attention(*x, backend="einsum"))
     xla = run(lambda *x: attention(*x, backend="xla"))
-    splash = run(lambda *x: splash_attention(*x, interpret=True))
+    splash = run(lambda *x: splash_attention(*x))
     one = run(lambda *x: attention(*x, backend="blocks"))
     # 49 rows a block: three blocks, and two rows of zeros in the last
     blocks = run(lambda *x: blocks_attention(*x, block_scores=145 * 49))
@@ -161,11 +161,11 @@ def test_splash_under_a_mesh_splits_the_batch():
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     rows = jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
     with jax.set_mesh(mesh):
-        out = jax.jit(lambda *x: splash_attention(*x, interpret=True), in_shardings=(rows,) * 3)(
+        out = jax.jit(lambda *x: splash_attention(*x), in_shardings=(rows,) * 3)(
             *(jax.device_put(x, rows) for x in (q, k, v))
         )
         with pytest.raises(ValueError, match="8 devices.*3 images"):
-            splash_attention(q[:3], k[:3], v[:3], interpret=True)
+            splash_attention(q[:3], k[:3], v[:3])
     assert out.sharding.is_equivalent_to(rows, out.ndim)
     reference = attention(q, k, v, backend="einsum")
     np.testing.assert_allclose(out, reference, atol=2e-6)  # float32 sums in another order

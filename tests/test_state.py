@@ -73,7 +73,7 @@ def setup(c, mesh, teacher=False):
 @functools.cache
 def first_params():
     """One random start for all tests (numpy): compiling it takes longer than a step."""
-    program = initial.compile_quickly(init(models.build(TINY)), None)
+    program = initial.compile_quickly(init(models.build(TINY)), one_device(), None)
     return jax.tree.map(np.asarray, program(jax.random.key(0)))
 
 
@@ -85,6 +85,10 @@ def other(params, seed):
     )
 
 
+def one_device():
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
 def init(student):
     return lambda key: student.init(key, jnp.zeros((1, SIZE, SIZE, 3)))["params"]
 
@@ -92,12 +96,9 @@ def init(student):
 def run(c, mesh, steps=2, teacher=False):
     train_state, frozen, step = setup(c, mesh, teacher)
     history = []
-    with jax.set_mesh(mesh):
-        for i in range(steps):
-            train_state, metrics = step(
-                train_state, frozen, sharding.put_batch(batch(seed=i), mesh)
-            )
-            history.append({k: float(v) for k, v in metrics.items()})
+    for i in range(steps):
+        train_state, metrics = step(train_state, frozen, sharding.put_batch(batch(seed=i), mesh))
+        history.append({k: float(v) for k, v in metrics.items()})
     return train_state, history
 
 
@@ -111,7 +112,7 @@ def quick_compilation():
 
 @pytest.fixture(scope="module")
 def alone():
-    return run(config(), sharding.make_mesh(devices=jax.devices()[:1]))
+    return run(config(), one_device())
 
 
 def check_same(one, other, rtol):
@@ -156,7 +157,7 @@ def test_every_part_of_the_method_is_in_the_metrics(alone):
 
 def test_online_teacher_never_moves_and_the_average_follows_with_its_decay():
     c = config(teacher="online", accumulation=2, ema_decay=0.75)
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    mesh = one_device()
     train_state, frozen, step = setup(c, mesh, teacher=True)
     before = jax.tree.map(np.asarray, (frozen, train_state.params))
     data = batch()
@@ -175,7 +176,7 @@ def test_online_teacher_never_moves_and_the_average_follows_with_its_decay():
 
 def test_frozen_parameters_get_no_gradient_and_stay():
     c = config(**{"optim.freeze": (r"(?!decoder/resize_layers_3/kernel).*",)})
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    mesh = one_device()
     first, frozen, step = setup(c, mesh)
     before = paths.leaves_by_path(jax.tree.map(np.asarray, first.params))
     after, metrics = step(first, frozen, sharding.put_batch(batch(), mesh))

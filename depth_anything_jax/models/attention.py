@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from depth_anything_jax.models import placement
+
 BACKENDS = ("auto", "einsum", "blocks", "xla", "cudnn", "splash")
 LANES = 128  # splash blocks are multiples of this many tokens
 MANY_SCORES = 2**22  # from here, 16 MiB in float32, "blocks" is faster on CPU
@@ -37,7 +39,7 @@ def attention(
         raise ValueError(f"attention={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
     if backend == "auto":
         scores = q.shape[0] * q.shape[2] * q.shape[1] ** 2
-        backend = choose_backend(q.dtype, jax.default_backend(), scores)
+        backend = choose_backend(q.dtype, placement.platform(), scores)
     if q.dtype == jnp.float64 and backend not in ("einsum", "blocks"):
         raise ValueError(
             f"attention={backend!r} computes its softmax in float32 and would narrow this float64 "
@@ -127,16 +129,17 @@ def splash_attention(
     q: Float[Array, "b n h d"],
     k: Float[Array, "b n h d"],
     v: Float[Array, "b n h d"],
-    *,
-    interpret: bool = False,
 ) -> Float[Array, "b n h d"]:
-    """Attention by the Pallas splash kernel, padded to whole blocks.
+    """Attention by the Pallas splash kernel, padded to whole blocks; interpreted on CPUs.
 
     Padding tokens get a segment of their own, so that no real token sees them. The compiler cannot
-    partition the kernel: under `jax.set_mesh` it runs in a shard_map over the batch.
+    partition the kernel: where a mesh is in context it runs in a shard_map over the batch.
+
+    Raises:
+      ValueError: the batch does not divide over the mesh.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    kernel = functools.partial(_splash_local, interpret=interpret)
+    kernel = functools.partial(_splash_local, interpret=placement.platform() == "cpu")
     if mesh.empty:
         return kernel(q, k, v)
     axes = tuple(mesh.axis_names)

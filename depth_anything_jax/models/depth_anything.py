@@ -176,10 +176,11 @@ def build_encoder(
     scan: bool = True,
     remat: str = "none",
     attention: str = "auto",
+    taps: tuple[int, ...] | None = None,
 ) -> DINOv2:
     """The encoder alone: `apply({"params": params["encoder"]}, images)` gives an EncoderOutput.
 
-    Arguments and errors as for `build`.
+    Arguments and errors as for `build`; `taps` instead of the version's: () for `tokens` alone.
     """
     size = _variant(variant)
     remat_policy(remat)
@@ -190,7 +191,7 @@ def build_encoder(
         depth=size.depth,
         heads=size.heads,
         hidden=size.hidden,
-        taps=size.taps(version),
+        taps=size.taps(version) if taps is None else taps,
         grid=size.grid,
         swiglu=size.swiglu,
         dtype=dtype,

@@ -3,7 +3,9 @@
 The module declares the parameters; the arithmetic is in pure functions of a dict. Parameters of
 the blocks are stacked, (depth, ...), whatever layers are tapped: the same tree serves a scan over
 layers and a plain loop, and V1 and V2 taps. The scan runs in segments between the taps, each over
-a slice of the stack, because a single scan would have to collect every layer's output.
+a slice of the stack, because a single scan would have to collect every layer's output. Equal
+segments that follow each other are a scan of scans: what costs compilation is each copy of the
+block in the program.
 
 Decisions of the released models (Oquab et al. 2023; Depth Anything V1/V2 code): LayerNorm epsilon
 1e-6, exact GELU, biases everywhere, LayerScale without a small start, no registers, no dropout;
@@ -20,6 +22,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from depth_anything_jax.models.attention import attention
+from depth_anything_jax.models.placement import split_batch
+from depth_anything_jax.models.products import matmul
 from depth_anything_jax.models.resize import resize_position_embedding
 
 PATCH = 14
@@ -202,11 +206,11 @@ class DINOv2(nn.Module):
         # In the released checkpoints, for masked pre-training; no forward pass here uses it.
         self.param("mask_token", nn.initializers.zeros, (1, self.dim))
 
-        x = embed(params, images, (rows, columns), self.dtype)
-        tapped = {}
-        for start, stop in segments(self.taps, self.depth):
-            x = self._run(params["blocks"], x, start, stop)
-            tapped[stop - 1] = x
+        x = split_batch(embed(params, images, (rows, columns), self.dtype))
+        tapped: dict[int, Array] = {}
+        for start, length, count in groups(segments(self.taps, self.depth)):
+            x, outputs = self._run(params["blocks"], x, start, length, count)
+            tapped |= {start + (i + 1) * length - 1: y for i, y in enumerate(outputs)}
         normed = {i: layer_norm(params["norm"], y) for i, y in tapped.items()}
         return EncoderOutput(
             taps=tuple(normed[i][:, 1:] for i in self.taps),
@@ -214,27 +218,56 @@ class DINOv2(nn.Module):
             tokens=normed[self.depth - 1][:, 1:],
         )
 
-    def _run(self, blocks: Params, x: Array, start: int, stop: int) -> Array:
-        """Blocks start .. stop - 1 on the tokens x."""
+    def _run(
+        self, blocks: Params, x: Array, start: int, length: int, count: int
+    ) -> tuple[Array, list[Array]]:
+        """`count` segments of `length` blocks from block `start` on: the tokens after each."""
 
         def step(x: Array, params: Params) -> tuple[Array, None]:
-            return block(params, x, heads=self.heads, backend=self.attention), None
+            x = block(params, x, heads=self.heads, backend=self.attention)
+            return split_batch(x), None
 
         policy = remat_policy(self.remat)
         if policy is not None:
             # A scan keeps forward and backward apart by itself; only a loop needs the barrier.
             step = jax.checkpoint(step, policy=policy, prevent_cse=not self.scan)  # type: ignore[assignment]
-        if self.scan and stop - start > 1:
-            return jax.lax.scan(step, x, jax.tree.map(lambda p: p[start:stop], blocks))[0]
-        for i in range(start, stop):
-            x, _ = step(x, jax.tree.map(lambda p, i=i: p[i], blocks))
-        return x
+
+        def segment(x: Array, params: Params) -> tuple[Array, Array]:
+            if self.scan and length > 1:
+                x = jax.lax.scan(step, x, params)[0]
+            else:
+                for i in range(length):
+                    x, _ = step(x, jax.tree.map(lambda p, i=i: p[i], params))
+            return x, x
+
+        own = jax.tree.map(
+            lambda p: p[start : start + length * count].reshape(count, length, *p.shape[1:]), blocks
+        )
+        if self.scan and count > 1:
+            x, outputs = jax.lax.scan(segment, x, own)
+            return x, list(outputs)
+        outputs = []
+        for i in range(count):
+            x, _ = segment(x, jax.tree.map(lambda p, i=i: p[i], own))
+            outputs.append(x)
+        return x, outputs
 
 
 def segments(taps: tuple[int, ...], depth: int) -> list[tuple[int, int]]:
     """Runs of blocks (start, stop) that end at a tap, and the rest up to the last block."""
     stops = sorted({tap + 1 for tap in taps} | {depth})
     return list(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def groups(segments: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Neighbouring segments of equal length together: (first block, length, how many)."""
+    found: list[tuple[int, int, int]] = []
+    for start, stop in segments:
+        if found and found[-1][1] == stop - start:
+            found[-1] = (*found[-1][:2], found[-1][2] + 1)
+        else:
+            found.append((start, stop - start, 1))
+    return found
 
 
 def patch_grid(height: int, width: int) -> tuple[int, int]:
@@ -262,7 +295,7 @@ def embed(
     x = images.astype(dtype).reshape(b, rows, PATCH, columns, PATCH, 3)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, PATCH * PATCH * 3)
     weights = params["patch_embed"]
-    x = dense({**weights, "kernel": weights["kernel"].reshape(x.shape[-1], -1)}, x)
+    x = dense({**weights, "kernel": weights["kernel"].reshape(x.shape[-1], -1)}, x, split=False)
     positions = resize_position_embedding(params["pos_embed"], grid)
     cls = jnp.broadcast_to(params["cls_token"], (b, 1, x.shape[-1]))
     return (jnp.concatenate([cls, x], axis=1) + positions).astype(dtype)
@@ -290,13 +323,13 @@ def feed_forward(params: Params, x: Float[Array, "b n d"]) -> Float[Array, "b n 
     return dense(params["fc2"], jax.nn.gelu(dense(params["fc1"], x), approximate=False))
 
 
-def dense(params: Params, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-    """x @ kernel + bias, in x's dtype.
+def dense(params: Params, x: Float[Array, "*b i"], *, split: bool = True) -> Float[Array, "*b o"]:
+    """x @ kernel + bias, in x's dtype; split: see products.matmul.
 
     The bias is added in at least float32, here and in the decoder: its gradient is a sum over all
     tokens, which bfloat16 would lose.
     """
-    y = widen(x @ params["kernel"].astype(x.dtype))
+    y = widen(matmul(x, params["kernel"], split))
     return (y + params["bias"].astype(y.dtype)).astype(x.dtype)
 
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from depth_anything_jax.models.dinov2 import PATCH, remat_policy, widen
+from depth_anything_jax.models.placement import platform
+from depth_anything_jax.models.products import convolution, gathered, matmul
 from depth_anything_jax.models.resize import resize_bilinear
 
 HEADS = ("relative", "sigmoid")  # that are part of the decoder; models.HEADS has all
@@ -49,24 +51,17 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         accumulate = jnp.promote_types(self.dtype, jnp.float32)
-        pad = (self.size - 1) // 2
 
         def convolve(x: Array, kernel: Array) -> Array:
-            dtype = accumulate if self.wide else self.dtype
-            x, kernel = x.astype(dtype), kernel.astype(dtype)
+            x = x.astype(accumulate if self.wide else self.dtype)
             if self.size == self.stride == 1:
                 many = x.shape[1] * x.shape[2] >= MANY_PIXELS
-                if self.features == 1 and many and jax.default_backend() == "cpu":
+                if self.features == 1 and many and platform() == "cpu":
                     # A sum, which one pass over x computes, is ten times as fast there.
-                    return jnp.sum(x * kernel[0, 0, :, 0], axis=-1, keepdims=True)
-                return x @ kernel[0, 0]  # on CPU 2.5 times faster than the convolution
-            return jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                window_strides=(self.stride, self.stride),
-                padding=((pad, pad), (pad, pad)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+                    narrow = kernel.astype(x.dtype)[0, 0, :, 0]
+                    return jnp.sum(x * narrow, axis=-1, keepdims=True)
+                return matmul(x, kernel[0, 0])  # on CPU 2.5 times faster than the convolution
+            return convolution(x, kernel, self.stride)
 
         if self.wide and accumulate != x.dtype:
             # Rematerialised so that the backward pass keeps the narrow input, not its wide copy;
@@ -93,10 +88,12 @@ class PatchUpsample(nn.Module):
         init = nn.initializers.variance_scaling(
             1.0, "fan_in", "truncated_normal", in_axis=-2, out_axis=-1, batch_axis=(0, 1)
         )
-        kernel = self.param("kernel", init, (f, f, c, o)).astype(self.dtype)
+        kernel = self.param("kernel", init, (f, f, c, o))
         bias = self.param("bias", nn.initializers.zeros, (o,))
-        y = widen(jnp.einsum("bhwc,ijco->bhiwjo", x.astype(self.dtype), kernel))
-        return (y + bias.astype(y.dtype)).astype(self.dtype).reshape(b, h * f, w * f, o)
+        flat = jnp.moveaxis(gathered(kernel), 2, 0).reshape(c, f * f * o)
+        y = widen(matmul(x.astype(self.dtype), flat, False).reshape(b, h, w, f, f, o))
+        y = (y + bias.astype(y.dtype)).astype(self.dtype).transpose(0, 1, 3, 2, 4, 5)
+        return y.reshape(b, h * f, w * f, o)
 
 
 class ResidualConvUnit(nn.Module):

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from depth_anything_jax import resample
+from depth_anything_jax.models.placement import platform
 
 MANY_SAMPLES = 128  # on an axis of that many the zeros of a dense matrix cost more, on CPU
 POSITION_OFFSET = 0.1  # DINOv2 `interpolate_offset`: the scale is (n + 0.1) / grid, not n / grid
@@ -57,7 +58,7 @@ def resize_bilinear(
     """Bilinear resize with `align_corners=True` to `size` (rows, columns), in x's dtype."""
     for axis, n_out in ((1, size[0]), (2, size[1])):
         if x.shape[axis] != n_out:
-            gather = jax.default_backend() == "cpu" and x.shape[axis] >= MANY_SAMPLES
+            gather = platform() == "cpu" and x.shape[axis] >= MANY_SAMPLES
             if gather:
                 x = _gathered(x, axis, n_out, precision)
             else:

@@ -87,17 +87,17 @@ TWIN = {
     ),
     "upper median": Mutation(
         "losses._statistics",
-        "masked_median(x[:, None], regions)",
-        "-masked_median(-x[:, None], regions)",
+        "masked_median(x[:, None], regions, 2)",
+        "-masked_median(-x[:, None], regions, 2)",
     ),
     "trimming before normalisation": Mutation(
         "losses._map_loss",
         "    used = jnp.any(regions, axis=1)\n",
         "    used = jnp.any(regions, axis=1)\n"
         "    away = jnp.where(used, _absolute(raw - label), 0)\n"
-        "    number = jnp.sum(used, axis=1, dtype=jnp.int32)\n"
+        "    number = jnp.sum(used, axis=PIXELS, dtype=jnp.int32)\n"
         "    most = kth_smallest(away, used, number - _share(number, trim))\n"
-        "    regions, trim = regions & (away <= most[:, None])[:, None], 0.0\n"
+        "    regions, trim = regions & (away <= most[:, None, None])[:, None], 0.0\n"
         "    used = jnp.any(regions, axis=1)\n",
     ),
     "no trimming": Mutation("losses._reduce", "    if trim:", "    if False:"),
@@ -119,7 +119,7 @@ TWIN = {
     "labelled images trimmed too": Mutation(
         "state.losses_of",
         "            min_valid=loss.min_valid,\n            gradient_weight=loss.gradient_weight,\n"
-        "        )\n    if",
+        '            statistics=x.get("statistics"),\n        )\n    if',
         "            min_valid=loss.min_valid, trim=loss.trim,\n        )\n    if",
     ),
     # --- sky
@@ -273,7 +273,7 @@ MODEL = {
     "features of the last block but one": Mutation(
         "models.dinov2.DINOv2:__call__",
         "tokens=normed[self.depth - 1]",
-        "tokens=normed[self.taps[-2]]",
+        "tokens=normed[[self.depth - 1, self.depth - 1, *self.taps][-2]]",
     ),
 }
 

@@ -1,0 +1,82 @@
+"""The one way to make a program for devices: jit, with the mesh that it runs on.
+
+Networks read the mesh while they are traced (`models.placement`): the fused attention of TPUs
+cannot be partitioned by the compiler and must know it. A program therefore carries its mesh and
+enters it whenever it is traced or called, whatever mesh is in context outside. `jax.jit` stands
+nowhere else in the package, and each name below is run on several devices and compiled for TPU
+topologies by the tests (tests/test_device_programs.py holds both).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+class DeviceProgram:
+    """A jitted function with its mesh; called like the function.
+
+    Attributes:
+      name: "program.part", for messages and tests.
+      mesh: the devices it runs on.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], mesh: Mesh, **how: Any):
+        self.name, self.mesh = name, mesh
+        self._jitted = jax.jit(function, **how)
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs it, compiled once for each shape of its arguments."""
+        with jax.set_mesh(self.mesh):
+            return self._jitted(*args)
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """Traces it for arguments, which may be shapes (`jax.ShapeDtypeStruct`)."""
+        with jax.set_mesh(self.mesh):
+            return self._jitted.lower(*args)
+
+
+def device_program(
+    name: str,
+    function: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    out_shardings: Any = None,
+    donate: int | Sequence[int] = (),
+    static: int | Sequence[int] = (),
+) -> DeviceProgram:
+    """Makes a program for the devices of a mesh.
+
+    Args:
+      name: "program.part"; a literal, which the tests look for.
+      function: of arrays alone.
+      mesh: its devices, with axes of type Auto.
+      out_shardings: a sharding, or a tree of them, for the results; None: the compiler's choice.
+      donate: positions of arguments whose memory the results may take.
+      static: positions of arguments that are no arrays; compiled once for each value.
+    """
+    return DeviceProgram(
+        name,
+        function,
+        mesh,
+        out_shardings=out_shardings,
+        donate_argnums=donate,
+        static_argnums=static,
+    )
+
+
+def data_mesh(devices: Sequence[Any]) -> Mesh:
+    """A mesh of the one axis "data" over these devices, in this order."""
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """One copy on every device of the mesh."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis split over all devices of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(tuple(mesh.axis_names)))

@@ -1,0 +1,54 @@
+"""What a network asks about the devices that it is traced for: their platform, and the mesh.
+
+Both come from the mesh in context (`jax.set_mesh`, which `device_programs` enters), so that a
+program compiled for a TPU on a machine without one is the program that the TPU would run. Without
+a mesh in context a program is for one device of jax's default backend.
+"""
+
+from collections.abc import Sequence
+
+import jax
+from jaxtyping import Array, Float
+
+FSDP = "fsdp"  # the mesh axis over which large kernels are split
+
+
+def platform() -> str:
+    """What the program that is being traced will run on: "cpu", "gpu" or "tpu"."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    found = getattr(device, "platform", None) or jax.default_backend()
+    return "gpu" if found in ("cuda", "rocm") else found
+
+
+def split_batch(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x, its first axis pinned to all devices of the mesh; x itself where it does not divide.
+
+    Under fsdp the partitioner may otherwise gather a batch in order to keep kernels split.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or x.shape[0] % mesh.size:
+        return x
+    return jax.lax.with_sharding_constraint(x, jax.P(tuple(mesh.axis_names)))
+
+
+def whole_kernel(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The kernel of one layer, gathered from the devices over which fsdp splits it."""
+    spec = kernel_spec(kernel.shape, _fsdp_size())
+    return jax.lax.with_sharding_constraint(kernel, jax.P()) if any(spec) else kernel
+
+
+def split_kernel(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The kernel of one layer or its gradient, split as fsdp does."""
+    spec = kernel_spec(kernel.shape, _fsdp_size())
+    return jax.lax.with_sharding_constraint(kernel, jax.P(*spec)) if any(spec) else kernel
+
+
+def kernel_spec(shape: Sequence[int], size: int) -> tuple[str | None, ...]:
+    """How fsdp over `size` devices splits one layer's kernel: its largest axis that divides."""
+    axes = [a for a, n in enumerate(shape) if n % size == 0] if size > 1 else []
+    largest = max(axes, key=lambda a: shape[a], default=None)
+    return tuple(FSDP if a == largest else None for a in range(len(shape)))
+
+
+def _fsdp_size() -> int:
+    return dict(jax.sharding.get_abstract_mesh().shape).get(FSDP, 1)
