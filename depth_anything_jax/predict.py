@@ -89,6 +89,8 @@ def main() -> None:
     def _run(inputs: list[str]) -> int:
         from depth_anything_jax.api import batch, folders, outputs
 
+        if "://" in out.value:
+            raise ValueError(f"--out={out.value}: give a local or mounted folder, and copy it then")
         folder = pathlib.Path(out.value).expanduser()
         items = folders.find(inputs, without=folder)
         style = outputs.Style(

@@ -125,6 +125,9 @@ def _file(path: epath.Path) -> Found:
         if _is_remote(path):
             local = pathlib.Path(scratch, path.name)
             path.copy(local)
+            notes = _notes(path)  # a .pth's licence, head and range
+            if notes.exists():
+                notes.copy(_notes(local))
         state, metadata = readers[path.suffix](local)
     hints = []
     if metadata:
@@ -163,8 +166,13 @@ def _pickled(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from error
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a dict of tensors")
-    notes = path.with_name(path.name + ".json")
+    notes = _notes(path)
     return _to_numpy(state), json.loads(notes.read_text()) if notes.exists() else {}
+
+
+def _notes(path: Any) -> Any:
+    """What `export` writes beside a torch file: the metadata that it cannot hold."""
+    return path.with_name(path.name + ".json")
 
 
 def _to_numpy(tree: Any) -> Any:

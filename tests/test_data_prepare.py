@@ -236,6 +236,8 @@ def test_a_killed_preparation_continues(tmp_path):
     with pytest.raises(sources.SourceError, match="has not finished"):
         sources.make({"type": "tfds", "path": str(out / "many")})
 
+    with pytest.raises(SystemExit):  # would be written to a folder called "gs:"
+        tool.main(["--source", f"folder:{raw}", "--out", "gs://bucket/data", "--name", "many"])
     again = prepare(*arguments, "--workers", 1)
     assert again.returncode == 0, again.stderr
     assert f"continuing: {len(notes)} of 30 shards are there" in again.stdout

@@ -5,9 +5,16 @@ import functools
 import pathlib
 import re
 import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from unittest import mock
 
 import pytest
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from depth_anything_jax import configs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "depth_anything_jax"
@@ -17,6 +24,8 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + sorted(
 # Endings: `losses.py` is no name in a module.
 FILES = ("py", "md", "json", "jsonl", "html", "safetensors")
 TABLES = ("docs/method.md", "README.md")  # the last cell of a row names fields
+TRAIN = "```sh\npython -m depth_anything_jax.train --config=configs/student.py:vitl"
+COMING = ("tools/compile_check.py",)  # named before it is there
 
 
 @functools.cache
@@ -132,11 +141,75 @@ def formulas(text: str) -> list[str]:
     return bad
 
 
+def blocks(text: str) -> Iterator[str]:
+    """Lines of the fenced blocks, those that go on joined."""
+    for block in re.findall(r"^```(?:sh|yaml)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        yield from re.sub(r"\\\n *", "", block).splitlines()
+
+
+@functools.cache
+def flags_of(file: pathlib.Path) -> set[str]:
+    """What a program's file may define as flags: the first argument of any call."""
+    calls = [
+        n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)
+    ]
+    firsts = [a for call in calls for a in call.args[:2] if isinstance(a, ast.Constant)]
+    return {a.value.lstrip("-").replace("-", "_") for a in firsts if isinstance(a.value, str)}
+
+
+def commands(text: str) -> list[str]:
+    """Commands of ours in the blocks that name a program, flag or field which does not exist."""
+    bad = []
+    for line in blocks(text):
+        ours = re.search(r"(?:-m depth_anything_jax\.|\bpython (?=tools/))([\w./]+)(.*)", line)
+        if not ours:
+            continue
+        program, rest = ours.groups()
+        file = ROOT / program if "/" in program else PACKAGE / f"{program}.py"
+        if not file.is_file():
+            bad += [] if program in COMING else [f"{program}: no such program"]
+            continue
+        try:
+            words = shlex.split(rest, comments=True)
+        except ValueError as error:
+            bad.append(f"{line}: {error}")
+            continue
+        words = words[: next((i for i, w in enumerate(words) if w in ("&", "&&", "||")), None)]
+        known = flags_of(file) | flags_of(PACKAGE / "weight_flags.py")
+        given = {w[2:].partition("=")[0] for w in words if w.startswith("--")}
+        given = {name.replace("-", "_") for name in given if not name.startswith("config")}
+        off = {name for name in given if name.startswith("no") and name[2:] in known}
+        bad += [f"{program} has no flag --{name}" for name in sorted(given - known - off)]
+        bad += (
+            settings([w for w in words if w.startswith("--config")]) if program == "train" else []
+        )
+    return bad
+
+
+def settings(words: list[str]) -> list[str]:
+    """What absl and the config say against --config=… and its fields."""
+    words = [
+        f"--config={configs.resolve(word.partition('=')[2])}"
+        if word.startswith("--config=")
+        else word
+        for word in words
+    ]
+    found = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=found)
+    try:
+        with mock.patch.object(sys, "argv", ["train", *words]):  # where it finds the fields
+            found(sys.argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        return [f"{' '.join(words)}: {type(error).__name__}: {error}"]
+    return []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_what_a_document_names_exists(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     plain = without_math(text)
     bad = links(document, plain) + named_tests(plain) + names(plain) + formulas(text)
+    bad += commands(text)
     assert bad + (fields(plain) if document in TABLES else []) == []
 
 
@@ -176,6 +249,19 @@ def test_the_method_page_is_complete():
         (names, "`data.pipeline.batches`", "no such function or field"),
         (fields, "| a | b | `teachers` |\n", "no such field"),
         (fields, "| a | b | `loss.x*` |\n", "no such field"),
+        (commands, "```sh\npython -m depth_anything_jax.trian\n```\n", "trian: no such program"),
+        (commands, "```sh\npython tools/nothing.py --out x\n```\n", "nothing.py: no such program"),
+        (commands, "```sh\npython tools/prepare_data.py --ouput x\n```\n", "no flag --ouput"),
+        (
+            commands,
+            "```yaml\n- python -m depth_anything_jax.evaluate --aut=x\n```\n",
+            "no flag --aut",
+        ),
+        (commands, "```sh\nexec python -m depth_anything_jax.predict --f 'x\n```\n", "quotation"),
+        (commands, f"{TRAIN} --wordir=x\n```\n", "no flag --wordir"),
+        (commands, f"{TRAIN} \\\n    --config.loss.trimm=1\n```\n", "trimm"),
+        (commands, f"{TRAIN} --config.batch_size=many\n```\n", "many"),
+        (commands, f"{TRAIN.replace('vitl', 'vitx')}\n```\n", "vitx"),
         (formulas, "$`|x|`$", "a bar"),
         (formulas, "```math\n\\frac{1}{2\n```\n", "braces"),
         (formulas, "```math\n\\left( x )\n```\n", "left and"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, convert, export, licences, weights
+from depth_anything_jax import checkpoint, convert, export, licences, weight_files, weights
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, build_encoder
 from tests import parity
@@ -172,6 +172,15 @@ def test_files_come_back_with_all_that_is_known(tmp_path, name, max_depth):
     card = path / "README.md" if layout == "hf" else path.with_name("x.README.md")
     assert card.read_text().startswith("---\nlicense: cc-by-nc-4.0\n")
     assert "| teacher | some/teacher | CC-BY-NC-4.0 |" in card.read_text()
+
+
+def test_what_lies_beside_a_pth_comes_along_from_a_bucket(tmp_path, monkeypatch):
+    """gs:// itself needs a network; this takes the same path on local files."""
+    pytest.importorskip("torch")
+    what = random_weights("gated", "v1", 80.0)
+    path = export.export(what, str(tmp_path / "x.pth"), layout="official")
+    monkeypatch.setattr(weight_files, "_is_remote", lambda path: True)
+    assert_same(weights.load(str(path)), what)
 
 
 def test_official_pth_is_a_flat_dict(tmp_path):

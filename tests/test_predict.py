@@ -433,6 +433,10 @@ def test_stopped_and_resumed(weights, tmp_path, number):
     ("arguments", "message"),
     [
         (["none.jpg"], "FileNotFoundError: none.jpg: no such file or folder"),
+        (
+            ["a.png", "--out=gs://b/depth"],
+            "ValueError: --out=gs://b/depth: give a local or mounted",
+        ),
         (["a.png", "--format=tiff"], "ValueError: --format tiff"),
         (["a.png", "--range=1"], "ValueError: --range=1: 2 numbers"),
         (["a.png", "--intrinsics=1,2,x,4"], "ValueError: --intrinsics=1,2,x,4: 4 numbers"),
@@ -444,6 +448,7 @@ def test_bad_arguments(tmp_path, arguments, message, monkeypatch):
     Image.new("RGB", (8, 8)).save("a.png")
     (tmp_path / "a.mp4").write_bytes(b"")
 
-    done = command(*arguments, "--out=out", "--checkpoint=none", folder=tmp_path, cwd=tmp_path)
+    done = command("--out=out", *arguments, "--checkpoint=none", folder=tmp_path, cwd=tmp_path)
     assert done.returncode == 1 and message in done.stderr.decode()
     assert b"Traceback" not in done.stderr and not (tmp_path / "out").exists()
+    assert not (tmp_path / "gs:").exists()

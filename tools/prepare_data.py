@@ -239,6 +239,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", options.name):
         parser.error(f"--name {options.name!r}: TFDS wants lower case letters, digits and _")
+    if "://" in options.out:
+        parser.error(f"--out {options.out}: give a local or mounted folder, and copy it then")
     if options.shard_size < 1 or options.workers < 1:
         parser.error("--shard_size and --workers must be at least 1")
     return options

@@ -44,8 +44,13 @@ def new_folder(folder: str | pathlib.Path, *, resume: bool = False) -> pathlib.P
       resume: it may hold a run that was not finished, or nothing.
 
     Raises:
-      ValueError: it holds something else: scores may have taken hours.
+      ValueError: it holds something else: scores may have taken hours; or it is no local path.
     """
+    if "://" in str(folder):
+        raise ValueError(
+            f"--out={folder}: the log grows line by line, which a bucket does not allow; give a "
+            "local or mounted folder, and copy it afterwards"
+        )
     path = pathlib.Path(folder).expanduser()
     there = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if there and not resume:
