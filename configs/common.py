@@ -24,6 +24,9 @@ def get_config() -> ConfigDict:
     # width): whole images are brought to it, whatever their shape.
     c.input_size = 518
     c.dtype = "auto"  # bfloat16 on TPUs and GPUs that have it, else float32
+    # How hard XLA tries to make the step fast: 0 as it does by itself; -1 compiles it for a TPU up
+    # to ten times faster, and it may run slower and need more memory (docs/tpu.md).
+    c.compile_effort = 0.0
     c.ema_decay = 0.0  # 0: no running average of the parameters
 
     # Where the student starts. A source is an Orbax folder, a .safetensors or .pth file, a local

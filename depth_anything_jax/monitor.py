@@ -21,6 +21,7 @@ from depth_anything_jax.evaluation import aggregate, candidates, loop
 
 # More zeros than this in the first output: a ReLU head that no gradient will ever reach.
 DEAD_SHARE = 0.99
+ROWS = 4  # pictures of each part of a batch
 FULL_SHARE = 0.9  # .97 in a run that stayed where it was; a fresh head has 1 / pixels
 
 
@@ -202,7 +203,7 @@ def predictor(student, mesh):
     return predict
 
 
-def strips(predict, params, batch, *, rows: int = 4) -> dict[str, np.ndarray]:
+def strips(predict, params, batch, *, rows: int = ROWS) -> dict[str, np.ndarray]:
     """Pictures RGB | label | prediction of this process's first rows, by part of the batch."""
     drawn = {}
     for part, x in batch.items():

@@ -22,6 +22,7 @@ FREE = (
     *("init_from", "init_parts", "allow_missing", "fill_missing"),  # read at step 0 only
     *(
         "accumulation",
+        "compile_effort",
         "mesh",
         "model.scan",
         "model.remat",

@@ -76,8 +76,7 @@ def label(
         return inference.Predictor(model, teacher.params)
 
     predict = predictor(compute)
-    each = 1 if predict.devices[0].platform == "cpu" else 8
-    batch_size = batch_size or each * len(predict.devices)
+    batch_size = batch_size or inference.usual_batch(predict.devices)
     if batch_size % len(predict.devices):
         raise ValueError(
             f"batch_size={batch_size} does not divide over {len(predict.devices)} devices; use a "

@@ -46,6 +46,7 @@ def _train(
     from depth_anything_jax import (
         audit,
         checkpoint,
+        device_programs,
         initial,
         mirror,
         monitor,
@@ -136,6 +137,7 @@ def _train(
     #    to be finite; and a step's line is written before its state is saved, because a run that
     #    was killed goes on behind what it saved and does not write that line again.
     compiled: Any = None
+    compiler_options = device_programs.options(config.compile_effort)
     schedule = checkpoint.Schedule(config.checkpoint.every, config.checkpoint.minutes)
     pending = 0  # the step whose line is still to be written
     unseen = monitor.Unseen(config)
@@ -153,7 +155,8 @@ def _train(
             batch = sharding.put_batch(local, mesh)
             if compiled is None:
                 with report.paused():
-                    compiled = step_function.lower(train_state, frozen, batch).compile()
+                    lowered = step_function.lower(train_state, frozen, batch)
+                    compiled = lowered.compile(compiler_options=compiler_options)
                 report.text(monitor.memory(compiled))
                 stop.check()  # the last time: from here on there is something to save
             with report.paused():  # --audit looks at the state before its update

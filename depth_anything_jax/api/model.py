@@ -63,8 +63,7 @@ class DepthAnything:
         self.kind = self.recipe.kind
         self.unit = "m" if self.kind == recipe.METRIC else None
         self._max_tokens = max_tokens
-        each = 1 if self.devices[0].platform == "cpu" else 8
-        self._batch_size = batch_size or each * len(self.devices)
+        self._batch_size = batch_size or inference.usual_batch(self.devices)
         self._model = weights.model_of(found, dtype=self.dtype, attention=attention)
         self._params = found.params
         self._predictors: dict[int, inference.Predictor] = {}

@@ -1,7 +1,7 @@
 """The project's own device programs, lowered for a mesh from shapes alone: nothing is loaded.
 
-Each function returns what `DeviceProgram.lower` gives, of the very program that train,
-pseudo_label, evaluate and predict run.
+Each is the very program that train, pseudo_label, evaluate and predict run, made by the same
+functions.
 """
 
 from typing import Any
@@ -9,10 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from depth_anything_jax import initial, models, preflight, sharding, state
-from depth_anything_jax.device_programs import batch_sharding
+from depth_anything_jax import (
+    audit,
+    inference,
+    initial,
+    models,
+    monitor,
+    preflight,
+    sharding,
+    state,
+)
+from depth_anything_jax.device_programs import batch_sharding, replicated
 
-Shape = jax.ShapeDtypeStruct
+Shape: Any = jax.ShapeDtypeStruct
 
 
 def training_batch(config, mesh) -> dict[str, dict[str, Shape]]:
@@ -39,10 +48,13 @@ def training_batch(config, mesh) -> dict[str, dict[str, Shape]]:
 
 
 class Training:
-    """Everything a run compiles, for `config` on `mesh`.
+    """Everything that a run compiles, for `config` on `mesh`.
 
     Args:
       teacher: variant of an online teacher.
+
+    Raises:
+      ValueError: a batch that does not divide over the mesh.
     """
 
     def __init__(self, config, mesh, *, teacher: str = "vitl"):
@@ -52,13 +64,12 @@ class Training:
         student = initial.student_of(config, dtype)
         encoder = online = None
         frozen: dict[str, Any] = {}
-        image = jnp.zeros((1, 14, 14, 3))
         if config.unlabelled_ratio and config.loss.weights[2]:
             encoder = initial.frozen_encoder_of(config, config.model.variant, dtype)
-            frozen["encoder"] = _parameters(encoder, image)
+            frozen["encoder"] = parameters(encoder)
         if config.unlabelled_ratio and config.teacher == "online":
             online = models.build(teacher, **initial.forward_only(config, dtype))
-            frozen["teacher"] = _parameters(online, image)
+            frozen["teacher"] = parameters(online)
         self.networks = state.Networks(student, encoder, online)
         layout = sharding.tree_shardings(frozen, mesh)
         self.frozen = jax.tree.map(lambda x, s: Shape(x.shape, x.dtype, sharding=s), frozen, layout)
@@ -66,14 +77,62 @@ class Training:
         self.batch = training_batch(config, mesh)
 
     def step(self) -> jax.stages.Lowered:
-        """The training step."""
+        """train.step."""
         step = state.make_train_step(self.networks, self.plan.tx, self.config)
         program = state.jit_train_step(step, self.mesh, self.plan.layout)
         return program.lower(self.plan.abstract, self.frozen, self.batch)
 
+    def init(self) -> jax.stages.Lowered:
+        """train.init."""
+        program = initial.init_program(self.plan.new_state, self.mesh, self.plan.layout)
+        return program.lower(jax.random.key(0))
 
-def _parameters(network, image) -> Any:
-    def init(key):
-        return network.init(key, image)["params"]
+    def strips(self) -> jax.stages.Lowered:
+        """train.strips: a picture on each device, of which four are kept."""
+        *_, h, w, _ = next(iter(self.batch.values()))["image"].shape
+        n = -(-monitor.ROWS // self.mesh.size) * self.mesh.size
+        images = Shape((n, h, w, 3), jnp.float32, sharding=batch_sharding(self.mesh))
+        program = monitor.strips_program(self.networks.student, self.mesh)
+        return program.lower(self.plan.abstract.params, images, monitor.ROWS)
 
-    return jax.eval_shape(init, jax.random.key(0))
+    def gather(self) -> jax.stages.Lowered:
+        """train.gather: parameters for the scores."""
+        return monitor.gather_program(self.mesh).lower(self.plan.abstract.params)
+
+    def audit(self) -> jax.stages.Lowered:
+        """train.audit; of relative heads."""
+        program = audit.program(self.networks, self.config, self.mesh)
+        abstract = self.plan.abstract
+        return program.lower(abstract.params, abstract.step, self.frozen, self.batch)
+
+
+def predict(
+    model, mesh, height: int, width: int, *, batch: int = 0, raw: bool = False
+) -> jax.stages.Lowered:
+    """inference.predict: what labels, scores and depth maps of pictures come from.
+
+    Args:
+      model: as `models.build` gives it.
+      mesh: one axis over the devices of a process (`device_programs.data_mesh`).
+      height, width: of the network's input.
+      batch: images at a time; 0: as many as pseudo_label and DepthAnything take.
+      raw: what the head says, as DepthAnything asks for it, instead of disparity.
+    """
+    output = inference.as_said if raw else inference.disparity
+    program = inference.program(model, mesh, output)
+    shapes = jax.tree.map(
+        lambda x: Shape(x.shape, x.dtype, sharding=replicated(mesh)), parameters(model)
+    )
+    n = batch or inference.usual_batch(list(mesh.devices.flat))
+    images = Shape((n, height, width, 3), jnp.float32, sharding=batch_sharding(mesh))
+    return program.lower(shapes, images)
+
+
+def parameters(network) -> Any:
+    """Shapes of a network's parameters."""
+    if hasattr(network, "encoder"):
+        plain = network.clone(encoder=network.encoder.clone(attention="einsum"))
+    else:
+        plain = network.clone(attention="einsum")
+    image = jnp.zeros((1, 14, 14, 3))
+    return jax.eval_shape(lambda: plain.init(jax.random.key(0), image)["params"])

@@ -4,8 +4,6 @@ import math
 import os
 from typing import NamedTuple
 
-from jax.sharding import AxisType, Mesh
-
 GIB = 2**30
 
 
@@ -14,9 +12,10 @@ class Chip(NamedTuple):
 
     Attributes:
       flops: bfloat16 FLOP/s.
-      memory: bytes of HBM that a program may use: what the chip has, less what libtpu keeps.
+      memory: bytes of HBM that a program may use, as libtpu 0.0.42 says of one that needs more.
       bandwidth: bytes/s of HBM.
-      links: bytes/s that the chip sends over all its links to others, all together.
+      links: bytes/s that the chip sends to others over all its links, half of the bidirectional
+        figure.
       config: libtpu's name of the chip's configuration with its cores as one device.
     """
 
@@ -28,10 +27,10 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    "v4": Chip(275e12, 32 * GIB, 1200e9, 300e9, "megacore"),
+    "v4": Chip(275e12, 30.75 * GIB, 1200e9, 300e9, "megacore"),
     "v5e": Chip(197e12, 15.75 * GIB, 819e9, 200e9, "default"),
-    "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, "megacore"),
-    "v6e": Chip(918e12, 31.25 * GIB, 1640e9, 400e9, "default"),
+    "v5p": Chip(459e12, 95.74 * GIB, 2765e9, 600e9, "megacore"),
+    "v6e": Chip(918e12, 31.25 * GIB, 1638e9, 400e9, "default"),
 }
 
 
@@ -99,10 +98,3 @@ def describe(name: str, *, host: int = 0) -> Topology:
 def of_one_host(topology: Topology) -> list:
     """The devices of the slice's first host."""
     return [d for d in topology.devices if d.process_index == 0]
-
-
-def line(devices: list) -> Mesh:
-    """A mesh of one axis, as programs without training use it."""
-    import numpy as np
-
-    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
