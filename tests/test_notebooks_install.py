@@ -135,6 +135,7 @@ class Runtime:
             patch.setattr(shutil, "which", lambda name: None)  # no GPU
             patch.setattr(time, "sleep", lambda seconds: None)
             patch.setattr(os, "kill", kill)
+            patch.setattr(os.path, "ismount", os.path.isdir)
             exec(compile(code, "first cell", "exec"), {})
 
 
@@ -288,7 +289,7 @@ def test_package_names_a_folder(tmp_path, monkeypatch):
 
 
 def test_where_no_package_is_all_places_are_told(tmp_path, monkeypatch):
-    for name in ("work/deep/deeper/deepest", "kaggle", "away/MyDrive"):
+    for name in ("work/deep/deeper/deepest", "away/MyDrive"):  # and no Kaggle
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "work/deep/deeper/deepest" / WHEEL).touch()  # too far down
     runtime = Runtime(COLAB, folder=tmp_path, **ON_COLAB)
@@ -297,6 +298,9 @@ def test_where_no_package_is_all_places_are_told(tmp_path, monkeypatch):
     for place in ("work (2)", "kaggle (4)", "drive/MyDrive (2)"):
         assert f"{tmp_path}/{place}" in str(error.value)
     assert "set PACKAGE in this cell" in str(error.value) and not runtime.commands
+    with pytest.raises(RuntimeError, match="no checkout"):
+        runtime.cell(monkeypatch)
+    assert runtime.mounted == [f"{tmp_path}/drive"]  # once
 
 
 def test_what_the_cell_asks_for_is_what_jax_asks_for_and_what_is_tested():
@@ -334,7 +338,10 @@ def test_the_newest_of_all_else_resolves(name, tmp_path, monkeypatch):
     for package, version in there.items():
         folder = site / f"{package}-{version}.dist-info"
         folder.mkdir()
-        metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}"
+        metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+        if package == "jax":  # may stay, and then says which libtpu it asks for
+            needs = f"libtpu=={SERIES[version]}.*"
+            metadata += f'Provides-Extra: tpu\nRequires-Dist: {needs}; extra == "tpu"\n'
         (folder / "METADATA").write_text(metadata)
     real = subprocess.run
 

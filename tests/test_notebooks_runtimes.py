@@ -4,6 +4,7 @@ Real installs of notebooks/pins and real kernels, on the Python of each, as far 
 """
 
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -33,6 +34,37 @@ def installed(python: str) -> dict[str, str]:
     return {name: version for name, version in found.items() if name != "pip"}
 
 
+# A program for a TPU, compiled without one: whether a jax and a libtpu fit each other.
+COMPILE = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+chip = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[:1]
+there = NamedSharding(Mesh(np.array(chip), ("chip",)), PartitionSpec())
+def on_chip(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), tree)
+"""
+ANYTHING = """
+x = on_chip(jnp.zeros((128, 128)))
+jax.jit(lambda x: jax.nn.gelu(x @ x, approximate=False)).lower(x).compile()
+"""
+OURS = """
+from depth_anything_jax.models import build
+images = jnp.zeros((2, 112, 112, 3))
+model = build("demo", attention="splash")
+params = on_chip(jax.eval_shape(model.init, jax.random.key(0), images))
+print(jax.jit(model.apply).lower(params, on_chip(images)).compile().as_text())
+"""
+
+
+def compile_for_tpu(python: str, code: str) -> subprocess.CompletedProcess:
+    """libtpu asks no metadata server here, and may be loaded beside another process's."""
+    more = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **more}
+    command = [python, "-c", COMPILE + code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
 def make_kernel(folder: pathlib.Path, name: str, python: str) -> None:
     """A Jupyter kernel of that Python, in a folder for JUPYTER_PATH."""
     command = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -53,6 +85,11 @@ def test_the_notebooks_run_beside_what_a_runtime_brings(name, tmp_path, monkeypa
     # Kaggle installs its libtpu last, by force: pip itself would not have it beside this jax.
     subprocess.run([python, *quiet, "--no-deps", "--requirement", str(brings)], check=True)
     assert installed(python) == pinned(f"{name}-brings")
+    compiled = compile_for_tpu(python, ANYTHING)
+    if colab:  # an old pair, but a pair
+        assert compiled.returncode == 0, compiled.stderr
+    else:  # why its libtpu has to go
+        assert compiled.returncode and "StableHLO" in compiled.stderr, compiled.stderr
     source = make_checkout(tmp_path / "source")
     work = tmp_path / "work"
     work.mkdir()
@@ -88,6 +125,8 @@ def test_the_notebooks_run_beside_what_a_runtime_brings(name, tmp_path, monkeypa
     assert now.pop("depth-anything-jax")
     assert now == pinned(f"{name}-brings") | pinned(f"{name}-installs")
     subprocess.run([python, "-m", "pip", "check"], check=True)
+    compiled = compile_for_tpu(python, OURS)
+    assert "tpu_custom_call" in compiled.stdout, compiled.stderr  # splash attention
     text = run("quickstart", SOURCE=model)  # from the top
     assert "installing" not in text and f"libtpu {now['libtpu']}\n" in text
     assert "depth/street.png: Depth(280x280, relative inverse depth" in text
