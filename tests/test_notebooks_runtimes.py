@@ -79,6 +79,9 @@ def make_kernel(folder: pathlib.Path, name: str, python: str) -> None:
 def test_the_notebooks_run_beside_what_a_runtime_brings(name, tmp_path, monkeypatch):
     """Colab: a wheel, an old jax loaded, a restart. Kaggle: a checkout, an old libtpu, a batch."""
     colab = name.startswith("colab")
+    # Neither this checkout nor what an editable install left in it is to be seen there.
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.chdir(tmp_path)
     python = environment(tmp_path / "runtime", RUNTIMES[name][0])
     quiet = ["-m", "pip", "install", "--quiet"]
     brings = PINS / f"{name}-brings.txt"
