@@ -88,10 +88,8 @@ def test_the_notebooks_run_beside_what_a_runtime_brings(name, tmp_path, monkeypa
     # Kaggle installs its libtpu last, by force: pip itself would not have it beside this jax.
     subprocess.run([python, *quiet, "--no-deps", "--requirement", str(brings)], check=True)
     assert installed(python) == pinned(f"{name}-brings")
-    compiled = compile_for_tpu(python, ANYTHING)
-    if colab:  # an old pair, but a pair
-        assert compiled.returncode == 0, compiled.stderr
-    else:  # why its libtpu has to go
+    if not colab:  # why its libtpu has to go
+        compiled = compile_for_tpu(python, ANYTHING)
         assert compiled.returncode and "StableHLO" in compiled.stderr, compiled.stderr
     source = make_checkout(tmp_path / "source")
     work = tmp_path / "work"
