@@ -76,12 +76,14 @@ def make_kernel(folder: pathlib.Path, name: str, python: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_the_notebooks_run_beside_what_a_runtime_brings(name, tmp_path, monkeypatch):
+def test_the_notebooks_run_beside_what_a_runtime_brings(name, tmp_path, monkeypatch, request):
     """Colab: a wheel, an old jax loaded, a restart. Kaggle: a checkout, an old libtpu, a batch."""
     colab = name.startswith("colab")
     # Neither this checkout nor what an editable install left in it is to be seen there.
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.chdir(tmp_path)
+    # Gigabytes, which pytest would keep.
+    request.addfinalizer(lambda: shutil.rmtree(tmp_path / "runtime", ignore_errors=True))
     python = environment(tmp_path / "runtime", RUNTIMES[name][0])
     quiet = ["-m", "pip", "install", "--quiet"]
     brings = PINS / f"{name}-brings.txt"
