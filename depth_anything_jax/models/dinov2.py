@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from depth_anything_jax.models.attention import attention
 from depth_anything_jax.models.placement import split_batch
-from depth_anything_jax.models.products import matmul
+from depth_anything_jax.models.products import matmul, patch_product
 from depth_anything_jax.models.resize import resize_position_embedding
 
 PATCH = 14
@@ -291,11 +291,9 @@ def embed(
     """Patch embedding, class token first, plus positions, in `dtype`."""
     rows, columns = grid
     b = images.shape[0]
-    # A convolution whose stride is its kernel: one matrix product of flattened patches.
     x = images.astype(dtype).reshape(b, rows, PATCH, columns, PATCH, 3)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, PATCH * PATCH * 3)
-    weights = params["patch_embed"]
-    x = dense({**weights, "kernel": weights["kernel"].reshape(x.shape[-1], -1)}, x, split=False)
+    x = widen(patch_product(x, params["patch_embed"]["kernel"])).reshape(b, rows * columns, -1)
+    x = (x + params["patch_embed"]["bias"].astype(x.dtype)).astype(dtype)
     positions = resize_position_embedding(params["pos_embed"], grid)
     cls = jnp.broadcast_to(params["cls_token"], (b, 1, x.shape[-1]))
     return (jnp.concatenate([cls, x], axis=1) + positions).astype(dtype)
@@ -348,13 +346,13 @@ def _gelu_backward(x: Array, y: Array) -> tuple[Array]:
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
-def dense(params: Params, x: Float[Array, "*b i"], *, split: bool = True) -> Float[Array, "*b o"]:
-    """x @ kernel + bias, in x's dtype; split: see products.matmul.
+def dense(params: Params, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+    """x @ kernel + bias, in x's dtype.
 
     The bias is added in at least float32, here and in the decoder: its gradient is a sum over all
     tokens, which bfloat16 would lose.
     """
-    y = widen(matmul(x, params["kernel"], split))
+    y = widen(matmul(x, params["kernel"]))
     return (y + params["bias"].astype(y.dtype)).astype(x.dtype)
 
 

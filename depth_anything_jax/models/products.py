@@ -44,6 +44,25 @@ def _matmul_backward(split: bool, saved: tuple[Array, Array], y: Array) -> tuple
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
+@jax.custom_vjp
+def patch_product(
+    x: Float[Array, "b h p w q c"], kernel: Float[Array, "p q c o"]
+) -> Float[Array, "b h w o"]:
+    """Every patch (p, q, c) of an image times the kernel, in x's dtype: a convolution whose stride
+    is its kernel. Not flattened: that alone costs a TPU's compiler five seconds."""
+    return jnp.einsum("bhpwqc,pqco->bhwo", x, kernel.astype(x.dtype))
+
+
+def _patches_backward(saved: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    towards_x = jnp.einsum("bhwo,pqco->bhpwqc", y, kernel.astype(x.dtype))
+    gradient = jnp.einsum("bhpwqc,bhwo->pqco", x, y, preferred_element_type=_wide(kernel))
+    return towards_x, gradient.astype(kernel.dtype)
+
+
+patch_product.defvjp(lambda x, kernel: (patch_product(x, kernel), (x, kernel)), _patches_backward)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolution(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k l c o"], stride: int = 1
