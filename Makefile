@@ -82,7 +82,13 @@ test: $(TESTING)
 	$(PY) -m mypy
 	$(PYTEST) -n $(JOBS)
 
-nightly: $(TESTING)
+# Compiles for TPUs without one. Beside the environment: in it, jax would look for a TPU at each start.
+$(VENV)/.installed-libtpu: constraints.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt \
+	  --upgrade --target $(VENV)/libtpu libtpu
+	@touch $@
+
+nightly: $(TESTING) $(VENV)/.installed-libtpu
 	$(PYTEST) -m nightly
 
 lint: $(TESTING)

@@ -1,6 +1,6 @@
 """The one way to make a program for devices: jit, with the mesh that it runs on.
 
-Networks read the mesh while they are traced (`models.placement`): the fused attention of TPUs
+Networks read the mesh while they are traced (`placement`): the fused attention of TPUs
 cannot be partitioned by the compiler and must know it. A program therefore carries its mesh and
 enters it whenever it is traced or called, whatever mesh is in context outside. `jax.jit` stands
 nowhere else in the package, and each name below is run on several devices and compiled for TPU

@@ -1,5 +1,6 @@
 """What a run starts from: the networks, their weights, and the chain of licences they bring."""
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -101,6 +102,7 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
     if config.unlabelled_ratio and config.teacher in ("records", "files"):
         stored = [labels.licences(path) for path in config.data.labels]
         meta["licence_chain"] = licences.merge(meta["licence_chain"], *stored)
+    frozen = jax.tree.map(lambda x, d: x.astype(d), frozen, frozen_dtypes(frozen, dtype))
     shardings = sharding.tree_shardings(frozen, mesh)
     return Networks(student, encoder, teacher), jax.device_put(frozen, shardings), meta
 
@@ -120,6 +122,18 @@ def student_of(config, dtype) -> models.DepthAnything:
 def frozen_encoder_of(config, variant: str, dtype):
     """The encoder of L_feat, which looks at the last block alone."""
     return models.build_encoder(variant, taps=(), **forward_only(config, dtype))
+
+
+def frozen_dtypes(frozen, dtype) -> Any:
+    """What parameters that never learn are kept in.
+
+    An encoder's kernels are kept in the dtype in which they are multiplied: half the memory, the
+    same numbers. All else is used in float32.
+    """
+    return paths.map_with_path(
+        lambda path, x: dtype if re.fullmatch(r"(teacher/)?encoder/.*kernel", path) else x.dtype,
+        frozen,
+    )
 
 
 def forward_only(config, dtype) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Every loss returns a `LossSum`: a sum over the maps (or tokens) that contribute and their count.
 Sums and counts add exactly over microbatches and devices; a mean of means would not. The counts
-are known from the labels alone, before any backward pass (`contributing_maps`).
+are known from the labels alone, before any backward pass (`label_statistics`).
 
 - `affine_invariant`: mean |p̂ - d̂| over valid pixels, each map less its median and over its mean
   absolute deviation (Depth Anything V1 §3.1; MiDaS's robust variant, without its median over
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from depth_anything_jax.models.placement import platform
+from depth_anything_jax.placement import platform
 from depth_anything_jax.select import at_least_float32, kth_smallest, masked_median
 
 MIN_DEVIATION = 1e-6  # MiDaS's clamp; the label's unit is its own 0-1 range
@@ -31,7 +31,6 @@ GRADIENT_SCALES = 4  # MiDaS, V2 §7
 LOGGED_REGION_SCALE = 0.1  # the guard whose effect is logged whether or not one is set
 
 PIXELS = (-2, -1)  # the axes of a map
-
 Pair = tuple[Array, Array]
 
 
@@ -58,21 +57,13 @@ class Residuals(NamedTuple):
 
 
 class LabelStatistics(NamedTuple):
-    """What the label alone decides, for each map's regions, (b, r).
+    """What the label alone decides, for each map's regions."""
 
-    Attributes:
-      n: number of valid pixels.
-      median, deviation: of the label.
-      degenerate: too few pixels or too flat.
-      small: would be dropped by a guard of LOGGED_REGION_SCALE.
-      contributes: has a part in the loss.
-    """
-
-    n: Int[Array, "b r"]
+    n: Int[Array, "b r"]  # valid pixels
     median: Float[Array, "b r"]
     deviation: Float[Array, "b r"]
-    degenerate: Bool[Array, "b r"]
-    small: Bool[Array, "b r"]
+    degenerate: Bool[Array, "b r"]  # too few pixels or too flat
+    small: Bool[Array, "b r"]  # would be dropped by a guard of LOGGED_REGION_SCALE
     contributes: Bool[Array, "b r"]
 
 
@@ -117,10 +108,7 @@ def label_statistics(
     min_valid: int = 10,
     min_region_scale: float = 0.0,
 ) -> LabelStatistics:
-    """What `cutmix` (mask given) or `affine_invariant` asks of the labels, before any prediction.
-
-    Arguments as for those, which compute it themselves where it is not given.
-    """
+    """What `cutmix` (mask given) or `affine_invariant` asks of their labels, given once."""
     label, valid, mask = _flat(label, valid, mask)
     return _decide(label, valid, mask, min_valid, min_region_scale)
 

@@ -6,7 +6,8 @@ axis of each large kernel and replicated over "data". With fsdp = 1 this is plai
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from depth_anything_jax import paths
 from depth_anything_jax.device_programs import batch_sharding
-from depth_anything_jax.models.placement import kernel_spec
+from depth_anything_jax.placement import kernel_spec
 
 # (regex, rule): "fsdp" splits the largest axis that divides (never the stacked-layer axis of
 # blocks); "replicate" leaves a copy on every device. First match wins.
@@ -56,13 +57,18 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
             f"mesh.data={data} x mesh.fsdp={fsdp} = {data * fsdp}, but there are {n} devices; "
             f"set mesh.data=-1 or {n // fsdp}"
         )
-    # Neighbours on a TPU's torus are neighbours here, but only within a process: a process holds
-    # consecutive rows of the batch (data/pipeline.py), wherever its chips lie on the torus.
     near = jax.make_mesh((n,), ("all",), axis_types=(AxisType.Auto,), devices=devices)
-    ordered = sorted(near.devices.flat, key=lambda device: device.process_index)
-    return Mesh(
-        np.array(ordered).reshape(data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
-    )
+    ordered = np.array(by_process(near.devices.flat)).reshape(data, fsdp)
+    return Mesh(ordered, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def by_process(devices: Iterable[Any]) -> list[Any]:
+    """Devices that are neighbours on a TPU's torus, those of each process together.
+
+    A process holds consecutive rows of the batch (data/pipeline.py), wherever its chips lie; in the
+    order of the torus alone (0 0 1 1 1 1 0 … on v5e:4x4) its rows would be others' examples.
+    """
+    return sorted(devices, key=lambda device: device.process_index)
 
 
 def tree_shardings(tree, mesh: Mesh, rules=RULES):

@@ -25,7 +25,6 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + sorted(
 FILES = ("py", "md", "json", "jsonl", "html", "safetensors")
 TABLES = ("docs/method.md", "README.md")  # the last cell of a row names fields
 TRAIN = "```sh\npython -m depth_anything_jax.train --config=configs/student.py:vitl"
-COMING = ("tools/compile_check.py",)  # named before it is there
 
 
 @functools.cache
@@ -167,7 +166,7 @@ def commands(text: str) -> list[str]:
         program, rest = ours.groups()
         file = ROOT / program if "/" in program else PACKAGE / f"{program}.py"
         if not file.is_file():
-            bad += [] if program in COMING else [f"{program}: no such program"]
+            bad += [f"{program}: no such program"]
             continue
         try:
             words = shlex.split(rest, comments=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax import initial, losses, models, optim, paths, perturb, sharding, state
+from tests.run_comparison import SHIFT
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 SIZE = 28
@@ -125,7 +126,10 @@ def check_same(one, other, rtol):
             assert a[name] == pytest.approx(b[name], rel=bound, abs=bound), name
     a, b = (paths.leaves_by_path(x[0].params) for x in (one, other))
     for name in a:
-        np.testing.assert_allclose(a[name], b[name], rtol=0, atol=2e-5, err_msg=name)
+        # A shift of the prediction changes no loss: the true gradient of this bias is 0, and Adam
+        # steps a whole rate either way on rounding noise, 5e-6 and then 1e-5.
+        atol = 2 * (5e-6 + 1e-5) + 1e-6 if name == SHIFT else 2e-5
+        np.testing.assert_allclose(a[name], b[name], rtol=0, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (4, 2)])

@@ -114,38 +114,37 @@ class Program:
         found: dict[str, Collective] = {}
         for name, times in self._running():
             for i in self.computations[name]:
-                for one, scattered in self._within(i):
+                for one, slices in self._within(i):
                     # One that overlaps other work stands there several times, under one number.
                     channel = re.search(r"channel_id=(\d+)", one.line)
                     key = channel[1] if channel else one.line
-                    found.setdefault(key, self._collective(one, scattered, times))
+                    found.setdefault(key, self._collective(one, slices, times))
         return list(found.values())
 
-    def _within(self, i: Instruction) -> list[tuple[Instruction, Instruction | None]]:
-        """The collectives that an instruction is or holds, and the slice that is kept of each.
+    def _within(self, i: Instruction) -> list[tuple[Instruction, list[Instruction]]]:
+        """The collectives that an instruction is or holds, and the slices that are kept of each.
 
-        A TPU's reduce-scatter is a fusion of an all-reduce and a slice of it.
+        A TPU's reduce-scatter is a fusion of an all-reduce and slices of it.
         """
         if i.operation.removesuffix("-start") in COLLECTIVES:
-            return [(i, None)]
+            return [(i, [])]
         called = _CALLED.search(i.line) if i.operation == "fusion" else None
         inside = self.computations.get(called[1], []) if called else []
-        found: list[tuple[Instruction, Instruction | None]] = []
-        for one in inside:
-            if one.operation in COLLECTIVES:
-                names = {one.name}
-                names |= {
-                    u.name for u in inside if u.operation == "bitcast" and u.operands[0] in names
-                }
-                slices = [
-                    u for u in inside if u.operation == "dynamic-slice" and u.operands[0] in names
-                ]
-                found.append((one, slices[0] if slices and one.operation == "all-reduce" else None))
+        found = []
+        for one in (x for x in inside if x.operation in COLLECTIVES):
+            names = {one.name}
+            for other in inside:
+                if other.operation in ("bitcast", "get-tuple-element", "copy", "reshape"):
+                    names |= {other.name} if names.intersection(other.operands) else set()
+            slices = [
+                x for x in inside if x.operation == "dynamic-slice" and x.operands[0] in names
+            ]
+            found.append((one, slices if one.operation == "all-reduce" else []))
         return found
 
-    def _collective(self, i: Instruction, scattered: Instruction | None, times: int) -> Collective:
-        kind = "reduce-scatter" if scattered else i.operation.removesuffix("-start")
-        arrays = (scattered or i).arrays
+    def _collective(self, i: Instruction, slices: list[Instruction], times: int) -> Collective:
+        kind = "reduce-scatter" if slices else i.operation.removesuffix("-start")
+        arrays = [a for s in slices for a in s.arrays] or i.arrays
         if kind == "collective-permute":  # its start has two numbers besides
             arrays = [a for a in arrays if a[1]]
         if i.operation.endswith("-start") and kind in ("all-gather", "collective-permute"):

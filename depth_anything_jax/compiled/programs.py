@@ -72,7 +72,10 @@ class Training:
             frozen["teacher"] = parameters(online)
         self.networks = state.Networks(student, encoder, online)
         layout = sharding.tree_shardings(frozen, mesh)
-        self.frozen = jax.tree.map(lambda x, s: Shape(x.shape, x.dtype, sharding=s), frozen, layout)
+        dtypes = initial.frozen_dtypes(frozen, dtype)
+        self.frozen = jax.tree.map(
+            lambda x, d, s: Shape(x.shape, d, sharding=s), frozen, dtypes, layout
+        )
         self.plan = initial.plan(student, config, mesh)
         self.batch = training_batch(config, mesh)
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from typing import NamedTuple
 
 GIB = 2**30
@@ -73,12 +74,14 @@ def describe(name: str, *, host: int = 0) -> Topology:
     # Nobody asks a metadata server or looks for a TPU: this machine has none.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip, so no lock on it
+    # `make nightly` puts it beside the environment, where it slows down nothing else.
+    sys.path += [p for p in (f"{sys.prefix}/libtpu",) if os.path.isdir(p) and p not in sys.path]
     try:
         import libtpu  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "compiling for TPUs needs libtpu: pip install --no-deps libtpu, in the version that "
-            "`pip show jax` asks for with its extra tpu (no TPU is needed)"
+            "compiling for TPUs needs libtpu (and no TPU): python -m pip install --no-deps "
+            f"--constraint constraints.txt --target {sys.prefix}/libtpu libtpu"
         ) from error
     from jax.experimental import topologies
 

@@ -2,10 +2,11 @@
 
 The module declares the parameters; the arithmetic is in pure functions of a dict. Parameters of
 the blocks are stacked, (depth, ...), whatever layers are tapped: the same tree serves a scan over
-layers and a plain loop, and V1 and V2 taps. The scan runs in segments between the taps, each over
-a slice of the stack, because a single scan would have to collect every layer's output. Equal
-segments that follow each other are a scan of scans: what costs compilation is each copy of the
-block in the program.
+layers and a plain loop, and V1 and V2 taps. With rematerialisation one scan runs over all layers
+and hands out what each block starts from, which the backward pass keeps anyway: no slice of the
+stack is copied, nor its gradient. Without it the scan runs in segments between the taps, each over
+a slice of the stack, so that four outputs are kept and not all; equal segments that follow each
+other are a scan of scans, because each copy of the block costs compilation.
 
 Decisions of the released models (Oquab et al. 2023; Depth Anything V1/V2 code): LayerNorm epsilon
 1e-6, exact GELU, biases everywhere, LayerScale without a small start, no registers, no dropout;
@@ -22,9 +23,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from depth_anything_jax.models.attention import attention
-from depth_anything_jax.models.placement import split_batch
 from depth_anything_jax.models.products import matmul, patch_product
 from depth_anything_jax.models.resize import resize_position_embedding
+from depth_anything_jax.placement import split_batch
 
 PATCH = 14
 LAYER_NORM_EPSILON = 1e-6
@@ -208,9 +209,14 @@ class DINOv2(nn.Module):
 
         x = split_batch(embed(params, images, (rows, columns), self.dtype))
         tapped: dict[int, Array] = {}
-        for start, length, count in groups(segments(self.taps, self.depth)):
-            x, outputs = self._run(params["blocks"], x, start, length, count)
-            tapped |= {start + (i + 1) * length - 1: y for i, y in enumerate(outputs)}
+        if self.scan and self.taps and self.remat != "none":
+            x, inputs = jax.lax.scan(lambda x, p: (self._step()(x, p)[0], x), x, params["blocks"])
+            tapped = {i: inputs[i + 1] for i in self.taps if i < self.depth - 1}
+            tapped[self.depth - 1] = x
+        else:
+            for start, length, count in groups(segments(self.taps, self.depth)):
+                x, outputs = self._run(params["blocks"], x, start, length, count)
+                tapped |= {start + (i + 1) * length - 1: y for i, y in enumerate(outputs)}
         normed = {i: layer_norm(params["norm"], y) for i, y in tapped.items()}
         return EncoderOutput(
             taps=tuple(normed[i][:, 1:] for i in self.taps),
@@ -218,19 +224,24 @@ class DINOv2(nn.Module):
             tokens=normed[self.depth - 1][:, 1:],
         )
 
-    def _run(
-        self, blocks: Params, x: Array, start: int, length: int, count: int
-    ) -> tuple[Array, list[Array]]:
-        """`count` segments of `length` blocks from block `start` on: the tokens after each."""
+    def _step(self) -> Callable[[Array, Params], tuple[Array, None]]:
+        """(tokens, parameters of a block) -> (tokens, None), as `scan` wants it."""
 
         def step(x: Array, params: Params) -> tuple[Array, None]:
             x = block(params, x, heads=self.heads, backend=self.attention)
             return split_batch(x), None
 
         policy = remat_policy(self.remat)
-        if policy is not None:
-            # A scan keeps forward and backward apart by itself; only a loop needs the barrier.
-            step = jax.checkpoint(step, policy=policy, prevent_cse=not self.scan)  # type: ignore[assignment]
+        if policy is None:
+            return step
+        # A scan keeps forward and backward apart by itself; only a loop needs the barrier.
+        return jax.checkpoint(step, policy=policy, prevent_cse=not self.scan)
+
+    def _run(
+        self, blocks: Params, x: Array, start: int, length: int, count: int
+    ) -> tuple[Array, list[Array]]:
+        """`count` segments of `length` blocks from block `start` on: the tokens after each."""
+        step = self._step()
 
         def segment(x: Array, params: Params) -> tuple[Array, Array]:
             if self.scan and length > 1:

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from depth_anything_jax.models.dinov2 import PATCH, remat_policy, widen
-from depth_anything_jax.models.placement import platform
 from depth_anything_jax.models.products import convolution, gathered, matmul
 from depth_anything_jax.models.resize import resize_bilinear
+from depth_anything_jax.placement import device_count, platform, split_batch
 
 HEADS = ("relative", "sigmoid")  # that are part of the decoder; models.HEADS has all
 MANY_PIXELS = 2**17  # of one picture, from which the last convolution is a sum
@@ -155,7 +155,8 @@ class DPT(nn.Module):
         metres).
       max_depth: metres, for the sigmoid head.
       dtype: compute dtype up to the last two convolutions, which are at least float32.
-      remat: name of a policy in dinov2.REMAT, applied to each fusion block and to the read-out.
+      remat: name of a policy in dinov2.REMAT, applied to each fusion block, and to the last one
+        with the read-out, which then run image by image.
     """
 
     features: int
@@ -200,20 +201,52 @@ class DPT(nn.Module):
             name = f"layer{i + 1}_rn"
             maps.append(Conv(self.features, 3, self.dtype, use_bias=False, name=name)(x))
 
-        fusion, readout = FusionBlock, DPT._read_out
+        fusion, finest = FusionBlock, DPT._finest
         policy = remat_policy(self.remat)
         if policy is not None:
             fusion = nn.remat(FusionBlock, policy=policy)
-            readout = nn.remat(DPT._read_out, policy=policy)
-        sizes = [(8 * rows, 8 * columns), *(m.shape[1:3] for m in maps[:3])]
-        path = fusion(self.features, sizes[3], self.dtype, name="refinenet4")(maps[3])
+            finest = nn.remat(DPT._finest, policy=policy)
+        sizes = [m.shape[1:3] for m in maps[:3]]
+        path = fusion(self.features, sizes[2], self.dtype, name="refinenet4")(maps[3])
         fused = [path]
-        for i in (2, 1, 0):
+        for i in (2, 1):
             name = f"refinenet{i + 1}"
-            path = fusion(self.features, sizes[i], self.dtype, name=name)(path, maps[i])
+            path = fusion(self.features, sizes[i - 1], self.dtype, name=name)(path, maps[i])
             fused.append(path)
-        output, activation = readout(self, path)
-        return DecoderMaps(output, activation, maps[3], tuple(fused)) if return_maps else output
+        if return_maps or policy is None or self.is_initializing():
+            output, activation, path = finest(self, path, maps[0])
+            fused.append(path)
+            return DecoderMaps(output, activation, maps[3], tuple(fused)) if return_maps else output
+        return self._image_by_image(finest, path, maps[0])
+
+    def _image_by_image(
+        self, finest: Any, path: Float[Array, "b h w c"], skip: Float[Array, "b h w c"]
+    ) -> Float[Array, "b H W"]:
+        """`finest` of each device's images one after another.
+
+        Its maps have 64 to 196 times the patch grid's pixels and as few as 32 channels, which a
+        TPU stores as 128: held for a whole batch they are most of a training step's memory.
+        """
+        b = path.shape[0]
+        parts = b // device_count() if b % device_count() == 0 else 1
+
+        def one(decoder: DPT, carry: None, maps: tuple[Array, Array]) -> tuple[None, Array]:
+            return carry, finest(decoder, *maps)[0]
+
+        # (b, …) -> (parts, b / parts, …) moves no row to another device; see also state.split.
+        each = [x.reshape(b // parts, parts, *x.shape[1:]).swapaxes(0, 1) for x in (path, skip)]
+        run = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
+        output = run(self, None, tuple(each))[1]
+        return output.swapaxes(0, 1).reshape(b, *output.shape[2:])
+
+    def _finest(
+        self, path: Float[Array, "b h w c"], skip: Float[Array, "b h w c"]
+    ) -> tuple[Float[Array, "b H W"], Float[Array, "b H W f"], Float[Array, "b _ _ c"]]:
+        """The last fusion and the read-out: output, what the last convolution saw, fused map."""
+        size = (2 * skip.shape[1], 2 * skip.shape[2])
+        block = FusionBlock(self.features, size, self.dtype, name="refinenet1")
+        path = block(split_batch(path), split_batch(skip))
+        return *self._read_out(path), path
 
     def _read_out(
         self, x: Float[Array, "b h w c"]

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from depth_anything_jax import resample
-from depth_anything_jax.models.placement import platform
+from depth_anything_jax.placement import platform
 
 MANY_SAMPLES = 128  # on an axis of that many the zeros of a dense matrix cost more, on CPU
 POSITION_OFFSET = 0.1  # DINOv2 `interpolate_offset`: the scale is (n + 0.1) / grid, not n / grid

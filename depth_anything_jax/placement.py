@@ -20,6 +20,11 @@ def platform() -> str:
     return "gpu" if found in ("cuda", "rocm") else found
 
 
+def device_count() -> int:
+    """How many devices the program that is being traced runs on."""
+    return jax.sharding.get_abstract_mesh().size or 1
+
+
 def split_batch(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """x, its first axis pinned to all devices of the mesh; x itself where it does not divide.
 
