@@ -32,10 +32,15 @@ class DeviceProgram:
         with jax.set_mesh(self.mesh):
             return self._jitted(*args)
 
-    def lower(self, *args: Any) -> jax.stages.Lowered:
-        """Traces it for arguments, which may be shapes (`jax.ShapeDtypeStruct`)."""
+    def lower(self, *args: Any, platform: str = "") -> jax.stages.Lowered:
+        """Traces it for arguments, which may be shapes (`jax.ShapeDtypeStruct`).
+
+        Args:
+          platform: "cuda", …, that it is lowered for; "": that of the mesh's devices.
+        """
+        platforms = (platform,) if platform else None
         with jax.set_mesh(self.mesh):
-            return self._jitted.lower(*args)
+            return self._jitted.trace(*args).lower(lowering_platforms=platforms)
 
 
 def device_program(

@@ -19,7 +19,7 @@ from depth_anything_jax import (
     sharding,
     state,
 )
-from depth_anything_jax.device_programs import batch_sharding, replicated
+from depth_anything_jax.device_programs import DeviceProgram, batch_sharding, replicated
 
 Shape: Any = jax.ShapeDtypeStruct
 
@@ -52,14 +52,15 @@ class Training:
 
     Args:
       teacher: variant of an online teacher.
+      platform: that programs are lowered for; "": that of the mesh's devices.
 
     Raises:
       ValueError: a batch that does not divide over the mesh.
     """
 
-    def __init__(self, config, mesh, *, teacher: str = "vitl"):
+    def __init__(self, config, mesh, *, teacher: str = "vitl", platform: str = ""):
         dtype = initial.compute_dtype(config.dtype, mesh.devices.flat[0])
-        self.config, self.mesh = config, mesh
+        self.config, self.mesh, self._platform = config, mesh, platform
         sharding.check_batch(mesh, preflight.batch_sizes(config), config.accumulation)
         student = initial.student_of(config, dtype)
         encoder = online = None
@@ -79,16 +80,19 @@ class Training:
         self.plan = initial.plan(student, config, mesh)
         self.batch = training_batch(config, mesh)
 
+    def _lower(self, program: DeviceProgram, *args) -> jax.stages.Lowered:
+        return program.lower(*args, platform=self._platform)
+
     def step(self) -> jax.stages.Lowered:
         """train.step."""
         step = state.make_train_step(self.networks, self.plan.tx, self.config)
         program = state.jit_train_step(step, self.mesh, self.plan.layout)
-        return program.lower(self.plan.abstract, self.frozen, self.batch)
+        return self._lower(program, self.plan.abstract, self.frozen, self.batch)
 
     def init(self) -> jax.stages.Lowered:
         """train.init."""
         program = initial.init_program(self.plan.new_state, self.mesh, self.plan.layout)
-        return program.lower(jax.random.key(0))
+        return self._lower(program, jax.random.key(0))
 
     def strips(self) -> jax.stages.Lowered:
         """train.strips: a picture on each device, of which four are kept."""
@@ -96,21 +100,21 @@ class Training:
         n = -(-monitor.ROWS // self.mesh.size) * self.mesh.size
         images = Shape((n, h, w, 3), jnp.float32, sharding=batch_sharding(self.mesh))
         program = monitor.strips_program(self.networks.student, self.mesh)
-        return program.lower(self.plan.abstract.params, images, monitor.ROWS)
+        return self._lower(program, self.plan.abstract.params, images, monitor.ROWS)
 
     def gather(self) -> jax.stages.Lowered:
         """train.gather: parameters for the scores."""
-        return monitor.gather_program(self.mesh).lower(self.plan.abstract.params)
+        return self._lower(monitor.gather_program(self.mesh), self.plan.abstract.params)
 
     def audit(self) -> jax.stages.Lowered:
         """train.audit; of relative heads."""
         program = audit.program(self.networks, self.config, self.mesh)
         abstract = self.plan.abstract
-        return program.lower(abstract.params, abstract.step, self.frozen, self.batch)
+        return self._lower(program, abstract.params, abstract.step, self.frozen, self.batch)
 
 
 def predict(
-    model, mesh, height: int, width: int, *, batch: int = 0, raw: bool = False
+    model, mesh, height: int, width: int, *, batch: int = 0, raw: bool = False, platform: str = ""
 ) -> jax.stages.Lowered:
     """inference.predict: what labels, scores and depth maps of pictures come from.
 
@@ -120,6 +124,7 @@ def predict(
       height, width: of the network's input.
       batch: images at a time; 0: as many as pseudo_label and DepthAnything take.
       raw: what the head says, as DepthAnything asks for it, instead of disparity.
+      platform: as for `Training`.
     """
     output = inference.as_said if raw else inference.disparity
     program = inference.program(model, mesh, output)
@@ -128,7 +133,7 @@ def predict(
     )
     n = batch or inference.usual_batch(list(mesh.devices.flat))
     images = Shape((n, height, width, 3), jnp.float32, sharding=batch_sharding(mesh))
-    return program.lower(shapes, images)
+    return program.lower(shapes, images, platform=platform)
 
 
 def parameters(network) -> Any:
