@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from depth_anything_jax import processes
+
 
 @dataclasses.dataclass(frozen=True)
 class Share:
@@ -42,13 +44,21 @@ class Share:
             for row, size in zip(every, sizes.ravel(), strict=True)
         ]
 
+    def broken(self) -> bool:
+        """Whether a process has told of a failure: nothing but `agree` makes sense any more."""
+        return processes.failure() is not None
+
     def agree(self, problem: Exception | None) -> None:
         """Raises in every process what went wrong in one of them.
+
+        The others are told of a problem at once: see `broken`.
 
         Raises:
           Exception: this process's problem, as it is.
           RuntimeError: that of another process.
         """
+        if problem is not None:
+            processes.tell(problem)
         said = self.gather(None if problem is None else f"{type(problem).__name__}: {problem}")
         if problem is not None:
             raise problem
@@ -61,7 +71,7 @@ ALL = Share()  # one process: all images are its own
 
 
 def this_process() -> Share:
-    """The share of this process among those that `sharding.join_processes` joined."""
+    """The share of this process among those that `processes.join_processes` joined."""
     import jax
 
     return Share(jax.process_index(), jax.process_count())
