@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 # All our choice; a killed process has to be noticed, and a failure to end all, within a minute.
@@ -105,6 +106,44 @@ def failure() -> str | None:
     Who asks and is told has a little longer to end by itself.
     """
     return None if _watch is None else _watch.failure()
+
+
+def gather(value: Any) -> list[Any]:
+    """What each process gave, in their order; all have to call, as often as each other."""
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    mine = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.array([mine.size], np.int32)))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: mine.size] = mine
+    every = np.asarray(multihost_utils.process_allgather(padded)).reshape(sizes.size, -1)
+    return [
+        pickle.loads(row[:size].tobytes()) for row, size in zip(every, sizes.ravel(), strict=True)
+    ]
+
+
+def check_alike(facts: Mapping[str, str], cure: str) -> None:
+    """Refuses a fact that is another one in another process; all have to call.
+
+    Args:
+      facts: name: value.
+      cure: how to mend it; the end of the message.
+
+    Raises:
+      ValueError: names the first such fact, its value and who has it, in every process.
+    """
+    every = gather(dict(facts))
+    for name in {name: None for each in every for name in each}:  # in their order
+        values: dict[str, list[int]] = {}
+        for index, each in enumerate(every):
+            values.setdefault(each.get(name, "nothing"), []).append(index)
+        if len(values) > 1:
+            said = "; ".join(
+                f"{value} in process{'es' * (len(who) > 1)} {', '.join(map(str, who))}"
+                for value, who in values.items()
+            )
+            raise ValueError(f"{name} is not the same in all processes: {said}. {cure}")
 
 
 def _jax_state() -> Any:

@@ -125,6 +125,7 @@ def _train(
         process_count=jax.process_count(),
         on_failure=monitor.tell_failure,
     )
+    monitor.check_same_data(batches.sources)
     step_function = state.jit_train_step(
         state.make_train_step(networks, plan.tx, config), mesh, plan.layout
     )

@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import report
+from depth_anything_jax import monitor, processes, report
+from depth_anything_jax.data.sources import make
+from depth_anything_jax.data.specs import parse
 from tests.several_processes import ROOT, ended, no_longer, start, until
 
 FIELDS = {
@@ -113,6 +116,28 @@ def test_one_that_cannot_read_its_data_any_more_ends_both(tmp_path, homes):
         assert "Traceback" not in text and "Gloo" not in text.rpartition("DataError")[2]
 
 
+@pytest.mark.parametrize("ours, theirs", [("1.png", "8.png"), ("1.png", None)])
+def test_other_files_under_the_same_path_are_refused(ours, theirs, homes, monkeypatch):
+    def sources(home):
+        return {"labelled": [make(parse(f"folder:{home}/photos?exclude=*_depth.png"))]}
+
+    photos = homes[1] / "photos"
+    if theirs:
+        (photos / ours).rename(photos / theirs)
+    else:
+        (photos / ours).unlink()
+    told = []  # by the first, when it is the second's turn
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "gather", lambda value: told.append(value) or told)
+    monitor.check_same_data(sources(homes[0]))
+    count = 8 if theirs else 7
+    error = rf"data\.labelled\[0\], photos, .* 8 records .*process 0; {count} .*process 1\."
+    with pytest.raises(ValueError, match=error):
+        monitor.check_same_data(sources(homes[1]))
+    monkeypatch.setattr(processes, "gather", lambda value: [value, told[0]])
+    monitor.check_same_data(sources(homes[0]))
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("killed", [0, 1])
 def test_one_that_is_killed_ends_both(killed, tmp_path, homes):
@@ -150,7 +175,10 @@ def main(index):
     if CASE == "on its way out":
         time.sleep(3600)
     if CASE == "well":
+        processes.check_alike({"a": "1", "b": "2"}, "")
         sys.exit(3)
+    if CASE == "other files":
+        processes.check_alike({"a": "1", "b": str(2 - index)}, "Copy them.")
 
 with processes.together(True):
     import jax
@@ -159,7 +187,8 @@ with processes.together(True):
 
 
 @pytest.mark.parametrize(
-    "case, codes", [("at the end", [1, 1]), ("alike", [1, 1]), ("well", [3, 3])]
+    "case, codes",
+    [("at the end", [1, 1]), ("alike", [1, 1]), ("well", [3, 3]), ("other files", [1, 1])],
 )
 def test_the_end_of_one_is_the_end_of_all(case, codes):
     outputs = of_script(case, codes)
@@ -171,6 +200,9 @@ def test_the_end_of_one_is_the_end_of_all(case, codes):
         assert all("\nValueError: batch_size=3" in "\n" + text for text in outputs)
     if case == "well":
         assert outputs == ["", ""]
+    if case == "other files":
+        error = "b is not the same in all processes: 2 in process 0; 1 in process 1. Copy them."
+        assert all(f"ValueError: {error}" in text for text in outputs)
 
 
 @pytest.mark.nightly  # thirty seconds of waiting

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from collections.abc import Hashable, Sequence
 from typing import Any
-
-import numpy as np
 
 from depth_anything_jax import processes
 
@@ -32,17 +29,7 @@ class Share:
         """What each process gave, in their order; all have to call, as often as each other."""
         if self.count == 1:
             return [value]
-        from jax.experimental import multihost_utils
-
-        mine = np.frombuffer(pickle.dumps(value), np.uint8)
-        sizes = np.asarray(multihost_utils.process_allgather(np.array([mine.size], np.int32)))
-        padded = np.zeros(sizes.max(), np.uint8)
-        padded[: mine.size] = mine
-        every = np.asarray(multihost_utils.process_allgather(padded)).reshape(self.count, -1)
-        return [
-            pickle.loads(row[:size].tobytes())
-            for row, size in zip(every, sizes.ravel(), strict=True)
-        ]
+        return processes.gather(value)
 
     def broken(self) -> bool:
         """Whether a process has told of a failure: nothing but `agree` makes sense any more."""
