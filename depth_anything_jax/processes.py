@@ -26,8 +26,8 @@ from typing import Any
 HEARTBEAT = 30  # seconds of silence after which a process counts as dead; jax's default is 100
 POLL = 1.0  # seconds between two looks at the store
 GRACE = 5.0  # for the main thread to come to the failure by itself, as it does outside collectives
-UNWINDING = 25.0  # for a main thread that did: started writes, tables
-LEAVING = 15.0  # for the others to leave, too
+UNWINDING = 20.0  # for a main thread that did: started writes, tables
+LEAVING = 30.0  # for the others to leave, too: longer than UNWINDING, or process 0 is gone before
 FINISHING = 300  # for the others to finish their work; as jax's own barrier at the end
 _FAILURE, _LEFT = "depth_anything_jax/failure", "depth_anything_jax/left"
 
