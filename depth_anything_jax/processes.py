@@ -178,6 +178,7 @@ class _Watch:
         self._count = state.num_processes if state else 1
         self._first: tuple[int, str] | None = None  # process and reason
         self._said = threading.Lock()
+        self._grace = GRACE
         self._noticed, self._over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._look_out, name="failures", daemon=True)
         if self._client:
@@ -210,6 +211,7 @@ class _Watch:
 
     def finish(self) -> None:
         """Waits until all processes have finished; one that fails until then ends this one, too."""
+        self._grace = 0.0
         self._try("wait_at_barrier", "depth_anything_jax/finished", 1000 * FINISHING)
         self._over.set()
         if self._client:  # a thread inside jax's C++ code must not see the interpreter's end
@@ -234,7 +236,7 @@ class _Watch:
             if self._over.wait(POLL):
                 return
         self._say_of_another("")
-        if self._noticed.wait(GRACE):
+        if self._noticed.wait(self._grace):
             time.sleep(UNWINDING)
         if self._over.is_set():
             return
