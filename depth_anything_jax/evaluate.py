@@ -30,6 +30,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from depth_anything_jax import processes
 from depth_anything_jax.data import sources, specs
 from depth_anything_jax.evaluation import corrupt, progress, protocol_table, switches, tables
 
@@ -245,13 +246,17 @@ def main() -> None:
         "threads", 0, "that read, and as many that score; 0: one a core, at most 8", lower_bound=0
     )
     distributed = flags.DEFINE_boolean(
-        "distributed", False, "this is one of several processes; see sharding.join_processes"
+        "distributed", False, "this is one of several processes; see processes.join_processes"
     )
 
     def run(argv: list[str]) -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)
+        with processes.together(distributed.value):
+            work()
+
+    def work() -> None:
         rows: list[Row] = []
         images: list[Row] = []
         compared: list[Row] = []
@@ -268,9 +273,9 @@ def main() -> None:
             corrupt.check(checkpoint.value, corrupted.value)
             if resume.value and not out.value:
                 raise ValueError("--resume goes on with the run in --out: give that folder")
-            from depth_anything_jax.evaluation import session
+            from depth_anything_jax.evaluation import session, shards
 
-            share = session.join(distributed.value)
+            share = shards.this_process() if distributed.value else shards.ALL
             first = share.index == 0
             folder = session.folder_of_all(out.value, share, resume=resume.value)
             opened = open_sets(dataset.value, data.value)

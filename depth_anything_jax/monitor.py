@@ -1,6 +1,7 @@
 """What the trainer tells about itself: the first page, memory, signs of a dead model, pictures."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from depth_anything_jax import inference, losses, optim, paths, perturb, pictures
-from depth_anything_jax.data import metric, sources, specs, transforms
+from depth_anything_jax import inference, losses, optim, paths, perturb, pictures, processes
+from depth_anything_jax.data import label_store, metric, sources, specs, transforms
 from depth_anything_jax.data.examples import Failure
 from depth_anything_jax.device_programs import (
     DeviceProgram,
@@ -22,6 +23,7 @@ from depth_anything_jax.evaluation import aggregate, candidates, loop
 # More zeros than this in the first output: a ReLU head that no gradient will ever reach.
 DEAD_SHARE = 0.99
 ROWS = 4  # pictures of each part of a batch
+NAMES = 100_000  # of a source that processes compare: a tenth of a second
 FULL_SHARE = 0.9  # .97 in a run that stayed where it was; a fresh head has 1 / pixels
 
 
@@ -82,6 +84,33 @@ def tell_failure(failure: Failure) -> None:
     """A line for a record that cannot be read; each process tells of its own."""
     several = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
     print(f"{several}cannot be read, the next record stands in: {failure}", flush=True)
+
+
+def check_same_data(found: Mapping[str, Sequence[sources.Source]]) -> None:
+    """Refuses several processes that would read different records under one name.
+
+    Counts and names are compared, of a large source every so-manieth name: a file that is missing
+    or one too many moves all behind it. What is in the files is not.
+
+    Args:
+      found: the sources of each part of the batch.
+
+    Raises:
+      ValueError: names the source, and what each process has.
+    """
+    if jax.process_count() == 1:
+        return
+    facts = {}
+    for part, members in found.items():
+        for i, source in enumerate(members):
+            shown = range(0, len(source), max(1, len(source) // NAMES))
+            digest = label_store.keys_digest(sources.Subset(source, shown))
+            facts[f"data.{part}[{i}], {source.name},"] = (
+                f"{len(source)} records (names {digest[:8]})"
+            )
+    processes.check_alike(
+        facts, "Every host needs the same files under the same path: docs/scaling.md"
+    )
 
 
 class Unseen:

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from depth_anything_jax import processes
 from depth_anything_jax.data.sources import Source, Subset
 from depth_anything_jax.labelling import Summary, fingerprint, label_source, residual
 
@@ -150,17 +151,17 @@ def main() -> None:
     load = weight_flags.define()
     flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
     distributed = flags.DEFINE_boolean(
-        "distributed", False, "this is one of several processes; see sharding.join_processes"
+        "distributed", False, "this is one of several processes; see processes.join_processes"
     )
 
     def run(argv: list[str]) -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)  # Orbax tells thirty lines a checkpoint
-        if distributed.value:
-            from depth_anything_jax import sharding
+        with processes.together(distributed.value):
+            work()
 
-            sharding.join_processes()
+    def work() -> None:
         import cv2
 
         from depth_anything_jax.data import sources, specs

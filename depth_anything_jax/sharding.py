@@ -5,7 +5,6 @@ axis of each large kernel and replicated over "data". With fsdp = 1 this is plai
 """
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,18 +23,6 @@ RULES: Sequence[tuple[str, str]] = (
     (r"(.*/)?decoder/.*/kernel", "fsdp"),
     (r".*", "replicate"),
 )
-
-
-def join_processes() -> None:
-    """Makes this process one of several: call once, before anything touches a device.
-
-    TPU pods, Slurm and the like are found by jax itself. Elsewhere set JAX_COORDINATOR_ADDRESS
-    (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-    """
-    count, index = (os.environ.get(f"JAX_{x}") for x in ("NUM_PROCESSES", "PROCESS_ID"))
-    jax.distributed.initialize(
-        num_processes=int(count) if count else None, process_id=int(index) if index else None
-    )
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

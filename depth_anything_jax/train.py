@@ -16,6 +16,8 @@ import sys
 import threading
 from typing import Any
 
+from depth_anything_jax import processes
+
 
 def train(config, workdir: str, audit_steps: int = 0, mirror: str = "") -> dict[str, float]:
     """Runs `config` to its last step; returns the last step's metrics.
@@ -124,6 +126,7 @@ def _train(
         process_count=jax.process_count(),
         on_failure=monitor.tell_failure,
     )
+    monitor.check_same_data(batches.sources)
     step_function = state.jit_train_step(
         state.make_train_step(networks, plan.tx, config), mesh, plan.layout
     )
@@ -145,6 +148,7 @@ def _train(
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
         for thing in (report, mirrored, checkpoints, profile, batches):
             stack.enter_context(contextlib.closing(thing))
+        stack.enter_context(processes.telling())  # before that: a write may wait for the others
         if start >= config.total_steps:
             report.text(f"{workdir} already holds all {config.total_steps} steps")
         for step in range(start, config.total_steps):
@@ -267,7 +271,7 @@ def main() -> None:
         "mirror", "", "a mounted folder for copies of checkpoints, which a start goes on from"
     )
     distributed = flags.DEFINE_bool(
-        "distributed", False, "this is one of several processes; see sharding.join_processes"
+        "distributed", False, "this is one of several processes; see processes.join_processes"
     )
     audit = flags.DEFINE_integer(
         "audit", 0, "write down the first N steps: NPZ and sheets in WORKDIR/audit, see audit.py"
@@ -278,15 +282,12 @@ def main() -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)  # Orbax tells thirty lines a checkpoint
-        if distributed.value:
-            from depth_anything_jax import sharding
-
-            sharding.join_processes()
-        try:
-            folder = workdir.value or config.value.workdir
-            train(config.value, folder, audit.value, mirror.value)
-        except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
-            sys.exit(f"{type(error).__name__}: {error}")
+        with processes.together(distributed.value):
+            try:
+                folder = workdir.value or config.value.workdir
+                train(config.value, folder, audit.value, mirror.value)
+            except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
+                sys.exit(f"{type(error).__name__}: {error}")
 
     app.run(run)
 

@@ -1,21 +1,17 @@
-"""Two processes on one machine (gloo) stop at the same step and go on; see test_determinism too."""
+"""Two processes stop at the same step and go on; see test_determinism and test_processes, too."""
 
 import os
-import pathlib
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
 from depth_anything_jax import checkpoint, paths, report
+from tests.several_processes import start
 
 pytestmark = pytest.mark.nightly
-ROOT = pathlib.Path(__file__).parent.parent
 FIELDS = {
     "input_size": 28, "batch_size": 4, "init_from": "", "optim.warmup": 2,
     "optim.encoder_lr": 1e-6, "optim.decoder_lr": 1e-5,
@@ -24,34 +20,18 @@ FIELDS = {
 }  # fmt: skip
 
 
-def start(workdir, processes, program="teacher", **fields):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def start_training(workdir, processes, program="teacher", **fields):
     flags = [f"--config.{k}={v}" for k, v in {**FIELDS, **fields}.items()]
-    command = [sys.executable, "-m", "depth_anything_jax.train",
-               f"--config=configs/{program}.py:demo", f"--workdir={workdir}", *flags]  # fmt: skip
+    command = ["-m", "depth_anything_jax.train", f"--config=configs/{program}.py:demo",
+               f"--workdir={workdir}", *flags]  # fmt: skip
     if processes > 1:
         command.append("--distributed")
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(2 // processes),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": str(processes),
-    }
-    return [
-        subprocess.Popen(
-            command, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(i)}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for i in range(processes)
-    ]  # fmt: skip
+    devices = {"JAX_NUM_CPU_DEVICES": str(2 // processes)}
+    return start(command, processes, JAX_DISABLE_MOST_OPTIMIZATIONS="1", **devices)
 
 
 def test_sigterm_to_one_saves_both_at_the_same_step(tmp_path):
-    first, second = start(tmp_path, 2, **{"total_steps": 2000, "checkpoint.every": 2000})
+    first, second = start_training(tmp_path, 2, **{"total_steps": 2000, "checkpoint.every": 2000})
     for line in first.stdout:
         if line.startswith("step ") and " 3/" in line:
             second.send_signal(signal.SIGTERM)
@@ -85,8 +65,8 @@ def test_a_student_stopped_in_two_processes_goes_on_in_two_or_in_one(tmp_path):
         "init_from": "demo-encoder", "loss.feat_margin": 1.0, "teacher": "files",
         "data.unlabelled": (f"folder:{photos}",), "data.labels": (f"{photos}?suffix=_depth",),
     }  # fmt: skip
-    finish(start(tmp_path / "straight", 2, "student", **fields))
-    first, second = start(tmp_path / "two", 2, "student", **fields)
+    finish(start_training(tmp_path / "straight", 2, "student", **fields))
+    first, second = start_training(tmp_path / "two", 2, "student", **fields)
     for line in first.stdout:
         if line.startswith("step ") and " 3/" in line:
             second.send_signal(signal.SIGTERM)
@@ -96,7 +76,7 @@ def test_a_student_stopped_in_two_processes_goes_on_in_two_or_in_one(tmp_path):
     assert 3 <= stopped < 30 and f"SIGTERM: saved after step {stopped}" in said
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     for name, processes in (("two", 2), ("one", 1)):
-        said = finish(start(tmp_path / name, processes, "student", **fields))
+        said = finish(start_training(tmp_path / name, processes, "student", **fields))
         assert f"continues after step {stopped} of 30" in said
 
     assert sorted(os.listdir(tmp_path / "straight" / "checkpoints")) == ["20", "30"]

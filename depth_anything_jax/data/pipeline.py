@@ -102,6 +102,7 @@ class Batches(Iterator[Batch]):
       seen: examples delivered to this process since the iterator was made.
       failures: records among them that failed and were replaced.
       failed: the last few of those.
+      sources: of each part.
     """
 
     def __init__(
@@ -111,7 +112,9 @@ class Batches(Iterator[Batch]):
         start_step: int,
         rows: int,
         on_failure: Callable[[Failure], None] | None = None,
+        sources: Mapping[str, Sequence[Source]] | None = None,
     ):
+        self.sources = dict(sources or {})
         self._iterator, self._rows, self._on_failure = iterator, rows, on_failure
         self.step, self.seen, self.failures = start_step, 0, 0
         self.failed: list[Failure] = []
@@ -266,7 +269,8 @@ def train_batches(
     rows = (labelled_batch + unlabelled_batch) // process_count
     ahead = min(threads, 1) if processes == 0 else 0
     iterator = workers.iterate(steps[start_step:], processes, ahead)
-    return Batches(iterator, start_step=start_step, rows=rows, on_failure=on_failure)
+    read = {part: examples.sources for part, (examples, _) in parts.items()}
+    return Batches(iterator, start_step=start_step, rows=rows, on_failure=on_failure, sources=read)
 
 
 def _check_labelled(sources: Sequence[Source]) -> None:

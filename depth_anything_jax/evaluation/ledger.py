@@ -69,6 +69,8 @@ class Ledger:
         try:
             for scored in stream:
                 self.add(scored)
+                if self.share.broken():
+                    break
         except Exception as error:
             problem = error
         self.share.agree(problem)

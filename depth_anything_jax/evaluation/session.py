@@ -64,16 +64,6 @@ def new_folder(folder: str | pathlib.Path, *, resume: bool = False) -> pathlib.P
     return path
 
 
-def join(several: bool) -> Share:
-    """The share of this process, which joins the others first; the whole where it is alone."""
-    if not several:
-        return shards.ALL
-    from depth_anything_jax import sharding
-
-    sharding.join_processes()
-    return shards.this_process()
-
-
 def folder_of_all(folder: str | None, share: Share, *, resume: bool = False) -> pathlib.Path | None:
     """`new_folder` for several processes: the first looks whether it may be used, before any other
     writes into it; None without a folder."""

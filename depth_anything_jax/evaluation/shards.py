@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import numpy as np
+from depth_anything_jax import processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,25 +29,23 @@ class Share:
         """What each process gave, in their order; all have to call, as often as each other."""
         if self.count == 1:
             return [value]
-        from jax.experimental import multihost_utils
+        return processes.gather(value)
 
-        mine = np.frombuffer(pickle.dumps(value), np.uint8)
-        sizes = np.asarray(multihost_utils.process_allgather(np.array([mine.size], np.int32)))
-        padded = np.zeros(sizes.max(), np.uint8)
-        padded[: mine.size] = mine
-        every = np.asarray(multihost_utils.process_allgather(padded)).reshape(self.count, -1)
-        return [
-            pickle.loads(row[:size].tobytes())
-            for row, size in zip(every, sizes.ravel(), strict=True)
-        ]
+    def broken(self) -> bool:
+        """Whether a process has told of a failure: nothing but `agree` makes sense any more."""
+        return processes.failure() is not None
 
     def agree(self, problem: Exception | None) -> None:
         """Raises in every process what went wrong in one of them.
+
+        The others are told of a problem at once: see `broken`.
 
         Raises:
           Exception: this process's problem, as it is.
           RuntimeError: that of another process.
         """
+        if problem is not None:
+            processes.tell(problem)
         said = self.gather(None if problem is None else f"{type(problem).__name__}: {problem}")
         if problem is not None:
             raise problem
@@ -61,7 +58,7 @@ ALL = Share()  # one process: all images are its own
 
 
 def this_process() -> Share:
-    """The share of this process among those that `sharding.join_processes` joined."""
+    """The share of this process among those that `processes.join_processes` joined."""
     import jax
 
     return Share(jax.process_index(), jax.process_count())
