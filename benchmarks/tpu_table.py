@@ -106,16 +106,16 @@ def text(row):
     micro = row["batch_size"] // row["accumulation"] / row["chips"]
     about = f"| {row['size']} | {row['slice']} | {row['batch_size']} / {row['accumulation']} |"
     about += f" {micro:g} | {row.get('mesh.fsdp', 1)} |"
-    if not row.get("needed", True) or "arguments" not in row:
+    if "arguments" not in row:
         return f"{about} no: {row.get('why', '')} | | | |"
     bounds, images = row["bounds"], IMAGES[row["what"]]
     limit = max(bounds, key=bounds.get)
     steps = images / row["batch_size"]
     hours = steps * bounds[limit] / 3600
-    needed = row["arguments"] + row["temporaries"] + row["code"]
+    needed = (row["peak"] + row["code"]) / gib
     return (
-        f"{about} {row['arguments'] / gib:.1f} + {row['temporaries'] / gib:.1f} = "
-        f"{needed / gib:.1f}{'' if row['fits'] else ', does not fit'} | "
+        f"{about} {row['arguments'] / gib:.1f} / {row['temporaries'] / gib:.1f} / {needed:.1f}"
+        f"{'' if row['fits'] else ', does not fit'} | "
         f"{1e3 * bounds['arithmetic']:.0f} / {1e3 * bounds['memory']:.0f} / "
         f"{1e3 * bounds['links']:.0f} | {hours:,.0f} h | {row['seconds']:.0f} s |"
     )
@@ -124,7 +124,7 @@ def text(row):
 def table():
     """What is compiled, as markdown."""
     head = (
-        "| size | slice | batch / microbatches | images of a chip | fsdp | GiB a chip | ms by "
+        "| size | slice | batch / microbatches | images of a chip | fsdp | GiB: arrays / temporaries / in all | ms by "
         "arithmetic / memory / links | whole training, at least | compiled in |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )

@@ -95,14 +95,16 @@ def test_flops_are_the_formula():
 def test_bounds_and_what_fits():
     chip = topology.CHIPS["v5e"]
     gather = hlo.Collective("all-gather", [("bf16", (1,))], 8 * 10**9, 4, 2, "")
-    one = report.Report(2**30, 2**31, 2**20, 197e12, 150e12, int(819e9 / 2), [gather], 100.0)
+    one = report.Report(
+        2**30, 2**31, 3 * 2**30, 2**20, 197e12, 150e12, int(819e9 / 2), [gather], 100.0
+    )
     assert one.bounds(chip) == pytest.approx(
         {"arithmetic": 1.0, "memory": 0.5, "links": 2 * 6e9 / 200e9}
     )
     assert one.bound(chip) == 1.0
     said = "\n".join(report.lines(one, chip))
     assert "3.00 of 15.75 GiB: fits" in said and "at least 1000.0 ms a step" in said
-    large = report.Report(2**34, 0, 0, 1.0, 1.0, 1, [], 1.0)
+    large = report.Report(2**34, 0, 2**34, 0, 1.0, 1.0, 1, [], 1.0)
     assert "does not fit" in report.lines(large, chip)[0]
     error = RuntimeError(
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "

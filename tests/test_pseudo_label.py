@@ -83,7 +83,7 @@ def test_predictors_of_one_model_share_their_program():
     first = inference.Predictor(model, KERNEL)
     second = inference.Predictor(model, {"kernel": 2 * KERNEL["kernel"]})
     np.testing.assert_allclose(second(images), 2 * np.asarray(first(images)), rtol=1e-6)  # float32
-    assert first._run is second._run and first._run._cache_size() == 1
+    assert first._run is second._run and first._run._jitted._cache_size() == 1
     # Linen modules are told apart by their fields, not by who built them.
     a, b, c = (models.build(TINY, scan=scan) for scan in (True, True, False))
     programs = [inference.Predictor(m, KERNEL)._run for m in (a, b, c)]

@@ -25,7 +25,8 @@ class Report:
 
     Attributes:
       arguments: bytes of parameters, state and batch.
-      temporaries: bytes besides, at most at a time, while computing.
+      temporaries: bytes besides while computing, as the compiler adds them up.
+      peak: bytes of arrays, results and temporaries that are there at the same time, at most.
       code: bytes of the program itself.
       flops: of products and convolutions that run, by formula.
       useful_flops: without those of rematerialisation.
@@ -36,6 +37,7 @@ class Report:
 
     arguments: int
     temporaries: int
+    peak: int
     code: int
     flops: float
     useful_flops: float
@@ -46,7 +48,7 @@ class Report:
     @property
     def needed(self) -> int:
         """Bytes of memory, all together."""
-        return self.arguments + self.temporaries + self.code
+        return self.peak + self.code
 
     def bounds(self, chip: Chip) -> dict[str, float]:
         """Seconds that arithmetic, memory and links alone would take at their peaks."""
@@ -82,6 +84,7 @@ def of(
     return Report(
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
+        memory.peak_memory_in_bytes,
         memory.generated_code_size_in_bytes,
         flops,
         useful,
@@ -96,9 +99,10 @@ def lines(report: Report, chip: Chip) -> list[str]:
     r = report
     fits = r.needed <= chip.memory
     text = [
-        f"memory a chip: {r.arguments / GIB:.2f} GiB of arrays + {r.temporaries / GIB:.2f} while "
-        f"computing + {r.code / GIB:.2f} of program = {r.needed / GIB:.2f} of "
-        f"{chip.memory / GIB:.2f} GiB: {'fits' if fits else 'does not fit'}",
+        f"memory a chip: {r.peak / GIB:.2f} GiB at the peak ({r.arguments / GIB:.2f} of arrays, "
+        f"{r.temporaries / GIB:.2f} of temporaries, not all at a time) + {r.code / GIB:.2f} of "
+        f"program = {r.needed / GIB:.2f} of {chip.memory / GIB:.2f} GiB: "
+        f"{'fits' if fits else 'does not fit'}",
     ]
     table: dict[tuple[str, int, str], list[float]] = {}
     for c in r.collectives:

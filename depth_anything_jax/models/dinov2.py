@@ -335,9 +335,8 @@ def feed_forward(params: Params, x: Float[Array, "b n d"]) -> Float[Array, "b n 
 def gelu(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     """x Phi(x), computed in at least float32 and returned in x's dtype, as PyTorch's GELU.
 
-    Exact: the tanh approximation, Flax's default, is 4.7e-4 off per activation. By erf, as PyTorch
-    has it: the erfc of `jax.nn.gelu` costs a TPU's compiler five times as long, in every block. Of
-    x alone, which is all that the backward pass keeps.
+    Exact: the tanh approximation, Flax's default, is 4.7e-4 off per activation. By erf: the erfc of
+    `jax.nn.gelu` takes a TPU's compiler five times as long. The backward pass keeps x alone.
     """
     wide = widen(x)
     return (wide * _normal(wide)).astype(x.dtype)
