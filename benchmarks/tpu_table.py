@@ -124,8 +124,9 @@ def text(row):
 def table():
     """What is compiled, as markdown."""
     head = (
-        "| size | slice | batch / microbatches | images of a chip | fsdp | GiB: arrays / temporaries / in all | ms by "
-        "arithmetic / memory / links | whole training, at least | compiled in |\n"
+        "| size | slice | batch / microbatches | images of a chip | fsdp | GiB: arrays / "
+        "temporaries / in all | ms by arithmetic / memory / links | whole training, at least | "
+        "compiled in |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     order = {" ".join(["python", *command(w, s, t, m, -1)]): i for i, (w, s, t, _, m) in

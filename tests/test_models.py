@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax.models import VARIANTS, Variant, build, build_encoder, dinov2
-from depth_anything_jax.models.dinov2 import REMAT, segments
+from depth_anything_jax.models import VARIANTS, Variant, build, build_encoder, dinov2, dpt
+from depth_anything_jax.models.dinov2 import REMAT, groups, segments
 from depth_anything_jax.models.dpt import DPT
 from tests import parity
 
@@ -71,6 +71,10 @@ def test_segments_end_at_taps_and_at_the_last_block():
     assert segments((8, 9, 10, 11), 12) == [(0, 9), (9, 10), (10, 11), (11, 12)]
     assert segments((4, 11, 17, 23), 24) == [(0, 5), (5, 12), (12, 18), (18, 24)]
     assert segments((0, 2), 6) == [(0, 1), (1, 3), (3, 6)]
+    assert groups(segments((8, 9, 10, 11), 12)) == [(0, 9, 1), (9, 1, 3)]
+    assert groups(segments((4, 11, 17, 23), 24)) == [(0, 5, 1), (5, 7, 1), (12, 6, 2)]
+    assert groups(segments((2, 5, 8, 11), 12)) == [(0, 3, 4)]
+    assert segments((), 12) == [(0, 12)]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +105,7 @@ def depth_and_gradient(params):
     [
         (jnp.float32, {"scan": False, "remat": "full"}),
         (jnp.bfloat16, {"scan": False, "remat": "dots"}),
-        pytest.param(jnp.float32, {"remat": "full"}, marks=pytest.mark.nightly),
+        (jnp.float32, {"remat": "full"}),  # one scan over all layers, the head image by image
         pytest.param(jnp.float32, {"remat": "dots"}, marks=pytest.mark.nightly),
         pytest.param(jnp.bfloat16, {"remat": "full"}, marks=pytest.mark.nightly),
     ],
@@ -254,3 +258,21 @@ def test_tables():
     assert VARIANTS["vitl"].taps("v2") == (4, 11, 17, 23)
     assert all(v.taps("v2")[-1] == v.depth - 1 for v in VARIANTS.values())
     assert set(REMAT) == {"none", "full", "dots"}
+
+
+def test_the_decoders_loop_for_tpus_changes_nothing(monkeypatch):
+    """A fusion block's four convolutions one after another, and as a loop."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, skip = (jax.random.normal(k, (2, 7, 8, 8)) for k in keys[:2])
+    block = dpt.FusionBlock(8, (14, 16), jnp.float32)
+    params = block.init(keys[2], x, skip)
+
+    def run(params, x, skip):
+        return (block.apply(params, x, skip) ** 2).sum()
+
+    plain = jax.value_and_grad(run, argnums=(0, 1, 2))(params, x, skip)
+    monkeypatch.setattr(dpt, "platform", lambda: "tpu")
+    assert "scan" in str(jax.make_jaxpr(run)(params, x, skip))
+    looped = jax.value_and_grad(run, argnums=(0, 1, 2))(params, x, skip)
+    for ours, theirs in zip(jax.tree.leaves(looped), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.abs(theirs).max())

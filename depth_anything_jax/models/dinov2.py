@@ -13,6 +13,7 @@ Decisions of the released models (Oquab et al. 2023; Depth Anything V1/V2 code):
 the final LayerNorm is applied to every tapped output.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -272,13 +273,8 @@ def segments(taps: tuple[int, ...], depth: int) -> list[tuple[int, int]]:
 
 def groups(segments: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
     """Neighbouring segments of equal length together: (first block, length, how many)."""
-    found: list[tuple[int, int, int]] = []
-    for start, stop in segments:
-        if found and found[-1][1] == stop - start:
-            found[-1] = (*found[-1][:2], found[-1][2] + 1)
-        else:
-            found.append((start, stop - start, 1))
-    return found
+    runs = [(n, list(same)) for n, same in itertools.groupby(segments, lambda s: s[1] - s[0])]
+    return [(same[0][0], n, len(same)) for n, same in runs]
 
 
 def patch_grid(height: int, width: int) -> tuple[int, int]:
