@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     c.input_size = 518
     c.dtype = "auto"  # bfloat16 on TPUs and GPUs that have it, else float32
     # How hard XLA tries to make the step fast: 0 as it does by itself; -1 compiles it for a TPU up
-    # to ten times faster, and it may run slower and need more memory (docs/tpu.md).
+    # to ten times faster, and it may run slower and need more memory (docs/tpu.md). Not on CPUs.
     c.compile_effort = 0.0
     c.ema_decay = 0.0  # 0: no running average of the parameters
 

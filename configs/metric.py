@@ -166,6 +166,7 @@ def demo(c, init):
     """Rendered scenes of domain A, the tiny encoder, minutes on two CPU cores."""
     head = c.model.head
     c.workdir = f"runs/metric_demo_{head}"
+    c.compile_effort = -1.0  # a minute's compilation would be most of a minute's run
     c.model.variant, c.model.version = "demo", "v2"
     c.model.scan = False
     c.model.max_depth = 20.0

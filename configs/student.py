@@ -74,6 +74,7 @@ def v2(c):
 def demo(c):
     """Domain A labelled, domain B with the demo teacher's labels; minutes on two CPU cores."""
     c.workdir = "runs/student_demo"
+    c.compile_effort = -1.0  # a minute's compilation would be most of a minute's run
     c.model.variant, c.model.version = "demo", "v2"
     c.model.scan = False
     c.init_from = c.frozen_encoder = "demo-encoder"

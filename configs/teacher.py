@@ -49,6 +49,7 @@ def get_config(arg: str = "vitl"):
 def demo(c):
     """Rendered scenes of domain A, the tiny encoder, minutes on two CPU cores."""
     c.workdir = "runs/teacher_demo"
+    c.compile_effort = -1.0  # a minute's compilation would be most of a minute's run
     c.model.variant, c.model.version = "demo", "v2"
     c.model.scan = False
     c.init_from = "demo-encoder"

@@ -72,16 +72,18 @@ def device_program(
     )
 
 
-def options(effort: float) -> dict[str, float] | None:
-    """Compiler options of an effort from -1 (compiles up to ten times faster, runs slower) over 0
-    (XLA's own) to 1.
+def options(effort: float, platform: str = "tpu") -> dict[str, float] | None:
+    """Compiler options of an effort from -1 (compiles up to ten times faster, may run slower) over
+    0 (XLA's own) to 1; CPUs compile as ever.
 
     Raises:
       ValueError: out of that range.
     """
     if not -1 <= effort <= 1:
         raise ValueError(f"compile_effort={effort}: from -1 (compile fast) over 0 to 1")
-    return {"exec_time_optimization_effort": float(effort)} if effort else None
+    if not effort or platform == "cpu":
+        return None
+    return {"exec_time_optimization_effort": float(effort)}
 
 
 def data_mesh(devices: Sequence[Any]) -> Mesh:

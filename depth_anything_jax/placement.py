@@ -25,15 +25,16 @@ def device_count() -> int:
     return jax.sharding.get_abstract_mesh().size or 1
 
 
-def split_batch(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x, its first axis pinned to all devices of the mesh; x itself where it does not divide.
+def split_batch(x: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
+    """x, an axis pinned to all devices of the mesh; x itself where it does not divide.
 
     Under fsdp the partitioner may otherwise gather a batch in order to keep kernels split.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or x.shape[0] % mesh.size:
+    if mesh.empty or mesh.size == 1 or x.shape[axis] % mesh.size:
         return x
-    return jax.lax.with_sharding_constraint(x, jax.P(tuple(mesh.axis_names)))
+    spec = jax.P(*(None,) * axis, tuple(mesh.axis_names))
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def whole_kernel(kernel: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -140,7 +140,7 @@ def _train(
     #    to be finite; and a step's line is written before its state is saved, because a run that
     #    was killed goes on behind what it saved and does not write that line again.
     compiled: Any = None
-    compiler_options = device_programs.options(config.compile_effort)
+    compiler_options = device_programs.options(config.compile_effort, mesh.devices.flat[0].platform)
     schedule = checkpoint.Schedule(config.checkpoint.every, config.checkpoint.minutes)
     pending = 0  # the step whose line is still to be written
     unseen = monitor.Unseen(config)

@@ -165,6 +165,7 @@ def test_who_talks_to_whom_on_eight_cpus(fsdp, tiny):
 def test_effort():
     assert device_programs.options(0.0) is None
     assert device_programs.options(-1) == {"exec_time_optimization_effort": -1.0}
+    assert device_programs.options(-1, "cpu") is None
     with pytest.raises(ValueError, match="compile_effort=2"):
         device_programs.options(2)
 

@@ -144,7 +144,7 @@ def test_a_partitioner_left_to_itself_is_seen(monkeypatch, student):
         ("models.products", "whole_kernel"),
         ("models.products", "split_kernel"),
     ):
-        monkeypatch.setattr(f"depth_anything_jax.{module}.{name}", lambda x: x)
+        monkeypatch.setattr(f"depth_anything_jax.{module}.{name}", lambda x, *_, **__: x)
     program, params = step_of(student, "v5e:2x4", 8, fsdp=4)
     with pytest.raises(AssertionError, match="gathered beside kernels"):
         collective_rules.check_fsdp(program, params, 4)
@@ -163,7 +163,7 @@ def test_a_kernel_that_lies_along_another_axis_is_seen(monkeypatch, student):
 
 
 def test_a_batch_that_is_not_split_is_seen(monkeypatch, student):
-    def whole(x):
+    def whole(x, axis=0):
         return jax.lax.with_sharding_constraint(x, jax.P())
 
     monkeypatch.setattr("depth_anything_jax.models.dinov2.split_batch", whole)

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from depth_anything_jax.models.dinov2 import remat_policy, widen
+from depth_anything_jax.models.dinov2 import remat_policy
 from depth_anything_jax.models.dpt import Conv, DecoderMaps
+from depth_anything_jax.models.pointwise import widen
 from depth_anything_jax.models.resize import resize_bilinear
 
 CENTRES = ("softplus", "normed")

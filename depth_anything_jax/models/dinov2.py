@@ -3,10 +3,10 @@
 The module declares the parameters; the arithmetic is in pure functions of a dict. Parameters of
 the blocks are stacked, (depth, ...), whatever layers are tapped: the same tree serves a scan over
 layers and a plain loop, and V1 and V2 taps. With rematerialisation one scan runs over all layers
-and hands out what each block starts from, which the backward pass keeps anyway: no slice of the
-stack is copied, nor its gradient. Without it the scan runs in segments between the taps, each over
-a slice of the stack, so that four outputs are kept and not all; equal segments that follow each
-other are a scan of scans, because each copy of the block costs compilation.
+and carries the taps along: no slice of the stack is copied, nor its gradient. Without it, where the
+backward pass would keep what is carried, it runs in segments between the taps, each over a slice of
+the stack; equal segments that follow each other are a scan of scans, because each copy of the block
+costs compilation.
 
 Decisions of the released models (Oquab et al. 2023; Depth Anything V1/V2 code): LayerNorm epsilon
 1e-6, exact GELU, biases everywhere, LayerScale without a small start, no registers, no dropout;
@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from depth_anything_jax.models.attention import attention
+from depth_anything_jax.models.pointwise import gelu, widen
 from depth_anything_jax.models.products import matmul, patch_product
 from depth_anything_jax.models.resize import resize_position_embedding
 from depth_anything_jax.placement import split_batch
@@ -211,9 +212,7 @@ class DINOv2(nn.Module):
         x = split_batch(embed(params, images, (rows, columns), self.dtype))
         tapped: dict[int, Array] = {}
         if self.scan and self.taps and self.remat != "none":
-            x, inputs = jax.lax.scan(lambda x, p: (self._step()(x, p)[0], x), x, params["blocks"])
-            tapped = {i: inputs[i + 1] for i in self.taps if i < self.depth - 1}
-            tapped[self.depth - 1] = x
+            x, tapped = self._tapping_scan(params["blocks"], x)
         else:
             for start, length, count in groups(segments(self.taps, self.depth)):
                 x, outputs = self._run(params["blocks"], x, start, length, count)
@@ -237,6 +236,22 @@ class DINOv2(nn.Module):
             return step
         # A scan keeps forward and backward apart by itself; only a loop needs the barrier.
         return jax.checkpoint(step, policy=policy, prevent_cse=not self.scan)
+
+    def _tapping_scan(self, blocks: Params, x: Array) -> tuple[Array, dict[int, Array]]:
+        """All blocks: the last one's tokens, and those of each tapped block."""
+        step = self._step()
+
+        def keeping(carry: tuple[Array, Array], inputs: tuple[Params, Array]) -> tuple[Any, None]:
+            (x, kept), (params, slot) = carry, inputs
+            x, _ = step(x, params)
+            # Linear in both, so the backward pass keeps neither.
+            return (x, jax.lax.dynamic_update_index_in_dim(kept, x, slot, 0)), None
+
+        slots = np.full(self.depth, len(self.taps), np.int32)  # of blocks that nobody asks for
+        slots[list(self.taps)] = range(len(self.taps))
+        kept = split_batch(jnp.zeros((len(self.taps) + 1, *x.shape), x.dtype), axis=1)
+        (x, kept), _ = jax.lax.scan(keeping, (x, kept), (blocks, jnp.asarray(slots)))
+        return x, {**{i: kept[n] for n, i in enumerate(self.taps)}, self.depth - 1: x}
 
     def _run(
         self, blocks: Params, x: Array, start: int, length: int, count: int
@@ -327,31 +342,6 @@ def feed_forward(params: Params, x: Float[Array, "b n d"]) -> Float[Array, "b n 
     return dense(params["fc2"], gelu(dense(params["fc1"], x)))
 
 
-@jax.custom_vjp
-def gelu(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """x Phi(x), computed in at least float32 and returned in x's dtype, as PyTorch's GELU.
-
-    Exact: the tanh approximation, Flax's default, is 4.7e-4 off per activation. By erf: the erfc of
-    `jax.nn.gelu` takes a TPU's compiler five times as long. The backward pass keeps x alone.
-    """
-    wide = widen(x)
-    return (wide * _normal(wide)).astype(x.dtype)
-
-
-def _normal(x: Array) -> Array:
-    """The standard normal distribution function."""
-    return 0.5 * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
-
-
-def _gelu_backward(x: Array, y: Array) -> tuple[Array]:
-    wide = widen(x)
-    density = jnp.exp(-0.5 * wide * wide) * np.sqrt(0.5 / np.pi).astype(wide.dtype)
-    return ((widen(y) * (_normal(wide) + wide * density)).astype(x.dtype),)
-
-
-gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
-
-
 def dense(params: Params, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
     """x @ kernel + bias, in x's dtype.
 
@@ -368,11 +358,6 @@ def add_scaled(
     """x + gamma * y (LayerScale and residual), added in at least float32, in x's dtype."""
     wide = widen(y)
     return (widen(x) + params["gamma"].astype(wide.dtype) * wide).astype(x.dtype)
-
-
-def widen(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """x in at least float32."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def layer_norm(params: Params, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from depth_anything_jax.models.dinov2 import PATCH, remat_policy, widen
+from depth_anything_jax.models.dinov2 import PATCH, remat_policy
+from depth_anything_jax.models.pointwise import widen
 from depth_anything_jax.models.products import convolution, gathered, matmul
 from depth_anything_jax.models.resize import resize_bilinear
 from depth_anything_jax.placement import device_count, platform, split_batch
