@@ -69,7 +69,9 @@ TWIN = {
         '"label": perturb.mix(label, perturb.partner(label, -1), mask)',
     ),
     "whole-image normalisation": Mutation(
-        "losses.cutmix", "pred, label, valid, mask, trim", "pred, label, valid, None, trim"
+        "losses.cutmix",
+        "pred, label, valid, mask, *how",
+        "pred, label, valid, None, *how[:-1], None",
     ),
     "image not normalised": Mutation(
         "state.unlabelled_inputs", "perturb.normalise(mixed(strong))", "mixed(strong)"
@@ -171,8 +173,8 @@ TWIN = {
     # --- the optimiser
     "learning-rate groups swapped": Mutation(
         "optim.make",
-        '{"encoder": config.encoder_lr, "decoder": config.decoder_lr}',
-        '{"decoder": config.encoder_lr, "encoder": config.decoder_lr}',
+        'config[f"{g}_lr"]',
+        'config[{"encoder": "decoder_lr", "decoder": "encoder_lr"}[g]]',
     ),
     "decay on biases": Mutation("optim.make", 'path.endswith("/kernel")', "True"),
     "no decay": Mutation("optim.make", "(config.weight_decay)", "(0.0)"),
@@ -184,10 +186,10 @@ TWIN = {
     ),
     "decay inside Adam": Mutation(
         "optim.make",
-        "        optax.scale_by_adam(config.b1, config.b2, config.eps),\n"
+        "        adam,\n"
         "        optax.masked(optax.add_decayed_weights(config.weight_decay), decay),\n",
         "        optax.masked(optax.add_decayed_weights(config.weight_decay), decay),\n"
-        "        optax.scale_by_adam(config.b1, config.b2, config.eps),\n",
+        "        adam,\n",
     ),
     "clip per group": Mutation(
         "optim.make",
