@@ -36,7 +36,8 @@ class DeviceProgram:
         """Traces it for arguments, which may be shapes (`jax.ShapeDtypeStruct`).
 
         Args:
-          platform: "cuda", …, that it is lowered for; "": that of the mesh's devices.
+          platform: "cuda", …, that it is lowered for; "": that of the mesh's devices, which also
+            decides what `placement.platform` says while it is traced.
         """
         platforms = (platform,) if platform else None
         with jax.set_mesh(self.mesh):

@@ -120,7 +120,8 @@ class Predictor:
         """
         if len(images) % len(self.devices):
             raise ValueError(
-                f"a batch of {len(images)} does not divide over {len(self.devices)} devices"
+                f"a batch of {len(images)} does not divide over {len(self.devices)} devices: use "
+                f"a multiple of {len(self.devices)}"
             )
         return self._run(self._params, jax.device_put(images, self._split))
 

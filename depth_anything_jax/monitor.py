@@ -273,6 +273,7 @@ class Evaluator:
         """Scalars of the state's parameters."""
         params = jax.device_get(self._gather(state.params if state.ema is None else state.ema))
         if jax.process_index():
+            processes.meet(f"scores after step {int(state.step)}")
             return {}
         candidate = candidates.of_model(
             self._student,
@@ -294,4 +295,5 @@ class Evaluator:
             )
             means = aggregate.means(scores.per_image)
             scalars |= {f"eval/{name}/{score}": means[score] for score in wanted}
+        processes.meet(f"scores after step {int(state.step)}")
         return scalars

@@ -25,7 +25,7 @@ def device_count() -> int:
     return jax.sharding.get_abstract_mesh().size or 1
 
 
-def split_batch(x: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
+def split_batch(x: Array, axis: int = 0) -> Array:
     """x, an axis pinned to all devices of the mesh; x itself where it does not divide.
 
     Under fsdp the partitioner may otherwise gather a batch in order to keep kernels split.

@@ -28,6 +28,7 @@ POLL = 1.0  # seconds between two looks at the store
 GRACE = 5.0  # for the main thread to come to the failure by itself, as it does outside collectives
 UNWINDING = 20.0  # for a main thread that did: started writes, tables
 LEAVING = 30.0  # for the others to leave, too: longer than UNWINDING, or process 0 is gone before
+MEETING = 24 * 3600  # for one process's work that the others wait for, such as scores
 FINISHING = 300  # for the others to finish their work; as jax's own barrier at the end
 _FAILURE, _LEFT = "depth_anything_jax/failure", "depth_anything_jax/left"
 
@@ -144,6 +145,19 @@ def check_alike(facts: Mapping[str, str], cure: str) -> None:
                 for value, who in values.items()
             )
             raise ValueError(f"{name} is not the same in all processes: {said}. {cure}")
+
+
+def meet(name: str) -> None:
+    """Waits for all processes, as long as the work of one may take: a day.
+
+    By the coordination service: collectives of devices give up after minutes.
+
+    Args:
+      name: the same in all, and another one each time.
+    """
+    state = _jax_state()
+    if state is not None and state.num_processes > 1:
+        state.client.wait_at_barrier(f"depth_anything_jax/{name}", 1000 * MEETING)
 
 
 def _jax_state() -> Any:

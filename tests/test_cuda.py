@@ -10,7 +10,7 @@ import jax
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
-from depth_anything_jax import models, placement, sharding
+from depth_anything_jax import losses, models, placement, sharding
 from depth_anything_jax.compiled import programs
 from depth_anything_jax.device_programs import data_mesh
 from depth_anything_jax.models import attention, depth_anything, dpt, resize
@@ -25,7 +25,7 @@ def as_on_gpus(monkeypatch):
     monkeypatch.setitem(depth_anything.VARIANTS, "tiny", TINY)
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(placement, "platform", lambda: "gpu")
-    for module in (dpt, resize):
+    for module in (dpt, losses, resize):  # who has the function by its name
         monkeypatch.setattr(module, "platform", lambda: "gpu")
     assert attention.placement is placement
 

@@ -100,6 +100,7 @@ def modules():
 
 
 def test_each_device_program_is_run_here_and_compiled_for_topologies():
+    from tests import test_topologies
     from tests.test_topologies import COMPILED_BY
 
     names = []
@@ -111,12 +112,18 @@ def test_each_device_program_is_run_here_and_compiled_for_topologies():
     assert set(names) == RUN_BY.keys() == COMPILED_BY.keys()
     here = {n for n in globals() if n.startswith("test_")}
     assert set(RUN_BY.values()) <= here
+    assert all(hasattr(test_topologies, test) for test in COMPILED_BY.values())
 
 
 def test_nothing_else_makes_programs():
     for path, tree in modules():
         found = [n for f in ("jit", "pjit", "pmap") for n in calls(tree, f)]
         names = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "jit"]
+        names += [
+            n
+            for n in ast.walk(tree)
+            if isinstance(n, ast.ImportFrom) and {a.name for a in n.names} & {"jit", "pjit", "pmap"}
+        ]
         assert not (found or names) or path == "device_programs.py", path
 
 

@@ -276,3 +276,17 @@ def test_the_decoders_loop_for_tpus_changes_nothing(monkeypatch):
     looped = jax.value_and_grad(run, argnums=(0, 1, 2))(params, x, skip)
     for ours, theirs in zip(jax.tree.leaves(looped), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.abs(theirs).max())
+
+
+def test_dots_keeps_the_products_with_kernels():
+    """They are inside functions with derivatives of their own, where the policy must find them."""
+
+    def count(remat):
+        model = build(TINY, remat=remat, attention="einsum")
+        images = jnp.zeros((1, 42, 42, 3))
+        params = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+        traced = jax.make_jaxpr(jax.grad(lambda p: model.apply(p, images).sum()))(params)
+        return str(traced).count("dot_general[") + str(traced).count("conv_general_dilated[")
+
+    # Of a block (they are a scan) qkv, proj, fc1, fc2; of the decoder four fusions and the head.
+    assert count("full") - count("dots") > 20

@@ -80,6 +80,8 @@ def test_training(slice_, host, name):
             assert program.collectives() == []
         elif fsdp == 1 and config.accumulation == 1:
             collective_rules.check_data_parallel(program)
+        elif fsdp == 1:
+            assert collective_rules.gathered(program) == []
         elif fsdp > 1:
             collective_rules.check_fsdp(program, params, fsdp)
         if name in ("teacher", "student"):
@@ -92,8 +94,8 @@ def test_training(slice_, host, name):
 @pytest.mark.parametrize(("slice_", "host"), SLICES)
 @pytest.mark.parametrize("head", ["relative", "sigmoid", "bins"])
 def test_prediction(slice_, host, head):
-    """Labels and scores ask for disparity (of flips, too: the same program), pictures and their
-    tiles for what the head says, at every batch that is asked for."""
+    """Labels ask for disparity; scores (of flips, too), pictures and their tiles for what the head
+    says: the same program at every batch that is asked for."""
     devices = topology.of_one_host(described(slice_, host))
     assert len(devices) == host
     model = models.build(

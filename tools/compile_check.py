@@ -35,7 +35,7 @@ def lowered(config, topology, program: str, *, teacher: str, size: tuple[int, in
     Raises:
       ValueError: fields that do not fit each other or the slice.
     """
-    from depth_anything_jax import initial, sharding
+    from depth_anything_jax import initial, models, sharding
     from depth_anything_jax.compiled import flops, programs
     from depth_anything_jax.compiled import topology as topologies
     from depth_anything_jax.compiled.report import PASSES
@@ -45,9 +45,18 @@ def lowered(config, topology, program: str, *, teacher: str, size: tuple[int, in
     if program in LOCAL:
         devices = topologies.of_one_host(topology)
         dtype = initial.compute_dtype(config.dtype, devices[0])
-        model = initial.student_of(config, dtype)
-        each = flops.of_image(model, *size) * usual_batch(devices) / len(devices)
-        made = programs.predict(model, data_mesh(devices), *size, raw=program == "predict")
+        m = config.model
+        model = models.build(
+            m.variant,
+            version=m.version,
+            head=m.head,
+            max_depth=m.max_depth or None,
+            **initial.forward_only(config, dtype),
+        )
+        batch = len(devices) if program == "evaluate" else usual_batch(devices)
+        each = flops.of_image(model, *size) * batch / len(devices)
+        mesh = data_mesh(devices)
+        made = programs.predict(model, mesh, *size, batch=batch, raw=program != "label")
         return made, len(devices), each, each
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices=topology.devices)
     training = programs.Training(config, mesh, teacher=teacher)

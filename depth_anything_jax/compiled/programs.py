@@ -123,7 +123,8 @@ def predict(
       mesh: one axis over the devices of a process (`device_programs.data_mesh`).
       height, width: of the network's input.
       batch: images at a time; 0: as many as pseudo_label and DepthAnything take.
-      raw: what the head says, as DepthAnything asks for it, instead of disparity.
+      raw: what the head says, as DepthAnything and evaluate ask for it; else disparity, as
+        pseudo_label does.
       platform: as for `Training`.
     """
     output = inference.as_said if raw else inference.disparity

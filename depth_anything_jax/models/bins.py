@@ -12,6 +12,7 @@ first convolution meets the embedding before the upsampling (1x1, so the two com
 taken as the other share of the pair that p comes from.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -20,10 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from depth_anything_jax.models import dpt
 from depth_anything_jax.models.dinov2 import remat_policy
-from depth_anything_jax.models.dpt import Conv, DecoderMaps
+from depth_anything_jax.models.dpt import DecoderMaps
 from depth_anything_jax.models.pointwise import widen
 from depth_anything_jax.models.resize import resize_bilinear
+
+Conv = functools.partial(dpt.Conv, split=False)  # sharding.RULES: a copy on every device
 
 CENTRES = ("softplus", "normed")
 BINS = 64

@@ -34,6 +34,7 @@ class Conv(nn.Module):
       dtype: compute dtype.
       stride: step of the kernel.
       use_bias: has a bias; added in at least float32, see dinov2.dense.
+      split: the kernel is one of those that fsdp splits (`sharding.RULES`).
       wide: accumulate and return at least float32. Bfloat16 depth has bands and hundreds of ties
         at the median, hence the head's last two convolutions.
     """
@@ -43,6 +44,7 @@ class Conv(nn.Module):
     dtype: Any
     stride: int = 1
     use_bias: bool = True
+    split: bool = True
     wide: bool = False
     kernel_init: Any = nn.initializers.lecun_normal()
     bias_init: Any = nn.initializers.zeros
@@ -61,8 +63,9 @@ class Conv(nn.Module):
                     # A sum, which one pass over x computes, is ten times as fast there.
                     narrow = kernel.astype(x.dtype)[0, 0, :, 0]
                     return jnp.sum(x * narrow, axis=-1, keepdims=True)
-                return matmul(x, kernel[0, 0])  # on CPU 2.5 times faster than the convolution
-            return convolution(x, kernel, self.stride)
+                # On CPU 2.5 times faster than the convolution.
+                return matmul(x, kernel[0, 0], self.split)
+            return convolution(x, kernel, self.stride, self.split)
 
         if self.wide and accumulate != x.dtype:
             # Rematerialised so that the backward pass keeps the narrow input, not its wide copy;
@@ -183,7 +186,7 @@ class DPT(nn.Module):
       max_depth: metres, for the sigmoid head.
       dtype: compute dtype up to the last two convolutions, which are at least float32.
       remat: name of a policy in dinov2.REMAT, applied to each fusion block, and to the last one
-        with the read-out, which then run image by image.
+        with the read-out, which then run image by image (not with return_maps).
     """
 
     features: int

@@ -1,7 +1,7 @@
 """Matrix products and convolutions with kernels, for training on many devices.
 
 Kernels are float32 and are multiplied in the activations' dtype. Two things differ from letting
-automatic differentiation do it:
+automatic differentiation do it (and there is no forward mode: `jax.jvp` raises):
 
 - A kernel's gradient is computed in at least float32 (a sum over all pixels and images, which
   bfloat16 would round again on every device, and the devices' sum once more): what the devices add
@@ -29,14 +29,15 @@ def matmul(
 
 
 def _matmul_forward(x: Array, kernel: Array, split: bool) -> tuple[Array, tuple[Array, Array]]:
-    return matmul(x, kernel, split), (x, kernel)
+    # The product itself, which remat="dots" looks for.
+    return x @ _used(kernel, x, split), (x, kernel)
 
 
 def _matmul_backward(split: bool, saved: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
     x, kernel = saved
     batch = tuple(range(x.ndim - 1))
     gradient = lax.dot_general(
-        x, y, ((batch, batch), ((), ())), preferred_element_type=_wide(kernel)
+        x, y, ((batch, batch), ((), ())), preferred_element_type=_wide(x, kernel)
     )
     return y @ _used(kernel, x, split).T, _kept(gradient, kernel, split)
 
@@ -56,19 +57,24 @@ def patch_product(
 def _patches_backward(saved: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
     x, kernel = saved
     towards_x = jnp.einsum("bhwo,pqco->bhpwqc", y, kernel.astype(x.dtype))
-    gradient = jnp.einsum("bhpwqc,bhwo->pqco", x, y, preferred_element_type=_wide(kernel))
+    gradient = jnp.einsum("bhpwqc,bhwo->pqco", x, y, preferred_element_type=_wide(x, kernel))
     return towards_x, gradient.astype(kernel.dtype)
 
 
-patch_product.defvjp(lambda x, kernel: (patch_product(x, kernel), (x, kernel)), _patches_backward)
+def _patches_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return jnp.einsum("bhpwqc,pqco->bhwo", x, kernel.astype(x.dtype)), (x, kernel)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+patch_product.defvjp(_patches_forward, _patches_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k l c o"], stride: int = 1
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k l c o"], stride: int = 1, split: bool = True
 ) -> Float[Array, "b H W o"]:
-    """Convolution with an odd kernel and PyTorch's padding, (size - 1) / 2, in x's dtype."""
-    return _convolve(x, _used(kernel, x, True), stride)
+    """Convolution with an odd kernel and PyTorch's padding, (size - 1) / 2, in x's dtype; split: as
+    for `matmul`."""
+    return _convolve(x, _used(kernel, x, split), stride)
 
 
 def _convolve(x: Array, kernel: Array, stride: int) -> Array:
@@ -81,13 +87,17 @@ def _convolve(x: Array, kernel: Array, stride: int) -> Array:
     )
 
 
-def _convolution_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return convolution(x, kernel, stride), (x, kernel)
+def _convolution_forward(
+    x: Array, kernel: Array, stride: int, split: bool
+) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, _used(kernel, x, split), stride), (x, kernel)
 
 
-def _convolution_backward(stride: int, saved: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
+def _convolution_backward(
+    stride: int, split: bool, saved: tuple[Array, Array], y: Array
+) -> tuple[Array, Array]:
     x, kernel = saved
-    narrow = _used(kernel, x, True)
+    narrow = _used(kernel, x, split)
     (towards_x,) = jax.linear_transpose(
         lambda x: _convolve(x, narrow, stride), jax.ShapeDtypeStruct(x.shape, x.dtype)
     )(y)
@@ -103,9 +113,9 @@ def _convolution_backward(stride: int, saved: tuple[Array, Array], y: Array) -> 
         padding=padding,
         rhs_dilation=(stride, stride),
         dimension_numbers=("CHWN", "IHWO", "HWNC"),
-        preferred_element_type=_wide(kernel),
+        preferred_element_type=_wide(x, kernel),
     )
-    return towards_x, _kept(gradient, kernel, True)
+    return towards_x, _kept(gradient, kernel, split)
 
 
 convolution.defvjp(_convolution_forward, _convolution_backward)
@@ -132,5 +142,5 @@ def _kept(gradient: Array, kernel: Array, split: bool) -> Array:
     return gradient.astype(kernel.dtype)
 
 
-def _wide(kernel: Array):
-    return jnp.promote_types(kernel.dtype, jnp.float32)
+def _wide(x: Array, kernel: Array):
+    return jnp.promote_types(jnp.promote_types(x.dtype, kernel.dtype), jnp.float32)
