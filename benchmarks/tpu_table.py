@@ -109,15 +109,14 @@ def text(row):
     if "arguments" not in row:
         return f"{about} no: {row.get('why', '')} | | | |"
     bounds, images = row["bounds"], IMAGES[row["what"]]
-    limit = max(bounds, key=bounds.get)
     steps = images / row["batch_size"]
-    hours = steps * bounds[limit] / 3600
+    hours = steps * max(bounds["arithmetic"], bounds["links"]) / 3600
     needed = (row["peak"] + row["code"]) / gib
     return (
         f"{about} {row['arguments'] / gib:.1f} / {row['temporaries'] / gib:.1f} / {needed:.1f}"
         f"{'' if row['fits'] else ', does not fit'} | "
-        f"{1e3 * bounds['arithmetic']:.0f} / {1e3 * bounds['memory']:.0f} / "
-        f"{1e3 * bounds['links']:.0f} | {hours:,.0f} h | {row['seconds']:.0f} s |"
+        f"{1e3 * bounds['arithmetic']:.0f} / {1e3 * bounds['links']:.0f} | {hours:,.1f} h | "
+        f"{row['seconds']:.0f} s |"
     )
 
 
@@ -125,7 +124,7 @@ def table():
     """What is compiled, as markdown."""
     head = (
         "| size | slice | batch / microbatches | images of a chip | fsdp | GiB: arrays / "
-        "temporaries / in all | ms by arithmetic / memory / links | whole training, at least | "
+        "temporaries / in all | ms by arithmetic / links | whole training, at least | "
         "compiled in |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )

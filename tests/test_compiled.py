@@ -98,9 +98,7 @@ def test_bounds_and_what_fits():
     one = report.Report(
         2**30, 2**31, 3 * 2**30, 2**20, 197e12, 150e12, int(819e9 / 2), [gather], 100.0
     )
-    assert one.bounds(chip) == pytest.approx(
-        {"arithmetic": 1.0, "memory": 0.5, "links": 2 * 6e9 / 200e9}
-    )
+    assert one.bounds(chip) == pytest.approx({"arithmetic": 1.0, "links": 2 * 6e9 / 200e9})
     assert one.bound(chip) == 1.0
     said = "\n".join(report.lines(one, chip))
     assert "3.00 of 15.75 GiB: fits" in said and "at least 1000.0 ms a step" in said
