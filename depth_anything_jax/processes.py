@@ -206,6 +206,7 @@ class _Watch:
         self._look()
 
     def failure(self) -> str | None:
+        """See the function `failure`."""
         if self._first is None:
             return None
         self._noticed.set()
