@@ -166,6 +166,8 @@ def test_a_kernel_that_lies_along_another_axis_is_seen(monkeypatch, student):
 
 def test_a_batch_that_is_not_split_is_seen(monkeypatch, student):
     def whole(x, axis=0):
+        if jax.sharding.get_abstract_mesh().empty:  # shapes alone
+            return x
         return jax.lax.with_sharding_constraint(x, jax.P())
 
     monkeypatch.setattr("depth_anything_jax.models.dinov2.split_batch", whole)
