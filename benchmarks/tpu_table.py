@@ -109,13 +109,15 @@ def text(row):
     if "arguments" not in row:
         return f"{about} no: {row.get('why', '')} | | | |"
     bounds, images = row["bounds"], IMAGES[row["what"]]
+    if row["effort"] < 0:  # such a program keeps nothing on the chip; a run's does
+        bounds = {k: v for k, v in bounds.items() if k != "memory"}
     steps = images / row["batch_size"]
-    hours = steps * max(bounds["arithmetic"], bounds["links"]) / 3600
+    hours = steps * max(bounds.values()) / 3600
     needed = (row["peak"] + row["code"]) / gib
     return (
         f"{about} {row['arguments'] / gib:.1f} / {row['temporaries'] / gib:.1f} / {needed:.1f}"
         f"{'' if row['fits'] else ', does not fit'} | "
-        f"{1e3 * bounds['arithmetic']:.0f} / {1e3 * bounds['links']:.0f} | {hours:,.1f} h | "
+        f"{' / '.join(f'{1e3 * s:.0f}' for s in bounds.values())} | {hours:,.1f} h | "
         f"{row['seconds']:.0f} s |"
     )
 
@@ -124,7 +126,7 @@ def table():
     """What is compiled, as markdown."""
     head = (
         "| size | slice | batch / microbatches | images of a chip | fsdp | GiB: arrays / "
-        "temporaries / in all | ms by arithmetic / links | whole training, at least | "
+        "temporaries / in all | ms by arithmetic / {bounds} | whole training, at least | "
         "compiled in |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
@@ -132,9 +134,9 @@ def table():
              enumerate(rows())}  # fmt: skip
     there = sorted(known().values(), key=lambda r: order.get(r["command"], 10**6))
     for what in ("student", "teacher"):
-        print(f"\n### {what.capitalize()}s\n\n{head}")
+        print(f"\n### {what.capitalize()}s\n\n{head.format(bounds='links')}")
         print("\n".join(text(r) for r in there if r["what"] == what and r["effort"] == -1))
-    print(f"\n### As a run compiles by itself\n\n{head}")
+    print(f"\n### As a run compiles by itself\n\n{head.format(bounds='memory / links')}")
     print("\n".join(text(r) for r in there if r["effort"] != -1))
 
 

@@ -42,6 +42,27 @@ HloModule jit_step, is_scheduled=true
   ROOT %layer = f32[1,8,8] dynamic-slice(%a, %b, %z, %z), dynamic_slice_sizes={1,8,8}
 }
 
+%all-reduce-scatter.2 (one: f32[8,16], two: f32[8,8]) -> (f32[2,16], f32[2,8]) {
+  %one = f32[8,16] parameter(0)
+  %two = f32[8,8] parameter(1)
+  %all-reduce.8 = (f32[8,16]{1,0}, f32[8,8]{1,0}) all-reduce(%one, %two), channel_id=9, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  %get.1 = f32[8,16] get-tuple-element(%all-reduce.8), index=0
+  %piece.1 = f32[2,16]{1,0} dynamic-slice(%get.1, %k, %zero), dynamic_slice_sizes={2,16}
+  %get.2 = f32[8,8] get-tuple-element(%all-reduce.8), index=1
+  %piece.2 = f32[2,8]{1,0} dynamic-slice(%get.2, %k, %zero), dynamic_slice_sizes={2,8}
+  ROOT %both = (f32[2,16], f32[2,8]) tuple(%piece.1, %piece.2)
+}
+
+%begins (part: bf16[2,8]) -> bf16[8,8] {
+  %part = bf16[2,8]{1,0} parameter(0)
+  ROOT %all-gather.2 = bf16[8,8]{1,0} all-gather(%part), channel_id=3, replica_groups=[2,4]<=[8], dimensions={0}, frontend_attributes={chain_id="7"}
+}
+
+%ends (part.1: bf16[2,8]) -> bf16[8,8] {
+  %part.1 = bf16[2,8]{1,0} parameter(0)
+  ROOT %all-gather.3 = bf16[8,8]{1,0} all-gather(%part.1), channel_id=3, replica_groups=[2,4]<=[8], dimensions={0}, frontend_attributes={chain_id="7"}
+}
+
 ENTRY %main (x: f32[4,8,8]) -> f32[8,4] {
   %x.1 = f32[4,8,8]{2,1,0} parameter(0)
   %tuple = (s32[], f32[4,8,8]) tuple(%c, %x.1)
@@ -49,6 +70,15 @@ ENTRY %main (x: f32[4,8,8]) -> f32[8,4] {
   %all-reduce.2 = (f32[64], f32[]) all-reduce(%g, %h), channel_id=2, replica_groups=[2,4]<=[8], to_apply=%add
   %fusion.1 = f32[8,4]{1,0} fusion(%g2), kind=kCustom, calls=%all-reduce-scatter
   %fusion.2 = f32[8,8]{1,0} fusion(%x.1, %c), kind=kLoop, calls=%reads_a_slice
+  %fusion.3 = (f32[2,16]{1,0}, f32[2,8]{1,0}) fusion(%g3, %g4), kind=kCustom, calls=%all-reduce-scatter.2
+  %copy-start.1 = (f32[4,8,8]{2,1,0:S(1)}, f32[4,8,8]{2,1,0}, u32[]{:S(2)}) copy-start(%x.1)
+  %copy-done.1 = f32[4,8,8]{2,1,0:S(1)} copy-done(%copy-start.1)
+  %add.1 = f32[4,8,8]{2,1,0:S(1)} add(%copy-done.1, %copy-done.1)
+  %slice-start.1 = ((f32[4,8,8]{2,1,0}), f32[1,8,8]{2,1,0:S(1)}, s32[]{:S(2)}) slice-start(%x.1), slice={[0:1], [0:8], [0:8]}
+  %room.1 = f32[4,8,8]{2,1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %begins.1 = f32[8,8]{1,0:S(1)} fusion(%x.1), kind=kLoop, calls=%begins
+  %ends.1 = f32[8,8]{1,0:S(1)} fusion(%x.1), kind=kLoop, calls=%ends
+  %reduce-scatter-start.1 = ((f32[64]{0}), (f32[16]{0})) reduce-scatter-start(%g5), channel_id=7, replica_groups=[2,4]<=[8], to_apply=%add
   ROOT %copy.1 = f32[8,4]{1,0} copy(%fusion.1)
 }
 """  # noqa: E501
@@ -56,21 +86,27 @@ ENTRY %main (x: f32[4,8,8]) -> f32[8,4] {
 
 def test_collectives_of_a_text():
     found = hlo.Program(TEXT, 8).collectives()
-    said = {(c.kind, c.arrays[0], c.size, c.group, c.times) for c in found}
-    assert said == {
+    said = sorted((c.kind, c.arrays[0], c.size, c.group, c.times) for c in found)
+    assert said == [
+        ("all-gather", ("bf16", (8, 8)), 128, 4, 1),  # two fusions are one chain
         ("all-gather", ("bf16", (8, 16)), 256, 4, 12),  # the loop runs twelve times
         ("all-reduce", ("f32", (64,)), 260, 4, 1),
+        ("reduce-scatter", ("f32", (2, 16)), 192, 4, 1),  # two arrays, on the channel of another
         ("reduce-scatter", ("f32", (8, 4)), 128, 4, 1),
-    }
-    assert [c.source for c in found if c.kind == "all-gather"] == ["jit(step)/gathered"]
-    sent = {c.kind: report.sent(c) for c in found}
-    assert sent == {"all-gather": 192.0, "all-reduce": 390.0, "reduce-scatter": 384.0}
+        ("reduce-scatter", ("f32", (16,)), 64, 4, 1),  # what it makes, not what it reads
+    ]
+    assert [c.source for c in found if c.times == 12] == ["jit(step)/gathered"]
+    assert [report.sent(c) for c in sorted(found)] == [96, 192, 390, 576, 384, 192]
 
 
 def test_bytes_of_a_text():
-    """Slices count, not the stacks that they come from."""
+    """Slices count, not the stacks that they come from, and of what stays on the chip nothing."""
     loop = 12 * (256 + 256 + 256 + 256)  # a slice read and written; read, gathered
     entry = 260 + 128 + (256 + 256) + 2 * 128  # operands that the text does not define are nothing
+    entry += 192  # the second reduce-scatter
+    entry += 1024 + 256  # carried onto the chip: the array, a slice; reading them there is free
+    entry += 2 * 1024  # the chain reads its operand twice
+    entry += 64  # the third reduce-scatter
     assert hlo.Program(TEXT, 8).bytes_moved() == loop + entry
 
 
@@ -98,7 +134,8 @@ def test_bounds_and_what_fits():
     one = report.Report(
         2**30, 2**31, 3 * 2**30, 2**20, 197e12, 150e12, int(819e9 / 2), [gather], 100.0
     )
-    assert one.bounds(chip) == pytest.approx({"arithmetic": 1.0, "links": 2 * 6e9 / 200e9})
+    bounds = {"arithmetic": 1.0, "memory": 0.5, "links": 2 * 6e9 / 200e9}
+    assert one.bounds(chip) == pytest.approx(bounds)
     assert one.bound(chip) == 1.0
     said = "\n".join(report.lines(one, chip))
     assert "3.00 of 15.75 GiB: fits" in said and "at least 1000.0 ms a step" in said

@@ -18,27 +18,42 @@ BYTES = {"pred": 1, "s4": 1, "u4": 1, "bf16": 2, "f16": 2, "c64": 8, "c128": 16}
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
-_ARRAY = re.compile(r"(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 # What moves no bytes: names for memory that is there already, and loops, whose bodies are counted.
 _FREE = """parameter constant get-tuple-element tuple bitcast while conditional call after-all
-    copy-done all-gather-done all-reduce-done collective-permute-done async-done iota
+    copy-done slice-done all-gather-done all-reduce-done collective-permute-done async-done iota
     partition-id replica-id""".split()
+_NAMES = ("AllocateBuffer", "ConcatBitcast")  # custom calls that do nothing
+# Where the start of an asynchronous operation has what it makes, beside what it reads.
+_MADE = {
+    "copy-start": slice(0, 1),
+    "slice-start": slice(1, 2),
+    "collective-permute-start": slice(1, 2),
+}
 
 
 class Instruction(NamedTuple):
-    """One line: result arrays as (dtype, shape), operation, names of operands, the line itself."""
+    """One line of a program.
+
+    Attributes:
+      name: of its result.
+      arrays: (dtype, shape) of what it makes.
+      size: bytes of them.
+      stored: bytes of those that lie in the main memory. A TPU has others: "S(1)" in a layout is
+        memory on the chip itself.
+      operation: such as "fusion".
+      operands: names.
+      line: the line itself.
+    """
 
     name: str
     arrays: list[tuple[str, tuple[int, ...]]]
+    size: int
+    stored: int
     operation: str
     operands: list[str]
     line: str
-
-    @property
-    def size(self) -> int:
-        """Bytes of the result."""
-        return sum(size_of(array) for array in self.arrays)
 
 
 class Collective(NamedTuple):
@@ -115,9 +130,10 @@ class Program:
         for name, times in self._running():
             for i in self.computations[name]:
                 for one, slices in self._within(i):
-                    # One that overlaps other work stands there several times, under one number.
-                    channel = re.search(r"channel_id=(\d+)", one.line)
-                    key = channel[1] if channel else one.line
+                    # One that overlaps other work stands there several times, as a chain. Channels
+                    # name nothing: combined reduce-scatters share one.
+                    chain = re.search(r'chain_id="(\d+)"', one.line)
+                    key = f"chain {chain[1]}" if chain else one.name
                     found.setdefault(key, self._collective(one, slices, times))
         return list(found.values())
 
@@ -145,11 +161,6 @@ class Program:
     def _collective(self, i: Instruction, slices: list[Instruction], times: int) -> Collective:
         kind = "reduce-scatter" if slices else i.operation.removesuffix("-start")
         arrays = [a for s in slices for a in s.arrays] or i.arrays
-        if kind == "collective-permute":  # its start has two numbers besides
-            arrays = [a for a in arrays if a[1]]
-        if i.operation.endswith("-start") and kind in ("all-gather", "collective-permute"):
-            # The start of an asynchronous one lists what it reads, then what it makes.
-            arrays = arrays[len(arrays) // 2 :] if kind == "all-gather" else arrays[:1]
         source = re.search(r'op_name="([^"]*)"', i.line)
         size = sum(size_of(a) for a in arrays)
         return Collective(
@@ -171,15 +182,16 @@ class Program:
         return self.devices
 
     def bytes_moved(self) -> int:
-        """Bytes that instructions read and write in one execution, on one device.
+        """Bytes of main memory that instructions read and write in one execution, on one device.
 
-        Of a stack of which a fusion reads or writes a slice, the slice counts.
+        The least there is: each operand once, without the padding of layouts; of a stack of which
+        a fusion reads or writes a slice, the slice counts.
         """
         total = 0
         for name, times in self._running():
-            sizes = {i.name: i.size for i in self.computations[name]}
+            sizes = {i.name: i.stored for i in self.computations[name]}
             for i in self.computations[name]:
-                if i.operation not in _FREE:
+                if i.operation not in _FREE and not any(f'"{n}"' in i.line for n in _NAMES):
                     total += times * (self._read(i, sizes) + self._written(i))
         return total
 
@@ -188,8 +200,8 @@ class Program:
 
     def _read(self, i: Instruction, sizes: dict[str, int]) -> int:
         whole = [sizes.get(name, 0) for name in i.operands]
-        if i.operation in ("dynamic-slice", "slice", "gather"):
-            return i.size
+        if i.operation in ("dynamic-slice", "slice", "gather", "slice-start"):
+            return min(i.size, whole[0])
         if i.operation == "dynamic-update-slice":
             return whole[1] if len(whole) > 1 else 0
         called = _CALLED.search(i.line) if i.operation == "fusion" else None
@@ -208,8 +220,8 @@ class Program:
         root = next((r for r in inside if r.line.lstrip().startswith("ROOT")), i)
         if root.operation == "dynamic-update-slice":
             update = next((u for u in inside if u.name == root.operands[1]), None)
-            return update.size if update else 0
-        return i.size
+            return min(update.size, i.stored) if update else 0
+        return i.stored
 
 
 def size_of(array: tuple[str, tuple[int, ...]]) -> int:
@@ -236,11 +248,15 @@ def _instruction(name: str, rest: str, line: str) -> Instruction:
     while end < len(rest) and (depth or rest[end] != " "):
         depth += (rest[end] in "([{") - (rest[end] in ")]}")
         end += 1
-    arrays = [
-        (dtype, tuple(int(n) for n in shape.split(",") if n))
-        for dtype, shape in _ARRAY.findall(re.sub(r"\{[^}]*\}", "", rest[:end]))
-    ]
     called = re.match(r"\s*([\w\-]+)\(([^)]*)\)", rest[end:])
     operation = called[1] if called else ""
     operands = re.findall(r"%([\w.\-]+)", called[2]) if called else []
-    return Instruction(name, arrays, operation, operands, line)
+    found = _ARRAY.findall(rest[:end])
+    if operation in _MADE:
+        found = found[_MADE[operation]]
+    elif operation in ("all-gather-start", "reduce-scatter-start", "all-to-all-start"):
+        found = found[len(found) // 2 :]
+    arrays = [(d, tuple(int(n) for n in shape.split(",") if n)) for d, shape, _ in found]
+    sizes = [size_of(array) for array in arrays]
+    stored = sum(n for n, (*_, layout) in zip(sizes, found, strict=True) if "S(" not in layout)
+    return Instruction(name, arrays, sum(sizes), stored, operation, operands, line)

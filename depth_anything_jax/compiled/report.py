@@ -30,8 +30,7 @@ class Report:
       code: bytes of the program itself.
       flops: of products and convolutions that run, by formula.
       useful_flops: without those of rematerialisation.
-      moved: bytes that instructions read and write, an estimate from above: on a TPU some arrays
-        never leave the chip (memory space 1 in the text), and are counted too.
+      moved: bytes of main memory that instructions read and write, at least (`hlo.Program`).
       collectives: of the program.
       seconds: that compiling took, on this machine.
     """
@@ -52,12 +51,13 @@ class Report:
         return self.peak + self.code
 
     def bounds(self, chip: Chip) -> dict[str, float]:
-        """Seconds that arithmetic and links alone would take at their peaks.
+        """Seconds that arithmetic, memory traffic and links alone would take at their peaks.
 
-        Memory is no bound: see `moved`.
+        Of memory: of this compilation. With little effort XLA keeps nothing on the chip.
         """
         return {
             "arithmetic": self.flops / chip.flops,
+            "memory": self.moved / chip.bandwidth,
             "links": sum(c.times * sent(c) for c in self.collectives) / chip.links,
         }
 
@@ -125,8 +125,7 @@ def lines(report: Report, chip: Chip) -> list[str]:
     text += [
         f"formula: {r.flops / 1e12:.2f} TFLOP a chip and step, of which rematerialisation "
         f"{(r.flops - r.useful_flops) / 1e12:.2f}",
-        f"memory traffic as the instructions are written: {r.moved / 1e9:.1f} GB, "
-        f"{1e3 * r.moved / chip.bandwidth:.1f} ms at the peak; less where arrays stay on the chip",
+        f"memory traffic, at least: {r.moved / 1e9:.1f} GB a chip and step",
         "roofline (a lower bound, nothing was run): "
         + ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in bounds.items())
         + f": at least {1e3 * r.bound(chip):.1f} ms a step",
