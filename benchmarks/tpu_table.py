@@ -1,12 +1,13 @@
 """The tables of docs/tpu.md: teachers and students on TPU slices, compiled without a TPU.
 
-    python benchmarks/tpu_table.py --compile [--only=v5e:4x4] [--effort=0]
+    python benchmarks/tpu_table.py --compile [--only=v5e:4x4] [--choices]
     python benchmarks/tpu_table.py            # prints the table of what is compiled
 
 Each row is a call of tools/compile_check.py, whose command is kept beside its figures in
-benchmarks/results/tpu_compile.jsonl; a row that is there is not compiled again. Rows are compiled
-with effort -1, which takes a minute or two each and not ten; --effort=0 is what a run uses by
-itself, and a second row then. Hours are a lower bound (the roofline's) times the paper's lengths.
+benchmarks/results/tpu_compile.jsonl; a row that is there is not compiled again. Slices are compiled
+with effort -1, which takes a minute each and not ten; --choices compiles what one slice can choose
+from as a run does by itself, effort 0. Hours are a lower bound (the roofline's) times the paper's
+lengths.
 """
 
 import argparse
@@ -27,6 +28,17 @@ SLICES = {  # chips: the slice of each generation
     256: {"v5e": "v5e:16x16", "v6e": "v6e:16x16", "v4": "v4:4x8x8", "v5p": "v5p:4x8x8"},
 }
 IMAGES = {"teacher": 468_750 * 64, "student": 484_375 * 192}  # configs/teacher.py, student.py
+CHOICES = (  # of ViT-L's student, batch 192, on CHOICES_OF
+    {"accumulation": 1},
+    {"accumulation": 4},
+    {"accumulation": 1, "mesh.fsdp": 4},
+    {"accumulation": 1, "mesh.fsdp": 16},
+    {"accumulation": 4, "model.remat": "dots"},
+    {"accumulation": 1, "model.remat": "dots"},
+    {"accumulation": 1, "model.attention": "xla"},
+)
+CHOICES_OF = "v5e:4x4"
+SHOWN = ("model.remat", "model.attention")  # fields that are named beside the size
 MOST = {"vits": 12, "vitb": 12, "vitl": 6, "vitg": 3}  # images of a microbatch on a chip
 
 
@@ -37,6 +49,12 @@ def rows():
             for generation in ("v5e", "v6e", "v5p", "v4"):
                 for what in ("student", "teacher"):
                     yield what, size, SLICES[chips][generation], chips, fields(what, size, chips)
+
+
+def choices():
+    """As `rows`, of CHOICES."""
+    for more in CHOICES:
+        yield "student", "vitl", CHOICES_OF, 16, {"batch_size": 192, **more}
 
 
 def fields(what, size, chips):
@@ -75,10 +93,10 @@ def known():
     return {row["command"]: row for row in found}
 
 
-def compile_rows(only, effort):
+def compile_rows(found, only, effort):
     """Compiles what is not there yet."""
     there = known()
-    for what, size, slice_, chips, more in rows():
+    for what, size, slice_, chips, more in found:
         call = command(what, size, slice_, more, effort)
         name = " ".join(["python", *call])
         if name in there or only not in name:
@@ -104,7 +122,9 @@ def text(row):
     """A row of the table."""
     gib = 2**30
     micro = row["batch_size"] // row["accumulation"] / row["chips"]
-    about = f"| {row['size']} | {row['slice']} | {row['batch_size']} / {row['accumulation']} |"
+    more = [f"{k.removeprefix('model.')} {v}" for k, v in row.items() if k in SHOWN]
+    about = f"| {', '.join([row['size'], *more])} | {row['slice']} |"
+    about += f" {row['batch_size']} / {row['accumulation']} |"
     about += f" {micro:g} | {row.get('mesh.fsdp', 1)} |"
     if "arguments" not in row:
         return f"{about} no: {row.get('why', '')} | | | |"
@@ -130,14 +150,17 @@ def table():
         "compiled in |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
-    order = {" ".join(["python", *command(w, s, t, m, -1)]): i for i, (w, s, t, _, m) in
-             enumerate(rows())}  # fmt: skip
-    there = sorted(known().values(), key=lambda r: order.get(r["command"], 10**6))
+    there = known()
+
+    def shown(found, effort):
+        names = (" ".join(["python", *command(w, s, t, m, effort)]) for w, s, t, _, m in found)
+        return "\n".join(text(there[name]) for name in names if name in there)
+
     for what in ("student", "teacher"):
         print(f"\n### {what.capitalize()}s\n\n{head.format(bounds='links')}")
-        print("\n".join(text(r) for r in there if r["what"] == what and r["effort"] == -1))
-    print(f"\n### As a run compiles by itself\n\n{head.format(bounds='memory / links')}")
-    print("\n".join(text(r) for r in there if r["effort"] != -1))
+        print(shown((row for row in rows() if row[0] == what), -1))
+    print("\n### ViT-L, batch 192 on sixteen v5e chips, as a run compiles by itself")
+    print(f"\n{head.format(bounds='memory / links')}\n{shown(choices(), 0)}")
 
 
 def main():
@@ -147,10 +170,12 @@ def main():
     )
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--only", default="")
-    parser.add_argument("--effort", type=float, default=-1.0)
+    parser.add_argument("--choices", action="store_true")
     chosen = parser.parse_args()
-    if chosen.compile:
-        compile_rows(chosen.only, chosen.effort)
+    if chosen.compile and chosen.choices:
+        compile_rows(choices(), chosen.only, 0.0)
+    elif chosen.compile:
+        compile_rows(rows(), chosen.only, -1.0)
     else:
         table()
 

@@ -159,7 +159,7 @@ def continued(old: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
 def init_params(student, config):
     """key -> random parameters of the student (float32)."""
     # Its one picture divides over no mesh, which the fused attention of TPUs would ask for.
-    plain = student.clone(encoder=student.encoder.clone(attention="einsum"))
+    plain = models.with_plain_attention(student)
 
     def init(key):
         size = 14 * models.VARIANTS[config.model.variant].grid

@@ -8,7 +8,7 @@ once.
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from absl import logging
 
 from depth_anything_jax import convert, licences, weight_facts, weight_files
 from depth_anything_jax.data import transforms
-from depth_anything_jax.device_programs import data_mesh, device_program
+from depth_anything_jax.device_programs import DeviceProgram, data_mesh, device_program
 from depth_anything_jax.models import depth_anything
 
 FILLS = ("init", "zeros")
@@ -268,17 +268,26 @@ def _fill(
         return filled
     logging.warning("%s: missing, filled by %s: %s", source, fill, ", ".join(filled))
 
-    def initial(key):  # jitted, so that only what is kept gets computed
-        size = depth_anything.VARIANTS[variant]
-        tensors = _initial(key, size, layout.name, parts, bin_centres)
-        return {name: tensors[name] for name in filled}
-
     if fill == "zeros":
         state.update({name: np.zeros(shapes[name], np.float32) for name in filled})
     else:
-        program = device_program("weights.fill", initial, data_mesh(jax.local_devices()[:1]))
+        mesh = data_mesh(jax.local_devices()[:1])
+        program = fill_program(filled, mesh, variant, layout.name, parts, bin_centres)
         state.update(jax.device_get(program(jax.random.key(0))))
     return filled
+
+
+def fill_program(
+    names: Sequence[str], mesh, variant: str, layout: str, parts: str, bin_centres: str | None
+) -> DeviceProgram:
+    """key -> {name: random tensor}: only the tensors of `names` are computed."""
+
+    def initial(key):
+        size = depth_anything.VARIANTS[variant]
+        tensors = _initial(key, size, layout, parts, bin_centres)
+        return {name: tensors[name] for name in names}
+
+    return device_program("weights.fill", initial, mesh)
 
 
 def _infer_variant(source: str, state: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ for little effort: what is seen is whether it compiles, and the collectives.
 import jax
 import pytest
 
-from depth_anything_jax import device_programs, models, sharding
+from depth_anything_jax import device_programs, models, sharding, weights
 from depth_anything_jax.compiled import hlo, programs, topology
-from depth_anything_jax.device_programs import data_mesh, device_program
+from depth_anything_jax.device_programs import data_mesh
 from depth_anything_jax.models import depth_anything
 from tests import collective_rules
 from tests.test_device_programs import SIZE, TINY, shipped
@@ -109,13 +109,9 @@ def test_prediction(slice_, host, head):
 
 def test_a_program_for_one_device():
     """As weights.py fills what a file lacks."""
-    devices = topology.of_one_host(described("v5e:2x4", 8))
-    plain = models.build(TINY, attention="einsum")
-
-    def fill(key):
-        return plain.init(key, jax.numpy.zeros((1, SIZE, SIZE, 3)))["params"]
-
-    program = device_program("test.fill", fill, data_mesh(devices[:1]))
+    mesh = data_mesh(topology.of_one_host(described("v5e:2x4", 8))[:1])
+    names = ["pretrained.cls_token", "depth_head.scratch.output_conv2.2.bias"]
+    program = weights.fill_program(names, mesh, "tiny", "official", "all", None)
     compiled(program.lower(jax.random.key(0)))
 
 

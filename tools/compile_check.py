@@ -13,7 +13,8 @@ it without slowing down everything else.
 --topology: chip and shape, such as v4:2x2x4, v5e:4x4, v5p:2x2x1, v6e:16x16. --host: chips of a
 host, 4 (default), 8, or 1. --program: train (default: the step), init, strips, gather, audit, which
 run over the whole slice; label, evaluate, predict, which run over one host's chips. --effort: below
-0 XLA compiles faster and the program may be slower and larger; -1 at the least.
+0 XLA compiles faster and the program may be slower and larger; -1 at the least. --fit: compiles the
+step at other batches too, and names the largest that fits (use --effort=-1).
 
 Printed: memory of a chip, collectives, FLOPs by formula, memory traffic, a lower bound of the
 step's time from the chip's peaks (a roofline: no run gets there), and compile time. Exit status: 0
@@ -26,6 +27,7 @@ import sys
 import time
 
 LOCAL = ("label", "evaluate", "predict")
+NO = 3  # exit status of what does not fit
 PROGRAMS = ("train", "init", "strips", "gather", "audit", *LOCAL)
 
 
@@ -80,6 +82,115 @@ def lowered(config, topology, program: str, *, teacher: str, size: tuple[int, in
     return made, mesh.size, useful + again, useful
 
 
+def figures(config, topology, program: str, effort: float, **fields):
+    """`report.Report` of a program, compiled; `fields` as for `lowered`.
+
+    Raises:
+      report.DoesNotFit: the compiler says so.
+      ValueError: fields that do not fit each other or the slice.
+    """
+    from depth_anything_jax import device_programs
+    from depth_anything_jax.compiled import report
+
+    made, devices, total, useful = lowered(config, topology, program, **fields)
+    start = time.monotonic()
+    try:
+        compiled = made.compile(compiler_options=device_programs.options(effort))
+    except Exception as error:
+        if why := report.memory_error(error):
+            raise report.DoesNotFit(why) from error
+        raise
+    return report.of(compiled, devices, total, useful, time.monotonic() - start)
+
+
+def largest_batch(fits, unit: int, start: int) -> int:
+    """The largest multiple of `unit` for which `fits(batch)`; 0 where there is none.
+
+    Args:
+      fits: whether a batch fits; of all smaller ones, too.
+      unit: images that a batch grows by.
+      start: a batch to begin with; from there on it is doubled or halved.
+    """
+    good, bad = 0, None
+    n = max(start // unit, 1)
+    while bad is None or bad - good > 1:
+        if fits(n * unit):
+            good = n
+        else:
+            bad = n
+        n = 2 * good if bad is None else (good + bad) // 2
+    return good * unit
+
+
+def check(
+    config,
+    topology: str,
+    program: str = "train",
+    *,
+    host: int = 0,
+    effort: float | None = None,
+    fit: bool = False,
+    as_json: bool = False,
+    **fields,
+) -> int:
+    """Compiles, prints what the module's docstring says, and returns the exit status.
+
+    Args:
+      config: as `configs/*.py` give it; unchanged.
+      topology, program, host, effort, fit, as_json: the flags.
+      fields: as for `lowered`.
+
+    Raises:
+      ValueError: fields that do not fit each other or the slice.
+      ImportError: without libtpu.
+    """
+    from depth_anything_jax.compiled import report
+    from depth_anything_jax.compiled import topology as topologies
+
+    found = topologies.describe(topology, host=host)
+    chosen = config.compile_effort if effort is None else effort
+    if fit and program != "train":
+        raise ValueError(f"fit with program={program}: batches are those of program=train")
+
+    def compiled(batch: int):
+        other = config.copy_and_resolve_references()
+        other.batch_size = batch
+        return figures(other, found, program, chosen, **fields)
+
+    def fits(batch: int) -> bool:
+        try:
+            needed = compiled(batch).needed
+            said = f"{needed / topologies.GIB:.2f} GiB"
+        except report.DoesNotFit as error:
+            needed, said = float("inf"), str(error)
+        print(f"  batch {batch}: {said}", flush=True)
+        return needed <= found.chip.memory
+
+    fitting = False
+    try:
+        one = compiled(config.batch_size)
+    except report.DoesNotFit as error:
+        print(json.dumps({"fits": False, "why": str(error)}) if as_json else f"no: {error}")
+    else:
+        fitting = one.needed <= found.chip.memory
+        if as_json:
+            row = {k: v for k, v in one.__dict__.items() if k != "collectives"}
+            print(json.dumps(row | {"fits": fitting, "bounds": one.bounds(found.chip)}))
+        else:
+            print(f"{program} on {topology}")
+            print("\n".join(report.lines(one, found.chip)))
+    if fit:
+        parts = config.accumulation * len(found.devices)
+        unit = parts * (config.labelled_ratio + config.unlabelled_ratio)
+        largest = largest_batch(fits, unit, config.batch_size)
+        print(
+            f"the batch that fits: {largest}, {largest // parts} images of a chip at a time"
+            if largest
+            else f"no batch fits: {unit} images need more than the chips have"
+        )
+    return 0 if fitting else NO
+
+
 def main() -> None:
     """The command line; see the module's docstring."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs
@@ -99,45 +210,29 @@ def main() -> None:
     teacher = flags.DEFINE_string("teacher", "vitl", "variant of an online teacher")
     size = flags.DEFINE_list("size", ["518", "686"], "height,width of label, evaluate, predict")
     effort = flags.DEFINE_float("effort", None, "of XLA, -1 to 1; else the config's")
+    fit = flags.DEFINE_boolean("fit", False, "find the largest batch that fits, too")
     as_json = flags.DEFINE_boolean("json", False, "one line of JSON instead")
     flags.mark_flag_as_required("config")
 
     def run(argv) -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-        from depth_anything_jax import device_programs
-        from depth_anything_jax.compiled import report
-        from depth_anything_jax.compiled import topology as topologies
-
         try:
-            found = topologies.describe(topology.value, host=host.value)
-            h, w = map(int, size.value)
-            made, devices, total, useful = lowered(
-                config.value, found, program.value, teacher=teacher.value, size=(h, w)
+            height, width = map(int, size.value)
+            status = check(
+                config.value,
+                topology.value,
+                program.value,
+                host=host.value,
+                effort=effort.value,
+                fit=fit.value,
+                as_json=as_json.value,
+                teacher=teacher.value,
+                size=(height, width),
             )
         except (ValueError, ImportError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
-        chosen = config.value.compile_effort if effort.value is None else effort.value
-        start = time.monotonic()
-        try:
-            compiled = made.compile(compiler_options=device_programs.options(chosen))
-        except Exception as error:
-            why = report.memory_error(error)
-            if why is None:
-                raise
-            print(json.dumps({"fits": False, "why": why}) if as_json.value else f"no: {why}")
-            sys.exit(3)
-        seconds = time.monotonic() - start
-        figures = report.of(compiled, devices, total, useful, seconds)
-        fits = figures.needed <= found.chip.memory
-        if as_json.value:
-            row = {k: v for k, v in figures.__dict__.items() if k != "collectives"}
-            row |= {"fits": fits, "devices": devices, "bounds": figures.bounds(found.chip)}
-            print(json.dumps(row))
-        else:
-            print(f"{program.value} on {devices} chips of {topology.value}")
-            print("\n".join(report.lines(figures, found.chip)))
-        sys.exit(0 if fits else 3)
+        sys.exit(status)
 
     app.run(run)
 

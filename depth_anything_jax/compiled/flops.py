@@ -10,13 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from depth_anything_jax.models import with_plain_attention
+
 
 def of_image(network: Any, height: int, width: int) -> float:
     """FLOPs of one forward pass of a network (with an `encoder`, or an encoder) on one image."""
-    if hasattr(network, "encoder"):
-        plain = network.clone(encoder=network.encoder.clone(attention="einsum", remat="none"))
-    else:
-        plain = network.clone(attention="einsum", remat="none")
+    plain = with_plain_attention(network, remat="none")
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
     params = jax.eval_shape(lambda: plain.init(jax.random.key(0), jnp.zeros(image.shape)))
     traced = jax.make_jaxpr(lambda p, x: plain.apply(p, x))(params, image)

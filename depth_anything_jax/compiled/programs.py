@@ -139,9 +139,6 @@ def predict(
 
 def parameters(network) -> Any:
     """Shapes of a network's parameters."""
-    if hasattr(network, "encoder"):
-        plain = network.clone(encoder=network.encoder.clone(attention="einsum"))
-    else:
-        plain = network.clone(attention="einsum")
+    plain = models.with_plain_attention(network)
     image = jnp.zeros((1, 14, 14, 3))
     return jax.eval_shape(lambda: plain.init(jax.random.key(0), image)["params"])

@@ -8,6 +8,7 @@ from depth_anything_jax.models.depth_anything import (
     Variant,
     build,
     build_encoder,
+    with_plain_attention,
 )
 from depth_anything_jax.models.dinov2 import EncoderOutput
 
@@ -20,4 +21,5 @@ __all__ = [
     "Variant",
     "build",
     "build_encoder",
+    "with_plain_attention",
 ]

@@ -201,6 +201,18 @@ def build_encoder(
     )
 
 
+def with_plain_attention(network: Any, **encoder_fields: Any) -> Any:
+    """A network, or an encoder, whose attention is einsum: it runs everywhere and on any batch.
+
+    Args:
+      network: as `build` or `build_encoder` gives it.
+      encoder_fields: other fields of the encoder to change, such as remat.
+    """
+    if hasattr(network, "encoder"):
+        return network.clone(encoder=with_plain_attention(network.encoder, **encoder_fields))
+    return network.clone(attention="einsum", **encoder_fields)
+
+
 def _variant(variant: str | Variant) -> Variant:
     if isinstance(variant, Variant):
         return variant
