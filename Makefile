@@ -68,10 +68,10 @@ demo-controls: $(CORE)
 	$(PY) -m depth_anything_jax.demo --controls --docs=docs
 
 demo-metric: $(CORE)
-	$(PY) -m depth_anything_jax.demo_metric
+	$(PY) -m depth_anything_jax.demo.metric
 
 demo-metric-long: $(CORE)
-	$(PY) -m depth_anything_jax.demo_metric --long --docs=docs
+	$(PY) -m depth_anything_jax.demo.metric --long --docs=docs
 
 demo-encoder: $(CORE)
 	$(PY) tools/pretrain_encoder.py

@@ -34,8 +34,8 @@ CORE = [
 ]
 
 HERE = pathlib.Path(__file__).parent
-INIT = (HERE / "depth_anything_jax" / "__init__.py").read_text(encoding="utf-8")
-VERSION = re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE)
+VERSION_FILE = (HERE / "depth_anything_jax" / "utils" / "version.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "(.+)"$', VERSION_FILE, re.MULTILINE)
 
 setup(
     name="depth_anything_jax",

@@ -18,7 +18,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import cv2
 import numpy as np
 
-from depth_anything_jax.evaluation import loop
+from depth_anything_jax.evaluation.runner import loop
 
 
 class Device:

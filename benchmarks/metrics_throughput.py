@@ -19,7 +19,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one thread for each proces
 
 import numpy as np
 
-from depth_anything_jax.evaluation import protocols, scoring
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.scores import scoring
 
 KIND = "disparity-affine"
 

@@ -20,7 +20,7 @@ def main() -> None:
     """The command line; see the module's docstring and --helpshort."""
     from absl import app, flags, logging
 
-    from depth_anything_jax import weight_flags
+    from depth_anything_jax.checkpoints import weight_flags
 
     text, number, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     checkpoint = text("checkpoint", None, "hub id, file, folder or run; else V2-Small of the hub")
@@ -73,21 +73,21 @@ def _main(
     keep: float,
     limits: dict[str, Any],
 ) -> None:
-    from depth_anything_jax.api.model import DEFAULT, DepthAnything
-    from depth_anything_jax.web import folder, gate, serve, work
+    from depth_anything_jax.inference.model import DEFAULT, DepthAnything
+    from depth_anything_jax.web import handlers, http_server, security, upload_folder
 
-    login = gate.credentials(host, auth)  # before minutes are spent on loading
+    login = security.credentials(host, auth)  # before minutes are spent on loading
     _find_gradio()
     model = DepthAnything.from_pretrained(checkpoint or DEFAULT, **load)
     ended = threading.Event()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), lambda *_: ended.set())
-    with folder.Folder(keep).open() as private:
-        behind = work.Work(model, private, work.Limits(**limits))
-        server = serve.start(behind, host=host, port=port, login=login)
+    with upload_folder.Folder(keep).open() as private:
+        behind = handlers.Work(model, private, handlers.Limits(**limits))
+        server = http_server.start(behind, host=host, port=port, login=login)
         print(f"{model!r}\n{server.local_url}  (Ctrl-C ends it)", flush=True)
-        if login is not None and not gate.is_loopback(host):
+        if login is not None and not security.is_loopback(host):
             print("passwords and photos cross the network in the clear: put HTTPS in front of it")
         ended.wait()
         server.close()

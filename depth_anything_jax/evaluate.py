@@ -9,19 +9,21 @@
     python -m depth_anything_jax.evaluate --checkpoint depth-anything/Depth-Anything-V2-Small \\
         --checkpoint runs/student --relative_to runs/student --dataset da2k --data DA-2K
 
---checkpoint is a run, a file, a folder, a hub id, or one of the candidates above (candidates.py).
-With --dataset, each --data is the folder of an evaluation set in its original layout
-(docs/benchmarks.md); without, each is a source as training reads it (docs/data.md).
+--checkpoint is a run, a file, a folder, a hub id, or one of the candidates above
+(evaluation/runner/predictors.py). With --dataset, each --data is the folder of an evaluation set in
+its original layout (docs/benchmarks.md); without, each is a source as training reads it
+(docs/data.md).
 
-Without --protocol it is `da` for relative predictions and `zoe` for metric ones; protocols.py has
-the switches, and --switch crop=garg changes one. Two numbers are comparable exactly when their
-protocol's hash is the same, and it stands beside every number. Pairs of points (da2k, diw) have
-rules and a hash of their own, whatever the protocol.
+Without --protocol it is `da` for relative predictions and `zoe` for metric ones;
+evaluation/protocols/protocol.py has the switches, and --switch crop=garg changes one. Two numbers
+are comparable exactly when their protocol's hash is the same, and it stands beside every number.
+Pairs of points (da2k, diw) have rules and a hash of their own, whatever the protocol.
 
 --out receives table.md, scores.json (each image), scores.csv, and report.html with the worst,
 median and best images; a run that was killed goes on with the same command and --resume.
---corrupt all, fog or fog:3 adds every set under these corruptions (corrupt.py, extra [corrupt]).
-Several processes, started alike on each host with --distributed, share the images.
+--corrupt all, fog or fog:3 adds every set under these corruptions
+(evaluation/runner/corruptions.py, extra [corrupt]). Several processes, started alike on each host
+with --distributed, share the images.
 """
 
 import os
@@ -30,17 +32,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from depth_anything_jax import processes
-from depth_anything_jax.data import sources, specs
-from depth_anything_jax.evaluation import corrupt, progress, protocol_table, switches, tables
+from depth_anything_jax.data import registry
+from depth_anything_jax.data.sources.base import Source
+from depth_anything_jax.evaluation.protocols import overrides, table
+from depth_anything_jax.evaluation.report import progress_bar, tables
+from depth_anything_jax.evaluation.runner import corruptions
+from depth_anything_jax.parallel import processes
 
 if TYPE_CHECKING:
-    from depth_anything_jax.evaluation.session import Session
+    from depth_anything_jax.evaluation.report.session import Session
 
 Row = dict[str, Any]
 
 
-def open_sets(datasets: Sequence[str], data: Sequence[str]) -> list[tuple[str, sources.Source]]:
+def open_sets(datasets: Sequence[str], data: Sequence[str]) -> list[tuple[str, Source]]:
     """(name with its options, source) of every set asked for.
 
     Args:
@@ -52,7 +57,7 @@ def open_sets(datasets: Sequence[str], data: Sequence[str]) -> list[tuple[str, s
       ValueError: not one folder for each set; what the sets' readers raise.
     """
     if not datasets:
-        return [(text, sources.make(specs.parse(text))) for text in data]
+        return [(text, registry.make(registry.parse(text))) for text in data]
     if len(datasets) != len(data):
         raise ValueError(
             f"{len(datasets)} --dataset and {len(data)} --data: give one folder for each, in order"
@@ -62,7 +67,7 @@ def open_sets(datasets: Sequence[str], data: Sequence[str]) -> list[tuple[str, s
     opened = []
     for text, folder in zip(datasets, data, strict=True):
         name, _, query = text.partition("?")
-        options = specs.parse(f"folder:?{query}")
+        options = registry.parse(f"folder:?{query}")
         del options["type"]
         opened.append((text, benchmarks.make(name, os.path.expanduser(folder), **options)))
     return opened
@@ -70,7 +75,7 @@ def open_sets(datasets: Sequence[str], data: Sequence[str]) -> list[tuple[str, s
 
 def evaluate(
     checkpoint: str,
-    sets: Sequence[tuple[str, sources.Source]],
+    sets: Sequence[tuple[str, Source]],
     *,
     protocol: str = "",
     kind: str | None = None,
@@ -88,7 +93,7 @@ def evaluate(
     """Scores of one candidate on several sets, set by set.
 
     Args:
-      checkpoint: what `candidates.make` takes; `kind`, `allow_missing_files` and `load` go to it.
+      checkpoint: what `predictors.make` takes; `kind`, `allow_missing_files` and `load` go to it.
       sets: as `open_sets` gives them.
       protocol: a name; "" goes by the kind that is scored.
       views: kinds to score it as, from one look at each image; none: what the protocol asks for.
@@ -105,8 +110,11 @@ def evaluate(
       Of each source: a row for each set in it (view and protocol), and one for each image and view.
       Means over more than one set are not given: sets are not of equal worth.
     """
-    from depth_anything_jax.evaluation import candidates, loop, pairs, protocols, published, stream
-    from depth_anything_jax.evaluation.session import Session
+    from depth_anything_jax.evaluation import protocols
+    from depth_anything_jax.evaluation.report import published
+    from depth_anything_jax.evaluation.report.session import Session
+    from depth_anything_jax.evaluation.runner import loop, predictors, stream
+    from depth_anything_jax.evaluation.scores import pairs
 
     session = session or Session()
 
@@ -124,7 +132,7 @@ def evaluate(
         keys = [source.key(i) for i in range(len(source))]
         wanted += keys[: limit or None]
         others += keys[limit:] if limit else []
-    candidate = candidates.make(
+    candidate = predictors.make(
         checkpoint,
         kind=kind,
         batch_size=batch_size,
@@ -143,14 +151,14 @@ def evaluate(
     if candidate.learned_at not in (None, usual):
         changed.setdefault("input_size", candidate.learned_at)
     for (title, source), pointed in zip(sets, of_pairs, strict=True):
-        corruption = corrupt.facts(source, sets)
+        corruption = corruptions.facts(source, sets)
         if pointed:  # order is the same in all views
             asked: Sequence[str] = (candidate.kind,)
-            label = switches.label(pairs.NAME, pairs.concerned(changed))
+            label = overrides.label(pairs.NAME, pairs.concerned(changed))
             how, space = "image", ""
         else:
             asked = views or protocols.views(name, candidate.kind)
-            label = switches.label(name, changed)
+            label = overrides.label(name, changed)
             general = protocols.get(name, asked[0])
             how, space = (  # in all sets
                 changed.get(switch, getattr(general, switch)) for switch in ("aggregate", "space")
@@ -162,7 +170,7 @@ def evaluate(
         say = f"{checkpoint} on {called}: {candidate.kind}{seen_as}, {label}"
         ledger = session.ledger(candidate, source, set=title, label=label, views=list(asked))
         start = time.monotonic()
-        with progress.bar(say, quiet=not session.first) as tell:
+        with progress_bar.bar(say, quiet=not session.first) as tell:
             found = loop.evaluate_views(
                 candidate,
                 source,
@@ -202,7 +210,7 @@ def _published(names: Sequence[str], checkpoints: Sequence[str]) -> list[str | N
     Raises:
       ValueError: not one for each, or a name of which nothing was published.
     """
-    from depth_anything_jax.evaluation import published
+    from depth_anything_jax.evaluation.report import published
 
     if not names:
         return [None] * len(checkpoints)
@@ -220,13 +228,13 @@ def main() -> None:
     """The command line."""
     from absl import app, flags, logging
 
-    from depth_anything_jax import weight_flags
+    from depth_anything_jax.checkpoints import weight_flags
 
     several, number = flags.DEFINE_multi_string, flags.DEFINE_integer
     checkpoint = several("checkpoint", None, "what to score; may be given again", required=True)
     dataset = several("dataset", [], "evaluation set, NAME[?option=value]; may be given again")
     data = several("data", None, "folder of each --dataset, or labelled source", required=True)
-    protocol = flags.DEFINE_string("protocol", "", ", ".join(protocol_table.TABLE))
+    protocol = flags.DEFINE_string("protocol", "", ", ".join(table.TABLE))
     kind = flags.DEFINE_string("kind", None, "of predictions: and baseline:")
     views = several("as", [], "score it as this lesser kind; may be given again")
     switch = several("switch", [], "NAME=VALUE of the protocol, changed; may be given again")
@@ -263,23 +271,24 @@ def main() -> None:
         problem, first = "", True
         try:
             resized = [] if size.value is None else [f"input_size={size.value}"]
-            changed = switches.parse([*switch.value, *resized])
+            changed = overrides.parse([*switch.value, *resized])
             names = _published(public.value, checkpoint.value)
             if reference.value and reference.value not in checkpoint.value:
                 raise ValueError(
                     f"--relative_to={reference.value} is none of the --checkpoint: "
                     f"{', '.join(checkpoint.value)}"
                 )
-            corrupt.check(checkpoint.value, corrupted.value)
+            corruptions.check(checkpoint.value, corrupted.value)
             if resume.value and not out.value:
                 raise ValueError("--resume goes on with the run in --out: give that folder")
-            from depth_anything_jax.evaluation import session, shards
+            from depth_anything_jax.evaluation.report import session
+            from depth_anything_jax.evaluation.runner import process_share
 
-            share = shards.this_process() if distributed.value else shards.ALL
+            share = process_share.this_process() if distributed.value else process_share.ALL
             first = share.index == 0
             folder = session.folder_of_all(out.value, share, resume=resume.value)
             opened = open_sets(dataset.value, data.value)
-            sets = corrupt.expand(opened, corrupted.value)
+            sets = corruptions.expand(opened, corrupted.value)
             facts = {
                 "checkpoint": checkpoint.value, "sets": [title for title, _ in opened],
                 "corrupt": corrupted.value, "protocol": protocol.value,
@@ -302,9 +311,9 @@ def main() -> None:
                             images += found[1]
                             kept.write(rows, images, last=False)
                     if reference.value:
-                        compared = corrupt.compare(rows, images, reference.value)
+                        compared = corruptions.compare(rows, images, reference.value)
                 finally:  # what stops a later set costs nothing of those before it
-                    rows += corrupt.mean_rows(rows)
+                    rows += corruptions.mean_rows(rows)
                     if rows:
                         kept.write(rows, images, compared)
         except (ValueError, OSError, ImportError, RuntimeError) as error:

@@ -30,7 +30,7 @@ def main() -> None:
     """The command line; see the module's docstring and --helpshort."""
     from absl import app, flags, logging
 
-    from depth_anything_jax import weight_flags
+    from depth_anything_jax.checkpoints import weight_flags
 
     text, number, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     yes = flags.DEFINE_boolean
@@ -87,12 +87,13 @@ def main() -> None:
         sys.exit(status)
 
     def _run(inputs: list[str]) -> int:
-        from depth_anything_jax.api import batch, folders, outputs
+        from depth_anything_jax.cli import batch, outputs
+        from depth_anything_jax.cli.inputs import find
 
         if "://" in out.value:
             raise ValueError(f"--out={out.value}: give a local or mounted folder, and copy it then")
         folder = pathlib.Path(out.value).expanduser()
-        items = folders.find(inputs, without=folder)
+        items = find(inputs, without=folder)
         style = outputs.Style(
             formats=tuple(dict.fromkeys(f.strip() for f in formats.value)),
             colormap="grey" if grey.value else colormap.value,
@@ -131,9 +132,11 @@ def _main(
     overwrite: bool,
     load: dict[str, Any],
 ) -> int:
-    from depth_anything_jax.api import batch, folders, outputs, shapes
-    from depth_anything_jax.api import resume as resuming
-    from depth_anything_jax.api.model import DEFAULT, DepthAnything
+    from depth_anything_jax.cli import batch, outputs
+    from depth_anything_jax.cli import resume as resuming
+    from depth_anything_jax.cli.inputs import STDIN
+    from depth_anything_jax.inference import input_sizes
+    from depth_anything_jax.inference.model import DEFAULT, DepthAnything
 
     _check_videos(items, style)
     if resume and style.range == "shared" and any(not i.video for i in items):
@@ -158,10 +161,10 @@ def _main(
     style.check(model.unit)
     resuming.begin(out, todo, style, facts)
     if options.buckets:  # of all pictures, so that a resumed run has the same lengths
-        stills = [i.source for i in items if not i.video and i.source != folders.STDIN]
+        stills = [i.source for i in items if not i.video and i.source != STDIN]
         model.recipe.check_size(options.input_size, options.buckets)
         short = options.input_size or model.recipe.input.short_side
-        lengths = shapes.lengths(stills, short, options.buckets)
+        lengths = input_sizes.lengths(stills, short, options.buckets)
         options = dataclasses.replace(options, buckets=lengths)
     problems = batch.run(model, todo, out, style, options)
     done = len(todo) - len({name for name, _ in problems})
@@ -175,7 +178,7 @@ def _main(
 
 
 def _check_videos(items: Sequence[Any], style: Any) -> None:
-    from depth_anything_jax.api import outputs
+    from depth_anything_jax.cli import outputs
 
     lost = [f for f in style.formats if f in outputs.PICTURES and f not in outputs.VIDEOS]
     first = next((i.source for i in items if i.video), None)

@@ -28,9 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from depth_anything_jax import processes
-from depth_anything_jax.data.sources import Source, Subset
-from depth_anything_jax.labelling import Summary, fingerprint, label_source, residual
+from depth_anything_jax.data.sources.base import Source, Subset
+from depth_anything_jax.inference.label_dataset import Summary, label_source, residual
+from depth_anything_jax.parallel import processes
+from depth_anything_jax.utils.param_paths import fingerprint
 
 FAILURE_LIMIT = 1e-3  # share of images without a label: more stops a training run, too
 
@@ -50,34 +51,36 @@ def label(
     """Loads a teacher and labels a source with it, on this process's devices.
 
     Args:
-      checkpoint: any source that `weights.load` takes.
+      checkpoint: any source that `pretrained.load` takes.
       source: the images.
       out: folder of the labels.
       dtype: compute dtype; "auto" is bfloat16 where the devices have it.
       batch_size: images at a time in this process; 0: 8 an accelerator, 1 a CPU device.
-      load: further arguments of `weights.load`.
+      load: further arguments of `pretrained.load`.
       notes: further notes for the card.
       **options: of `label_source`.
 
     Raises:
       ValueError: the weights are a bare encoder; batch_size does not divide over the devices; and
-        what `label_source` and `weights.load` raise.
+        what `label_source` and `pretrained.load` raise.
     """
     import jax
     from jax.experimental import multihost_utils
 
-    from depth_anything_jax import inference, initial, licences, weights
+    from depth_anything_jax.checkpoints import licences, pretrained
+    from depth_anything_jax.inference.predictor import Predictor, usual_batch
+    from depth_anything_jax.models.dtypes import compute_dtype
 
-    teacher = weights.load(checkpoint, **(load or {}))
+    teacher = pretrained.load(checkpoint, **(load or {}))
     teacher.input.refuse_size(options.get("size"))
-    compute = initial.compute_dtype(dtype)
+    compute = compute_dtype(dtype)
 
-    def predictor(precision: Any) -> inference.Predictor:
-        model = weights.model_of(teacher, dtype=precision, attention=attention)
-        return inference.Predictor(model, teacher.params)
+    def predictor(precision: Any) -> Predictor:
+        model = pretrained.model_of(teacher, dtype=precision, attention=attention)
+        return Predictor(model, teacher.params)
 
     predict = predictor(compute)
-    batch_size = batch_size or inference.usual_batch(predict.devices)
+    batch_size = batch_size or usual_batch(predict.devices)
     if batch_size % len(predict.devices):
         raise ValueError(
             f"batch_size={batch_size} does not divide over {len(predict.devices)} devices; use a "
@@ -130,7 +133,7 @@ def main() -> None:
     """The command line; see the module's docstring and --helpshort."""
     from absl import app, flags, logging
 
-    from depth_anything_jax import weight_flags
+    from depth_anything_jax.checkpoints import weight_flags
 
     text, number = flags.DEFINE_string, flags.DEFINE_integer
     checkpoint = text(
@@ -164,11 +167,11 @@ def main() -> None:
     def work() -> None:
         import cv2
 
-        from depth_anything_jax.data import sources, specs
+        from depth_anything_jax.data import registry
 
         cv2.setNumThreads(1)  # the threads that read are the parallelism
         try:
-            source = sources.make(specs.parse(data.value))
+            source = registry.make(registry.parse(data.value))
             if limit.value:
                 source = Subset(source, range(min(limit.value, len(source))))
             print(f"{len(source)} images of {data.value} → {out.value}", flush=True)

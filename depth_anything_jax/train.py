@@ -5,7 +5,8 @@
 
 One program for one chip, one host or many hosts (start it once on each). It resumes from its
 workdir by itself; SIGTERM saves and exits 0. `train` below reads in the order things happen:
-mesh, networks, state, data, step, loop. The method itself is in state.py, losses.py, perturb.py.
+mesh, networks, state, data, step, loop. The method itself is in training/step.py,
+losses/relative.py, training/perturb.py.
 """
 
 # Grain's spawned workers import this module again: what is heavy is imported inside `train`.
@@ -16,7 +17,7 @@ import sys
 import threading
 from typing import Any
 
-from depth_anything_jax import processes
+from depth_anything_jax.parallel import processes
 
 
 def train(config, workdir: str, audit_steps: int = 0, mirror: str = "") -> dict[str, float]:
@@ -25,8 +26,9 @@ def train(config, workdir: str, audit_steps: int = 0, mirror: str = "") -> dict[
     Args:
       config: see configs/common.py for every field.
       workdir: checkpoints, logs and pictures go here; what is there is continued.
-      audit_steps: write down everything that the first so many steps do, see audit.py.
-      mirror: a mounted folder that receives each finished checkpoint, see mirror.py.
+      audit_steps: write down everything that the first so many steps do, see training/audit.py.
+      mirror: a mounted folder that receives each finished checkpoint, see
+        training/checkpoint_backup.py.
     Raises:
       ValueError: a field that does not fit, named with its value and the cure; too many records
         that cannot be read.
@@ -45,25 +47,18 @@ def _train(
     import jax
     from jax.experimental import multihost_utils
 
-    from depth_anything_jax import (
-        audit,
-        checkpoint,
-        device_programs,
-        initial,
-        mirror,
-        monitor,
-        preflight,
-        sharding,
-        state,
-    )
+    from depth_anything_jax.checkpoints import orbax_io
     from depth_anything_jax.data import pipeline
-    from depth_anything_jax.report import ProfileWindow, Report
+    from depth_anything_jax.parallel import device_programs, sharding
+    from depth_anything_jax.training import audit, checkpoint_backup, config_checks, init, monitor
+    from depth_anything_jax.training.logger import ProfileWindow, Report
+    from depth_anything_jax.training.step import jit_train_step, make_train_step
 
     # 1. What must hold before anything is loaded.
-    sizes = preflight.batch_sizes(config)
-    preflight.check(config, sizes, workdir)
-    mirrored = mirror.Mirror(mirror_folder, workdir, active=jax.process_index() == 0)
-    mirrored.restore(lambda meta: preflight.check_same_run(meta, config, mirror=mirror_folder))
+    sizes = config_checks.batch_sizes(config)
+    config_checks.check(config, sizes, workdir)
+    mirrored = checkpoint_backup.Mirror(mirror_folder, workdir, active=jax.process_index() == 0)
+    mirrored.restore(lambda meta: config_checks.check_same_run(meta, config, mirror=mirror_folder))
     if mirror_folder and jax.process_count() > 1:
         multihost_utils.sync_global_devices("mirror")  # nobody looks before it is there
 
@@ -73,16 +68,16 @@ def _train(
 
     # 3. Networks: the student, and those that never learn.
     stop.check()  # each part may take minutes
-    networks, frozen, meta = initial.networks(config, mesh)
+    networks, frozen, meta = init.networks(config, mesh)
     auditor = audit.Auditor(networks, config, mesh, workdir, audit_steps)
     stop.check()
 
     # 4. Shapes before arrays: where every part of the state will lie.
-    plan = initial.plan(networks.student, config, mesh)
+    plan = init.plan(networks.student, config, mesh)
 
     # 5. The state. The order matters: an interrupted run always continues; else init_from's
     #    weights; else random ones.
-    checkpoints = checkpoint.Checkpoints(
+    checkpoints = orbax_io.Checkpoints(
         f"{workdir}/checkpoints",
         keep_last=config.checkpoint.keep_last,
         keep_every=config.checkpoint.keep_every,
@@ -90,14 +85,14 @@ def _train(
     )
     resumed = checkpoints.latest
     if resumed is not None:
-        preflight.check_same_run(checkpoints.meta(), config, workdir=workdir)
+        config_checks.check_same_run(checkpoints.meta(), config, workdir=workdir)
         train_state = checkpoints.restore(plan.abstract)
-        meta = initial.continued(checkpoints.meta(), meta)
+        meta = init.continued(checkpoints.meta(), meta)
     else:
-        train_state = initial.compile_quickly(plan.new_state, mesh, plan.layout)(
+        train_state = init.compile_quickly(plan.new_state, mesh, plan.layout)(
             jax.random.key(config.seed)
         )
-        train_state, meta = initial.load_initial(config, train_state, plan.abstract, meta)
+        train_state, meta = init.load_initial(config, train_state, plan.abstract, meta)
     stop.check()
     start = int(train_state.step)
     meta["config"] = json.loads(config.to_json_best_effort())
@@ -116,7 +111,7 @@ def _train(
     again = resumed is not None
     report.text(monitor.describe(config, mesh, plan.params, networks, start, meta, resumed=again))
     batches = pipeline.train_batches(
-        preflight.data_config(config),
+        config_checks.data_config(config),
         labelled_batch=sizes["labelled"],
         unlabelled_batch=sizes["unlabelled"],
         size=config.input_size,
@@ -127,9 +122,7 @@ def _train(
         on_failure=monitor.tell_failure,
     )
     monitor.check_same_data(batches.sources)
-    step_function = state.jit_train_step(
-        state.make_train_step(networks, plan.tx, config), mesh, plan.layout
-    )
+    step_function = jit_train_step(make_train_step(networks, plan.tx, config), mesh, plan.layout)
     predict = monitor.predictor(networks.student, mesh)
     evaluator = monitor.Evaluator(config, networks.student, mesh)
     profile = ProfileWindow(workdir, *monitor.profile_window(config))
@@ -141,7 +134,7 @@ def _train(
     #    was killed goes on behind what it saved and does not write that line again.
     compiled: Any = None
     compiler_options = device_programs.options(config.compile_effort, mesh.devices.flat[0].platform)
-    schedule = checkpoint.Schedule(config.checkpoint.every, config.checkpoint.minutes)
+    schedule = orbax_io.Schedule(config.checkpoint.every, config.checkpoint.minutes)
     pending = 0  # the step whose line is still to be written
     unseen = monitor.Unseen(config)
     numbers: dict[str, float] = {}

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from depth_anything_jax import weights
-from depth_anything_jax.api.model import DepthAnything
+from depth_anything_jax.checkpoints import pretrained
+from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.models import build, dpt
 from tests.test_pseudo_label import KERNEL, Convolution, MetricConvolution
 
 
-def found(*, max_depth: float | None = None, version: str = "v2") -> weights.Weights:
+def found(*, max_depth: float | None = None, version: str = "v2") -> pretrained.Weights:
     """Weights of the demo's size; metric with max_depth."""
     head = dpt.HEADS[0 if max_depth is None else 1]
     model = build("demo", version=version, head=head, max_depth=max_depth)
@@ -30,7 +30,7 @@ def found(*, max_depth: float | None = None, version: str = "v2") -> weights.Wei
 
     params = jax.tree_util.tree_map_with_path(random, shapes)
     chain = {"licence_chain": []}
-    return weights.Weights(
+    return pretrained.Weights(
         params, "demo", version, head, max_depth, "Apache-2.0", "random", "all", chain
     )
 

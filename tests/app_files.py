@@ -8,7 +8,7 @@ import tempfile
 import pytest
 from PIL import Image
 
-from depth_anything_jax.api import cache
+from depth_anything_jax.inference import compilation_cache
 from tests import api_models
 
 # What a photo's file may say and no output may.
@@ -48,7 +48,7 @@ def surroundings(folder):
     """Temporary files go into a folder of the tests', and what servers change in the process's
     environment is undone. Gradio, once imported, goes on writing where it did first."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(cache.VARIABLE, "")
+        patch.setenv(compilation_cache.VARIABLE, "")
         patch.setattr(tempfile, "tempdir", str(folder))
         before = dict(os.environ)
         yield

@@ -1,13 +1,13 @@
 """What devices may say to each other in a training step, read from its compiled text."""
 
-from depth_anything_jax import paths
-from depth_anything_jax.compiled import hlo
+from depth_anything_jax.aot import hlo
+from depth_anything_jax.utils import param_paths
 
 
 def kernels(params):
     """Shapes of one layer of every parameter that fsdp splits, with and without leading ones."""
     found = set()
-    for path, x in paths.leaves_by_path(params).items():
+    for path, x in param_paths.leaves_by_path(params).items():
         stacked = "blocks/" in path
         if path.endswith("kernel"):
             found.add(tuple(n for n in (x.shape[1:] if stacked else x.shape) if n > 1))
@@ -45,7 +45,7 @@ def check_fsdp(program: hlo.Program, params, fsdp: int) -> None:
 
 def check_scattered(program: hlo.Program, params, fsdp: int) -> None:
     """Of TPUs: the gradients of blocks are scattered in float32, not summed whole everywhere."""
-    blocks = {p: x for p, x in paths.leaves_by_path(params).items() if "blocks/" in p}
+    blocks = {p: x for p, x in param_paths.leaves_by_path(params).items() if "blocks/" in p}
     wanted = sum(x.size for p, x in blocks.items() if p.endswith("kernel")) * 4 / fsdp
     found = [c for c in program.collectives() if c.kind == "reduce-scatter"]
     assert {c.group for c in found} == {fsdp}

@@ -35,7 +35,7 @@ def save_model(folder: pathlib.Path) -> pathlib.Path:
     import jax
     import jax.numpy as jnp
 
-    from depth_anything_jax.checkpoint import save_params
+    from depth_anything_jax.checkpoints.orbax_io import save_params
     from depth_anything_jax.models import build
 
     model = build("demo")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from depth_anything_jax import convert
+from depth_anything_jax.checkpoints import convert
 from depth_anything_jax.models import Variant
 
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from depth_anything_jax import checkpoint, paths
+from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.utils import param_paths
 
 # What the data and the draws decide: equal to the bit. Labelled images, not distorted, are too.
 EXACT = """image label valid mask box partner own_label own_valid used
@@ -54,9 +55,9 @@ class Story(NamedTuple):
                 steps[int(x["step"])] = {k: x[k] for k in x.files if x[k].dtype.kind in "fiub"}
                 config = json.loads(str(x["config"]))
         with x64_in_all_threads():  # as it is stored, which may be that
-            params, meta = checkpoint.load_params(workdir)
+            params, meta = orbax_io.load_params(workdir)
         assert meta["step"] == max(steps)
-        return cls(steps, paths.leaves_by_path(params), config)
+        return cls(steps, param_paths.leaves_by_path(params), config)
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from depth_anything_jax.evaluation import aggregate, metrics
-from depth_anything_jax.evaluation.aggregate import METRICS, ImageScores
+from depth_anything_jax.evaluation.scores import aggregate, metrics
+from depth_anything_jax.evaluation.scores.aggregate import METRICS, ImageScores
 
 
 def images(count=60, seed=0):

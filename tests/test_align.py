@@ -5,16 +5,16 @@ import itertools
 import numpy as np
 import pytest
 
-from depth_anything_jax.evaluation import align
+from depth_anything_jax.utils import scale_shift
 
 SCALE_SHIFT = {
-    "least_squares": align.least_squares,
-    "l1": lambda x, y: align.l1(x, y, np.ones_like(y)),
+    "least_squares": scale_shift.least_squares,
+    "l1": lambda x, y: scale_shift.l1(x, y, np.ones_like(y)),
 }
 SCALE = {
-    "least_squares_scale": align.least_squares_scale,
-    "l1_scale": lambda x, y: align.l1_scale(x, y, np.ones_like(y)),
-    "median_scale": align.median_scale,
+    "least_squares_scale": scale_shift.least_squares_scale,
+    "l1_scale": lambda x, y: scale_shift.l1_scale(x, y, np.ones_like(y)),
+    "median_scale": scale_shift.median_scale,
 }
 ALL = SCALE_SHIFT | SCALE
 
@@ -32,9 +32,9 @@ def lstsq(x, y):
 def test_least_squares_is_the_least_squares_solution():
     x, y, _ = vectors()
     # float64 on both sides; lstsq's SVD loses a few digits.
-    np.testing.assert_allclose(align.least_squares(x, y), lstsq(x, y), rtol=1e-12)
+    np.testing.assert_allclose(scale_shift.least_squares(x, y), lstsq(x, y), rtol=1e-12)
     scale = np.linalg.lstsq(x[:, None], y, rcond=None)[0][0]
-    assert align.least_squares_scale(x, y) == (pytest.approx(scale, rel=1e-13), 0)
+    assert scale_shift.least_squares_scale(x, y) == (pytest.approx(scale, rel=1e-13), 0)
 
 
 # Large maps
@@ -60,7 +60,7 @@ def test_float32_sums_lose_what_centred_float64_sums_keep():
     x, y = far_away(2_400_000)
     expected = lstsq(x.astype(np.float64), y)
     # lstsq itself: a condition number of 2e3 times the rounding of millions of sums.
-    np.testing.assert_allclose(align.least_squares(x, y), expected, rtol=1e-10)
+    np.testing.assert_allclose(scale_shift.least_squares(x, y), expected, rtol=1e-10)
     naive = textbook(x, y, np.float32)
     assert not abs(naive - expected[0]) < 0.01 * expected[0], "no trap"
 
@@ -69,10 +69,10 @@ def test_float32_sums_lose_what_centred_float64_sums_keep():
 def test_24_megapixels():
     x, y = far_away(24_000_000)
     expected = lstsq(x.astype(np.float64), y)
-    np.testing.assert_allclose(align.least_squares(x, y), expected, rtol=1e-10)
+    np.testing.assert_allclose(scale_shift.least_squares(x, y), expected, rtol=1e-10)
     assert not abs(textbook(x, y, np.float32) - expected[0]) < 0.01 * expected[0]
     scale = float(np.median(y) / np.median(x.astype(np.float64)))
-    assert align.median_scale(x, y).scale == pytest.approx(scale, rel=1e-14)
+    assert scale_shift.median_scale(x, y).scale == pytest.approx(scale, rel=1e-14)
     # x is nearly constant here: the weighted median of y / x against one of longdouble sums
     ratio, mass = y / x.astype(np.float64), x.astype(np.longdouble)
     order = np.argsort(ratio)
@@ -80,9 +80,9 @@ def test_24_megapixels():
     expected_l1 = ratio[order][np.searchsorted(reached, reached[-1] / 2)]
     scale = float(np.sum(x.astype(np.longdouble) * y) / np.sum(np.square(x, dtype=np.longdouble)))
     # The mean's rounding, of which x is 400 times its spread.
-    assert align.least_squares_scale(x, y).scale == pytest.approx(scale, rel=1e-12)
+    assert scale_shift.least_squares_scale(x, y).scale == pytest.approx(scale, rel=1e-12)
     # 24 million float64 additions may move the half by a few pixels: neighbours differ by 1e-10.
-    found = align.l1_scale(x, y, np.ones_like(y)).scale
+    found = scale_shift.l1_scale(x, y, np.ones_like(y)).scale
     assert found == pytest.approx(float(expected_l1), rel=1e-8)
 
 
@@ -96,7 +96,7 @@ def test_l1_of_24_megapixels():
     bad = rng.random(x.size) < 0.3
     y[bad] += rng.normal(0, 5, int(bad.sum()))
     weight = rng.uniform(0.1, 2, x.size)
-    found = align.l1(x, y, weight)
+    found = scale_shift.l1(x, y, weight)
     assert found == pytest.approx((2, 1), rel=1e-12)  # through a pixel on the line, in float64
 
     def cost(scale, shift):
@@ -109,7 +109,7 @@ def test_l1_of_24_megapixels():
 def test_a_constant_added_to_the_prediction_costs_no_digit():
     rng = np.random.default_rng(1)
     target = rng.uniform(0, 1, 200_000)
-    scale, shift = align.least_squares((1000 + target).astype(np.float32), target)
+    scale, shift = scale_shift.least_squares((1000 + target).astype(np.float32), target)
     # x itself is rounded to 6e-5 per pixel: independent errors, so the slope is far better.
     assert abs(scale - 1) < 1e-6 and abs(shift + 1000) < 1e-3
 
@@ -117,13 +117,13 @@ def test_a_constant_added_to_the_prediction_costs_no_digit():
 def test_merged_moments_are_those_of_all_pixels_in_any_order():
     x, y, _ = vectors(n=1000)
     cuts = [0, 3, 4, 500, 1000]
-    parts = [align.moments(x[a:b], y[a:b]) for a, b in itertools.pairwise(cuts)]
-    merged = align.merge(parts)
-    assert all(align.merge(p) == merged for p in itertools.permutations(parts))
-    np.testing.assert_allclose(merged, align.moments(x, y), rtol=1e-13)  # float64 sums
-    np.testing.assert_allclose(align.solve(merged), lstsq(x, y), rtol=1e-12)
+    parts = [scale_shift.moments(x[a:b], y[a:b]) for a, b in itertools.pairwise(cuts)]
+    merged = scale_shift.merge(parts)
+    assert all(scale_shift.merge(p) == merged for p in itertools.permutations(parts))
+    np.testing.assert_allclose(merged, scale_shift.moments(x, y), rtol=1e-13)  # float64 sums
+    np.testing.assert_allclose(scale_shift.solve(merged), lstsq(x, y), rtol=1e-12)
     with pytest.raises(ValueError, match="no valid pixel in any image"):
-        align.merge([])
+        scale_shift.merge([])
 
 
 # L1
@@ -160,7 +160,7 @@ def cases():
 @pytest.mark.parametrize("case", list(cases()), ids=lambda c: c[0])
 def test_l1_is_the_optimum(case):
     _, x, y, w = case
-    scale, shift = align.l1(x, y, w)
+    scale, shift = scale_shift.l1(x, y, w)
     found = w @ np.abs(scale * x + shift - y)
     # float64 rounding of residuals whose terms are up to 1e4 (far away)
     slack = 1e-13 * w.sum() * (np.abs(scale * x).max() + np.abs(y).max())
@@ -171,7 +171,7 @@ def test_l1_is_the_optimum(case):
 def test_l1_scale_is_the_optimum(case):
     _, x, y, w = case
     x = np.where(x == 0, 0.5, x)
-    scale, shift = align.l1_scale(x, y, w)
+    scale, shift = scale_shift.l1_scale(x, y, w)
     best = l1_brute(x, y, w, shift=False)
     assert shift == 0 and w @ np.abs(scale * x - y) <= best * (1 + 1e-12) + 1e-13
 
@@ -185,47 +185,53 @@ def test_l1_agrees_with_linear_programming():
     found = optimize.linprog(
         np.r_[0, 0, w], np.vstack([above, below]), np.r_[y, -y], bounds=[(None, None)] * (n + 2)
     )
-    np.testing.assert_allclose(align.l1(x, y, w), found.x[:2], rtol=1e-7)  # the LP's tolerance
+    np.testing.assert_allclose(
+        scale_shift.l1(x, y, w), found.x[:2], rtol=1e-7
+    )  # the LP's tolerance
 
 
 def test_l1_shrugs_off_what_least_squares_follows():
     x, *_ = vectors()
     y = 3 * x + 2
     y[:20] = 100
-    np.testing.assert_allclose(align.l1(x, y, np.ones_like(x)), (3, 2), rtol=1e-12)
-    assert abs(align.least_squares(x, y).shift - 2) > 10
+    np.testing.assert_allclose(scale_shift.l1(x, y, np.ones_like(x)), (3, 2), rtol=1e-12)
+    assert abs(scale_shift.least_squares(x, y).shift - 2) > 10
 
 
 def test_weights_count_as_repetition():
     x, y, _ = vectors(n=30)
     times = np.random.default_rng(0).integers(1, 4, 30)
-    for solver in (align.l1, align.l1_scale):
+    for solver in (scale_shift.l1, scale_shift.l1_scale):
         found = solver(x, y, times.astype(float))
         again = solver(np.repeat(x, times), np.repeat(y, times), np.ones(times.sum()))
         np.testing.assert_allclose(found, again, rtol=1e-12)
     zero = np.where(np.arange(30) < 20, 1.0, 0.0)
-    np.testing.assert_allclose(align.l1(x, y, zero), align.l1(x[:20], y[:20], zero[:20]))
+    np.testing.assert_allclose(
+        scale_shift.l1(x, y, zero), scale_shift.l1(x[:20], y[:20], zero[:20])
+    )
 
 
 def test_pixels_without_weight_take_no_part():
     x, y = np.array([1.0, 1.0, 1.0, 5.0]), np.array([2.0, 3.0, 9.0, 1.0])
-    assert align.l1(x, y, np.array([1.0, 1.0, 1.0, 0.0])) == (0, 3), "a constant of three pixels"
+    assert scale_shift.l1(x, y, np.array([1.0, 1.0, 1.0, 0.0])) == (0, 3), (
+        "a constant of three pixels"
+    )
     with pytest.raises(ValueError, match="all weights are 0"):
-        align.l1(x, y, np.zeros(4))
-    assert align.l1_scale(x, y, np.zeros(4)) == (0, 0)
+        scale_shift.l1(x, y, np.zeros(4))
+    assert scale_shift.l1_scale(x, y, np.zeros(4)) == (0, 0)
 
 
 def test_weighted_median_by_hand():
     x = np.array([3.0, 1.0, 2.0, 10.0])
-    assert align.weighted_median(x, np.array([1.0, 1.0, 1.0, 1.0])) == 2
-    assert align.weighted_median(x, np.array([1.0, 1.0, 1.0, 3.5])) == 10
-    assert align.weighted_median(x, np.array([0.0, 0.0, 0.0, 1.0])) == 10
+    assert scale_shift.weighted_median(x, np.array([1.0, 1.0, 1.0, 1.0])) == 2
+    assert scale_shift.weighted_median(x, np.array([1.0, 1.0, 1.0, 3.5])) == 10
+    assert scale_shift.weighted_median(x, np.array([0.0, 0.0, 0.0, 1.0])) == 10
 
 
 def test_median_scale_by_hand():
     x, y = np.array([1.0, 2.0, 4.0, 9.0]), np.array([30.0, 10.0, 20.0])
-    assert align.median_scale(x[:3], y) == (10, 0)
-    assert align.median_scale(x, np.ones(4)) == (1 / 3, 0)
+    assert scale_shift.median_scale(x[:3], y) == (10, 0)
+    assert scale_shift.median_scale(x, np.ones(4)) == (1 / 3, 0)
 
 
 # Hostile input
@@ -304,7 +310,7 @@ def test_nothing_is_written_to_the_arguments(name):
 def test_grid_takes_the_valid_pixel_nearest_to_each_cell_centre():
     valid = np.random.default_rng(0).random((40, 57)) < 0.3
     valid[:10, :19] = False  # a whole cell at 4 x 3
-    found = align.grid(valid, 3)
+    found = scale_shift.grid(valid, 3)
     expected = []
     for i, j in itertools.product(range(3), range(3)):
         rows = [r for r in range(40) if r * 3 // 40 == i]
@@ -320,16 +326,16 @@ def test_grid_takes_the_valid_pixel_nearest_to_each_cell_centre():
 
 def test_grid_of_small_and_empty_maps():
     valid = np.array([[True, False], [True, True]])
-    assert align.grid(valid, 64).tolist() == [0, 2, 3], "every pixel is its own cell"
-    assert align.grid(np.zeros((5, 5), bool), 64).size == 0
+    assert scale_shift.grid(valid, 64).tolist() == [0, 2, 3], "every pixel is its own cell"
+    assert scale_shift.grid(np.zeros((5, 5), bool), 64).size == 0
     valid = np.zeros((100, 100), bool)
     valid[:50, :50] = True
-    assert align.grid(valid, 64).size == 32 * 32, "cells without a valid pixel give none"
+    assert scale_shift.grid(valid, 64).size == 32 * 32, "cells without a valid pixel give none"
 
 
 def test_thin_keeps_what_nearest_reduction_keeps():
     valid = np.random.default_rng(0).random((60, 90)) < 0.5
     kept = np.zeros((60, 90), bool)
     kept[::3, ::3] = True
-    assert align.thin(valid, 30).tolist() == np.flatnonzero(valid & kept).tolist()
-    assert align.thin(valid, 90).tolist() == np.flatnonzero(valid).tolist()
+    assert scale_shift.thin(valid, 30).tolist() == np.flatnonzero(valid & kept).tolist()
+    assert scale_shift.thin(valid, 90).tolist() == np.flatnonzero(valid).tolist()

@@ -15,18 +15,20 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import depth_anything_jax
-from depth_anything_jax import inference, resample
-from depth_anything_jax.api import cache, images, recipe, shapes, tiles
-from depth_anything_jax.api.model import DepthAnything
 from depth_anything_jax.data import transforms
+from depth_anything_jax.inference import compilation_cache as cache
+from depth_anything_jax.inference import images, input_sizes, predictor, processing, tiles
+from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.models import build
+from depth_anything_jax.models.outputs import as_said
+from depth_anything_jax.utils import interpolation
 from tests import api_models, parity
 from tests.test_pseudo_label import KERNEL, MetricConvolution
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = 112
 # The program that a single picture runs in, so that it is compiled once.
-ONE = {"devices": jax.devices()[:1], "output": inference.as_said}
+ONE = {"devices": jax.devices()[:1], "output": as_said}
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +93,7 @@ def test_from_the_file_on_disk_to_the_official_map(shared, name):
 @pytest.mark.parametrize("version, corners", [("v1", False), ("v2", True)])
 def test_each_version_is_resized_as_its_own_code_does(version, corners):
     torch = pytest.importorskip("torch")
-    how = recipe.recipe_of(api_models.found(version=version))
+    how = processing.recipe_of(api_models.found(version=version))
     output = np.random.default_rng(0).random((28, 42), dtype=np.float32)
     ours = how.finish(output, (75, 91))
     theirs = torch.nn.functional.interpolate(
@@ -206,9 +208,9 @@ def test_what_is_no_picture_is_told_so(model, bad, words):
 def test_a_map_is_the_networks_own_at_the_pictures_size(network):
     photo, found = api_models.photo(), api_models.found()
     depth = network(photo, input_size=SIZE)
-    predict = inference.Predictor(build("demo"), found.params, **ONE)
+    predict = predictor.Predictor(build("demo"), found.params, **ONE)
     raw = np.asarray(predict(transforms.network_input(photo, SIZE)[None])[0])
-    expected = resample.resize(raw, photo.shape[:2], "bilinear-corners")
+    expected = interpolation.resize(raw, photo.shape[:2], "bilinear-corners")
     assert depth.depth.shape == photo.shape[:2] and depth.depth.dtype == np.float32
     assert np.ptp(expected) > 0.1  # or the comparison would show nothing
     assert parity.relative_error(depth.depth, expected) < parity.OUTPUT_FLOAT32["vits"]
@@ -244,7 +246,7 @@ def test_metric_maps_stay_in_metres():
     images = transforms.network_input(photo, SIZE)[None]
     raw = np.asarray(model._model.apply({"params": model._params}, images)[0])
     assert raw.min() < 1e-4 < 19 < raw.max()
-    expected = resample.resize(raw, photo.shape[:2], "bilinear-corners")
+    expected = interpolation.resize(raw, photo.shape[:2], "bilinear-corners")
     np.testing.assert_allclose(depth.depth, expected, atol=2e-4)  # float32 of 20 m
 
 
@@ -287,7 +289,7 @@ def test_a_model_sees_the_input_it_was_trained_with():
     pictures = [api_models.photo(60, 80), api_models.photo(80, 33).astype(np.float32) / 255]
     for photo, depth in zip(pictures, model(pictures), strict=True):
         raw = MetricConvolution().apply({"params": KERNEL}, seen(photo)[None])[0]
-        expected = resample.resize(np.asarray(raw), photo.shape[:2], "bilinear-corners")
+        expected = interpolation.resize(np.asarray(raw), photo.shape[:2], "bilinear-corners")
         np.testing.assert_allclose(depth.depth, expected, rtol=1e-4)  # float32
         assert depth.meta["network"] == [28, 42]
     assert model(pictures[0], tile=40).depth.shape == (60, 80)
@@ -335,9 +337,9 @@ def test_thin_pictures_are_refused_with_what_to_do(model):
         model(thin)
     (fits,) = [int(w[11:]) for w in str(error.value).split() if w.startswith("input_size=")]
     assert fits % 14 == 0
-    assert shapes.of_network(thin.shape, fits)[0] == fits
+    assert input_sizes.of_network(thin.shape, fits)[0] == fits
     with pytest.raises(ValueError, match="max_tokens=16,384"):
-        shapes.of_network(thin.shape, fits + 14)
+        input_sizes.of_network(thin.shape, fits + 14)
     small = api_models.instant(max_tokens=15)
     with pytest.raises(ValueError, match=r"max_tokens=15: crop it, give input_size=42 or less"):
         small(api_models.photo(), input_size=56)

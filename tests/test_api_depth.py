@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax.api import camera, cloud, colourbar, files
-from depth_anything_jax.api.depth import Depth
-from depth_anything_jax.api.recipe import METRIC, RELATIVE
+from depth_anything_jax.inference import camera_intrinsics, depth_files, point_cloud
+from depth_anything_jax.inference.depth import Depth
+from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
+from depth_anything_jax.visualization import colorbars
 
 
 def relative(values=None, **more) -> Depth:
@@ -108,10 +109,10 @@ def test_a_colour_bar_hangs_below(depth):
 
 
 META = {"model": "m", "licence": "Apache-2.0", "network": [28, 42]}
-LENS = camera.Intrinsics(10.0, 11.0, 7.5, 5.5, "EXIF")
+LENS = camera_intrinsics.Intrinsics(10.0, 11.0, 7.5, 5.5, "EXIF")
 
 
-@pytest.mark.parametrize("suffix", files.SUFFIXES)
+@pytest.mark.parametrize("suffix", depth_files.SUFFIXES)
 @pytest.mark.parametrize("make", [relative, metric])
 def test_what_is_saved_comes_back(tmp_path, suffix, make):
     if suffix == ".exr":
@@ -318,7 +319,9 @@ def test_edges_and_the_far_are_left_out():
     mask[25] = True
     assert len(depth.to_point_cloud(fov=60, valid=mask)) == 40
     ramp = metric(np.tile(1.03 ** np.arange(9), (3, 1)))
-    assert not cloud.edges(ramp.depth, 0.04).any() and cloud.edges(ramp.depth, 0.02).all()
+    assert (
+        not point_cloud.edges(ramp.depth, 0.04).any() and point_cloud.edges(ramp.depth, 0.02).all()
+    )
 
 
 def test_where_intrinsics_come_from():
@@ -327,11 +330,13 @@ def test_where_intrinsics_come_from():
         guess = depth.to_point_cloud()
     assert guess.intrinsics.source == "guess"
     assert guess.intrinsics.fx == pytest.approx(20 / np.tan(np.radians(30)))
-    upright = camera.of_fov(60, (40, 30))
+    upright = camera_intrinsics.of_fov(60, (40, 30))
     assert upright.fx == guess.intrinsics.fx and (upright.cx, upright.cy) == (14.5, 19.5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        exif = dataclasses.replace(depth, intrinsics=camera.Intrinsics(50, 50, 19, 14, "EXIF"))
+        exif = dataclasses.replace(
+            depth, intrinsics=camera_intrinsics.Intrinsics(50, 50, 19, 14, "EXIF")
+        )
         assert exif.to_point_cloud().intrinsics == exif.intrinsics
     assert exif.to_point_cloud(fov=50).intrinsics.source == "field of view"
     with pytest.raises(ValueError, match="give one of them"):
@@ -382,12 +387,12 @@ def test_the_end_of_a_metric_models_range_is_sky(tmp_path):
 def test_saving_in_threads_leaves_the_umask_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("not safe in threads"))
     room().save(tmp_path / "a.npy")
-    assert (tmp_path / "a.npy").stat().st_mode & 0o777 == 0o666 & ~files._UMASK
+    assert (tmp_path / "a.npy").stat().st_mode & 0o777 == 0o666 & ~depth_files._UMASK
 
 
 def test_numbers_below_a_bar_have_room():
     def at(width, near=1.0, far=20.0):
-        return colourbar.labels(near, far, "m", width, lambda text: 8 * len(text))
+        return colorbars.labels(near, far, "m", width, lambda text: 8 * len(text))
 
     assert at(400) == ["1 m", "5.75 m", "10.5 m", "15.2 m", "20 m"]
     assert at(160) == ["1 m", "10.5 m", "20 m"]

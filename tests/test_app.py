@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax.api.depth import Depth
-from depth_anything_jax.api.recipe import METRIC
+from depth_anything_jax.inference.depth import Depth
+from depth_anything_jax.inference.depth_files import METRIC
 from depth_anything_jax.video import process
-from depth_anything_jax.web import folder as folder_lib
-from depth_anything_jax.web import gate, serve
-from depth_anything_jax.web import work as work_lib
+from depth_anything_jax.web import handlers as work_lib
+from depth_anything_jax.web import http_server, security
+from depth_anything_jax.web import upload_folder as folder_lib
 from tests import api_models, video_files
 from tests.app_files import LOGIN, SECRET, holiday_photo, made_of, surroundings
 from tests.test_pseudo_label import KERNEL, MetricConvolution
@@ -328,17 +328,17 @@ def test_folders_of_killed_servers_are_removed(tmp_path, monkeypatch):
     + [(h, False) for h in ("0.0.0.0", "::", "192.168.1.2", "example.org", "localhost.evil.org")],
 )
 def test_beyond_this_machine_only_with_a_password(host, local, tmp_path, monkeypatch, make):
-    monkeypatch.delenv(gate.VARIABLE, raising=False)
-    assert gate.is_loopback(host) is local
+    monkeypatch.delenv(security.VARIABLE, raising=False)
+    assert security.is_loopback(host) is local
     if local:
-        assert gate.credentials(host, None) is None
+        assert security.credentials(host, None) is None
     else:
         with pytest.raises(ValueError, match="needs a password"):
-            gate.credentials(host, None)
+            security.credentials(host, None)
         with pytest.raises(ValueError, match="only with a password"):
-            serve.settings(make(), host=host, port=1, login=None)
-    monkeypatch.setenv(gate.VARIABLE, ":".join(LOGIN))
-    assert gate.credentials(host, None) == LOGIN
+            http_server.settings(make(), host=host, port=1, login=None)
+    monkeypatch.setenv(security.VARIABLE, ":".join(LOGIN))
+    assert security.credentials(host, None) == LOGIN
 
 
 def test_passwords_come_from_a_file_that_is_private(tmp_path):
@@ -346,15 +346,15 @@ def test_passwords_come_from_a_file_that_is_private(tmp_path):
     file.write_text(":".join(LOGIN) + "\n")
     file.chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
-        gate.credentials("0.0.0.0", str(file))
+        security.credentials("0.0.0.0", str(file))
     file.chmod(0o600)
-    assert gate.credentials("0.0.0.0", str(file)) == LOGIN
+    assert security.credentials("0.0.0.0", str(file)) == LOGIN
     for bad in ("jane", ":long enough, no name", "jane:short", " "):
         file.write_text(bad)
         with pytest.raises(ValueError, match="password"):
-            gate.credentials("127.0.0.1", str(file))
+            security.credentials("127.0.0.1", str(file))
     with pytest.raises(ValueError, match="names a file") as caught:
-        gate.credentials("0.0.0.0", ":".join(LOGIN))
+        security.credentials("0.0.0.0", ":".join(LOGIN))
     assert LOGIN[1] not in str(caught.value)
 
 
@@ -364,12 +364,12 @@ def test_the_settings_are_closed_whatever_the_environment_says(make, private, mo
         "GRADIO_MCP_SERVER": "True", "GRADIO_ANALYTICS_ENABLED": "True", "GRADIO_TEMP_DIR": "/",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    serve.shut_environment(private)
+    http_server.shut_environment(private)
     left = {k: v for k, v in os.environ.items() if k.startswith("GRADIO_")}
     assert left == {
         "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(private.files),
     }  # fmt: skip
-    found = serve.settings(make(bytes=7), host="127.0.0.1", port=1, login=None)
+    found = http_server.settings(make(bytes=7), host="127.0.0.1", port=1, login=None)
     for name in ("share", "show_error", "mcp_server", "ssr_mode", "enable_monitoring", "pwa"):
         assert found[name] is False
     assert found["max_file_size"] == 7 and found["allowed_paths"] == []

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax import checkpoint
-from depth_anything_jax.api import cache
-from depth_anything_jax.api.depth import Depth
-from depth_anything_jax.api.model import DepthAnything
+from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.data import scenes
+from depth_anything_jax.inference import compilation_cache
+from depth_anything_jax.inference.depth import Depth
+from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.video import process
 from tests import api_models, video_files
 from tests.app_files import free_port, holiday_photo
@@ -40,7 +40,7 @@ def weights(tmp_path_factory):
     last["kernel"], last["bias"] = 0.004 * last["kernel"], 1 + 0 * last["bias"]
     meta = {"variant": "demo", "version": "v2", "head": "relative", "max_depth": None}
     params = jax.tree.map(jax.numpy.asarray, found.params)
-    checkpoint.save_params(folder, params, {**meta, "licence": "apache-2.0", "licence_chain": []})
+    orbax_io.save_params(folder, params, {**meta, "licence": "apache-2.0", "licence_chain": []})
     return folder
 
 
@@ -53,7 +53,8 @@ def program(weights, tmp_path):
         [sys.executable, "-m", "depth_anything_jax.app", f"--checkpoint={weights}",
          f"--port={port}", "--max_seconds=0.5"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "TMPDIR": str(here), cache.VARIABLE: ""},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "TMPDIR": str(here),
+             compilation_cache.VARIABLE: ""},
     )  # fmt: skip
     try:
         lines = iter(running.stdout.readline, "")

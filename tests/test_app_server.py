@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax.api.depth import Depth
-from depth_anything_jax.web import folder as folder_lib
-from depth_anything_jax.web import gate, serve
-from depth_anything_jax.web import work as work_lib
+from depth_anything_jax.inference.depth import Depth
+from depth_anything_jax.web import handlers as work_lib
+from depth_anything_jax.web import http_server, security
+from depth_anything_jax.web import upload_folder as folder_lib
 from tests import api_models
 from tests.app_files import LOGIN, SECRET, free_port, holiday_photo, made_of, surroundings
 
@@ -40,7 +40,7 @@ def server(model):
     limits = work_lib.Limits(bytes=1_000_000, waiting=3)
     with folder_lib.Folder(600.0).open() as private:
         work = work_lib.Work(model, private, limits)
-        blocks = serve.start(work, host="127.0.0.1", port=free_port(), login=None)
+        blocks = http_server.start(work, host="127.0.0.1", port=free_port(), login=None)
         yield blocks, private
         blocks.close()
 
@@ -198,14 +198,14 @@ def test_large_bodies_are_refused_before_they_are_stored(server):
     except OSError:
         pass  # the server hung up before the rest was sent
     stored = sum(p.stat().st_size for p in made_of(private)) - before
-    assert stored <= 1_000_000 + gate._FRAME
+    assert stored <= 1_000_000 + security._FRAME
 
 
 def test_a_password_opens_and_guessing_does_not(model):
     limits = work_lib.Limits()
     with folder_lib.Folder(600.0).open() as private:
         work = work_lib.Work(model, private, limits)
-        blocks = serve.start(work, host="127.0.0.1", port=free_port(), login=LOGIN)
+        blocks = http_server.start(work, host="127.0.0.1", port=free_port(), login=LOGIN)
         try:
             base = blocks.local_url
             page = ask(base)[2]

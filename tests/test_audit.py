@@ -14,19 +14,14 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import (
-    audit,
-    audit_sheets,
-    checkpoint,
-    configs,
-    losses,
-    models,
-    paths,
-    sharding,
-    state,
-    train,
-)
-from depth_anything_jax.data import sources, specs
+from depth_anything_jax import configs, models, train
+from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.data import registry
+from depth_anything_jax.losses import relative
+from depth_anything_jax.parallel import sharding
+from depth_anything_jax.training import audit, audit_sheets
+from depth_anything_jax.training.step import Networks
+from depth_anything_jax.utils import param_paths
 from tests import hostile
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -58,7 +53,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited")
     for name in ("images", "labels"):
         (folder / name).mkdir()
-    scenes = sources.make(specs.parse(f"scenes:B?count=6&size={SIZE}"))
+    scenes = registry.make(registry.parse(f"scenes:B?count=6&size={SIZE}"))
     for i in range(6):
         scene = scenes[i]
         label = np.where(scene["valid"], scene["disparity"], 0).astype(np.float32)
@@ -120,7 +115,7 @@ def test_a_run_is_confirmed_and_drawn(run, capsys, monkeypatch):
 def test_an_audit_changes_nothing_in_the_run(run, folder, tmp_path):
     train.train(small(folder), str(tmp_path))
     ours, theirs = (
-        paths.leaves_by_path(checkpoint.load_params(x)[0]) for x in (run.parent, tmp_path)
+        param_paths.leaves_by_path(orbax_io.load_params(x)[0]) for x in (run.parent, tmp_path)
     )
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -271,7 +266,7 @@ def hostile_step(c, seed=0):
     depth = np.stack([pred, finite], axis=1).reshape(-1, h, w).astype(np.float32)
     params, frozen = {"depth": depth, "tokens": tokens(2 * n)}, {"encoder": {"tokens": tokens(n)}}
     batch = {"labelled": part(), "unlabelled": part()}
-    networks = state.Networks(Answers(), Answers())
+    networks = Networks(Answers(), Answers())
     if c.teacher == "online":  # a teacher gives the labels, valid everywhere
         networks = dataclasses.replace(networks, teacher=Answers())
         frozen["teacher"] = {"depth": batch["unlabelled"]["disparity"]}
@@ -308,17 +303,19 @@ def test_hostile_maps_are_confirmed_under_every_setting(fields, tmp_path, capsys
 
 
 def reversed_margin(monkeypatch):
-    monkeypatch.setattr(losses, "cosines", lambda a, b, margin, f=losses.cosines: (
+    monkeypatch.setattr(relative, "cosines", lambda a, b, margin, f=relative.cosines: (
         f(a, b, margin=margin)[0], ~f(a, b, margin=margin)[1]))  # fmt: skip
 
 
 def whole_image_normalisation(monkeypatch):
-    def regions(valid, mask, f=losses._regions):
+    def regions(valid, mask, f=relative._regions):
         return f(valid, None if mask is None else mask & False)
 
-    monkeypatch.setattr(losses, "_regions", regions)
-    spread = losses._spread
-    monkeypatch.setattr(losses, "_spread", lambda v, m: spread(v, None if m is None else m & False))
+    monkeypatch.setattr(relative, "_regions", regions)
+    spread = relative._spread
+    monkeypatch.setattr(
+        relative, "_spread", lambda v, m: spread(v, None if m is None else m & False)
+    )
 
 
 @pytest.mark.parametrize(
@@ -354,6 +351,6 @@ def test_losses_that_the_step_did_not_report_are_refused():
 
 
 def test_a_negative_number_of_steps_is_refused(tmp_path):
-    networks = state.Networks(models.build("demo"))
+    networks = Networks(models.build("demo"))
     with pytest.raises(ValueError, match="--audit=-1"):
         audit.Auditor(networks, student(), sharding.make_mesh(), str(tmp_path), -1)

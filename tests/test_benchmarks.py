@@ -8,11 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from depth_anything_jax.data import benchmarks, sources
+from depth_anything_jax.data import benchmarks
 from depth_anything_jax.data.benchmarks import BenchmarkError, base
 from depth_anything_jax.data.benchmarks.document import document
-from depth_anything_jax.data.formats import FormatError
-from tests.benchmark_files import check_records, png16, write, write_image, write_nyu
+from depth_anything_jax.data.file_formats.formats import FormatError
+from depth_anything_jax.data.sources.base import Source, Subset
+from tests.benchmark_files import check_records, write_image, write_nyu
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -104,10 +105,10 @@ def test_more_images_than_the_split_has_is_never_accepted(tmp_path, monkeypatch)
 def test_readers_are_sources_that_workers_can_receive(tmp_path):
     write_nyu(tmp_path)
     reader = benchmarks.make("nyu", tmp_path, partial=True)
-    assert isinstance(reader, sources.Source) and reader.name == "nyu"
+    assert isinstance(reader, Source) and reader.name == "nyu"
     again = pickle.loads(pickle.dumps(reader))
     np.testing.assert_array_equal(again[1]["depth"], reader[1]["depth"])
-    part = sources.Subset(reader, [2])
+    part = Subset(reader, [2])
     assert part[0]["key"] == reader.key(2) and part[0]["scene"] == "office_1"
     assert part[0]["domain"] == "indoor"
 
@@ -133,16 +134,6 @@ def test_an_image_of_another_view_is_refused(tmp_path):
     reader = benchmarks.make("nyu", tmp_path, partial=True)
     with pytest.raises(FormatError, match="rgb_00045.jpg: the image is 8x6 and its depth 6x8"):
         reader[0]
-
-
-def test_any_rgbd_folder_with_a_manifest(tmp_path):
-    write_image(tmp_path / "a.png")
-    write(tmp_path / "a_depth.png", png16(np.full((6, 8), 2000, np.uint16)))
-    write(tmp_path / "manifest.json", '[{"rgb": "a.png", "depth": "a_depth.png", "fmt": "nyu"}]')
-    reader = benchmarks.make("rgbd", tmp_path)
-    np.testing.assert_array_equal(reader[0]["disparity"], np.full((6, 8), 0.5, np.float32))
-    with pytest.raises(sources.SourceError, match="no field 'partial'"):
-        benchmarks.make("rgbd", tmp_path, partial=True)
 
 
 def test_cards_are_complete_and_the_document_is_theirs():

@@ -9,7 +9,7 @@ import pytest
 
 from depth_anything_jax.data import benchmarks
 from depth_anything_jax.data.benchmarks import BenchmarkError, files, moge, warp
-from depth_anything_jax.data.formats import FormatError
+from depth_anything_jax.data.file_formats.formats import FormatError
 from tests.benchmark_files import RNG, check_records, png16, write, write_image
 
 # --- MoGe's bundle -------------------------------------------------------------------------------

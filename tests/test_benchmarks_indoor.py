@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from depth_anything_jax.data import benchmarks, sources
+from depth_anything_jax.data import benchmarks, registry
 from depth_anything_jax.data.benchmarks import BenchmarkError, indoor
-from depth_anything_jax.data.formats import FormatError
+from depth_anything_jax.data.file_formats.formats import FormatError
 from tests.benchmark_files import RNG, check_records, mask_png, png16, write, write_image
 
 # --- NYU -----------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_real_files_in_these_layouts(shared, tmp_path):
     labelled = shared / "data" / "labelled"
     if not (labelled / "manifest.json").exists():
         pytest.skip(f"no labelled images at {labelled}")
-    source = sources.make({"type": "rgbd", "path": str(labelled)})
+    source = registry.make({"type": "rgbd", "path": str(labelled)})
     pairs = {e.rgb: (i, e.depth) for i, e in enumerate(source.entries)}
     nyu = {k: v for k, v in pairs.items() if k.startswith("nyu_metric3d/")}
     tum = {k: v for k, v in pairs.items() if k.startswith("tum_deepic/")}

@@ -7,7 +7,7 @@ import pytest
 
 from depth_anything_jax.data import benchmarks
 from depth_anything_jax.data.benchmarks import BenchmarkError, kitti
-from depth_anything_jax.data.formats import FormatError
+from depth_anything_jax.data.file_formats.formats import FormatError
 from tests.benchmark_files import RNG, check_records, png16, write, write_image
 
 A, B, C = "2011_09_26_drive_0002_sync", "2011_09_26_drive_0009_sync", "2011_10_03_drive_0047_sync"

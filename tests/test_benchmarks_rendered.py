@@ -7,7 +7,7 @@ import pytest
 
 from depth_anything_jax.data import benchmarks
 from depth_anything_jax.data.benchmarks import BenchmarkError, files, rendered
-from depth_anything_jax.data.formats import FormatError
+from depth_anything_jax.data.file_formats.formats import FormatError
 from tests.benchmark_files import RNG, cam, check_records, dpt, png16, write, write_image
 
 # --- Sintel --------------------------------------------------------------------------------------

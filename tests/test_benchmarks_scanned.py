@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax.data import benchmarks, formats
+from depth_anything_jax.data import benchmarks
 from depth_anything_jax.data.benchmarks import BenchmarkError
-from depth_anything_jax.data.formats import FormatError
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.file_formats.formats import FormatError
 from tests.benchmark_files import RNG, check_records, npy, png16, write, write_image
 
 

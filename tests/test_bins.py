@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import convert, inference, weights
+from depth_anything_jax.checkpoints import convert, pretrained
 from depth_anything_jax.models import VARIANTS, Variant, bins, build
 from depth_anything_jax.models.dpt import DecoderMaps
+from depth_anything_jax.models.outputs import is_metric
 from tests import parity
 from tests.test_models import FAST_TO_COMPILE
 
@@ -21,7 +22,7 @@ CENTRES = pytest.mark.parametrize("centres", bins.CENTRES)
 
 def names_of(centres):
     """{torch name: shape} of the head on a decoder of TINY's width."""
-    expected = weights.expected_tensors("tiny", "zoedepth", bin_centres=centres)
+    expected = pretrained.expected_tensors("tiny", "zoedepth", bin_centres=centres)
     return {n: x.shape for n, x in expected.items() if not n.startswith("core.")}
 
 
@@ -283,7 +284,7 @@ def test_parts_of_the_network_are_those_of_the_relative_one():
     )
     assert metric.pop("bins") and metric == relative
     model = build(TINY, head="bins", max_depth=10.0)
-    assert model.head == "bins" and inference.is_metric(model)
+    assert model.head == "bins" and is_metric(model)
 
 
 @pytest.mark.nightly

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, convert, export, released, weight_files, weights
+from depth_anything_jax.checkpoints import convert, export, orbax_io, pretrained, readers, released
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, bins
 from tests import parity
@@ -31,14 +31,14 @@ def tiny(monkeypatch):
 def state_of(centres="softplus"):
     """A file of V1's metric code: its tensors and its two buffers."""
     rng = np.random.default_rng(0)
-    expected = weights.expected_tensors("tiny", "zoedepth", bin_centres=centres)
+    expected = pretrained.expected_tensors("tiny", "zoedepth", bin_centres=centres)
     state = {n: rng.normal(size=x.shape).astype(np.float32) * 0.1 for n, x in expected.items()}
     index = np.arange(64).reshape(1, 64, 1, 1)
     return state | {K_IDX: index, K_MINUS_1: np.float32([[[[63]]]])}
 
 
 def write(path, state, metadata=None):
-    notes = {weight_files.METADATA_KEY: json.dumps(metadata)} if metadata else None
+    notes = {readers.METADATA_KEY: json.dumps(metadata)} if metadata else None
     from safetensors.numpy import save_file
 
     save_file(state, str(path), notes)
@@ -64,8 +64,8 @@ def test_v1_files_come_in_and_go_out_bit_for_bit(tmp_path, centres, wrapped):
         tensors = {"model": tensors, "optimizer": None, "epoch": 4}
     torch.save(tensors, tmp_path / "ZoeDepthv1_best.pt")
     with pytest.raises(ValueError, match="pass max_depth in metres"):
-        weights.load(str(tmp_path / "ZoeDepthv1_best.pt"))
-    loaded = weights.load(str(tmp_path / "ZoeDepthv1_best.pt"), max_depth=80)
+        pretrained.load(str(tmp_path / "ZoeDepthv1_best.pt"))
+    loaded = pretrained.load(str(tmp_path / "ZoeDepthv1_best.pt"), max_depth=80)
     assert (loaded.head, loaded.version, loaded.bin_centres) == ("bins", "v1", centres)
     assert (loaded.max_depth, loaded.variant, loaded.parts) == (80.0, "tiny", "all")
     assert loaded.input == transforms.BINS_INPUT
@@ -88,7 +88,7 @@ def test_known_places():
     with pytest.raises(ValueError, match="'official' layout has no place for a bins head"):
         convert.to_torch(params, "official")
     assert set(convert.to_torch(params, "dinov2")) == set(
-        weights.expected_tensors("tiny", "dinov2", "encoder")
+        pretrained.expected_tensors("tiny", "dinov2", "encoder")
     )
 
 
@@ -97,13 +97,13 @@ def test_tensors_that_miss_or_are_too_many_are_listed(tmp_path):
     del state["attractors.3._net.0.bias"], state[K_IDX]  # the buffer holds nothing learnt
     state["hybrid.weight"] = np.zeros(2, np.float32)
     with pytest.raises(convert.TensorMismatch, match="2 tensors do not fit") as caught:
-        weights.load(write(tmp_path / "x.safetensors", state), max_depth=10)
+        pretrained.load(write(tmp_path / "x.safetensors", state), max_depth=10)
     assert caught.value.missing == ["attractors.3._net.0.bias"]
     assert caught.value.extra == ["hybrid.weight"]
 
 
 def test_the_encoder_alone(tmp_path):
-    loaded = weights.load(write(tmp_path / "x.safetensors", state_of()), parts="encoder")
+    loaded = pretrained.load(write(tmp_path / "x.safetensors", state_of()), parts="encoder")
     assert set(loaded.params) == {"encoder"} and loaded.head == "relative"
 
 
@@ -118,13 +118,13 @@ def test_released_names(place, metres):
 def test_a_name_alone_gives_the_range(tmp_path, monkeypatch):
     known = released.by_path("depth_anything_metric_depth_outdoor.pt")._replace(variant="tiny")
     monkeypatch.setattr(released, "by_path", lambda path: known)
-    loaded = weights.load(write(tmp_path / "x.safetensors", state_of()))
+    loaded = pretrained.load(write(tmp_path / "x.safetensors", state_of()))
     assert (loaded.head, loaded.max_depth, loaded.licence) == ("bins", 80.0, "Apache-2.0")
 
 
 def ours(centres="softplus", **changed):
     state = state_of(centres)
-    return weights.Weights(
+    return pretrained.Weights(
         **{
             "params": convert.from_torch(state),
             "variant": "tiny",
@@ -150,13 +150,13 @@ def test_tools_there_and_back(tmp_path, centres):
     import_torch.main(files[:2])
     export_torch.main([*files[1:], "--layout", "official"])
     for file in files:
-        loaded = weights.load(file)
+        loaded = pretrained.load(file)
         facts = loaded.version, loaded.head, loaded.max_depth, loaded.input, loaded.bin_centres
         assert facts == ("v2", "bins", 12.5, INPUT, centres)
         same(convert.flatten(loaded.params), convert.flatten(ours(centres).params))
         with pytest.raises(ValueError, match="max_depth=80 contradicts"):
-            weights.load(file, max_depth=80)
-    _, meta = checkpoint.load_params(files[1])
+            pretrained.load(file, max_depth=80)
+    _, meta = orbax_io.load_params(files[1])
     expected = {"size": [42, 56], "keep_aspect": False, "resize": "bilinear-corners"}
     assert meta["input"] == expected and meta["bin_centres"] == centres
     with pytest.raises(SystemExit, match="ValueError: transformers has no network"):
@@ -184,7 +184,7 @@ def test_metadata_that_do_not_fit(tmp_path, facts, bins_head, message):
         }
     facts = {"version": "v1", "max_depth": 10.0, **facts}
     with pytest.raises(ValueError, match=message):
-        weights.load(write(tmp_path / "x.safetensors", state, facts))
+        pretrained.load(write(tmp_path / "x.safetensors", state, facts))
 
 
 def test_metres_of_a_whole_network(tmp_path, x64, monkeypatch):
@@ -229,7 +229,7 @@ def test_metres_of_a_whole_network(tmp_path, x64, monkeypatch):
 
     official = convert.to_torch(reference_model.params(core), "official")
     file = {f"core.core.{n}": np.ascontiguousarray(x) for n, x in official.items()} | state
-    model, params = weights.load_pretrained(
+    model, params = pretrained.load_pretrained(
         write(tmp_path / "x.safetensors", file), max_depth=10.0, dtype=jnp.float64
     )
     run = jax.jit(model.apply, compiler_options=FAST_TO_COMPILE)
@@ -239,7 +239,7 @@ def test_metres_of_a_whole_network(tmp_path, x64, monkeypatch):
 
 
 def test_a_program_for_another_input_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "load", lambda *_, **__: ours())
+    monkeypatch.setattr(pretrained, "load", lambda *_, **__: ours())
     with pytest.raises(SystemExit, match="size 56x56: every input of this network is 42x56 pixels"):
         export_stablehlo.main(["run", str(tmp_path / "x"), "--size", "56"])
     assert not list(tmp_path.iterdir())
@@ -248,7 +248,7 @@ def test_a_program_for_another_input_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.nightly
 def test_a_program_has_the_input_of_the_bins_head(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "load", lambda *_, **__: ours())
+    monkeypatch.setattr(pretrained, "load", lambda *_, **__: ours())
     export_stablehlo.main(["run", str(tmp_path / "x")])
     said = json.loads((tmp_path / "x/metadata.json").read_text())["input"]
     assert (said["size"], said["shape"]) == ([42, 56], ["batch", 42, 56, 3])

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 import depth_anything_jax
-from depth_anything_jax import evaluate, export, initial, pseudo_label, resample, sharding, weights
+from depth_anything_jax import evaluate, pseudo_label
+from depth_anything_jax.checkpoints import export, pretrained
 from depth_anything_jax.data import transforms
-from depth_anything_jax.data.label_store import LabelStore
-from depth_anything_jax.evaluation import candidates, loop
+from depth_anything_jax.data.pseudo_labels.label_store import LabelStore
+from depth_anything_jax.evaluation.runner import loop, predictors
 from depth_anything_jax.models import VARIANTS, Variant, build
+from depth_anything_jax.parallel import sharding
+from depth_anything_jax.training import init
+from depth_anything_jax.utils import interpolation
 from tests.test_initial import config
 from tests.test_models import FAST_TO_COMPILE
 
@@ -59,7 +63,7 @@ def found(model):
         return (rng.standard_normal(x.shape) * (2 / fan_in) ** 0.5).astype(np.float32)
 
     params = jax.tree.map(draw, shapes)
-    return weights.Weights(
+    return pretrained.Weights(
         params=params, variant="tiny", version="v1", head="bins", max_depth=10.0, licence=None,
         source="run", parts="all", metadata={}, input=INPUT, bin_centres="softplus",
     )  # fmt: skip
@@ -81,7 +85,7 @@ def metres(model, found):
 
 
 def test_a_candidate_sees_every_image_through_its_transform(path, metres):
-    candidate = candidates.make(path, batch_size=8)
+    candidate = predictors.make(path, batch_size=8)
     assert candidate.kind == "metric"
     source = Photos()
     pairs = ((i, candidate.prepare(source[i]["image"], 518)) for i in range(2))
@@ -106,7 +110,7 @@ def test_scores_are_those_of_its_maps_as_files(path, metres, tmp_path, protocol)
         if protocol == "zoe":
             flipped = metres(np.ascontiguousarray(image[:, ::-1]))
             depth = (depth + flipped[:, ::-1]) / 2
-        whole = resample.resize(depth, image.shape[:2], "bilinear-corners")
+        whole = interpolation.resize(depth, image.shape[:2], "bilinear-corners")
         np.save(tmp_path / record["key"].replace("png", "npy"), whole.astype(np.float32))
     (files,), _ = next(
         evaluate.evaluate(
@@ -129,7 +133,7 @@ def test_pseudo_labels_get_the_aspect_ratio_back(path, metres, tmp_path):
         label = store.read(i, source.key(i))
         shape = transforms.network_size(*image.shape[:2], 28)
         assert label.disparity.shape == shape == ((42, 28), (28, 28))[i]
-        expected = resample.resize(1 / metres(image), shape, "bilinear-corners")
+        expected = interpolation.resize(1 / metres(image), shape, "bilinear-corners")
         # 16 bits of the label's range, and float32
         np.testing.assert_allclose(label.disparity, expected, atol=1e-4 * np.ptp(expected))
     card = json.loads((out / "card.json").read_text())
@@ -145,7 +149,7 @@ def test_pseudo_labels_get_the_aspect_ratio_back(path, metres, tmp_path):
 def test_depth_of_a_picture(path, metres, monkeypatch):
     monkeypatch.setenv("DEPTH_ANYTHING_CACHE", "")
     depth = depth_anything_jax.DepthAnything.from_pretrained(path)(Photos()[0]["image"])
-    expected = resample.resize(metres(Photos()[0]["image"]), (120, 80), "bilinear-corners")
+    expected = interpolation.resize(metres(Photos()[0]["image"]), (120, 80), "bilinear-corners")
     np.testing.assert_allclose(depth.depth, expected, rtol=1e-4)  # float32
     assert (depth.unit, depth.meta["network"]) == ("m", [28, 42])
 
@@ -153,4 +157,4 @@ def test_depth_of_a_picture(path, metres, monkeypatch):
 def test_no_online_teacher(path):
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with pytest.raises(ValueError, match=r"sees whole images, .* use teacher='records'"):
-        initial.networks(config(teacher="online", teacher_from=path), mesh)
+        init.networks(config(teacher="online", teacher_from=path), mesh)

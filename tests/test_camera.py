@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from depth_anything_jax import inference, state
-from depth_anything_jax.data import camera, manifest, metric, pipeline, sources, transforms
-from depth_anything_jax.data.scenes import SceneSource
-from depth_anything_jax.evaluation import candidates, loop
+from depth_anything_jax.data import camera, pipeline, registry, source_checks, transforms
+from depth_anything_jax.data.scenes.source import SceneSource
+from depth_anything_jax.data.sources import manifest
+from depth_anything_jax.data.sources.base import Subset
+from depth_anything_jax.evaluation.runner import loop, predictors
+from depth_anything_jax.models.outputs import canonical_ratio, focal_length, to_metres
+from depth_anything_jax.training import step
 
 FOCAL = 250.0  # canonical, of the models here
 
@@ -98,7 +101,7 @@ def exact(focal, fov):
                 depth = depth * focal / (width / 2 / math.tan(math.radians(fov) / 2))
             yield tag, depth
 
-    return candidates.Candidate("exact", "metric", look=look, focal=focal)
+    return predictors.Candidate("exact", "metric", look=look, focal=focal)
 
 
 @pytest.mark.parametrize("fov", [40.0, 60.0, 90.0])
@@ -129,7 +132,7 @@ def test_labels_do_not_depend_on_the_focal_length_nor_metres_on_the_input_size()
         geometry = transforms.centre_geometry(112, 112, size)
         example = transforms.apply_geometry(record, geometry, size)
         batch = {k: jnp.asarray(v)[None] for k, v in example.items()}
-        found = state.metric_inputs(batch, c)
+        found = step.metric_inputs(batch, c)
         return found["depth"][0], found["valid"][0], example
 
     own, valid, example = asked(record, 112)
@@ -146,8 +149,8 @@ def test_labels_do_not_depend_on_the_focal_length_nor_metres_on_the_input_size()
     metres = 1 / np.where(valid, example["disparity"], 1)
     for size in (364, 518, 770):
         asked_here, counts, example = asked(record, size)
-        focal = inference.focal_length(example["camera"])
-        back = inference.to_metres(np.asarray(asked_here), focal, FOCAL)
+        focal = focal_length(example["camera"])
+        back = to_metres(np.asarray(asked_here), focal, FOCAL)
         again = transforms.resize_nearest(metres, size, size)
         np.testing.assert_allclose(back[counts], again[counts], rtol=1e-6)  # float32
         # the longer the lens in pixels of the input, the nearer what is asked for
@@ -158,10 +161,10 @@ def test_labels_do_not_depend_on_the_focal_length_nor_metres_on_the_input_size()
 
 def test_to_metres_is_the_inverse_and_nothing_without_a_focal_length():
     c = np.array([300.0, 340.0, 1.0, 2.0])
-    assert inference.focal_length(c) == 320.0
-    assert inference.to_metres(5.0, 320.0, 160.0) == 10.0
-    assert inference.canonical_ratio(320.0, 160.0) == 0.5
-    assert inference.to_metres(5.0, None, None) == 5.0
+    assert focal_length(c) == 320.0
+    assert to_metres(5.0, 320.0, 160.0) == 10.0
+    assert canonical_ratio(320.0, 160.0) == 0.5
+    assert to_metres(5.0, None, None) == 5.0
 
 
 # Where cameras come from, and where they are missed
@@ -219,10 +222,10 @@ def test_a_sources_sensor_is_for_entries_that_know_their_lens_in_millimetres(tmp
 
 
 def test_a_sources_camera_is_for_entries_that_have_none(pairs):
-    source = sources.make({"type": "rgbd", "path": str(pairs), "fx": 50.0, "fy": 55.0})
+    source = registry.make({"type": "rgbd", "path": str(pairs), "fx": 50.0, "fy": 55.0})
     np.testing.assert_array_equal(source[0]["camera"], [50, 55, 19.5, 14.5])
     np.testing.assert_array_equal(source[1]["camera"], [33, 33, 19.5, 14.5])
-    listed = sources.make({"type": "rgbd", "path": str(pairs / "list.txt")})
+    listed = registry.make({"type": "rgbd", "path": str(pairs / "list.txt")})
     assert [r["camera"][0] for r in (listed[0], listed[1])] == [518.8579, 721.5]
 
 
@@ -254,12 +257,12 @@ def test_labels_without_a_scale_are_refused_before_the_first_batch(pairs):
     with pytest.raises(ValueError, match=r"disparity, in no known unit \(a\.png\).*kind=depth"):
         batches(spec, metric=True)
     # a packed set may hold both kinds: each record is looked at
-    mixed = [sources.make({"type": "rgbd", "path": str(pairs)}), sources.make(spec)]
-    assert metric.without_metres(mixed[0]) is None and metric.is_metric(mixed[0][0])
-    assert metric.without_metres(sources.Subset(mixed[1], [1])) == "b.png"
+    mixed = [registry.make({"type": "rgbd", "path": str(pairs)}), registry.make(spec)]
+    assert source_checks.without_metres(mixed[0]) is None and source_checks.is_metric(mixed[0][0])
+    assert source_checks.without_metres(Subset(mixed[1], [1])) == "b.png"
 
 
 def test_evaluating_a_canonical_model_without_cameras_names_the_cure(pairs):
-    source = sources.make({"type": "rgbd", "path": str(pairs)})
+    source = registry.make({"type": "rgbd", "path": str(pairs)})
     with pytest.raises(ValueError, match=r"a\.png has no camera.*give fx"):
         loop.evaluate_candidate(exact(FOCAL, 60.0), source)

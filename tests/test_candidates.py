@@ -6,11 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax import export, models, weights
-from depth_anything_jax.api import depth as api_depth
-from depth_anything_jax.api import recipe
-from depth_anything_jax.data import formats, transforms
-from depth_anything_jax.evaluation import candidates, loop, map_files, protocol_table, protocols
+from depth_anything_jax import models
+from depth_anything_jax.checkpoints import export, pretrained
+from depth_anything_jax.data import transforms
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.protocols import table
+from depth_anything_jax.evaluation.runner import loop, prediction_files, predictors
+from depth_anything_jax.inference import depth as api_depth
+from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
 from tests import parity
 
 TINY = models.Variant(64, 6, 2, 256, 16, (8, 16, 24, 32), (1, 2, 4, 5), grid=4)
@@ -34,24 +38,24 @@ def maps(candidate, records):
     return {i: x for i, x in found.items() if x is not None}
 
 
-@pytest.mark.parametrize("kind", candidates.KINDS)
+@pytest.mark.parametrize("kind", predictors.KINDS)
 def test_baselines(kind):
     r = record()
     expected = 1 / r["depth"][r["valid"]] if kind == "disparity-affine" else r["depth"][r["valid"]]
-    found = {n: maps(candidates.make(f"baseline:{n}", kind=kind), [r])[0] for n in ("gt", "mean")}
+    found = {n: maps(predictors.make(f"baseline:{n}", kind=kind), [r])[0] for n in ("gt", "mean")}
     mask = r["valid"]
     np.testing.assert_allclose(found["gt"][mask], expected, rtol=1e-6)  # labels are float32
     mean = expected.mean(dtype=np.float64)
     np.testing.assert_allclose(found["mean"][mask], mean, rtol=1e-6)
-    assert not maps(candidates.make("baseline:zero", kind=kind), [r])[0][mask].any()
+    assert not maps(predictors.make("baseline:zero", kind=kind), [r])[0][mask].any()
     # the project's own records know disparity; without metres it is no depth
     own = {"key": "b", "valid": mask, "disparity": np.where(mask, 0.5, 0), "shift_known": True}
     half = 0.5 if kind == "disparity-affine" else 2.0
-    found = maps(candidates.make("baseline:gt", kind=kind), [own])[0]
+    found = maps(predictors.make("baseline:gt", kind=kind), [own])[0]
     assert found[mask] == pytest.approx(half)
     if kind != "disparity-affine":
         with pytest.raises(ValueError, match="b: no depth in a label of disparity"):
-            maps(candidates.make("baseline:gt", kind=kind), [own | {"kind": "disparity"}])
+            maps(predictors.make("baseline:gt", kind=kind), [own | {"kind": "disparity"}])
 
 
 def test_files_of_other_tools_are_found_by_path_and_stem(tmp_path):
@@ -63,7 +67,7 @@ def test_files_of_other_tools_are_found_by_path_and_stem(tmp_path):
     (tmp_path / "a/2.png").write_bytes(formats.encode_png(values.astype(np.uint16)))
     (tmp_path / "a/3.pfm").write_bytes(formats.encode_pfm(values))
     (tmp_path / "a/4.npy").write_bytes((tmp_path / "a/0.npy").read_bytes())
-    made = candidates.make(f"predictions:{tmp_path}", kind="depth-affine", keys=keys)
+    made = predictors.make(f"predictions:{tmp_path}", kind="depth-affine", keys=keys)
     assert made.kind == "depth-affine"
     found = maps(made, [record(k, (30, 40)) for k in keys])
     assert sorted(found) == [0, 1, 2, 3, 4]
@@ -80,42 +84,42 @@ def test_exr_files(channel, tmp_path):
     pixels = np.stack([values, values + 1, values + 2], -1) if channel == "RGB" else values
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
     OpenEXR.File(header, {channel: pixels}).write(str(tmp_path / "a.exr"))
-    np.testing.assert_array_equal(map_files.read(tmp_path / "a.exr", "metric"), values)
+    np.testing.assert_array_equal(prediction_files.read(tmp_path / "a.exr", "metric"), values)
     OpenEXR.File(header, {"A": values}).write(str(tmp_path / "b.exr"))
     with pytest.raises(formats.FormatError, match="no channel Z, Y or R, but A"):
-        map_files.read(tmp_path / "b.exr", "metric")
+        prediction_files.read(tmp_path / "b.exr", "metric")
     (tmp_path / "c.exr").write_bytes(b"nothing of the kind")
     with pytest.raises(formats.FormatError, match="c.exr: not an EXR file"):
-        map_files.read(tmp_path / "c.exr", "metric")
+        prediction_files.read(tmp_path / "c.exr", "metric")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".npz"])
 @pytest.mark.parametrize("kind", ["metric", "disparity-affine"])
 def test_files_of_the_predict_program_come_back_in_their_unit(kind, suffix, tmp_path):
     values = np.linspace(1, 9, 12, dtype=np.float32).reshape(3, 4)
-    said = recipe.METRIC if kind == "metric" else recipe.RELATIVE
+    said = METRIC if kind == "metric" else RELATIVE
     path = tmp_path / f"a{suffix}"
     api_depth.Depth(values, said).save(path, invert=kind != "metric")
-    made = candidates.make(f"predictions:{tmp_path}", kind=kind, keys=["a.jpg"])
+    made = predictors.make(f"predictions:{tmp_path}", kind=kind, keys=["a.jpg"])
     (found,) = maps(made, [record("a.jpg", (30, 40))]).values()
     # A metric PNG counts millimetres, a relative one 65,535 steps.
     np.testing.assert_allclose(found, values, rtol=1e-6, atol=6e-4 if suffix == ".png" else 0)
     other = "disparity-affine" if kind == "metric" else "depth-scale"
     with pytest.raises(formats.FormatError, match=f"a{suffix} holds .*: score it as kind {kind}"):
-        map_files.read(path, other)
+        prediction_files.read(path, other)
 
 
 def test_a_png_of_another_tool_has_no_metres(tmp_path):
     (tmp_path / "a.png").write_bytes(formats.encode_png(np.full((3, 4), 1500, np.uint16)))
     with pytest.raises(formats.FormatError, match="does not say its unit; .* depth-scale"):
-        map_files.read(tmp_path / "a.png", "metric")
-    assert (map_files.read(tmp_path / "a.png", "depth-scale") == 1500).all()
+        prediction_files.read(tmp_path / "a.png", "metric")
+    assert (prediction_files.read(tmp_path / "a.png", "depth-scale") == 1500).all()
 
 
 def test_files_that_do_not_match_are_all_listed(tmp_path):
     for name in ("a.npy", "stray.npy"):
         np.save(tmp_path / name, np.ones((2, 2)))
-    make = candidates.make
+    make = predictors.make
     source, keys = f"predictions:{tmp_path}", ["a.png", "b.png", "c.png"]
     with pytest.raises(ValueError, match="give kind"):
         make(source, keys=keys)
@@ -137,9 +141,9 @@ def test_files_that_do_not_match_are_all_listed(tmp_path):
 
 def test_unknown_names_are_told():
     with pytest.raises(ValueError, match="baselines are zero, mean, gt"):
-        candidates.make("baseline:best")
+        predictors.make("baseline:best")
     with pytest.raises(ValueError, match="kind='depth': one of disparity-affine"):
-        candidates.make("baseline:gt", kind="depth")
+        predictors.make("baseline:gt", kind="depth")
 
 
 @pytest.mark.parametrize("max_depth", [None, 20.0])
@@ -154,12 +158,12 @@ def test_our_weights_and_transformers_predict_the_same(max_depth, tmp_path, monk
     image = transforms.network_input(r["image"], 56)[None]
     theirs = reference_model.random_model(TINY, image, max_depth=max_depth)
     theirs.save_pretrained(tmp_path)
-    found = weights.load(str(tmp_path), version="v2", max_depth=max_depth)
+    found = pretrained.load(str(tmp_path), version="v2", max_depth=max_depth)
     # A metric network asks for the input that its metres were learned at: 518, said or not.
     processor = export.hf_preprocessor(found) | {"size": {"height": 56, "width": 56}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    ours = candidates.make(str(tmp_path))
-    other = candidates.make(f"transformers:{tmp_path}")
+    ours = predictors.make(str(tmp_path))
+    other = predictors.make(f"transformers:{tmp_path}")
     assert ours.kind == other.kind == ("disparity-affine" if max_depth is None else "metric")
     a, b = (maps(x, [r])[0] for x in (ours, other))
     assert a.shape == b.shape == (56, 56)
@@ -178,10 +182,10 @@ def test_what_transformers_models_predict_is_known_by_their_type(tmp_path):
     transformers.GLPNForDepthEstimation(config).save_pretrained(tmp_path)
     processor = {"image_processor_type": "GLPNImageProcessor", "size_divisor": 32}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    made = candidates.make(f"transformers:{tmp_path}")
+    made = predictors.make(f"transformers:{tmp_path}")
     assert made.kind == "metric" and maps(made, [record(hw=(64, 96))])[0].shape == (64, 96)
     with pytest.raises(FileNotFoundError, match="download the model's folder"):
-        candidates.make(f"transformers:{tmp_path}/no")
+        predictors.make(f"transformers:{tmp_path}/no")
 
 
 def test_zoedepths_padding_is_taken_off(tmp_path):
@@ -203,7 +207,7 @@ def test_zoedepths_padding_is_taken_off(tmp_path):
     processor = {"image_processor_type": "ZoeDepthImageProcessor", "do_pad": True}
     processor["size"] = {"height": 64, "width": 96}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    made = candidates.make(f"transformers:{tmp_path}")
+    made = predictors.make(f"transformers:{tmp_path}")
     assert made.kind == "metric"
     found = maps(made, [record(hw=(60, 90))])[0]
     assert found.shape == (60, 90) and ((found > 0) & (found < 10)).all()
@@ -213,7 +217,7 @@ def test_zoedepths_padding_is_taken_off(tmp_path):
         torch.from_numpy(raw)[None, None], (60 + 2 * 16, 90 + 2 * 20), mode="bicubic"
     )
     expected = whole[0, 0, 16:-16, 20:-20].numpy()
-    found = candidates._without_padding(raw, (60, 90))
+    found = predictors._without_padding(raw, (60, 90))
     np.testing.assert_allclose(found, expected, atol=1e-12)  # both in float64
 
 
@@ -244,7 +248,7 @@ def test_depth_pro_is_brought_to_metres_by_its_processor(tmp_path, monkeypatch):
 
     own = staticmethod(lambda source: Processor())
     monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", own)
-    made = candidates.make(f"transformers:{tmp_path}")
+    made = predictors.make(f"transformers:{tmp_path}")
     found = maps(made, [record(hw=(60, 90))])[0]
     assert made.kind == "metric" and found.shape == (60, 90) and (found == 7).all()
 
@@ -261,20 +265,20 @@ def test_a_dpt_model_is_of_the_kind_that_is_asked_for(tmp_path):
     transformers.DPTForDepthEstimation(config).save_pretrained(tmp_path)
     processor = {"image_processor_type": "DPTImageProcessor", "size": {"height": 32, "width": 32}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    made = candidates.make(f"transformers:{tmp_path}")
+    made = predictors.make(f"transformers:{tmp_path}")
     assert made.kind == "disparity-affine"
     assert maps(made, [record(hw=(40, 60))])[0].shape == (32, 32)
-    assert candidates.make(f"transformers:{tmp_path}", kind="metric").kind == "metric"
+    assert predictors.make(f"transformers:{tmp_path}", kind="metric").kind == "metric"
 
 
 def test_a_kind_that_contradicts_the_source_is_refused(monkeypatch):
-    found = candidates.Candidate("x", "disparity-affine", look=iter)
-    monkeypatch.setattr(candidates, "_weights", lambda *_: found)
+    found = predictors.Candidate("x", "disparity-affine", look=iter)
+    monkeypatch.setattr(predictors, "_weights", lambda *_: found)
     with pytest.raises(ValueError, match="x predicts disparity-affine; leave kind out"):
-        candidates.make("x", kind="metric")
+        predictors.make("x", kind="metric")
 
 
-CELLS = [(name, s) for name, entry in protocol_table.TABLE.items() for s in entry.sets]
+CELLS = [(name, s) for name, entry in table.TABLE.items() for s in entry.sets]
 
 
 @pytest.mark.parametrize(("name", "part"), CELLS)
@@ -293,12 +297,12 @@ def test_the_truth_is_perfect_under_every_protocol_and_set(name, part):
         "domain": domain.replace("*", ""), "depth": np.where(valid, depth, 0), "valid": valid,
         "sky": sky, "scene": "s",
     }  # fmt: skip
-    for kind in protocol_table.TABLE[name].kinds:
-        gt = candidates.make("baseline:gt", kind=kind)
+    for kind in table.TABLE[name].kinds:
+        gt = predictors.make("baseline:gt", kind=kind)
         found = loop.evaluate_candidate(gt, [r], protocol=name)
         assert found.abs_rel < 1e-6 and found.delta1 == 1, (kind, found.abs_rel)  # float32 labels
         for other in ("zero", "mean"):
-            worse = candidates.make(f"baseline:{other}", kind=kind)
+            worse = predictors.make(f"baseline:{other}", kind=kind)
             scores = loop.evaluate_candidate(worse, [r], protocol=name)
             assert np.isfinite(scores.abs_rel) and scores.abs_rel > 0.1 and scores.delta1 < 0.9
 
@@ -314,12 +318,12 @@ def test_the_label_itself_is_perfect_whoever_brings_it(protocol, tmp_path):
         depth = np.where(r["valid"], r["depth"], 1)
         np.save((tmp_path / r["key"]).with_suffix(".npy"), depth if kind == "metric" else 3 / depth)
     keys = [r["key"] for r in source]
-    files = candidates.make(f"predictions:{tmp_path}", kind=kind, keys=keys)
-    for made in (candidates.make("baseline:gt", kind=kind), files):
+    files = predictors.make(f"predictions:{tmp_path}", kind=kind, keys=keys)
+    for made in (predictors.make("baseline:gt", kind=kind), files):
         found = loop.evaluate_candidate(made, source, protocol=protocol)
         assert found.abs_rel < 1e-5 and found.delta1 == 1  # labels and files are float32
     zero = loop.evaluate_candidate(
-        candidates.make("baseline:zero", kind=kind), source, protocol=protocol
+        predictors.make("baseline:zero", kind=kind), source, protocol=protocol
     )
     assert zero.abs_rel > 0.1 and zero.delta1 < 0.9
 
@@ -327,7 +331,7 @@ def test_the_label_itself_is_perfect_whoever_brings_it(protocol, tmp_path):
 def test_images_without_a_prediction_are_named(tmp_path):
     source = [record(f"{i}.jpg") | {"domain": "indoor"} for i in "12"]
     np.save(tmp_path / "2.npy", 1 / np.where(source[1]["valid"], source[1]["depth"], 1))
-    made = candidates.make(
+    made = predictors.make(
         f"predictions:{tmp_path}", kind="disparity-affine", keys=["1.jpg", "2.jpg"],
         allow_missing_files=True,
     )  # fmt: skip

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, sharding
+from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.parallel import sharding
 
 META = {"model": {"variant": "demo", "max_depth": None}, "licence": ["Apache-2.0"]}
 
@@ -26,11 +27,11 @@ def abstract(tree, mesh):
 
 def test_restores_onto_another_mesh_and_keeps_what_the_policy_says(tmp_path):
     four = sharding.make_mesh(2, 4)
-    checkpoints = checkpoint.Checkpoints(tmp_path, keep_last=2, keep_every=10)
+    checkpoints = orbax_io.Checkpoints(tmp_path, keep_last=2, keep_every=10)
     for step in (5, 10, 15, 20):
         checkpoints.save(step, state(four, float(step)), META)
     checkpoints.close()
-    again = checkpoint.Checkpoints(tmp_path)
+    again = orbax_io.Checkpoints(tmp_path)
     assert again.latest == 20
     assert again.meta() == META
     one = sharding.make_mesh(8, 1)
@@ -44,7 +45,7 @@ def test_restores_onto_another_mesh_and_keeps_what_the_policy_says(tmp_path):
 
 def test_what_a_kill_leaves_half_written_or_half_deleted_is_passed_over_and_goes(tmp_path):
     mesh = sharding.make_mesh()
-    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints = orbax_io.Checkpoints(tmp_path)
     for step in (1, 2):
         checkpoints.save(step, state(mesh, float(step)), META)
     checkpoints.close()
@@ -53,14 +54,14 @@ def test_what_a_kill_leaves_half_written_or_half_deleted_is_passed_over_and_goes
     shutil.rmtree(half / "state" / "d")
     for file in ("_CHECKPOINT_METADATA", "state/_METADATA"):
         (tmp_path / "1" / file).unlink()
-    assert checkpoint.find(tmp_path).name == "2"
+    assert orbax_io.find(tmp_path).name == "2"
     # Somebody else looks in: a run may be writing there at this moment.
-    reader = checkpoint.Checkpoints(tmp_path)
+    reader = orbax_io.Checkpoints(tmp_path)
     assert reader.latest == 2 and reader.meta(2)["model"] == META["model"]
     reader.close()
-    checkpoint.load_params(tmp_path)
+    orbax_io.load_params(tmp_path)
     assert half.is_dir()
-    again = checkpoint.Checkpoints(tmp_path, own=True)
+    again = orbax_io.Checkpoints(tmp_path, own=True)
     assert again.latest == 2
     restored = again.restore(abstract(state(mesh), mesh))
     np.testing.assert_array_equal(restored["params"]["encoder"]["blocks"]["kernel"], 2.0)
@@ -71,11 +72,11 @@ def test_what_a_kill_leaves_half_written_or_half_deleted_is_passed_over_and_goes
 
 def test_params_alone_load_without_the_run(tmp_path):
     mesh = sharding.make_mesh(4, 2)
-    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+    checkpoints = orbax_io.Checkpoints(tmp_path / "checkpoints")
     checkpoints.save(7, state(mesh, 2.0), META, wait=True)
     checkpoints.close()
     for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "7"):
-        params, meta = checkpoint.load_params(path)
+        params, meta = orbax_io.load_params(path)
         assert isinstance(params["encoder"]["blocks"]["kernel"], np.ndarray)
         np.testing.assert_array_equal(params["encoder"]["blocks"]["kernel"], 2.0)
         assert meta["model"] == META["model"] and meta["step"] == 7
@@ -85,18 +86,18 @@ def test_relative_folders_and_home(tmp_path, monkeypatch):
     """Configs name relative work folders, and Orbax refuses those."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    checkpoints = checkpoint.Checkpoints("runs/one/checkpoints")
+    checkpoints = orbax_io.Checkpoints("runs/one/checkpoints")
     checkpoints.save(3, state(sharding.make_mesh()), META, wait=True)
     checkpoints.close()
     for path in ("runs/one", "~/runs/one", "runs/one/checkpoints/3"):
-        assert checkpoint.load_params(path)[1]["step"] == 3
-    assert checkpoint.find("runs/two") is None
-    assert str(checkpoint._absolute("gs://bucket/run")) == "gs://bucket/run"
+        assert orbax_io.load_params(path)[1]["step"] == 3
+    assert orbax_io.find("runs/two") is None
+    assert str(orbax_io._absolute("gs://bucket/run")) == "gs://bucket/run"
 
 
 def test_every_misfit_is_listed(tmp_path):
     mesh = sharding.make_mesh()
-    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints = orbax_io.Checkpoints(tmp_path)
     checkpoints.save(1, state(mesh), META, wait=True)
     wanted = {
         "params": {"encoder": {"blocks": {"kernel": jnp.zeros((2, 8, 9))}, "new": jnp.ones(1)}}
@@ -112,13 +113,13 @@ def test_every_misfit_is_listed(tmp_path):
 
 def test_nothing_there_and_nothing_overwritten(tmp_path):
     with pytest.raises(FileNotFoundError, match="no Orbax checkpoint"):
-        checkpoint.load_params(tmp_path / "nowhere")
-    checkpoint.save_params(tmp_path / "a", {"encoder": {"x": np.ones(3)}}, META)
-    params, meta = checkpoint.load_params(tmp_path / "a")
+        orbax_io.load_params(tmp_path / "nowhere")
+    orbax_io.save_params(tmp_path / "a", {"encoder": {"x": np.ones(3)}}, META)
+    params, meta = orbax_io.load_params(tmp_path / "a")
     np.testing.assert_array_equal(params["encoder"]["x"], 1)
     assert meta["model"] == META["model"]
     with pytest.raises(FileExistsError, match="not empty"):
-        checkpoint.save_params(tmp_path / "a", {"encoder": {"x": np.ones(3)}}, META)
+        orbax_io.save_params(tmp_path / "a", {"encoder": {"x": np.ones(3)}}, META)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_nothing_there_and_nothing_overwritten(tmp_path):
 def test_when_to_save_by_count_and_by_the_clock(every, minutes, saves):
     """A step takes 66 seconds; what is saved by count starts the minutes anew."""
     now = [0.0]
-    schedule = checkpoint.Schedule(every, minutes, clock=lambda: now[0])
+    schedule = orbax_io.Schedule(every, minutes, clock=lambda: now[0])
     found = []
     for step in range(1, 11):
         now[0] += 66
@@ -142,10 +143,10 @@ def test_several_processes_ask_the_first_ones_clock_at_every_tenth_step(monkeypa
     said = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(
-        checkpoint.multihost_utils,
+        orbax_io.multihost_utils,
         "broadcast_one_to_all",
         lambda mine: said.append(bool(mine)) or np.asarray(True),
     )
-    schedule = checkpoint.Schedule(25, 1e9)
+    schedule = orbax_io.Schedule(25, 1e9)
     assert [step for step in range(1, 31) if schedule.due(step)] == [10, 20, 25, 30]
     assert said == [False] * 3  # its own clock is far from it

@@ -12,9 +12,11 @@ import types
 import jax
 import pytest
 
-from depth_anything_jax import configs, device_programs, preflight
-from depth_anything_jax.compiled import report, topology
+from depth_anything_jax import configs
+from depth_anything_jax.aot import report, topology
 from depth_anything_jax.models import depth_anything
+from depth_anything_jax.parallel import device_programs
+from depth_anything_jax.training import config_checks
 from tests.test_device_programs import TINY, shipped
 from tools import compile_check
 
@@ -133,7 +135,7 @@ def test_each_row_is_a_configuration(tpu_table):
         config = shipped(what, size if (what, size) != ("student", "vitg") else "vitl", **fields)
         assert math.prod(map(int, slice_.split(":")[1].split("x"))) == chips
         parts = chips * config.accumulation
-        assert all(n % parts == 0 for n in preflight.batch_sizes(config).values())
+        assert all(n % parts == 0 for n in config_checks.batch_sizes(config).values())
         assert config.batch_size / parts <= tpu_table.MOST[size]
     for what, images in tpu_table.IMAGES.items():
         path = configs.folder() / f"{what}.py"

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from depth_anything_jax import device_programs, models, preflight, sharding
-from depth_anything_jax.compiled import flops, hlo, programs, report, topology
+from depth_anything_jax import models
+from depth_anything_jax.aot import flops, hlo, programs, report, topology
 from depth_anything_jax.data import pipeline
 from depth_anything_jax.models import depth_anything
+from depth_anything_jax.parallel import device_programs, sharding
+from depth_anything_jax.training import config_checks
 from tests import collective_rules
 from tests.test_device_programs import SIZE, TINY, shipped
 
@@ -170,7 +172,7 @@ def test_shapes_are_those_of_a_real_batch(tiny):
     c = shipped("student", "vits", teacher="online", **fields)
     mesh = sharding.make_mesh()
     batches = pipeline.train_batches(
-        preflight.data_config(c),
+        config_checks.data_config(c),
         labelled_batch=8, unlabelled_batch=16, size=SIZE, seed=0, start_step=0,
         process_index=0, process_count=1, on_failure=print,
     )  # fmt: skip

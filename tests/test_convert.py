@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import convert, export, weights
+from depth_anything_jax.checkpoints import convert, export, pretrained
 from depth_anything_jax.models import VARIANTS, build
 
 TINY = dataclasses.replace(
@@ -34,7 +34,7 @@ def variant(request, monkeypatch):
 def random_state(variant, layout, dtype=np.float32, parts="all"):
     """Distinct random tensors of every name and shape of a layout."""
     rng = np.random.default_rng(0)
-    expected = weights.expected_tensors(variant, layout, parts)
+    expected = pretrained.expected_tensors(variant, layout, parts)
     return {name: rng.normal(size=x.shape).astype(dtype) for name, x in expected.items()}
 
 
@@ -80,7 +80,7 @@ def test_names_of_the_released_file(shared):
     with safetensors.safe_open(str(path), "np") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     shapes["depth_head.resize_layers.3.weight"] = (384, 384, 3, 3)  # the one it lacks
-    ours = weights.expected_tensors("vits", "official")
+    ours = pretrained.expected_tensors("vits", "official")
     assert {name: tuple(x.shape) for name, x in ours.items()} == shapes
     assert len(shapes) == 239
 
@@ -94,14 +94,14 @@ def test_names_that_transformers_saves_and_holds(variant, model, tmp_path):
 
     parts = "encoder" if model == "Dinov2Model" else "all"
     layout = "dinov2-hf" if parts == "encoder" else "hf"
-    what = weights.Weights({}, variant, "v2", "relative", None, None, "", parts, {})
+    what = pretrained.Weights({}, variant, "v2", "relative", None, None, "", parts, {})
     config = export.hf_config(what)
     config = transformers.AutoConfig.for_model(config.pop("model_type"), **config)
     theirs = getattr(transformers, model)(config)
     theirs.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
     expected = {
-        n: tuple(x.shape) for n, x in weights.expected_tensors(variant, layout, parts).items()
+        n: tuple(x.shape) for n, x in pretrained.expected_tensors(variant, layout, parts).items()
     }
     assert {name: x.shape for name, x in saved.items()} == expected
     held = {name: x.numpy() for name, x in theirs.state_dict().items()}

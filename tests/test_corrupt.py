@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from depth_anything_jax.evaluation import corrupt
+from depth_anything_jax.evaluation.runner import corruptions
 
 needs_library = pytest.mark.skipif(
     importlib.util.find_spec("albumentations") is None,
@@ -26,15 +26,15 @@ def image():
 
 
 @needs_library
-@pytest.mark.parametrize("kind", corrupt.KINDS)
+@pytest.mark.parametrize("kind", corruptions.KINDS)
 def test_a_corruption_is_the_same_for_a_key_and_grows_with_severity(kind, image):
     before = image.copy()
-    found = [corrupt.apply(image, kind, s, "a.png") for s in corrupt.SEVERITIES]
+    found = [corruptions.apply(image, kind, s, "a.png") for s in corruptions.SEVERITIES]
     assert all(x.shape == image.shape and x.dtype == np.uint8 for x in found)
     assert (image == before).all()
-    assert (found[2] == corrupt.apply(image, kind, 3, "a.png")).all()
+    assert (found[2] == corruptions.apply(image, kind, 3, "a.png")).all()
     if kind in ("gaussian_noise", "shot_noise", "impulse_noise", "motion_blur", "snow", "fog"):
-        assert (found[2] != corrupt.apply(image, kind, 3, "b.png")).any()
+        assert (found[2] != corruptions.apply(image, kind, 3, "b.png")).any()
     rms = [np.sqrt(np.mean((x.astype(float) - image) ** 2)) for x in found]
     assert rms[0] > 1
     if kind == "fog":  # gets rougher, not only thicker: less of the picture is left in it
@@ -51,20 +51,20 @@ def test_amounts_are_those_of_imagenet_c():
     """What can be read off the pixels of a flat picture."""
     flat = np.full((200, 200, 3), 128, np.uint8)
     for severity, sd in enumerate((0.08, 0.12, 0.18), 1):
-        noise = corrupt.apply(flat, "gaussian_noise", severity, "a").astype(float) / 255
+        noise = corruptions.apply(flat, "gaussian_noise", severity, "a").astype(float) / 255
         assert noise.std() == pytest.approx(sd, rel=0.02)
     for severity, share in enumerate((0.03, 0.06, 0.09, 0.17, 0.27), 1):
-        hit = corrupt.apply(flat, "impulse_noise", severity, "a") != 128
+        hit = corruptions.apply(flat, "impulse_noise", severity, "a") != 128
         assert hit.mean() == pytest.approx(share, rel=1e-3)
     for severity, photons in enumerate((60, 25, 12), 1):
-        noise = corrupt.apply(flat, "shot_noise", severity, "a").astype(float) / 255
+        noise = corruptions.apply(flat, "shot_noise", severity, "a").astype(float) / 255
         assert noise.var() == pytest.approx(128 / 255 / photons, rel=0.05)
-    bright = corrupt.apply(flat, "brightness", 2, "a")
+    bright = corruptions.apply(flat, "brightness", 2, "a")
     assert (bright == round(128 + 0.2 * 255)).all()
     two = flat.copy()
     two[:, 100:] = 28
     for severity, factor in enumerate((0.4, 0.3, 0.2, 0.1, 0.05), 1):
-        low, high = np.unique(corrupt.apply(two, "contrast", severity, "a")).astype(int)
+        low, high = np.unique(corruptions.apply(two, "contrast", severity, "a")).astype(int)
         assert high - low == pytest.approx(100 * factor, abs=1) and (
             low + high
         ) / 2 == pytest.approx(78, abs=1)
@@ -85,38 +85,38 @@ def records(image):
 @needs_library
 def test_labels_and_keys_stay_as_they_are(image):
     source = records(image)
-    sets = corrupt.expand([("nyu", source)], ["fog:2", "jpeg"])
+    sets = corruptions.expand([("nyu", source)], ["fog:2", "jpeg"])
     assert [getattr(s, "facts", {}).get("severity") for _, s in sets] == [None, 2, 1, 2, 3, 4, 5]
     _, foggy = sets[1]
     assert foggy[0]["depth"] is source[0]["depth"] and foggy.key(2) == "2" and len(foggy) == 3
     assert (foggy[0]["image"] != image).any() and (source[0]["image"] == image).all()
     assert (foggy[0]["image"] != foggy[1]["image"]).any(), "each image has weather of its own"
     assert foggy.expected == 3
-    assert corrupt.facts(source, sets) == {"corruption": "none", "severity": 0}
-    assert corrupt.facts(foggy, sets) == {"corruption": "fog", "severity": 2}
-    assert corrupt.facts(source, [("nyu", source)]) == {}
+    assert corruptions.facts(source, sets) == {"corruption": "none", "severity": 0}
+    assert corruptions.facts(foggy, sets) == {"corruption": "fog", "severity": 2}
+    assert corruptions.facts(source, [("nyu", source)]) == {}
 
 
 def test_names_are_checked_before_anything_is_read():
-    assert len(corrupt.KINDS) == 12 and len(corrupt.parse(["all"])) == 60
-    assert corrupt.parse(["fog:3", "fog"]) == [("fog", s) for s in (3, 1, 2, 4, 5)]
-    assert corrupt.parse(["all:5"]) == [(k, 5) for k in corrupt.KINDS]
+    assert len(corruptions.KINDS) == 12 and len(corruptions.parse(["all"])) == 60
+    assert corruptions.parse(["fog:3", "fog"]) == [("fog", s) for s in (3, 1, 2, 4, 5)]
+    assert corruptions.parse(["all:5"]) == [(k, 5) for k in corruptions.KINDS]
     with pytest.raises(ValueError, match="corruption 'frog': all, or one of .*mean 'fog'"):
-        corrupt.parse(["frog"])
+        corruptions.parse(["frog"])
     with pytest.raises(ValueError, match="corruption 'fog:6': severities are 1 to 5"):
-        corrupt.parse(["fog:6"])
+        corruptions.parse(["fog:6"])
     with pytest.raises(ValueError, match="no effect on predictions:x, which does not look at"):
-        corrupt.check(["runs/a", "predictions:x"], ["fog"])
-    corrupt.check(["predictions:x"], [])
+        corruptions.check(["runs/a", "predictions:x"], ["fog"])
+    corruptions.check(["predictions:x"], [])
 
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "albumentations", None)
-    corrupt._library.cache_clear()
+    corruptions._library.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'depth_anything_jax\[corrupt\]'"):
-        corrupt.expand([], ["fog"])
-    corrupt._library.cache_clear()
-    assert corrupt.expand([("a", 1)], []) == [("a", 1)]
+        corruptions.expand([], ["fog"])
+    corruptions._library.cache_clear()
+    assert corruptions.expand([("a", 1)], []) == [("a", 1)]
 
 
 def row(checkpoint, kind, severity, value):
@@ -129,14 +129,14 @@ def row(checkpoint, kind, severity, value):
 
 def test_the_mean_is_over_kinds_and_severities_without_the_clean_images():
     rows = [row("a", "none", 0, 0.1), row("a", "fog", 1, 0.2), row("a", "jpeg", 5, 0.5)]
-    (mean,) = corrupt.mean_rows(rows)
+    (mean,) = corruptions.mean_rows(rows)
     assert mean["abs_rel"] == pytest.approx(0.35)
     assert (mean["corruption"], mean["severity"], mean["images"]) == ("mean", 2, 1)
-    assert corrupt.mean_rows(rows[:1]) == []
+    assert corruptions.mean_rows(rows[:1]) == []
 
 
 def test_relative_to_another_checkpoint_clean_and_corrupted_apart():
-    from depth_anything_jax.evaluation.aggregate import ImageScores
+    from depth_anything_jax.evaluation.scores.aggregate import ImageScores
 
     rows, images = [], []
     for name, values in (("old", (0.1, 0.4, 0.2)), ("new", (0.1, 0.2, 0.15))):
@@ -145,7 +145,7 @@ def test_relative_to_another_checkpoint_clean_and_corrupted_apart():
             image = ImageScores("1", "nyu", abs_rel=v)._asdict()
             del image["protocol"]
             images.append({**rows[-1], **image})
-    clean, corrupted = corrupt.compare(rows, images, "old")
+    clean, corrupted = corruptions.compare(rows, images, "old")
     assert (clean["over"], clean["abs_rel"], clean["sets"]) == ("clean images", 0, 1)
     assert corrupted["over"] == "corrupted images" and corrupted["sets"] == 2
     assert corrupted["abs_rel"] == pytest.approx((0.5 + 0.25) / 2)

@@ -10,10 +10,12 @@ import jax
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
-from depth_anything_jax import losses, models, placement, sharding
-from depth_anything_jax.compiled import programs
-from depth_anything_jax.device_programs import data_mesh
+from depth_anything_jax import models
+from depth_anything_jax.aot import programs
+from depth_anything_jax.losses import relative
 from depth_anything_jax.models import attention, depth_anything, dpt, resize
+from depth_anything_jax.parallel import placement, sharding
+from depth_anything_jax.parallel.device_programs import data_mesh
 from tests.test_device_programs import TINY, shipped
 
 SIZE = 252  # an odd number of tokens, 325, and 1370 at 518 an even one
@@ -25,7 +27,7 @@ def as_on_gpus(monkeypatch):
     monkeypatch.setitem(depth_anything.VARIANTS, "tiny", TINY)
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(placement, "platform", lambda: "gpu")
-    for module in (dpt, losses, resize):  # who has the function by its name
+    for module in (dpt, relative, resize):  # who has the function by its name
         monkeypatch.setattr(module, "platform", lambda: "gpu")
     assert attention.placement is placement
 

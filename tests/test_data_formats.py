@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax.data import formats
-from depth_anything_jax.data.formats import FormatError, LabelFormat
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.file_formats.formats import FormatError, LabelFormat
 
 RNG = np.random.default_rng(0)
 DEPTH = RNG.uniform(0.5, 12, (6, 9)).astype(np.float32)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from depth_anything_jax.data import formats, photos
-from depth_anything_jax.data.formats import FormatError
+from depth_anything_jax.data.file_formats import formats, photos
+from depth_anything_jax.data.file_formats.formats import FormatError
 
 RNG = np.random.default_rng(0)
 RGB = cv2.resize(RNG.integers(0, 256, (6, 8, 3), np.uint8), (40, 24), interpolation=2)  # smooth

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax.data import examples, pipeline, sources, transforms
+from depth_anything_jax.data import examples, pipeline, registry, transforms
 from depth_anything_jax.data.pipeline import DataError, train_batches
 
 SIZE = 28
@@ -161,7 +161,7 @@ def test_augmentations_differ_between_epochs_and_rows(data):
 
 def test_each_example_is_its_record_under_its_own_geometry(data):
     """Row j of step s is example i = s·B + j: the planned record, cropped as (seed, i) draws."""
-    source = sources.make(data["labelled"][0])
+    source = registry.make(data["labelled"][0])
     reader = examples.Examples("labelled", [source], None, size=SIZE, seed=7, labels=True)
     got = batches(data, 2)
     for step, row in itertools.product(range(2), range(4)):
@@ -313,7 +313,7 @@ def test_unlabelled_images_carry_the_labels_they_are_given(data, tmp_path):
 
 
 def test_validation_covers_a_source_once(data):
-    source = sources.make(data["labelled"][0])
+    source = registry.make(data["labelled"][0])
     whole = list(pipeline.validation_examples(source, size=SIZE))
     assert [e["index"] for e in whole] == list(range(7))
     first = whole[0]
@@ -332,7 +332,7 @@ def test_validation_covers_a_source_once(data):
 
 
 def test_validation_by_centre_crop(data):
-    source = sources.make(data["labelled"][0])
+    source = registry.make(data["labelled"][0])
     example = next(iter(pipeline.validation_examples(source, size=SIZE, crop="centre")))
     expected = transforms.resize_image(source[0]["image"], SIZE, 42)[:, 7:35]
     np.testing.assert_array_equal(example["image"], expected)

@@ -14,7 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax.data import labels, pipeline, records, sources
+from depth_anything_jax.data import pipeline, registry
+from depth_anything_jax.data.pseudo_labels import join
+from depth_anything_jax.data.registry import attach
+from depth_anything_jax.data.sources import tfds_source
+from depth_anything_jax.data.sources.base import SourceError, is_labelled
+from depth_anything_jax.data.sources.tfds_writer import encode, label_encoding, mask_fields
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOL = ROOT / "tools" / "prepare_data.py"
@@ -85,7 +90,7 @@ def prepared(tmp_path_factory):
     """Seven pairs, two of them broken, prepared in shards of two."""
     folder = tmp_path_factory.mktemp("raw")
     write_pairs(folder)
-    good = sources.make({"type": "rgbd", "path": str(folder)})
+    good = registry.make({"type": "rgbd", "path": str(folder)})
     expected = [good[i] for i in (0, 1, 3, 4, 6)]
     (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:300])
     cv2.imwrite(str(folder / "5_depth.png"), np.zeros((24, 32), np.uint16))
@@ -99,8 +104,8 @@ def prepared(tmp_path_factory):
 
 
 def test_records_come_back_to_the_bit(prepared):
-    source = sources.make({"type": "tfds", "path": str(prepared["out"] / "mine")})
-    assert len(source) == 5 and source.name == "mine" and sources.is_labelled(source)
+    source = registry.make({"type": "tfds", "path": str(prepared["out"] / "mine")})
+    assert len(source) == 5 and source.name == "mine" and is_labelled(source)
     for i, expected in enumerate(prepared["expected"]):
         assert_same_record(source[i], expected)
     again = pickle.loads(pickle.dumps(source))
@@ -111,7 +116,7 @@ def test_records_come_back_to_the_bit(prepared):
 
 
 def test_images_alone(prepared):
-    source = sources.make(
+    source = registry.make(
         {"type": "tfds", "path": str(prepared["out"]), "labelled": False, "split": "train[1:3]"}
     )
     assert len(source) == 2
@@ -134,7 +139,7 @@ def test_tfds_reads_them_without_us(prepared):
 
 
 def test_card_lists_what_was_skipped(prepared):
-    card = records.read_card(prepared["out"] / "mine")
+    card = tfds_source.read_card(prepared["out"] / "mine")
     assert card["records"] == 5 and card["skipped"] == 2 and card["licence"] == "CC BY 4.0"
     assert card["label_encoding"] == "png16" and card["masks"] == ["sky"]
     reasons = {item["key"]: item["error"] for item in card["skipped_files"]}
@@ -147,10 +152,10 @@ def test_card_lists_what_was_skipped(prepared):
 
 def test_wrong_split_and_feature_are_named(prepared):
     spec = {"type": "tfds", "path": str(prepared["out"])}
-    with pytest.raises(sources.SourceError, match=r"no split 'test' \(train\)"):
-        sources.make(spec | {"split": "test"})
-    with pytest.raises(sources.SourceError, match="no feature 'rgb': .*image"):
-        sources.make(spec | {"image": "rgb"})
+    with pytest.raises(SourceError, match=r"no split 'test' \(train\)"):
+        registry.make(spec | {"split": "test"})
+    with pytest.raises(SourceError, match="no feature 'rgb': .*image"):
+        registry.make(spec | {"image": "rgb"})
 
 
 def test_training_reads_them(prepared):
@@ -194,9 +199,9 @@ def test_unlike_labels_are_kept_in_float32(shared, tmp_path):
         "--source", f"rgbd:{raw}?datasets={','.join(wanted)}", "--out", tmp_path, "--name", "mixed"
     )
     assert done.returncode == 0, done.stderr
-    assert records.read_card(tmp_path)["label_encoding"] == "float32"
-    source = sources.make({"type": "tfds", "path": str(tmp_path)})
-    original = sources.make({"type": "rgbd", "path": str(raw), "datasets": wanted})
+    assert tfds_source.read_card(tmp_path)["label_encoding"] == "float32"
+    source = registry.make({"type": "tfds", "path": str(tmp_path)})
+    original = registry.make({"type": "rgbd", "path": str(raw), "datasets": wanted})
     assert len(source) == len(original) == 9
     for i in range(9):
         assert_same_record(source[i], original[i])
@@ -233,8 +238,8 @@ def test_a_killed_preparation_continues(tmp_path):
         SystemExit, match="begun with other shard_size, shards: shard_size 8, now 9"
     ):
         tool.main([*map(str, arguments[:-1]), "9"])
-    with pytest.raises(sources.SourceError, match="has not finished"):
-        sources.make({"type": "tfds", "path": str(out / "many")})
+    with pytest.raises(SourceError, match="has not finished"):
+        registry.make({"type": "tfds", "path": str(out / "many")})
 
     with pytest.raises(SystemExit):  # would be written to a folder called "gs:"
         tool.main(["--source", f"folder:{raw}", "--out", "gs://bucket/data", "--name", "many"])
@@ -245,17 +250,17 @@ def test_a_killed_preparation_continues(tmp_path):
     kept = [name for name in before if after[name] == before[name]]
     assert len(after) == 30 and len(kept) == len(notes)
     assert not (folder / ".progress").exists()
-    source = sources.make({"type": "tfds", "path": str(out / "many")})
+    source = registry.make({"type": "tfds", "path": str(out / "many")})
     assert [source[i]["key"] for i in range(240)] == [f"{i:03d}.jpg" for i in range(240)]
 
 
 def test_sky_that_the_depth_tells_is_stored(prepared):
     spec = {"type": "rgbd", "path": str(prepared["raw"]), "exclude": ["2.png", "5.jpg"]}
-    plain, far = sources.make(spec), sources.make(spec | {"sky_above": 4.0})
-    assert records.label_encoding(plain) == "png16"
-    assert records.label_encoding(far) == "float32"  # 16 bits as they are would lose the rule
-    assert records.mask_fields(far) == ["sky"]
-    example = records.encode(far, 1, encoding="float32", masks=["sky"])
+    plain, far = registry.make(spec), registry.make(spec | {"sky_above": 4.0})
+    assert label_encoding(plain) == "png16"
+    assert label_encoding(far) == "float32"  # 16 bits as they are would lose the rule
+    assert mask_fields(far) == ["sky"]
+    example = encode(far, 1, encoding="float32", masks=["sky"])
     sky = cv2.imdecode(np.frombuffer(example["sky"], np.uint8), cv2.IMREAD_UNCHANGED) > 0
     np.testing.assert_array_equal(sky, far[1]["sky"])
     depth = cv2.imread(str(prepared["raw"] / "1_depth.png"), cv2.IMREAD_UNCHANGED)
@@ -296,19 +301,19 @@ def test_other_peoples_tfds_data_sets(tmp_path):
         data_dir=folder, features=features, split_infos=[split], check_data=False
     )
     fields = {"type": "tfds", "split": "val", "image": "rgb", "depth": "z", "scale": 2.0}
-    by_path = sources.make(fields | {"path": str(tmp_path / "rooms")})
-    by_name = sources.make(fields | {"dataset": "rooms", "data_dir": str(tmp_path)})
+    by_path = registry.make(fields | {"path": str(tmp_path / "rooms")})
+    by_name = registry.make(fields | {"dataset": "rooms", "data_dir": str(tmp_path)})
     for source in (by_path, by_name):
         record = source[0]
         assert source.name == "rooms" and record["key"] == "val:0" and record["shift_known"]
         np.testing.assert_array_equal(record["image"], image)
         np.testing.assert_allclose(record["disparity"], 2 / depth.astype(np.float64), rtol=1e-6)
-    images = sources.make(fields | {"path": str(tmp_path), "depth": "none"})
-    assert not sources.is_labelled(images) and "disparity" not in images[0]
+    images = registry.make(fields | {"path": str(tmp_path), "depth": "none"})
+    assert not is_labelled(images) and "disparity" not in images[0]
 
 
 def test_label_files_do_not_join_packed_images_and_the_error_says_what_does(prepared, tmp_path):
-    source = sources.make({"type": "tfds", "path": str(prepared["out"] / "mine"), "slice": [1, 4]})
+    source = registry.make({"type": "tfds", "path": str(prepared["out"] / "mine"), "slice": [1, 4]})
     np.save(tmp_path / "0.npy", np.ones((2, 2), np.float32))
-    with pytest.raises(labels.LabelError, match="found by their images' file names.*'folder:"):
-        labels.attach(source, {"path": str(tmp_path), "type": "files"})
+    with pytest.raises(join.LabelError, match="found by their images' file names.*'folder:"):
+        attach(source, {"path": str(tmp_path), "type": "files"})

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax.data import formats, sources, specs
-from depth_anything_jax.data.manifest import ManifestError
-from depth_anything_jax.data.sources import SourceError
+from depth_anything_jax.data import registry
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.sources.base import Source, SourceError, is_labelled
+from depth_anything_jax.data.sources.manifest import ManifestError
 
 RNG = np.random.default_rng(0)
 
@@ -28,16 +29,16 @@ def test_folder_is_recursive_and_sorted(tmp_path):
     names = ["b/2.png", "b/10.png", "a.PNG", "c/d/e.png", ".hidden/x.png", "b/.y.png"]
     pixels = {name: write_image(tmp_path / name) for name in names}
     (tmp_path / "notes.txt").write_text("no image")
-    source = sources.make({"type": "folder", "path": str(tmp_path)})
+    source = registry.make({"type": "folder", "path": str(tmp_path)})
     keys = [source.key(i) for i in range(len(source))]
     assert keys == ["a.PNG", "b/10.png", "b/2.png", "c/d/e.png"]
     for i, key in enumerate(keys):
         record = source[i]
         assert set(record) == {"key", "image"} and record["key"] == key
         np.testing.assert_array_equal(record["image"], pixels[key])
-    assert not sources.is_labelled(source)
-    assert isinstance(source, sources.Source)
-    excluded = sources.make({"type": "folder", "path": str(tmp_path), "exclude": ["b/*"]})
+    assert not is_labelled(source)
+    assert isinstance(source, Source)
+    excluded = registry.make({"type": "folder", "path": str(tmp_path), "exclude": ["b/*"]})
     assert [excluded.key(i) for i in range(len(excluded))] == ["a.PNG", "c/d/e.png"]
 
 
@@ -45,32 +46,32 @@ def test_slices(tmp_path):
     for i in range(5):
         write_image(tmp_path / f"{i}.png")
     spec = {"type": "folder", "path": str(tmp_path)}
-    part = sources.make(spec | {"slice": [1, 3]})
+    part = registry.make(spec | {"slice": [1, 3]})
     assert [part.key(i) for i in range(len(part))] == ["1.png", "2.png"]
     assert part[1]["key"] == "2.png"
-    assert len(sources.make(spec | {"slice": [3, None]})) == 2
+    assert len(registry.make(spec | {"slice": [3, None]})) == 2
     with pytest.raises(SourceError, match=r"slice \[7, 9\] of the 5"):
-        sources.make(spec | {"slice": [7, 9]})
+        registry.make(spec | {"slice": [7, 9]})
 
 
 def test_wrong_folders_say_what_was_looked_for(tmp_path):
     with pytest.raises(SourceError, match="no folder .*nowhere"):
-        sources.make({"type": "folder", "path": str(tmp_path / "nowhere")})
+        registry.make({"type": "folder", "path": str(tmp_path / "nowhere")})
     (tmp_path / "a.mp4").touch()
     with pytest.raises(SourceError, match=r"no image below it \(1 other files\).*\.jpg"):
-        sources.make({"type": "folder", "path": str(tmp_path)})
+        registry.make({"type": "folder", "path": str(tmp_path)})
 
 
 def test_descriptions_are_checked(tmp_path):
     write_image(tmp_path / "a.png")
     with pytest.raises(SourceError, match="unknown source type 'fodler'.*folder"):
-        sources.make({"type": "fodler"})
+        registry.make({"type": "fodler"})
     with pytest.raises(SourceError, match="no field 'exlude'; did you mean 'exclude'"):
-        sources.make({"type": "folder", "path": str(tmp_path), "exlude": []})
+        registry.make({"type": "folder", "path": str(tmp_path), "exlude": []})
     with pytest.raises(SourceError, match="needs the field 'path'"):
-        sources.make({"type": "folder"})
+        registry.make({"type": "folder"})
     with pytest.raises(SourceError, match="'datsets'; did you mean 'datasets'"):
-        sources.make({"type": "rgbd", "path": str(tmp_path), "datsets": ["nyu"]})
+        registry.make({"type": "rgbd", "path": str(tmp_path), "datsets": ["nyu"]})
 
 
 # --- RGB-D -------------------------------------------------------------------------------------
@@ -110,8 +111,8 @@ def keys(source):
 
 
 def test_manifest_gives_disparity(pairs):
-    source = sources.make({"type": "rgbd", "path": str(pairs)})
-    assert len(source) == 6 and sources.is_labelled(source)
+    source = registry.make({"type": "rgbd", "path": str(pairs)})
+    assert len(source) == 6 and is_labelled(source)
     first, last = source[0], source[5]
     depth = np.load(pairs / "one/a.npy").astype(np.float64)
     assert first["valid"].sum() == 12 * 16 - 4
@@ -134,7 +135,7 @@ def test_manifest_gives_disparity(pairs):
 
 def test_manifest_selections(pairs):
     def make(**fields):
-        return keys(sources.make({"type": "rgbd", "path": str(pairs / "manifest.json"), **fields}))
+        return keys(registry.make({"type": "rgbd", "path": str(pairs / "manifest.json"), **fields}))
 
     assert make(datasets=["stereo"]) == ["two/d.png", "two/e.png", "two/f.png"]
     assert make(datasets=["r*"], exclude=["one/b.png"]) == ["one/a.png", "two/c.png"]
@@ -152,28 +153,28 @@ def test_manifest_selections(pairs):
 
 def test_images_alone_need_no_depth(pairs):
     (pairs / "list.txt").write_text("one/a.png\ntwo/c.png\n")
-    source = sources.make({"type": "rgbd", "path": str(pairs / "list.txt"), "labelled": False})
-    assert "disparity" not in source[1] and not sources.is_labelled(source)
+    source = registry.make({"type": "rgbd", "path": str(pairs / "list.txt"), "labelled": False})
+    assert "disparity" not in source[1] and not is_labelled(source)
     with pytest.raises(SourceError, match="2 of 2 entries have no 'depth'.*one/a.png"):
-        sources.make({"type": "rgbd", "path": str(pairs / "list.txt")})
+        registry.make({"type": "rgbd", "path": str(pairs / "list.txt")})
 
 
 def test_lists_take_their_conventions_from_the_source(pairs):
     (pairs / "list.txt").write_text("one/b.png one/b_d.png\ntwo/c.png two/c_d.png\n")
     (pairs / "list.jsonl").write_text('{"rgb": "one/b.png", "depth": "one/b_d.png"}\n')
-    expected = sources.make({"type": "rgbd", "path": str(pairs)})
+    expected = registry.make({"type": "rgbd", "path": str(pairs)})
     for name in ("list.txt", "list.jsonl"):
-        source = sources.make({"type": "rgbd", "path": str(pairs / name), "fmt": "nyu"})
+        source = registry.make({"type": "rgbd", "path": str(pairs / name), "fmt": "nyu"})
         np.testing.assert_array_equal(source[0]["disparity"], expected[1]["disparity"])
 
 
 def test_broken_manifests_are_named(tmp_path):
     def load(text, name="m.json"):
         (tmp_path / name).write_text(text)
-        return sources.make({"type": "rgbd", "path": str(tmp_path / name)})
+        return registry.make({"type": "rgbd", "path": str(tmp_path / name)})
 
     with pytest.raises(ManifestError, match=r"no manifest at .*manifest\.json"):
-        sources.make({"type": "rgbd", "path": str(tmp_path)})
+        registry.make({"type": "rgbd", "path": str(tmp_path)})
     with pytest.raises(ManifestError, match="m.json: not JSON"):
         load("{")
     with pytest.raises(ManifestError, match="non-empty list"):
@@ -197,7 +198,7 @@ def test_masks(pairs):
     cv2.imwrite(str(pairs / "valid.png"), valid)
     entry = {"rgb": "two/d.png", "depth": "two/d.pfm", "sky": "sky.png", "valid": "valid.png"}
     (pairs / "m.json").write_text(json.dumps([entry, entry | {"kind": "disparity"}]))
-    source = sources.make({"type": "rgbd", "path": str(pairs / "m.json")})
+    source = registry.make({"type": "rgbd", "path": str(pairs / "m.json")})
     values = formats.read_label(pairs / "two/d.pfm")
     np.testing.assert_array_equal(source[0]["sky"], sky > 0)
     np.testing.assert_array_equal(source[0]["valid"], (values > 0) & (valid > 0))
@@ -214,16 +215,16 @@ def test_sky_by_depth(pairs):
     np.save(pairs / "far.npy", values)
     (pairs / "m.json").write_text(json.dumps([{"rgb": "one/a.png", "depth": "far.npy"}]))
     spec = {"type": "rgbd", "path": str(pairs / "m.json")}
-    record = sources.make(spec | {"sky_above": 1000})[0]
+    record = registry.make(spec | {"sky_above": 1000})[0]
     np.testing.assert_array_equal(record["sky"], values > 1000)
     np.testing.assert_array_equal(record["valid"], values < 1000)
     assert not record["disparity"][:3].any() and record["disparity"][3:].all()
-    assert not sources.make(spec)[0]["sky"].any()
+    assert not registry.make(spec)[0]["sky"].any()
 
 
 def test_another_view_is_refused(pairs):
     write_image(pairs / "one/a.png", 16, 12)
-    source = sources.make({"type": "rgbd", "path": str(pairs)})
+    source = registry.make({"type": "rgbd", "path": str(pairs)})
     with pytest.raises(formats.FormatError, match="one/a.png: the image is 16x12.*12x16.*EXIF"):
         source[0]
     write_image(pairs / "one/a.png", 24, 32)  # another resolution of the same view is fine
@@ -242,19 +243,19 @@ def test_paired_folders(tmp_path):
         "depths": str(tmp_path / "gt"),
         "fmt": "kitti",
     }
-    source = sources.make(spec)
+    source = registry.make(spec)
     assert keys(source) == ["x/1.jpg", "x/2.jpg"]
     np.testing.assert_array_equal(source[1]["disparity"], np.full((12, 16), 0.5))
     (tmp_path / "gt/x/1.png").unlink()
     with pytest.raises(ManifestError, match="1 of 2 images.*x/1.jpg"):
-        sources.make(spec)
+        registry.make(spec)
     with pytest.raises(ManifestError, match="no folder .*nowhere.*'depths'"):
-        sources.make(spec | {"depths": str(tmp_path / "nowhere")})
+        registry.make(spec | {"depths": str(tmp_path / "nowhere")})
 
 
 def test_sources_can_be_sent_to_workers(pairs):
     for spec in ({"type": "folder"}, {"type": "rgbd", "datasets": ["rooms"]}):
-        source = sources.make({"path": str(pairs), **spec})
+        source = registry.make({"path": str(pairs), **spec})
         again = pickle.loads(pickle.dumps(source))
         assert keys(again) == keys(source)
         np.testing.assert_array_equal(again[0]["image"], source[0]["image"])
@@ -262,31 +263,31 @@ def test_sources_can_be_sent_to_workers(pairs):
 
 def test_missing_tfds_data_set_says_where_it_looked(tmp_path):
     with pytest.raises(SourceError, match="no data set at .*dataset_info.json.*prepare_data"):
-        sources.make({"type": "tfds", "path": str(tmp_path / "sa1b")})
+        registry.make({"type": "tfds", "path": str(tmp_path / "sa1b")})
     with pytest.raises(SourceError, match="either 'path' or 'dataset'"):
-        sources.make({"type": "tfds"})
+        registry.make({"type": "tfds"})
     (tmp_path / "sa1b/1.0.0/.progress").mkdir(parents=True)
     (tmp_path / "sa1b/1.0.0/.progress/plan.json").write_text("{}")
     with pytest.raises(SourceError, match="has not finished; run the same"):
-        sources.make({"type": "tfds", "path": str(tmp_path / "sa1b")})
+        registry.make({"type": "tfds", "path": str(tmp_path / "sa1b")})
 
 
 def test_rendered_scenes_are_a_source():
-    source = sources.make(specs.parse("scenes:A?count=3&size=56&seed=5"))
+    source = registry.make(registry.parse("scenes:A?count=3&size=56&seed=5"))
     record = source[2]
     assert record["image"].shape == (56, 56, 3) and record["image"].dtype == np.uint8
     assert record["disparity"].shape == (56, 56) and record["shift_known"]
-    assert sources.is_labelled(source)
+    assert is_labelled(source)
     with pytest.raises(SourceError, match="'scenes' has no field 'sise'; did you mean 'size'"):
-        sources.make(specs.parse("scenes:A?count=3&sise=56"))
+        registry.make(registry.parse("scenes:A?count=3&sise=56"))
     with pytest.raises(SourceError, match="'scenes' needs the field 'count'"):
-        sources.make(specs.parse("scenes:A?size=56"))
+        registry.make(registry.parse("scenes:A?size=56"))
     for text in ("count=abc", "count=2.5", "count=3&size=True"):
         field, _, value = text.rpartition("&")[2].partition("=")
         with pytest.raises(SourceError, match=f"{field}='?{value}'?: must be a whole number"):
-            sources.make(specs.parse(f"scenes:A?{text}"))
+            registry.make(registry.parse(f"scenes:A?{text}"))
     with pytest.raises(SourceError, match="fov='wide': must be a number, as fov=100"):
-        sources.make(specs.parse("scenes:A?count=3&fov=wide"))
+        registry.make(registry.parse("scenes:A?count=3&fov=wide"))
 
 
 # --- the real pairs ----------------------------------------------------------------------------
@@ -295,7 +296,7 @@ def test_rendered_scenes_are_a_source():
 def test_the_whole_shared_manifest_loads(shared):
     folder = shared / "data" / "labelled"
     manifest = json.loads((folder / "manifest.json").read_text())
-    source = sources.make({"type": "rgbd", "path": str(folder)})
+    source = registry.make({"type": "rgbd", "path": str(folder)})
     assert len(source) == len(manifest) == 100
     for i, entry in enumerate(manifest):
         record = source[i]

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax.data import formats, transforms
+from depth_anything_jax.data import transforms
+from depth_anything_jax.data.file_formats import formats
 
 # (h, w) → network size at 518, lower_bound; worked out with the official rule.
 OFFICIAL_SIZES = {

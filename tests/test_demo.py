@@ -12,11 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import demo, demo_plan, demo_report, demo_stages, inference
-from depth_anything_jax.data.scenes import SceneSource
-from depth_anything_jax.demo_plan import Plan
-from depth_anything_jax.demo_stages import Marks, Stage
-from depth_anything_jax.evaluation import metrics
+from depth_anything_jax.data.scenes.source import SceneSource
+from depth_anything_jax.demo import report
+from depth_anything_jax.demo import stages as demo_stages
+from depth_anything_jax.demo.__main__ import demo
+from depth_anything_jax.demo.plan import ABLATION, CONTROLS, DOMAINS, RUNS, Plan
+from depth_anything_jax.demo.stages import Marks, Stage
+from depth_anything_jax.evaluation.scores import metrics
+from depth_anything_jax.inference import predictor
 
 SMALL = Plan(size=28, images=6, held_out=4)
 
@@ -74,7 +77,7 @@ def test_three_seeds_have_their_own_folders_and_labels():
 
 
 def test_a_control_lacks_one_part_of_the_method_and_nothing_else(tmp_path):
-    plan = dataclasses.replace(demo_plan.ABLATION, folder=str(tmp_path))
+    plan = dataclasses.replace(ABLATION, folder=str(tmp_path))
     stages = {s.title: s for s in demo_stages.stages(plan)}
     assert len(stages) == 3 * (1 + len(plan.runs))  # the labels are no run
     changed = {
@@ -91,22 +94,23 @@ def test_a_control_lacks_one_part_of_the_method_and_nothing_else(tmp_path):
             control = flags_of(stages[f"{name}-{seed}"])
             differ = {k for k in student | control if student.get(k) != control.get(k)}
             assert differ == fields | {"workdir"}, name
-    titles = {b for a, b, _ in demo_report.PAIRS if a == "student"}
-    assert titles >= set(changed) and set(demo_report.ROWS) >= set(plan.runs)
+    titles = {b for a, b, _ in report.PAIRS if a == "student"}
+    assert titles >= set(changed) and set(report.ROWS) >= set(plan.runs)
 
 
 def test_controls_are_fields_that_the_trainer_takes(tmp_path):
     import runpy
 
-    from depth_anything_jax import configs, preflight
+    from depth_anything_jax import configs
+    from depth_anything_jax.training import config_checks
 
-    for name, overrides in demo_plan.CONTROLS.items():
+    for name, overrides in CONTROLS.items():
         config = runpy.run_path(configs.resolve("configs/student.py"))["get_config"]("demo")
         for field, text in (x.split("=") for x in overrides):
             value = text if text == "shuffled" else ast.literal_eval(text)
             config.update_from_flattened_dict({field: value})
         with pytest.raises(FileNotFoundError, match="labels_demo"):  # all else is in order
-            preflight.check(config, preflight.batch_sizes(config), str(tmp_path / name))
+            config_checks.check(config, config_checks.batch_sizes(config), str(tmp_path / name))
 
 
 def test_marks_resume_and_notice_changed_commands(tmp_path):
@@ -211,7 +215,7 @@ def test_programs_side_by_side_share_the_cores(tmp_path, monkeypatch):
 
 def test_mean_label_is_what_a_constant_can_know(tmp_path):
     source = SceneSource("A", 5, size=28, cache=str(tmp_path))
-    mean = demo_report.mean_label(source)
+    mean = report.mean_label(source)
     expected = np.mean(
         [
             metrics.normalise(source[i]["disparity"].astype(float).ravel()).reshape(28, 28)
@@ -230,7 +234,7 @@ def fake_scores(shift, n=60, seeds=1):
     out = {}
     for row, offset in {**offsets, "shuffled": 0.3}.items():
         out[row] = {}
-        for domain in demo_plan.DOMAINS:
+        for domain in DOMAINS:
             error = base + offset + 0.02 * rng.standard_normal((seeds, n))
             out[row][domain] = {"abs_rel": error / 2, "norm_l1": error, "delta1": 1 - error}
     return out
@@ -241,20 +245,20 @@ def fake_scores(shift, n=60, seeds=1):
 )
 def test_verdicts_follow_the_intervals(shift, said):
     scores = fake_scores(shift)
-    for metric in demo_report.METRICS:
-        found = demo_report.interval(scores, "student", "alone", "B", metric)
-        assert demo_report.verdict(found, metric) == said
-    lines = demo_report.table(scores).splitlines()
+    for metric in report.METRICS:
+        found = report.interval(scores, "student", "alone", "B", metric)
+        assert report.verdict(found, metric) == said
+    lines = report.table(scores).splitlines()
     row = next(x for x in lines if x.startswith("| student − alone") and "| B |" in x)
     assert row.count(said) == 3
 
 
 def test_table_prints_what_was_measured():
     scores = fake_scores(0.02, seeds=3)
-    text = demo_report.table(scores)
+    text = report.table(scores)
     row = next(x for x in text.splitlines() if x.startswith("| student (A"))
     cells = [float(c) for c in row.strip("|").split("|")[1:]]
-    expected = [scores["student"][d][m].mean() for d in "ABC" for m in demo_report.METRICS]
+    expected = [scores["student"][d][m].mean() for d in "ABC" for m in report.METRICS]
     np.testing.assert_allclose(cells, expected, atol=5.1e-4)  # three digits are printed
     ratio = scores["constant"]["B"]["norm_l1"].mean() / scores["teacher"]["B"]["norm_l1"].mean()
     interval = metrics.ratio_interval(*(scores[r]["B"]["norm_l1"] for r in ("constant", "teacher")))
@@ -262,13 +266,13 @@ def test_table_prints_what_was_measured():
     assert f"{ratio:.2f} x [{interval.low:.2f}, {interval.high:.2f}] the teacher's" in text
     assert "released" not in text
     scores["released"] = scores["teacher"]
-    assert "| released model |" in demo_report.table(scores)
+    assert "| released model |" in report.table(scores)
 
 
 def test_a_table_of_several_seeds_shows_each():
-    assert "seed 0" not in demo_report.table(fake_scores(0.05))
+    assert "seed 0" not in report.table(fake_scores(0.05))
     scores = fake_scores(0.05, seeds=3)
-    lines = demo_report.table(scores).splitlines()
+    lines = report.table(scores).splitlines()
     row = next(x for x in lines if x.startswith("| student − alone |"))
     cells = [float(x) for x in row.strip("|").split("|")[1:]]
     differ = scores["student"]["B"]["norm_l1"] - scores["alone"]["B"]["norm_l1"]
@@ -277,39 +281,39 @@ def test_a_table_of_several_seeds_shows_each():
 
 def test_a_harness_in_which_shuffled_labels_do_no_harm_is_called_broken():
     scores = fake_scores(0.05)
-    assert demo_report.broken(scores) == ""
+    assert report.broken(scores) == ""
     scores["shuffled"] = scores["student"]
-    assert "harness is broken" in demo_report.broken(scores)
+    assert "harness is broken" in report.broken(scores)
 
 
 def test_active_share_says_when_it_says_nothing():
-    assert "off" in demo_report.active_share([{"step": 1}])
+    assert "off" in report.active_share([{"step": 1}])
     rows = [{"features/active_fraction": 0.0}] * 5
-    assert "says nothing" in demo_report.active_share(rows)
+    assert "says nothing" in report.active_share(rows)
     rows = [{"features/active_fraction": x} for x in (0.0, 0.1, 0.2, 0.3, 0.4)]
-    assert "20.0% of the tokens, 40.0% in the last fifth" in demo_report.active_share(rows)
+    assert "20.0% of the tokens, 40.0% in the last fifth" in report.active_share(rows)
 
 
 def test_report_is_one_file_with_everything_in_it(tmp_path, monkeypatch):
     plan = dataclasses.replace(SMALL, folder=str(tmp_path))
     logged = {
         name: [{"step": s, "loss/labelled": 1 / s, "features/active_fraction": 0.1} for s in (1, 2)]
-        for name in demo_plan.RUNS
+        for name in RUNS
     }
-    monkeypatch.setattr(demo_report, "curves", lambda plan: logged)
+    monkeypatch.setattr(report, "curves", lambda plan: logged)
     monkeypatch.setattr(
-        demo_report,
+        report,
         "predictors",
         lambda plan, weights: ((row, 0, 28, lambda x: x[..., 0]) for row in ("teacher", "student")),
     )
     docs = tmp_path / "docs"
     marks = {k: {"command": [], "seconds": 61.0} for k in ("teacher-0", "all")}
-    demo_report.write(plan, fake_scores(0.05), marks, docs=str(docs))
+    report.write(plan, fake_scores(0.05), marks, docs=str(docs))
     page = (tmp_path / "report.html").read_text()
     assert page.count("<img src='data:image/png;base64,") == 4
     assert "src='http" not in page and "better" in page and "not DINOv2" in page
     saved = json.loads((tmp_path / "scores.json").read_text())
-    assert set(saved["student"]["B"]) == set(demo_report.METRICS)
+    assert set(saved["student"]["B"]) == set(report.METRICS)
     (note,) = docs.glob("*.md")
     assert "L_feat acted on 10.0%" in note.read_text()
     assert len(list((docs / "images").glob("*.png"))) == 4
@@ -328,14 +332,14 @@ def test_the_whole_demo_in_little(tmp_path, monkeypatch):
         teacher=("total_steps=2",),
         student=("total_steps=2",),
     )
-    scores = demo.demo(plan)
-    assert set(scores) == {"constant", *demo_plan.RUNS}
+    scores = demo(plan)
+    assert set(scores) == {"constant", *RUNS}
     assert all(
         np.isfinite(v).all() for r in scores.values() for d in r.values() for v in d.values()
     )
     assert (tmp_path / "demo/report.html").exists()
     monkeypatch.setattr(demo_stages, "_start", None)
-    again = demo.demo(plan)
+    again = demo(plan)
     for row in scores:
         np.testing.assert_array_equal(scores[row]["B"]["norm_l1"], again[row]["B"]["norm_l1"])
 
@@ -347,9 +351,9 @@ def test_help_needs_no_jax():
 
 def test_batches_of_the_demos_divide_over_the_devices(monkeypatch):
     count = jax.local_device_count()
-    assert inference.batch_of(20) % count == 0 and 20 <= inference.batch_of(20) < 20 + count
+    assert predictor.batch_of(20) % count == 0 and 20 <= predictor.batch_of(20) < 20 + count
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
-    assert inference.batch_of(20) == 20
+    assert predictor.batch_of(20) == 20
     monkeypatch.setattr(demo_stages, "accelerated", lambda: True)
     labels = next(s for s in demo_stages.stages(Plan()) if s.name == "labels")
     assert labels.command[-2:] == ("--batch_size", "0")  # the program's own: 8 a device

@@ -8,9 +8,13 @@ import runpy
 import numpy as np
 import pytest
 
-from depth_anything_jax import configs, demo_metric, demo_stages, preflight
-from depth_anything_jax.demo_metric import LONG, METRICS, MetricPlan
-from depth_anything_jax.evaluation import candidates, metrics
+from depth_anything_jax import configs
+from depth_anything_jax.demo import metric as demo_metric
+from depth_anything_jax.demo import stages as demo_stages
+from depth_anything_jax.demo.metric import LONG, METRICS, MetricPlan
+from depth_anything_jax.evaluation.runner.predictors import of_network
+from depth_anything_jax.evaluation.scores import metrics
+from depth_anything_jax.training import config_checks
 
 
 def flags_of(stage):
@@ -62,7 +66,7 @@ def test_its_fields_are_those_of_the_trainer(stage, tmp_path):
             literal = text[0] in "0123456789("
             value = ast.literal_eval(text) if literal else text
             config.update_from_flattened_dict({name.removeprefix("config."): value})
-    preflight.check(config, preflight.batch_sizes(config), str(tmp_path))
+    config_checks.check(config, config_checks.batch_sizes(config), str(tmp_path))
 
 
 def test_the_constant_is_the_best_one():
@@ -136,11 +140,11 @@ def test_the_report_is_one_page_with_one_bar_of_metres(tmp_path, monkeypatch):
 
     def predictors(plan):
         for row, factor in (("constant", 0.0), ("scratch-sigmoid", 0.5), ("tuned-sigmoid", 1.0)):
-            candidate = candidates.of_network(
+            candidate = of_network(
                 lambda x, f=factor: np.repeat(f * wall[None], len(x), 0), kind="metric"
             )
             if row == "tuned-sigmoid":  # canonical depth at twice the focal length of (20 + 30) / 2
-                candidate = candidates.of_network(
+                candidate = of_network(
                     lambda x: np.repeat(2 * wall[None], len(x), 0), kind="metric"
                 )._replace(focal=50.0)
             yield row, 0, candidate

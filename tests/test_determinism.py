@@ -19,8 +19,12 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from depth_anything_jax import audit_sheets, configs, initial, labelling, sharding, state, train
-from depth_anything_jax.data import sources, specs
+from depth_anything_jax import configs, train
+from depth_anything_jax.data import registry
+from depth_anything_jax.inference import label_dataset
+from depth_anything_jax.models.dtypes import compute_dtype
+from depth_anything_jax.parallel import sharding
+from depth_anything_jax.training import audit_sheets, init, step
 from tests.run_comparison import (
     Story,
     check,
@@ -88,8 +92,8 @@ def data(tmp_path_factory):
     (folder / "pairs.json").write_text(json.dumps(pairs))
     for i in range(40):
         write(f"photos/{i}.png", 6, 7, 3)
-    labelling.label_source(
-        lambda images: images.mean(-1), sources.make(specs.parse(f"folder:{folder}/photos")),
+    label_dataset.label_source(
+        lambda images: images.mean(-1), registry.make(registry.parse(f"folder:{folder}/photos")),
         folder / "labels", teacher={"fingerprint": "brightness"}, size=SIZE, tell=lambda line: None,
     )  # fmt: skip
     return folder
@@ -145,12 +149,12 @@ class Pixels(nn.Module):
 
 
 def pixel_networks(config, mesh):
-    """Stands for initial.networks."""
-    dtype = initial.compute_dtype(config.dtype)
+    """Stands for init.networks."""
+    dtype = compute_dtype(config.dtype)
     encoder = Encoder(dtype)
     params = encoder.init(jax.random.key(5), jnp.zeros((1, SIZE, SIZE, 3)))["params"]
     frozen = {"encoder": params}
-    networks = state.Networks(Pixels(encoder, Decoder(dtype)), encoder)
+    networks = step.Networks(Pixels(encoder, Decoder(dtype)), encoder)
     placed = jax.device_put(frozen, sharding.tree_shardings(frozen, mesh))
     return networks, placed, {"variant": "demo", "licence_chain": []}
 
@@ -173,7 +177,7 @@ def inside(setting: Setting, workdir, data) -> Story:
     devices, make = jax.devices()[: setting.devices], sharding.make_mesh
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "make_mesh", lambda *a: make(*a, devices=devices))
-        patch.setattr(initial, "networks", pixel_networks)
+        patch.setattr(init, "networks", pixel_networks)
         patch.setattr(audit_sheets, "sheets", lambda arrays: {})  # takes longer than the run
         if setting.float64:
             widen(patch.setattr)

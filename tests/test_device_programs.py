@@ -12,26 +12,17 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import (
-    checkpoint,
-    configs,
-    device_programs,
-    evaluate,
-    export,
-    initial,
-    models,
-    pseudo_label,
-    report,
-    sharding,
-    train,
-    weights,
-)
-from depth_anything_jax.api.model import DepthAnything
-from depth_anything_jax.data import sources, specs
+from depth_anything_jax import configs, evaluate, models, pseudo_label, train
+from depth_anything_jax.checkpoints import export, orbax_io, pretrained
+from depth_anything_jax.data import registry
+from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.models import depth_anything
+from depth_anything_jax.parallel import device_programs, sharding
+from depth_anything_jax.training import logger
+from depth_anything_jax.training.init import compile_quickly, init_params
 from tests import as_tpu
 
-PACKAGE = pathlib.Path(device_programs.__file__).parent
+PACKAGE = pathlib.Path(device_programs.__file__).parent.parent
 SIZE = 28
 TINY = models.Variant(32, 4, 2, 64, 8, (8, 8, 16, 16), (0, 1, 2, 3), grid=2)
 DEVICES = 8
@@ -124,7 +115,7 @@ def test_nothing_else_makes_programs():
             for n in ast.walk(tree)
             if isinstance(n, ast.ImportFrom) and {a.name for a in n.names} & {"jit", "pjit", "pmap"}
         ]
-        assert not (found or names) or path == "device_programs.py", path
+        assert not (found or names) or path == "parallel/device_programs.py", path
 
 
 # Training
@@ -161,16 +152,16 @@ def released(tmp_path_factory):
     """A tiny relative network, as a run of ours."""
     folder = tmp_path_factory.mktemp("released")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    init = initial.init_params(models.build(TINY), shipped("teacher", "vitl"))
-    params = initial.compile_quickly(init, mesh, None)(jax.random.key(0))
+    init = init_params(models.build(TINY), shipped("teacher", "vitl"))
+    params = compile_quickly(init, mesh, None)(jax.random.key(0))
     about = {"variant": "tiny", "version": "v2", "head": "relative", "licence_chain": []}
-    checkpoint.save_params(folder, jax.device_get(params), about)
+    orbax_io.save_params(folder, jax.device_get(params), about)
     return str(folder)
 
 
 def check(folder, *, parts):
     """A run that drew, scored and saved; its losses are numbers."""
-    rows = report.read_metrics(folder)
+    rows = logger.read_metrics(folder)
     losses = [r for r in rows if "loss/total" in r]
     assert [r["step"] for r in losses] == [1, 2]
     for name in ("total", *parts):
@@ -220,7 +211,7 @@ def test_metres(head, tmp_path, released, ran):
 
 
 def test_labels_scores_and_pictures(tmp_path, photos, released, ran):
-    source = sources.make(specs.parse(f"folder:{photos}"))
+    source = registry.make(registry.parse(f"folder:{photos}"))
     done = pseudo_label.label(released, source, tmp_path / "labels", size=SIZE, batch_size=8)
     assert done.images == 6
     student_of_them = student(
@@ -248,7 +239,7 @@ def test_labels_scores_and_pictures(tmp_path, photos, released, ran):
 
 
 def test_a_file_that_lacks_tensors(tmp_path, released, ran):
-    found = weights.load(released)
+    found = pretrained.load(released)
     path = tmp_path / "part.safetensors"
     export.export(found, str(path), layout="official")
     from safetensors.numpy import load_file, save_file
@@ -256,6 +247,6 @@ def test_a_file_that_lacks_tensors(tmp_path, released, ran):
     tensors = load_file(path)
     del tensors["pretrained.patch_embed.proj.weight"]
     save_file(tensors, path)
-    filled = weights.load(str(path), version="v2", allow_missing="patch_embed")
+    filled = pretrained.load(str(path), version="v2", allow_missing="patch_embed")
     assert np.abs(filled.params["encoder"]["patch_embed"]["kernel"]).max() > 0
     assert ran["weights.fill"] == {1}

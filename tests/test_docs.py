@@ -21,7 +21,7 @@ PACKAGE = ROOT / "depth_anything_jax"
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + sorted(
     str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")
 )
-# Endings: `losses.py` is no name in a module.
+# Endings: `losses/relative.py` is no name in a module.
 FILES = ("py", "md", "json", "jsonl", "html", "safetensors")
 TABLES = ("docs/method.md", "README.md")  # the last cell of a row names fields
 TRAIN = "```sh\npython -m depth_anything_jax.train --config=configs/student.py:vitl"
@@ -49,12 +49,13 @@ def config() -> ConfigDict:
 
 
 @functools.cache
-def modules() -> dict[str, pathlib.Path]:
-    """Modules of the package by their own name and by their path: "pipeline", "data.pipeline"."""
-    found = {}
+def modules() -> dict[str, list[pathlib.Path]]:
+    """Modules of the package by the end of their path: "pipeline", "data.pipeline"."""
+    found: dict[str, list[pathlib.Path]] = {}
     for file in PACKAGE.rglob("*.py"):
         parts = file.relative_to(PACKAGE).with_suffix("").parts
-        found |= {parts[-1]: file, ".".join(parts): file}
+        for start in range(len(parts)):
+            found.setdefault(".".join(parts[start:]), []).append(file)
     return found
 
 
@@ -110,7 +111,7 @@ def names(text: str) -> list[str]:
     for name in re.findall(r"`(?:--config\.)?([a-z_]+(?:\.[\w*]+)+)(?:=[^`]*)?`", text):
         section, _, rest = name.rpartition(".")
         top = name.split(".")[0]
-        known = section in modules() and rest in defined(modules()[section])
+        known = any(rest in defined(file) for file in modules().get(section, []))
         if rest in FILES or known or is_field(name):
             continue
         if section in modules() or isinstance(config().get(top), ConfigDict):
@@ -164,7 +165,9 @@ def commands(text: str) -> list[str]:
         if not ours:
             continue
         program, rest = ours.groups()
-        file = ROOT / program if "/" in program else PACKAGE / f"{program}.py"
+        path = PACKAGE.joinpath(*program.split("."))
+        path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        file = ROOT / program if "/" in program else path
         if not file.is_file():
             bad += [f"{program}: no such program"]
             continue
@@ -174,7 +177,7 @@ def commands(text: str) -> list[str]:
             bad.append(f"{line}: {error}")
             continue
         words = words[: next((i for i, w in enumerate(words) if w in ("&", "&&", "||")), None)]
-        known = flags_of(file) | flags_of(PACKAGE / "weight_flags.py")
+        known = flags_of(file) | flags_of(PACKAGE / "checkpoints" / "weight_flags.py")
         given = {w[2:].partition("=")[0] for w in words if w.startswith("--")}
         given = {name.replace("-", "_") for name in given if not name.startswith("config")}
         off = {name for name in given if name.startswith("no") and name[2:] in known}
@@ -231,17 +234,17 @@ def test_the_method_page_is_complete():
         (lambda t: links("docs/method.md", t), "[a](data.md#nothing)", "no such heading"),
         (
             lambda t: links("docs/method.md", t),
-            "[`losses.cutmics`](../depth_anything_jax/losses.py)",
-            "`losses.cutmics` is not in",
+            "[`relative.cutmics`](../depth_anything_jax/losses/relative.py)",
+            "`relative.cutmics` is not in",
         ),
         (
             lambda t: links("docs/method.md", t),
-            "[`state.cutmix`](../depth_anything_jax/losses.py)",
-            "`state.cutmix` is not in",
+            "[`step.cutmix`](../depth_anything_jax/losses/relative.py)",
+            "`step.cutmix` is not in",
         ),
         (named_tests, "`tests/test_losses.py::test_nothing`", "no such test"),
         (named_tests, "`tests/nowhere.py::test_nothing`", "no such test"),
-        (names, "`losses.cutmics`", "no such function or field"),
+        (names, "`relative.cutmics`", "no such function or field"),
         (names, "`loss.trimm`", "no such function or field"),
         (names, "`--config.loss.trimm=1`", "no such function or field"),
         (names, "`perturb.cutmix.q`", "no such function or field"),

@@ -7,19 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import (
-    checkpoint,
-    configs,
-    export,
-    losses,
-    paths,
-    pseudo_label,
-    report,
-    sharding,
-    train,
-    weights,
-)
-from depth_anything_jax.data import sources, specs
+from depth_anything_jax import configs, pseudo_label, train
+from depth_anything_jax.checkpoints import export, orbax_io, pretrained
+from depth_anything_jax.data import registry
+from depth_anything_jax.losses import relative
+from depth_anything_jax.parallel import sharding
+from depth_anything_jax.training import logger
+from depth_anything_jax.utils import param_paths
 from tests.test_data_prepare import prepare
 
 SIZE = 28
@@ -58,7 +52,7 @@ def runs(tmp_path_factory):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         unlabelled = f"tfds:{folder / 'few'}"
-        source = sources.make(specs.parse(unlabelled))
+        source = registry.make(registry.parse(unlabelled))
         pseudo_label.label(
             str(folder / "teacher"), source, folder / "labels", size=SIZE, batch_size=8
         )
@@ -73,7 +67,7 @@ def runs(tmp_path_factory):
 
 
 def test_student_learns_from_both_and_says_so(runs):
-    rows = report.read_metrics(runs / "student")
+    rows = logger.read_metrics(runs / "student")
     losses = [r for r in rows if "loss/total" in r]
     assert [r["step"] for r in losses] == [1, 2, 3]
     for name in ("labelled", "unlabelled", "features"):
@@ -91,16 +85,16 @@ def test_student_learns_from_both_and_says_so(runs):
 
 
 def test_licences_travel_from_teacher_and_labels_to_the_student(runs):
-    _, meta = checkpoint.load_params(runs / "student")
+    _, meta = orbax_io.load_params(runs / "student")
     roles = [link["role"] for link in meta["licence_chain"]]
     assert {"initial weights", "frozen encoder", "teacher"} <= set(roles)
 
 
 def test_trained_student_goes_to_torch_layout_and_back(runs, tmp_path):
-    found = weights.load(str(runs / "student"))
+    found = pretrained.load(str(runs / "student"))
     export.export(found, str(tmp_path / "student.safetensors"), layout="official")
-    again = weights.load(str(tmp_path / "student.safetensors"))
-    ours, theirs = (paths.leaves_by_path(w.params) for w in (found, again))
+    again = pretrained.load(str(tmp_path / "student.safetensors"))
+    ours, theirs = (param_paths.leaves_by_path(w.params) for w in (found, again))
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
@@ -119,13 +113,13 @@ def test_v2_learns_from_the_labels_of_another_tool_alone(tmp_path, monkeypatch):
         "data.labels": (f"{tmp_path}?suffix=_depth",), "log.images": 0, "total_steps": 2,
     })  # fmt: skip
     weights_of_the_gradient = []
-    cutmix = losses.cutmix
+    cutmix = relative.cutmix
 
     def watched(*args, **options):
         weights_of_the_gradient.append(options["gradient_weight"])
         return cutmix(*args, **options)
 
-    monkeypatch.setattr(losses, "cutmix", watched)
+    monkeypatch.setattr(relative, "cutmix", watched)
     make = sharding.make_mesh  # one device: quicker to compile for
     monkeypatch.setattr(sharding, "make_mesh", lambda *a: make(*a, devices=jax.devices()[:1]))
     jax.config.update("jax_disable_most_optimizations", True)
@@ -137,5 +131,5 @@ def test_v2_learns_from_the_labels_of_another_tool_alone(tmp_path, monkeypatch):
     assert numbers["loss/unlabelled"] > 0 and "loss/labelled" not in numbers
     mean = (numbers["loss/unlabelled"] + numbers["loss/features"]) / 2  # float32
     assert numbers["loss/total"] == pytest.approx(mean, rel=1e-6)
-    _, meta = checkpoint.load_params(tmp_path / "run")
+    _, meta = orbax_io.load_params(tmp_path / "run")
     assert (meta["version"], meta["step"]) == ("v2", 2)

@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, evaluate, models
-from depth_anything_jax.evaluation import candidates, protocols, session, tables
-from depth_anything_jax.evaluation.aggregate import ImageScores
+from depth_anything_jax import evaluate, models
+from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.report import session, tables
+from depth_anything_jax.evaluation.runner import predictors
+from depth_anything_jax.evaluation.scores.aggregate import ImageScores
 from tests import benchmark_files
 
 SCENES = "scenes:A?count=2&size=28"
@@ -25,7 +28,7 @@ def weights_folder(tmp_path_factory):
     model = models.build("demo")
     params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
     meta = {"variant": "demo", "version": "v2", "head": "relative", "max_depth": None}
-    checkpoint.save_params(folder, jax.tree.map(np.asarray, params), meta)
+    orbax_io.save_params(folder, jax.tree.map(np.asarray, params), meta)
     return str(folder)
 
 
@@ -118,8 +121,8 @@ def test_a_negative_number_is_refused(flag):
 def test_one_candidate_serves_all_sets(scannet, tmp_path, monkeypatch):
     """Weights are loaded once; files of all sets lie in one folder, also those past a limit."""
     made = []
-    make = candidates.make
-    monkeypatch.setattr(candidates, "make", lambda *a, **k: made.append(a) or make(*a, **k))
+    make = predictors.make
+    monkeypatch.setattr(predictors, "make", lambda *a, **k: made.append(a) or make(*a, **k))
     other = tmp_path / "other"
     shutil.copytree(scannet / "scene0707_00", other / "scene0708_00")
     names = ["scannet?partial=True"] * 2
@@ -138,7 +141,7 @@ def test_one_candidate_serves_all_sets(scannet, tmp_path, monkeypatch):
         assert all(rows[0]["delta1"] == 1 for rows, _ in found)
     assert len(made) == 2
     with pytest.raises(ValueError, match="would share a file"):
-        candidates.make("predictions:" + str(tmp_path), kind="metric", keys=["a.png", "a.jpg"])
+        predictors.make("predictions:" + str(tmp_path), kind="metric", keys=["a.png", "a.jpg"])
 
 
 def test_sets_and_folders_go_together(scannet):

@@ -7,17 +7,13 @@ import sys
 import numpy as np
 import pytest
 
-from depth_anything_jax import evaluate, weights
-from depth_anything_jax.evaluation import (
-    candidates,
-    loop,
-    pairs,
-    protocol_table,
-    protocols,
-    published,
-    relative,
-    tables,
-)
+from depth_anything_jax import evaluate
+from depth_anything_jax.checkpoints import pretrained
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.protocols import table
+from depth_anything_jax.evaluation.report import published, tables
+from depth_anything_jax.evaluation.runner import loop, predictors
+from depth_anything_jax.evaluation.scores import pairs, relative
 from tests import benchmark_files
 
 H, W = 48, 64
@@ -57,10 +53,10 @@ def metric(monkeypatch):
         width = images.shape[2]
         return np.broadcast_to(np.linspace(4, 0.5, width), images.shape[:3]).astype(np.float32)
 
-    made = candidates.of_network(predict, kind="metric", name="net")
-    real = candidates.make
+    made = predictors.of_network(predict, kind="metric", name="net")
+    real = predictors.make
     monkeypatch.setattr(
-        candidates, "make", lambda name, **k: made if name == "net" else real(name, **k)
+        predictors, "make", lambda name, **k: made if name == "net" else real(name, **k)
     )
     return looks
 
@@ -105,10 +101,10 @@ def test_a_view_may_be_asked_for_and_decides_the_default_protocol(sets, metric):
         next(evaluate.evaluate("net", opened, protocol="zoe", views=["depth-scale"]))
 
 
-@pytest.mark.parametrize("name", protocol_table.TABLE)
+@pytest.mark.parametrize("name", table.TABLE)
 def test_views_share_what_the_network_sees(name):
     """One look serves them all: kinds of a protocol differ in the alignment alone."""
-    entry = protocol_table.TABLE[name]
+    entry = table.TABLE[name]
     assert all(switches.keys() <= {"alignment", "align_on"} for switches in entry.kinds.values())
     expected = protocols.VIEWS["metric"] if name == "moge" else ("metric",)
     assert protocols.views(name, "metric") == expected
@@ -185,14 +181,14 @@ def test_published_numbers_stand_in_the_table(sets, monkeypatch):
     def knows(record, rules):
         return np.tile(np.arange(W, dtype=float), (H, 1))
 
-    made = candidates.Candidate("x", "disparity-affine", know=knows)
+    made = predictors.Candidate("x", "disparity-affine", know=knows)
     released = made._replace(origin="depth-anything/Depth-Anything-V2-Small")
     opened = evaluate.open_sets(["da2k"], [sets[1][1]])
     for candidate, said, count in (
         (released, None, 3), (made, None, 0), (made, "depth-anything-v2-base", 3),
         (released, "none", 0),
     ):  # fmt: skip
-        monkeypatch.setattr(candidates, "make", lambda *a, c=candidate, **k: c)
+        monkeypatch.setattr(predictors, "make", lambda *a, c=candidate, **k: c)
         ((rows, _),) = evaluate.evaluate("x", opened, published_as=said)
         assert sum(bool(r["published"]) for r in rows) == count
         assert ("published (ours / theirs)" in tables.table(rows)) == bool(count)
@@ -213,12 +209,12 @@ def test_published_numbers_stand_in_the_table(sets, monkeypatch):
 )
 def test_only_imported_weights_that_are_whole_know_their_origin(role, more, origin, monkeypatch):
     chain = [{"role": role, "source": "depth_anything_v2_vits", "licence": "Apache-2.0"}]
-    found = weights.Weights(
+    found = pretrained.Weights(
         {"encoder": {}, "decoder": {}}, "vits", "v2", "relative", None, None, "x", "all",
         {"licence_chain": chain, **more},
     )  # fmt: skip
-    monkeypatch.setattr(weights, "load", lambda source, **_: found)
-    assert candidates.make("x").origin == origin
+    monkeypatch.setattr(pretrained, "load", lambda source, **_: found)
+    assert predictors.make("x").origin == origin
     assert published.model_of(origin) == ("depth-anything-v2-small" if origin else "")
 
 
@@ -268,7 +264,7 @@ def test_prediction_missing_in_one_view_is_missing_in_all(sets):
     def know(record, rules):
         return None if record["key"] == first else np.where(record["valid"], record["depth"], 1)
 
-    made = candidates.Candidate("x", "metric", know=know)
+    made = predictors.Candidate("x", "metric", know=know)
     found = loop.evaluate_views(made, source, views=("metric", "depth-scale"), protocol="moge")
     for view, scores in found.items():
         (missing,) = scores.skipped_images

@@ -8,9 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import inference, models, resample, weights
-from depth_anything_jax.data import sources, transforms
-from depth_anything_jax.evaluation import align, loop, protocols, scoring, stream
+from depth_anything_jax import models
+from depth_anything_jax.checkpoints import pretrained
+from depth_anything_jax.data import registry, transforms
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.runner import loop, stream
+from depth_anything_jax.evaluation.scores import scoring
+from depth_anything_jax.inference import predictor
+from depth_anything_jax.utils import interpolation, scale_shift
 
 SIZE = 28
 KIND = "disparity-affine"
@@ -199,21 +204,21 @@ def test_sequences_are_fitted_as_a_whole():
 @pytest.fixture(scope="module")
 def official(shared):
     """(predict, scores by image, set means) of the real weights, the missing tensor zero."""
-    found = weights.load(
+    found = pretrained.load(
         str(shared / "weights" / "depth_anything_v2_vits.partial.fp16.safetensors"),
         allow_missing=r"resize_layers\.3\.weight",
         fill="zeros",
         version="v2",
     )
     model = models.build(found.variant, version=found.version)
-    predict = inference.Predictor(model, found.params, devices=jax.devices()[:1])
+    predict = predictor.Predictor(model, found.params, devices=jax.devices()[:1])
     golden = json.loads((shared / "golden" / "scores.json").read_text())
     return predict, {x["rgb"]: x for x in golden["images"]}, golden["mean"]
 
 
 def labelled(shared, **options):
     path = str(shared / "data" / "labelled" / "manifest.json")
-    return sources.make({"type": "rgbd", "path": path, **options})
+    return registry.make({"type": "rgbd", "path": path, **options})
 
 
 def assert_agrees(scores, golden):
@@ -297,10 +302,10 @@ def test_a_mutated_protocol_misses_the_official_scores(official, shared, monkeyp
         with pytest.raises(AssertionError):
             assert_agrees(score(**switches), golden)
     with monkeypatch.context() as patch:
-        patch.setattr(resample, "resize", half_pixel)
+        patch.setattr(interpolation, "resize", half_pixel)
         with pytest.raises(AssertionError):
             assert_agrees(score(), golden)
     with monkeypatch.context() as patch:
-        patch.setattr(align, "least_squares", lambda x, y: align.NONE)
+        patch.setattr(scale_shift, "least_squares", lambda x, y: scale_shift.NONE)
         with pytest.raises(AssertionError):
             assert_agrees(score(), golden)

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import inference, models
+from depth_anything_jax import models
 from depth_anything_jax.data import scenes
-from depth_anything_jax.evaluation import aggregate, candidates, ledger, loop, shards
+from depth_anything_jax.evaluation.runner import loop, predictors, process_share, score_log
+from depth_anything_jax.evaluation.scores import aggregate
+from depth_anything_jax.inference import predictor
 from tests.several_processes import start
 
 KIND = "disparity-affine"
@@ -45,8 +47,8 @@ def test_devices_change_a_table_by_rounding_only(source, network):
     """float32 on CPU; another number of rows in a matrix product is another order of its sums."""
     found = {}
     for n in (1, 2, 8):
-        predict = inference.Predictor(*network, devices=jax.devices()[:n])
-        candidate = candidates.of_network(predict, kind=KIND, batch_size=n)
+        predict = predictor.Predictor(*network, devices=jax.devices()[:n])
+        candidate = predictors.of_network(predict, kind=KIND, batch_size=n)
         images = loop.evaluate_candidate(candidate, source, **RUN).per_image
         assert [i.key for i in images] == [source.key(i) for i in range(11)]
         assert candidate.stats.padding == (-11) % n and candidate.stats.images == 11
@@ -60,15 +62,15 @@ def test_devices_change_a_table_by_rounding_only(source, network):
 def test_shares_give_the_table_of_the_whole_from_the_same_predictions(source):
     predict = lambda images: images.mean(-1)  # noqa: E731
     whole = loop.evaluate_candidate(
-        candidates.of_network(predict, kind=KIND), source, **RUN
+        predictors.of_network(predict, kind=KIND), source, **RUN
     ).per_image
     for count in (2, 8):
         parts = []
         for index in range(count):
             alone = _Alone(index, count)
-            kept = ledger.Ledger(alone)
+            kept = score_log.Ledger(alone)
             loop.evaluate_candidate(
-                candidates.of_network(predict, kind=KIND, batch_size=3), source, ledger=kept, **RUN
+                predictors.of_network(predict, kind=KIND, batch_size=3), source, ledger=kept, **RUN
             )
             parts.append([kept.known[i][KIND] for i in sorted(kept.known)])
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -77,7 +79,7 @@ def test_shares_give_the_table_of_the_whole_from_the_same_predictions(source):
             assert table(together)[name] == pytest.approx(value, rel=1e-12, nan_ok=True), name
 
 
-class _Alone(shards.Share):
+class _Alone(process_share.Share):
     """A share whose process is the only one that runs."""
 
     def gather(self, value):

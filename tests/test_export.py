@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, convert, export, licences, weight_files, weights
+from depth_anything_jax.checkpoints import convert, export, licences, orbax_io, pretrained, readers
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, build_encoder
 from tests import parity
@@ -44,10 +44,10 @@ def photos(count=1, size=56):
 def random_weights(variant="tiny", version="v2", max_depth=None, parts="all"):
     rng = np.random.default_rng(0)
     layout = "official" if parts == "all" else "dinov2"
-    expected = weights.expected_tensors(variant, layout, parts)
+    expected = pretrained.expected_tensors(variant, layout, parts)
     state = {n: rng.normal(size=x.shape).astype(np.float32) * 0.1 for n, x in expected.items()}
     head = "relative" if max_depth is None else "sigmoid"
-    return weights.Weights(
+    return pretrained.Weights(
         params=convert.from_torch(state),
         variant=variant,
         version=version,
@@ -89,13 +89,13 @@ def test_same_picture_in_both_directions(tmp_path, reference_model, variant, ver
         VARIANTS[variant], photos(), version=version, max_depth=max_depth
     )
     theirs.save_pretrained(tmp_path / "theirs")
-    loaded = weights.load(str(tmp_path / "theirs"))
+    loaded = pretrained.load(str(tmp_path / "theirs"))
     facts = (loaded.variant, loaded.version, loaded.head, loaded.max_depth)
     assert facts == (variant, version, "relative" if max_depth is None else "sigmoid", max_depth)
 
     images = photos(2)
     _, picture = reference_model.forward(theirs, images)
-    model, params = weights.load_pretrained(str(tmp_path / "theirs"))
+    model, params = pretrained.load_pretrained(str(tmp_path / "theirs"))
     ours = jax.jit(model.apply)({"params": params}, jnp.asarray(images))
     assert parity.relative_error(ours, picture) <= parity.OUTPUT_FLOAT32["vits"]
 
@@ -157,7 +157,7 @@ def test_exported_encoder_in_transformers(tmp_path, reference_model):
     params = jax.tree.map(jnp.asarray, what.params["encoder"])
     ours = build_encoder("tiny").apply({"params": params}, jnp.asarray(images))
     assert parity.relative_error(ours.tokens, tokens.numpy()) <= parity.TAPS_FLOAT32
-    assert_same(weights.load(str(tmp_path / "x")), what)
+    assert_same(pretrained.load(str(tmp_path / "x")), what)
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "folder"])
@@ -168,7 +168,7 @@ def test_files_come_back_with_all_that_is_known(tmp_path, name, max_depth):
     what = random_weights("gated", "v1", max_depth)
     layout = "hf" if name == "folder" else "official"
     path = export.export(what, str(tmp_path / "new" / name), layout=layout)
-    assert_same(weights.load(str(path)), what)
+    assert_same(pretrained.load(str(path)), what)
     card = path / "README.md" if layout == "hf" else path.with_name("x.README.md")
     assert card.read_text().startswith("---\nlicense: cc-by-nc-4.0\n")
     assert "| teacher | some/teacher | CC-BY-NC-4.0 |" in card.read_text()
@@ -179,21 +179,21 @@ def test_what_lies_beside_a_pth_comes_along_from_a_bucket(tmp_path, monkeypatch)
     pytest.importorskip("torch")
     what = random_weights("gated", "v1", 80.0)
     path = export.export(what, str(tmp_path / "x.pth"), layout="official")
-    monkeypatch.setattr(weight_files, "_is_remote", lambda path: True)
-    assert_same(weights.load(str(path)), what)
+    monkeypatch.setattr(readers, "_is_remote", lambda path: True)
+    assert_same(pretrained.load(str(path)), what)
 
 
 def test_official_pth_is_a_flat_dict(tmp_path):
     torch = pytest.importorskip("torch")
     export.export(random_weights(), str(tmp_path / "x.pth"), layout="official")
     state = torch.load(tmp_path / "x.pth", weights_only=True)
-    assert set(state) == set(weights.expected_tensors("tiny", "official"))
+    assert set(state) == set(pretrained.expected_tensors("tiny", "official"))
 
 
 def test_official_encoder_has_dinov2_names(tmp_path):
     what = random_weights(parts="encoder")
     path = export.export(what, str(tmp_path / "x.safetensors"), layout="official")
-    loaded = weights.load(str(path))
+    loaded = pretrained.load(str(path))
     assert loaded.metadata["layout"] == "dinov2"
     assert_same(loaded, what)
 
@@ -237,8 +237,8 @@ def test_tools_there_and_back(tmp_path, capsys):
     export_torch.main([*files[1:3], "--layout", "hf"])
     import_torch.main(files[2:4])
     export_torch.main([*files[3:5], "--layout", "official"])
-    assert_same(weights.load(files[4]), what)
-    _, meta = checkpoint.load_params(files[3])
+    assert_same(pretrained.load(files[4]), what)
+    _, meta = orbax_io.load_params(files[3])
     assert meta["licence"] == "CC-BY-NC-4.0" and meta["max_depth"] == 80.0
     assert capsys.readouterr().out.count("all of tiny, licence CC-BY-NC-4.0") == 4
     with pytest.raises(SystemExit, match="FileExistsError: .* is not empty"):
@@ -257,7 +257,7 @@ def test_import_fills_on_request(tmp_path, capsys, spelling):
         import_torch.main(arguments)
     import_torch.main([*arguments, spelling, "resize_layers", "--fill", "zeros"])
     assert "filled by zeros: depth_head.resize_layers.3.weight" in capsys.readouterr().out
-    again = weights.load(str(tmp_path / "y"))
+    again = pretrained.load(str(tmp_path / "y"))
     assert not again.params["decoder"]["resize_layers_3"]["kernel"].any()
     assert again.metadata["filled"]["by"] == "zeros"
 
@@ -268,6 +268,6 @@ def test_vit_s_at_518(tmp_path, reference_model):
     theirs.save_pretrained(tmp_path / "x")
     images = photos(size=518)
     _, picture = reference_model.forward(theirs, images)
-    model, params = weights.load_pretrained(str(tmp_path / "x"))
+    model, params = pretrained.load_pretrained(str(tmp_path / "x"))
     ours = jax.jit(model.apply)({"params": params}, jnp.asarray(images))
     assert parity.relative_error(ours, picture) <= parity.OUTPUT_FLOAT32["vits"]

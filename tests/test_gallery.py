@@ -7,18 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax import pages, pictures
-from depth_anything_jax.evaluation import (
-    align,
-    candidates,
-    gallery,
-    loop,
-    protocols,
-    session,
-    stream,
-    tables,
-)
-from depth_anything_jax.evaluation.aggregate import ImageScores
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.report import gallery, session, tables
+from depth_anything_jax.evaluation.runner import loop, predictors, stream
+from depth_anything_jax.evaluation.scores.aggregate import ImageScores
+from depth_anything_jax.utils import scale_shift
+from depth_anything_jax.visualization import colormaps, html_report
 
 KIND = "disparity-affine"
 
@@ -90,12 +84,12 @@ def test_the_maps_are_those_that_were_scored():
     source = Ramps(2)
     for name in ("golden", "da"):
         rules = stream.Rulebook([KIND], name, {"input_size": 28})
-        made = candidates.of_network(network, kind=KIND)
+        made = predictors.of_network(network, kind=KIND)
         scores = loop.evaluate_candidate(
             made, source, protocol=name, switches={"input_size": 28}
         ).per_image
         for index, record, prediction in stream.predictions(made, source, [0, 1], rules):
-            a = align.Alignment(scores[index].scale, scores[index].shift)
+            a = scale_shift.Alignment(scores[index].scale, scores[index].shift)
             found = gallery.maps(prediction, KIND, record, rules.of(record), a, whole=False)
             error = found.error[found.valid]
             assert error.mean() == pytest.approx(scores[index].abs_rel, rel=1e-12)
@@ -106,20 +100,20 @@ def test_what_a_prediction_does_not_know_is_grey():
     """The truth as a prediction is NaN between its sparse pixels, which is no nearest depth."""
     record, rules = Ramps(1)[0], protocols.get("golden", KIND, "ramps", "indoor")
     sparse = np.where(record["valid"], record["disparity"], np.nan)
-    found = gallery.maps(sparse, KIND, record, rules, align.NONE, whole=True)
+    found = gallery.maps(sparse, KIND, record, rules, scale_shift.NONE, whole=True)
     np.testing.assert_array_equal(np.isfinite(found.prediction), found.valid)
     strip, _ = gallery.draw(found)
     label, prediction = strip[:, :320], strip[:, 320 + gallery.GAP :][:, :320]
     np.testing.assert_array_equal(label, prediction)
     # Where it is scored, what is not finite counts as near, and is drawn so.
     none = np.full_like(sparse, np.nan)
-    found = gallery.maps(none, KIND, record, rules, align.NONE, whole=True)
+    found = gallery.maps(none, KIND, record, rules, scale_shift.NONE, whole=True)
     np.testing.assert_array_equal(np.isfinite(found.prediction), found.valid)
 
 
 def test_label_and_prediction_share_their_colours_and_sparse_pixels_stay_visible():
     record, rules = Ramps(1)[0], protocols.get("golden", KIND, "ramps", "indoor")
-    exact = gallery.maps(record["disparity"], KIND, record, rules, align.NONE, whole=True)
+    exact = gallery.maps(record["disparity"], KIND, record, rules, scale_shift.NONE, whole=True)
     strip, (low, high) = gallery.draw(exact)
     assert (low, high) == pytest.approx(
         np.percentile(record["disparity"][record["valid"]], [2, 98])
@@ -127,8 +121,8 @@ def test_label_and_prediction_share_their_colours_and_sparse_pixels_stay_visible
     h, w = gallery.fit(record["valid"].shape)
     assert (h, w) == (13, 320) and strip.shape == (13, 3 * 320 + 2 * gallery.GAP, 3)
     label, prediction, error = (strip[:, k * (320 + gallery.GAP) :][:, :320] for k in range(3))
-    grey = (label == pictures.GREY).all(-1)
-    assert grey[:1].all() and not (prediction == pictures.GREY).all(-1).any()
+    grey = (label == colormaps.GREY).all(-1)
+    assert grey[:1].all() and not (prediction == colormaps.GREY).all(-1).any()
     assert 0.3 < (~grey[3:]).mean() <= 0.5, "every 7th pixel, three of which become one"
     same = np.abs(label[~grey].astype(int) - prediction[~grey]).max(-1)
     assert np.quantile(same, 0.9) <= 12  # a cell's mean of one pixel against that of three
@@ -140,7 +134,7 @@ def test_label_and_prediction_share_their_colours_and_sparse_pixels_stay_visible
 @pytest.fixture
 def run(tmp_path):
     source = Ramps(12)
-    made = candidates.of_network(network, kind=KIND, name="<b>a model</b>")
+    made = predictors.of_network(network, kind=KIND, name="<b>a model</b>")
     rules = stream.Rulebook([KIND], "golden", {"input_size": 28})
     found = loop.evaluate_candidate(
         made, source, protocol="golden", switches={"input_size": 28}
@@ -181,7 +175,7 @@ def test_the_page_stands_alone_and_says_what_it_shows(run):
 
 def test_markdown_tables_become_html():
     text = "| a | b |\n|---|---|\n| <1> | 2 |\n\n- one\n- <two>\nbelow\n- last"
-    assert pages.tables(text) == (
+    assert html_report.tables(text) == (
         "<table><tr><th>a</th><th>b</th></tr><tr><td>&lt;1&gt;</td><td>2</td></tr></table><br>"
         "<ul><li>one</li><li>&lt;two&gt;</li></ul><p>below</p><ul><li>last</li></ul>"
     )

@@ -16,10 +16,12 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tools import architecture
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = "depth_anything_jax"
 # What a person starts. Nobody imports one of these: absl refuses flags that are defined twice.
-PROGRAMS = ("train", "pseudo_label", "evaluate", "predict", "demo", "app")
+PROGRAMS = ("train", "pseudo_label", "evaluate", "predict", "demo.__main__", "demo.metric", "app")
 # import name -> distribution, where they differ
 DISTRIBUTIONS = {
     "absl": "absl-py",
@@ -90,6 +92,12 @@ def module_exists(parts: list[str]) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
+def module_of(file: pathlib.Path) -> str:
+    """A file's name below the package, with dots; of a folder's `__init__` the folder's."""
+    parts = file.relative_to(ROOT / PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 def below(name: str, *folders: str) -> bool:
     return any(name == f or name.startswith(f + ".") for f in folders)
 
@@ -98,13 +106,13 @@ def test_the_scan_sees_lazy_and_nested_imports(tmp_path):
     """The other tests stand on this one: an import hidden in a function must be found."""
     file = tmp_path / "module.py"
     file.write_text(
-        "import os\nfrom depth_anything_jax import losses as l\n"
+        "import os\nfrom depth_anything_jax.losses import relative as r\n"
         "class A:\n  import cv2\n  def f(self):\n    import jax.numpy as jnp\n"
     )
-    assert imports(file) == {"os", "cv2", "jax.numpy", "depth_anything_jax.losses"}
+    assert imports(file) == {"os", "cv2", "jax.numpy", "depth_anything_jax.losses.relative"}
     assert third_party(file) == {"cv2", "jax"}
     assert third_party(file, at_import=True) == {"cv2"}
-    assert own(file) == {"losses"}
+    assert own(file) == {"losses.relative"}
 
 
 @pytest.mark.parametrize("file", sources("configs"), ids=lambda p: p.name)
@@ -119,40 +127,41 @@ def test_data_knows_no_jax(file):
     optional = {"h5py", "scipy", "pillow_heif"}
     assert third_party(file) <= allowed | optional | {"tqdm", "etils"} | TYPES
     assert not third_party(file, at_import=True) & optional
-    assert all(below(name, "data", "resample") for name in own(file)), own(file)
+    assert all(below(name, "data", "utils.interpolation") for name in own(file)), own(file)
 
 
-# Of the evaluation, what only computes: numpy alone.
-SCORES = (
-    "metrics", "align", "protocols", "protocol_table", "switches", "aggregate", "scoring", "pairs",
-    "relative", "tables",
+# What only computes: in the evaluation numpy alone.
+NUMPY = (
+    "evaluation.protocols", "evaluation.scores", "evaluation.report.tables",
+    "utils.interpolation", "utils.scale_shift",
 )  # fmt: skip
-NUMPY = ("resample", *(f"evaluation.{name}" for name in SCORES))
-PURE = ("losses", "losses_metric", "perturb", "placement", "select", *NUMPY)
-CORE = [
-    *sources(f"{PACKAGE}/models"),
-    *(ROOT.joinpath(PACKAGE, *name.split(".")).with_suffix(".py") for name in PURE),
-]
+PURE = ("losses", "models", "training.perturb", "parallel.placement", *NUMPY)
+CORE = [p for p in sources(PACKAGE) if below(module_of(p), *PURE)]
 
 
 @pytest.mark.parametrize("file", CORE, ids=lambda p: p.name)
 def test_models_losses_and_metrics_are_pure(file):
-    name = ".".join(file.relative_to(ROOT / PACKAGE).with_suffix("").parts)
-    known = {"numpy"} if name in NUMPY else {"jax", "flax", "numpy"}
-    assert third_party(file) <= known | TYPES
-    assert all(below(n, *(NUMPY if name in NUMPY else ("models", *PURE))) for n in own(file))
+    numpy = below(module_of(file), *NUMPY)
+    assert third_party(file) <= ({"numpy"} if numpy else {"jax", "flax", "numpy"}) | TYPES
+    assert all(below(n, *(NUMPY if numpy else PURE)) for n in own(file)), own(file)
 
 
-@pytest.mark.parametrize("name", ["optim", "sharding", "checkpoint", "state", "paths"])
+PATHS_ONLY = (
+    "training.optim", "training.step", "parallel.sharding", "checkpoints.orbax_io",
+    "utils.param_paths",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PATHS_ONLY)
 def test_training_parts_know_parameters_by_path_only(name):
     """No model class and no data below the programs."""
-    used = own(ROOT / PACKAGE / f"{name}.py")
+    used = own(ROOT.joinpath(PACKAGE, *name.split(".")).with_suffix(".py")) - {"models.outputs"}
     assert not [n for n in used if below(n, "models", "data", *PROGRAMS)], used
 
 
 @pytest.mark.parametrize("file", sources(PACKAGE, "tools"), ids=lambda p: p.stem)
 def test_no_program_is_imported(file):
-    programs = [n for n in own(file) if n in PROGRAMS and n != file.stem]
+    programs = [n for n in own(file) if n in PROGRAMS]
     tools = [n for n in imports(file) if n.startswith("tools.")]
     assert not programs and not tools
 
@@ -166,7 +175,7 @@ def test_no_flag_is_defined_by_an_import(file):
         assert not [c for c in calls if re.search(r"\bDEFINE_\w+$", c)], file
 
 
-@pytest.mark.parametrize("name", ["train", "demo"])
+@pytest.mark.parametrize("name", ["train", "demo/__main__"])
 def test_programs_start_light(name):
     """Spawned workers import the main module again, where jax would take a second each."""
     heavy = {"jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets"}
@@ -209,6 +218,49 @@ def test_data_works_without_jax():
     run_without(
         {"jax", "jaxlib", "flax", "optax", "orbax", "h5py", "scipy", "pillow_heif"},
         f"{PACKAGE}.data",
+    )
+
+
+# Layers
+
+
+def test_the_graph_sees_every_import(tmp_path, monkeypatch):
+    package = tmp_path / PACKAGE
+    (package / "utils").mkdir(parents=True)
+    (package / "losses").mkdir()
+    (package / "utils" / "a.py").write_text(
+        "from typing import TYPE_CHECKING\n"
+        f"if TYPE_CHECKING:\n    from {PACKAGE}.losses.b import Loss\n"
+    )
+    (package / "losses" / "b.py").write_text(f"def f():\n    import {PACKAGE}.utils.a\n")
+    monkeypatch.setattr(architecture, "ROOT", tmp_path)
+    arrows = architecture.graph()
+    assert arrows == {"utils.a": {"losses.b"}, "losses.b": {"utils.a"}}
+    assert architecture.circles(arrows) == [["losses.b", "utils.a"]]
+
+
+def test_imports_go_one_way():
+    """Those inside functions and for types included."""
+    arrows = architecture.graph()
+    assert architecture.circles(arrows) == []
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in arrows.items()
+        for other in others
+        if name and name.split(".")[0] != other.split(".")[0]
+        and architecture.layer(other) >= architecture.layer(name)
+    ]  # fmt: skip
+    assert wrong == []
+
+
+def test_the_root_holds_programs_only():
+    files = {p.stem for p in (ROOT / PACKAGE).glob("*.py")} - {"__init__"}
+    assert files == {"train", "pseudo_label", "evaluate", "predict", "app", "configs"}
+
+
+def test_the_document_of_the_architecture_is_up_to_date():
+    assert architecture.OUT.read_text(encoding="utf-8") == architecture.document(), (
+        "run python tools/architecture.py"
     )
 
 
@@ -319,6 +371,9 @@ def test_a_wheel_carries_the_configs_and_lists_them(tmp_path):
 # Texts
 
 
+UNLISTED = {"README.md", "LICENSE", ".gitignore"}
+
+
 @functools.cache
 def tracked() -> list[str]:
     """Paths that git tracks, or a skip where this is no checkout."""
@@ -350,20 +405,15 @@ def tree_in_readme() -> dict[str, str]:
     return found
 
 
-def test_readme_describes_every_file():
+def test_the_readme_names_each_folder_and_program():
     listed = tree_in_readme()
-    # A folder line with a text of its own and nothing below it speaks for all files in it.
-    whole = tuple(
-        path
-        for path, text in listed.items()
-        if path.endswith("/") and text and not any(p.startswith(path) and p != path for p in listed)
-    )
-    assert not [w for w in whole if any(p.startswith(w) and p.endswith(".py") for p in tracked())]
-    files = {p for p in listed if not p.endswith("/")}
-    expected = {p for p in tracked() if not p.startswith(whole)} if whole else set(tracked())
-    assert expected - files == set(), "not in README.md's file tree"
-    assert files - expected == set(), "in README.md's file tree, not in the repository"
-    assert [p for p in files if not listed[p]] == [], "without a description"
+    assert [p for p, text in listed.items() if not text and p != f"{PACKAGE}/"] == []
+    paths = [p.split("/") for p in tracked()]
+    top = {p[0] + "/" * (len(p) > 1) for p in paths}
+    inside = {"/".join(p[:2]) + "/" * (len(p) > 2) for p in paths if p[0] == PACKAGE}
+    inside -= {f"{PACKAGE}/__init__.py", f"{PACKAGE}/py.typed"}
+    assert top | inside <= listed.keys() | UNLISTED
+    assert listed.keys() <= top | inside
 
 
 def test_no_file_names_a_machine():

@@ -11,21 +11,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from depth_anything_jax import (
-    checkpoint,
-    convert,
-    initial,
-    licences,
-    models,
-    optim,
-    paths,
-    sharding,
-    state,
-    weight_files,
-    weights,
-)
-from depth_anything_jax.data import label_record
-from depth_anything_jax.data.label_store import LabelWriter
+from depth_anything_jax import models
+from depth_anything_jax.checkpoints import convert, licences, orbax_io, pretrained, readers
+from depth_anything_jax.data.pseudo_labels import label_codec
+from depth_anything_jax.data.pseudo_labels.label_store import LabelWriter
+from depth_anything_jax.parallel import sharding
+from depth_anything_jax.training import init, optim
+from depth_anything_jax.training.step import new_state
+from depth_anything_jax.utils import param_paths
 from tests.test_pseudo_label import random_params
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -54,7 +47,7 @@ def params():
 def train_state(params, step=0):
     """A state with moments that are not zero."""
     tx = optim.make(config().optim, params, 10)
-    new = state.new_state(jax.tree.map(jnp.asarray, params), tx, ema=False)
+    new = new_state(jax.tree.map(jnp.asarray, params), tx, ema=False)
     moments = jax.tree.map(lambda x: x + jnp.ones_like(x), new.opt_state)
     return dataclasses.replace(new, step=jnp.int32(step), opt_state=moments)
 
@@ -62,7 +55,7 @@ def train_state(params, step=0):
 def zeros(params, mesh):
     """A state at its start, all parameters 0, and its shapes."""
     tx = optim.make(config().optim, params, 10)
-    new = state.new_state(jax.tree.map(jnp.zeros_like, params), tx, ema=False)
+    new = new_state(jax.tree.map(jnp.zeros_like, params), tx, ema=False)
     layout = sharding.tree_shardings(new, mesh)
     new = jax.device_put(new, layout)
     shapes = jax.tree.map(
@@ -75,7 +68,7 @@ def zeros(params, mesh):
 def run(tmp_path_factory, params):
     """The folder of a run that stands at step 7, with a licence that forbids."""
     folder = tmp_path_factory.mktemp("runs") / "student"
-    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    checkpoints = orbax_io.Checkpoints(folder / "checkpoints")
     meta = {**FACTS, "licence_chain": HISTORY}
     checkpoints.save(7, train_state(params, step=7), meta, wait=True)
     checkpoints.close()
@@ -83,7 +76,7 @@ def run(tmp_path_factory, params):
 
 
 def assert_same(a, b):
-    a, b = paths.leaves_by_path(a), paths.leaves_by_path(b)
+    a, b = param_paths.leaves_by_path(a), param_paths.leaves_by_path(b)
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
@@ -94,7 +87,7 @@ def assert_same(a, b):
 
 def test_all_of_a_run_goes_on_where_it_stood(run, params, mesh):
     c = config(init_from=run, init_parts="all")
-    found, _ = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    found, _ = init.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
     assert int(found.step) == 7
     assert_same(found.params, params)
     assert_same(found.opt_state, train_state(params).opt_state)
@@ -104,7 +97,7 @@ def test_all_of_a_run_goes_on_where_it_stood(run, params, mesh):
 def test_parameters_of_a_run_start_a_new_one(run, params, mesh, parts):
     c = config(init_from=run, init_parts=parts)
     fresh, shapes = zeros(params, mesh)
-    found, _ = initial.load_initial(c, fresh, shapes, {"licence_chain": []})
+    found, _ = init.load_initial(c, fresh, shapes, {"licence_chain": []})
     assert int(found.step) == 0
     taken = {"params": ("encoder", "decoder"), "encoder": ("encoder",)}[parts]
     for name in ("encoder", "decoder"):
@@ -119,7 +112,7 @@ def test_parameters_of_a_run_start_a_new_one(run, params, mesh, parts):
 def test_the_history_of_the_initial_weights_and_the_new_runs_own_are_kept(run, params, mesh, parts):
     here = licences.extend([], "frozen encoder", "facebook/dinov2-small", FREE)
     c = config(init_from=run, init_parts=parts)
-    _, meta = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": here})
+    _, meta = init.load_initial(c, *zeros(params, mesh), {"licence_chain": here})
     itself = {"role": "initial weights", "source": run, "licence": NOT_FREE}
     chain = meta["licence_chain"]
     assert sorted(map(str, chain)) == sorted(map(str, [*HISTORY, *here, itself]))
@@ -129,14 +122,14 @@ def test_the_history_of_the_initial_weights_and_the_new_runs_own_are_kept(run, p
 def test_a_continued_run_takes_up_new_licences_and_forgets_none():
     old = {"step": 3, "licence_chain": licences.extend([], "initial weights", "x", FREE)}
     new = licences.extend(old["licence_chain"][:], "teacher", "labels of somebody", NOT_FREE)
-    assert initial.continued(old, {"licence_chain": new})["licence_chain"] == new
-    assert initial.continued({"licence_chain": new}, {"licence_chain": []})["licence_chain"] == new
+    assert init.continued(old, {"licence_chain": new})["licence_chain"] == new
+    assert init.continued({"licence_chain": new}, {"licence_chain": []})["licence_chain"] == new
     assert licences.merge(new, new, new[::-1]) == new
 
 
 def test_teacher_and_labels_enter_with_their_histories(run, tmp_path, mesh):
     c = config(teacher="online", teacher_from=run)
-    _, _, meta = initial.networks(c, mesh)
+    _, _, meta = init.networks(c, mesh)
     teacher = {"role": "teacher", "source": run, "licence": NOT_FREE}
     assert [x for x in meta["licence_chain"] if x["role"] == "teacher"] == [*HISTORY, teacher]
     sources = [x["source"] for x in meta["licence_chain"] if x["role"] == "frozen encoder"]
@@ -147,18 +140,18 @@ def test_teacher_and_labels_enter_with_their_histories(run, tmp_path, mesh):
         {"source": {"count": 1, "keys_sha256": ""}, "shard_size": 1},
         {"licence_chain": HISTORY},
     )
-    writer.write_shard(0, [label_record.encode_invalid("a", "x")], {"a": "x"})
+    writer.write_shard(0, [label_codec.encode_invalid("a", "x")], {"a": "x"})
     writer.finish()
-    _, _, meta = initial.networks(config(**{"data.labels": (str(tmp_path),)}), mesh)
+    _, _, meta = init.networks(config(**{"data.labels": (str(tmp_path),)}), mesh)
     assert HISTORY[0] in meta["licence_chain"]
 
 
 def test_weights_without_a_history_stand_in_the_chain_once(tmp_path, params, mesh):
-    checkpoint.save_params(tmp_path / "mine", params, {**FACTS, "licence": "MIT"})
+    orbax_io.save_params(tmp_path / "mine", params, {**FACTS, "licence": "MIT"})
     path = str(tmp_path / "mine")
-    assert weights.load(path).metadata["licence_chain"][0]["role"] == "weights"
+    assert pretrained.load(path).metadata["licence_chain"][0]["role"] == "weights"
     c = config(init_from=path, init_parts="params")
-    _, meta = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    _, meta = init.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
     assert meta["licence_chain"] == licences.extend([], "initial weights", path, "MIT")
 
 
@@ -168,7 +161,7 @@ def test_weights_without_a_history_stand_in_the_chain_once(tmp_path, params, mes
 @pytest.fixture
 def metric(tmp_path, params):
     facts = {**FACTS, "head": "sigmoid", "max_depth": 20.0}
-    checkpoint.save_params(tmp_path / "metric", params, facts)
+    orbax_io.save_params(tmp_path / "metric", params, facts)
     return str(tmp_path / "metric")
 
 
@@ -178,36 +171,36 @@ SIGMOID = {"model.head": "sigmoid", "model.max_depth": 20.0}
 @pytest.mark.parametrize("source", ["run", "metric"])
 def test_all_but_the_last_layer_starts_a_metric_head(request, source, params, mesh):
     c = config(init_from=request.getfixturevalue(source), init_parts="decoder", **SIGMOID)
-    found, _ = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
-    want = paths.leaves_by_path(params)
-    for path, x in paths.leaves_by_path(found.params).items():
+    found, _ = init.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    want = param_paths.leaves_by_path(params)
+    for path, x in param_paths.leaves_by_path(found.params).items():
         last = path in ("decoder/output_conv2_2/kernel", "decoder/output_conv2_2/bias")
         np.testing.assert_array_equal(x, 0 if last else want[path], err_msg=path)
 
 
 def test_the_relative_network_is_taken_whole_and_only_that(run, metric, params, mesh):
     fields = {"model.head": "bins", "model.max_depth": 10.0, "init_parts": "relative"}
-    found, meta = initial.load_initial(
+    found, meta = init.load_initial(
         config(init_from=run, **fields), *zeros(params, mesh), {"licence_chain": []}
     )
     assert_same(found.params, params)
     assert meta["licence_chain"][-1]["role"] == "initial weights"
     with pytest.raises(ValueError, match="has a sigmoid head, and init_parts='relative'"):
-        initial.load_initial(
+        init.load_initial(
             config(init_from=metric, **fields), *zeros(params, mesh), {"licence_chain": []}
         )
 
 
 def test_a_sigmoid_starts_from_the_decoder_under_a_bins_head(params, mesh, monkeypatch):
-    loaded = weights.Weights(
+    loaded = pretrained.Weights(
         params={**params, "bins": {"conv2": {"bias": np.zeros(3)}}}, variant="demo", version="v2",
         head="bins", max_depth=10.0, licence=None, source="x", parts="all",
         metadata={"licence_chain": []},
     )  # fmt: skip
-    monkeypatch.setattr(weights, "load", lambda *_, **__: loaded)
+    monkeypatch.setattr(pretrained, "load", lambda *_, **__: loaded)
     c = config(init_from="x", init_parts="decoder", **SIGMOID)
-    found, _ = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
-    got, want = (paths.leaves_by_path(p) for p in (found.params, params))
+    found, _ = init.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    got, want = (param_paths.leaves_by_path(p) for p in (found.params, params))
     np.testing.assert_array_equal(
         got["decoder/output_conv1/kernel"], want["decoder/output_conv1/kernel"]
     )
@@ -219,19 +212,19 @@ def test_a_sigmoid_starts_from_the_decoder_under_a_bins_head(params, mesh, monke
 def test_a_metric_decoder_means_its_own_metres(metric, params, mesh, parts, field, value):
     c = config(init_from=metric, init_parts=parts, **{**SIGMOID, field: value})
     with pytest.raises(ValueError, match=f"{field}=.*the same output would mean other metres"):
-        initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+        init.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
 
 
 def test_the_cure_for_other_metres_is_one_that_the_head_has():
     for head, cure in (("bins", "init_parts='relative'"), ("sigmoid", "init_parts='decoder'")):
         c = config(**{**SIGMOID, "model.head": head}, init_from="x")
         with pytest.raises(ValueError, match=f"set model.max_depth=80.0, or .*{cure}"):
-            initial._check_head(c, head, 80.0, None)
+            init._check_head(c, head, 80.0, None)
 
 
 def test_range_and_focal_length_are_in_the_metadata(mesh):
     c = config(unlabelled_ratio=0, **{**SIGMOID, "camera.focal": 250.0})
-    networks, _, meta = initial.networks(c, mesh)
+    networks, _, meta = init.networks(c, mesh)
     assert (networks.student.decoder.head, networks.student.decoder.max_depth) == ("sigmoid", 20.0)
     assert (meta["head"], meta["max_depth"], meta["focal"]) == ("sigmoid", 20.0, 250.0)
 
@@ -240,12 +233,12 @@ def test_range_and_focal_length_are_in_the_metadata(mesh):
 def test_a_decoder_starts_under_its_own_head_only(metric, params, mesh, parts):
     c = config(init_from=metric, init_parts=parts)
     with pytest.raises(ValueError, match=r"has a sigmoid head, model.head='relative'"):
-        initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+        init.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
 
 
 def test_the_encoder_of_a_metric_model_starts_any_head(metric, params, mesh):
     c = config(init_from=metric, init_parts="encoder")
-    found, _ = initial.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    found, _ = init.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
     assert_same(found.params["encoder"], params["encoder"])
 
 
@@ -255,27 +248,27 @@ def test_weights_of_another_size_are_refused_with_every_tensor(run, params, mesh
     fresh = dataclasses.replace(fresh, params=wide)
     c = config(init_from=run, init_parts="params")
     with pytest.raises(ValueError, match="init_from=.* does not fit model.variant") as caught:
-        initial.load_initial(c, fresh, shapes, {"licence_chain": []})
-    for name, x in paths.leaves_by_path(params).items():
+        init.load_initial(c, fresh, shapes, {"licence_chain": []})
+    for name, x in param_paths.leaves_by_path(params).items():
         assert f"{name} {x.shape} (here {(2, *x.shape)})" in str(caught.value)
 
 
 def test_an_online_teacher_needs_a_decoder(mesh):
     c = config(teacher="online", teacher_from="demo-encoder")
     with pytest.raises(ValueError, match="demo-encoder holds an encoder alone"):
-        initial.networks(c, mesh)
+        init.networks(c, mesh)
 
 
 def test_an_online_teacher_may_lack_what_the_config_allows(tmp_path, params, mesh):
     tensors = convert.to_torch(params, "official")
     del tensors["depth_head.resize_layers.3.weight"]
     path = tmp_path / "teacher.safetensors"
-    notes = {weight_files.METADATA_KEY: json.dumps(FACTS)}
+    notes = {readers.METADATA_KEY: json.dumps(FACTS)}
     save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, str(path), notes)
     fields = {"teacher": "online", "teacher_from": str(path)}
     with pytest.raises(convert.TensorMismatch, match="missing: depth_head.resize_layers.3.weight"):
-        initial.networks(config(**fields), mesh)
+        init.networks(config(**fields), mesh)
     allowed = {"allow_missing": r"resize_layers\.3", "fill_missing": "zeros"}
-    _, frozen, _ = initial.networks(config(**fields, **allowed), mesh)
+    _, frozen, _ = init.networks(config(**fields, **allowed), mesh)
     assert not frozen["teacher"]["decoder"]["resize_layers_3"]["kernel"].any()
     assert_same(frozen["teacher"]["encoder"], params["encoder"])

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from etils import epath
 
-from depth_anything_jax import inference, labelling
-from depth_anything_jax.data import buckets, formats, labels, transforms
-from depth_anything_jax.data.label_record import LabelError
-from depth_anything_jax.data.label_store import LabelStore
+from depth_anything_jax.data import buckets, transforms
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.pseudo_labels import join
+from depth_anything_jax.data.pseudo_labels.label_codec import LabelError
+from depth_anything_jax.data.pseudo_labels.label_store import LabelStore
+from depth_anything_jax.inference import label_dataset, predictor
+from depth_anything_jax.utils.param_paths import fingerprint
 from tests.test_labels import Photos
 
 SIZE = 28
@@ -39,7 +42,7 @@ class Network:
 
 def run(predict, source, out, **options):
     options = {"size": SIZE, "batch_size": 2, "shard_size": 4, "tell": lambda s: None} | options
-    return labelling.label_source(predict, source, out, teacher=TEACHER, **options)
+    return label_dataset.label_source(predict, source, out, teacher=TEACHER, **options)
 
 
 def exact(source, i):
@@ -107,9 +110,9 @@ def test_no_label_depends_on_the_batch_it_was_in(tmp_path):
 
 def test_a_bound_on_waiting_images_runs_the_largest_group_early():
     sizes = [14, 28, 42, 14, 56, 70]
-    inputs = (inference.Input(i, np.full((s, 14, 3), s, np.float32)) for i, s in enumerate(sizes))
-    network, stats = Network(), inference.Stats()
-    outputs = list(inference.predict_all(network, inputs, batch_size=3, stats=stats, max_waiting=3))
+    inputs = (predictor.Input(i, np.full((s, 14, 3), s, np.float32)) for i, s in enumerate(sizes))
+    network, stats = Network(), predictor.Stats()
+    outputs = list(predictor.predict_all(network, inputs, batch_size=3, stats=stats, max_waiting=3))
     assert sorted(o.tag for o in outputs) == list(range(6))
     assert all((o.map == sizes[o.tag]).all() for o in outputs)
     assert network.batches[0].shape == (3, 14, 14, 3) and stats.images == 6
@@ -141,7 +144,7 @@ def test_a_stopped_run_continues_without_redoing_or_losing_a_shard(tmp_path):
 KILLED = """
 import os, signal, sys
 import numpy as np
-from depth_anything_jax import labelling
+from depth_anything_jax.inference import label_dataset
 from tests.test_labels import Photos
 
 calls = 0
@@ -153,7 +156,7 @@ def predict(images):
         os.kill(os.getpid(), signal.SIGKILL)
     return images.mean(-1)
 
-labelling.label_source(predict, Photos(10), sys.argv[1], teacher={"fingerprint": "abc",
+label_dataset.label_source(predict, Photos(10), sys.argv[1], teacher={"fingerprint": "abc",
     "variant": "demo"}, size=28, batch_size=2, shard_size=4)
 """
 
@@ -251,11 +254,11 @@ def test_another_source_teacher_or_setting_is_refused(tmp_path, change, message)
         "tell": lambda s: None,
     }  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
-        labelling.label_source(Network(stop_after=3), out=tmp_path / "out", **options)
+        label_dataset.label_source(Network(stop_after=3), out=tmp_path / "out", **options)
     before = files(tmp_path / "out")
     network = Network()
     with pytest.raises(LabelError, match=message):
-        labelling.label_source(network, out=tmp_path / "out", **(options | change))
+        label_dataset.label_source(network, out=tmp_path / "out", **(options | change))
     assert not network.batches and files(tmp_path / "out") == before
 
 
@@ -276,7 +279,7 @@ def test_a_broken_image_is_told_counted_and_keeps_its_place(tmp_path):
     store = LabelStore(tmp_path / "out")
     assert list(store.invalid) == ["p/3.jpg"]
     np.testing.assert_allclose(store.read(4, "p/4.jpg").disparity, exact(Photos(10), 4), atol=5e-5)
-    assert len(labels.with_labels(Torn(10), store)) == 9
+    assert len(join.with_labels(Torn(10), store)) == 9
     # A second call knows of it without labelling anything.
     assert run(Network(), Torn(10), tmp_path / "out").invalid == 1
 
@@ -298,9 +301,9 @@ def test_a_failing_network_names_the_shape():
     def failing(images):
         raise RuntimeError("RESOURCE_EXHAUSTED")
 
-    inputs = [inference.Input(0, np.zeros((14, 280, 3), np.float32))]
+    inputs = [predictor.Input(0, np.zeros((14, 280, 3), np.float32))]
     with pytest.raises(RuntimeError, match="batch of 2 images of 14x280: RESOURCE_EXHAUSTED"):
-        list(inference.predict_all(failing, inputs, batch_size=2))
+        list(predictor.predict_all(failing, inputs, batch_size=2))
 
 
 def test_a_network_with_another_output_shape_is_an_error(tmp_path):
@@ -316,7 +319,7 @@ def test_bad_sizes(tmp_path):
 
 
 def test_progress_has_rate_programs_and_time_to_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(labelling, "_PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(label_dataset, "_PROGRESS_SECONDS", 0)
     said = []
     run(Network(), Photos(6), tmp_path / "out", tell=said.append)
     lines = [s for s in said if s.startswith("labelled")]
@@ -394,7 +397,7 @@ def test_bucketed_labels_are_resized_not_padded(tmp_path):
     whole = transforms.normalise(transforms.resize_image(source[2]["image"], *shape))
     np.testing.assert_allclose(store.read(2, "p/2.jpg").disparity, whole.mean(-1), atol=5e-5)
     # The student sees its own shape, and the label follows.
-    record = labels.with_labels(source, store)[2]
+    record = join.with_labels(source, store)[2]
     example = transforms.apply_geometry(record, transforms.centre_geometry(33, 33, SIZE), SIZE)
     assert example["disparity"].shape == example["image"].shape[:2] == (28, 28)
 
@@ -406,9 +409,9 @@ def test_the_residual_of_a_lower_precision_is_measured_in_the_labels_range():
         return out
 
     source = Torn(8)  # 1, 4 and 7 are of another shape than 0, and 3 is broken
-    found = labelling.residual(low, Network(), source, size=SIZE, batch_size=2)
+    found = label_dataset.residual(low, Network(), source, size=SIZE, batch_size=2)
     assert found == {"images": 2, "median": 0, "worst": pytest.approx(0.5)}
-    found = labelling.residual(
+    found = label_dataset.residual(
         lambda x: x.mean(-1) * 1.01, Network(), source, size=SIZE, batch_size=3
     )
     assert found["images"] == 2 and 0 < found["median"] < found["worst"] < 0.05
@@ -417,11 +420,11 @@ def test_the_residual_of_a_lower_precision_is_measured_in_the_labels_range():
 def test_fingerprints_tell_teachers_apart():
     params = {"a": np.arange(6, dtype=np.float32), "b": {"c": np.zeros((2, 3))}}
     same = {"b": {"c": np.zeros((2, 3))}, "a": jnp.arange(6, dtype=jnp.float32)}
-    assert labelling.fingerprint(params) == labelling.fingerprint(same)
+    assert fingerprint(params) == fingerprint(same)
     for other in (
         {**params, "a": params["a"] + 1e-6},
         {**params, "a": params["a"].astype(np.float64)},
         {**params, "b": {"c": np.zeros((3, 2))}},
         {**params, "b": {"d": np.zeros((2, 3))}},
     ):
-        assert labelling.fingerprint(params) != labelling.fingerprint(other)
+        assert fingerprint(params) != fingerprint(other)

@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from depth_anything_jax.evaluation import candidates, ledger, loop, shards
-from depth_anything_jax.evaluation.aggregate import ImageScores
+from depth_anything_jax.evaluation.runner import loop, predictors, process_share, score_log
+from depth_anything_jax.evaluation.scores.aggregate import ImageScores
 
 KIND = "disparity-affine"
 RUN = {"size": 28, "protocol": "da"}
@@ -26,14 +26,14 @@ def groups_of(n):
 
 
 def test_a_log_gives_back_every_digit(tmp_path):
-    log = ledger.Log(tmp_path / "log.jsonl", RUN)
+    log = score_log.Log(tmp_path / "log.jsonl", RUN)
     first, second = (log.ledger({"set": name}) for name in ("a", "b"))
     assert first.todo(groups_of(3)) == [0, 1, 2]
     first.add({1: scores(1, scale=1e-300, shift=float("inf"))})
     second.todo(groups_of(2))
     second.add({0: scores(0), 1: scores(1)})
     log.close()
-    again = ledger.Log(tmp_path / "log.jsonl", RUN, resume=True)
+    again = score_log.Log(tmp_path / "log.jsonl", RUN, resume=True)
     first, second = (again.ledger({"set": name}) for name in ("a", "b"))
     assert first.todo(groups_of(3)) == [0, 2] and second.todo(groups_of(2)) == []
     assert first.progress() == (1, 3)
@@ -53,16 +53,16 @@ def test_a_log_gives_back_every_digit(tmp_path):
     ],
 )
 def test_another_run_is_refused_by_the_first_difference(tmp_path, facts, part, said):
-    log = ledger.Log(tmp_path / "log.jsonl", RUN)
+    log = score_log.Log(tmp_path / "log.jsonl", RUN)
     log.ledger({"set": "a"})
     log.close()
     with pytest.raises(ValueError, match=f"{said}.*Choose another --out"):
-        ledger.Log(tmp_path / "log.jsonl", facts, resume=True).ledger(part)
+        score_log.Log(tmp_path / "log.jsonl", facts, resume=True).ledger(part)
 
 
 def test_a_torn_line_counts_as_absent_and_a_broken_one_is_named(tmp_path):
     path = tmp_path / "log.jsonl"
-    log = ledger.Log(path, RUN)
+    log = score_log.Log(path, RUN)
     part = log.ledger({"set": "a"})
     part.add({0: scores(0), 1: scores(1)})  # a sequence: one line
     part.add({2: scores(2), 3: scores(3)})
@@ -70,7 +70,7 @@ def test_a_torn_line_counts_as_absent_and_a_broken_one_is_named(tmp_path):
     whole = path.read_bytes()
     for cut in (1, 40, len(whole.splitlines()[-1])):  # its end only, its middle, all of it
         path.write_bytes(whole[:-cut])
-        again = ledger.Log(path, RUN, resume=True)
+        again = score_log.Log(path, RUN, resume=True)
         part = again.ledger({"set": "a"})
         assert part.todo(["x", "x", "y", "y"]) == [2, 3], "half a sequence is not taken over"
         part.add({2: scores(2), 3: scores(3)})
@@ -78,19 +78,19 @@ def test_a_torn_line_counts_as_absent_and_a_broken_one_is_named(tmp_path):
         assert path.read_bytes() == whole
     path.write_bytes(whole.replace(b'{"part"', b'["part"'))
     with pytest.raises(ValueError, match="line 2: not a line of a log"):
-        ledger.Log(path, RUN, resume=True)
+        score_log.Log(path, RUN, resume=True)
 
 
 def test_shares_hold_every_image_once_and_sequences_whole():
     for groups in (range(11), ["a", "a", "b", "c", "c", "c", "d", "a"]):
-        shares = [shards.Share(p, 3).mine(groups) for p in range(3)]
+        shares = [process_share.Share(p, 3).mine(groups) for p in range(3)]
         assert sorted(sum(shares, [])) == list(range(len(groups)))
         owners = {g: {p for p in range(3) for i in shares[p] if groups[i] == g} for g in groups}
         assert all(len(own) == 1 for own in owners.values())
         assert all(shares)
 
 
-class Together(shards.Share):
+class Together(process_share.Share):
     """Processes of a test: what each of them gave, in order."""
 
     def __init__(self, index, count, others):
@@ -102,11 +102,11 @@ class Together(shards.Share):
 
 
 def test_an_image_of_two_processes_and_an_error_of_another_are_told():
-    mine = ledger.Ledger(Together(1, 2, [[None], [({1: scores(1)}, 0)]]))
+    mine = score_log.Ledger(Together(1, 2, [[None], [({1: scores(1)}, 0)]]))
     mine.todo([0, 1])
     with pytest.raises(ValueError, match=r"1.png was scored by two processes"):
         mine.collect([{1: scores(1)}])
-    mine = ledger.Ledger(Together(1, 2, [["OSError: torn.jpg"]]))
+    mine = score_log.Ledger(Together(1, 2, [["OSError: torn.jpg"]]))
     mine.todo([0, 1])
     with pytest.raises(RuntimeError, match="process 0 failed: OSError: torn.jpg"):
         mine.collect([{1: scores(1)}])
@@ -147,18 +147,18 @@ def network(stop_at=99):
             raise RuntimeError("killed")
         return images.mean(-1)
 
-    return candidates.of_network(predict, kind=KIND)
+    return predictors.of_network(predict, kind=KIND)
 
 
 @pytest.mark.parametrize("protocol", ["golden", "vda"])
 def test_what_was_scored_is_not_scored_again_and_nothing_else_changes(tmp_path, protocol):
     run = {"protocol": protocol, "switches": {"input_size": 28}, "threads": 1}
     straight = loop.evaluate_candidate(network(), Scenes(), **run).per_image
-    log = ledger.Log(tmp_path / "log.jsonl", RUN)
+    log = score_log.Log(tmp_path / "log.jsonl", RUN)
     with pytest.raises(RuntimeError, match="killed"):
         loop.evaluate_candidate(network(9), Scenes(), ledger=log.ledger({}), **run)
     log.close()
-    again = ledger.Log(tmp_path / "log.jsonl", RUN, resume=True)
+    again = score_log.Log(tmp_path / "log.jsonl", RUN, resume=True)
     part, source = again.ledger({}), Scenes()
     before = set(part.known)
     if protocol == "vda":  # a sequence is there with all its frames or not at all

@@ -26,7 +26,9 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from depth_anything_jax import checkpoint, paths, report
+from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.training import logger
+from depth_anything_jax.utils import param_paths
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROGRAMS = ("teacher", "pseudo_label", "student")
@@ -141,7 +143,7 @@ def _there(program, out):
     """The step that is saved, or shards that are there."""
     if program == "pseudo_label":
         return len(list(out.glob("labels-*.array_record")))
-    found = checkpoint.find(out)
+    found = orbax_io.find(out)
     return int(found.name) if found else 0
 
 
@@ -159,14 +161,14 @@ def laboratory(tmp_path_factory):
 
 def state_of(workdir):
     """Every array of the newest checkpoint by its path, and the metadata."""
-    step = checkpoint.find(workdir)
+    step = orbax_io.find(workdir)
     described = ocp.checkpointables_metadata(step)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), described.metadata["state"]
     )
     state = ocp.load_checkpointables(step, {"state": abstract})["state"]
-    arrays = {name: np.asarray(x) for name, x in paths.leaves_by_path(state).items()}
+    arrays = {name: np.asarray(x) for name, x in param_paths.leaves_by_path(state).items()}
     return arrays, described.custom_metadata
 
 
@@ -174,7 +176,7 @@ def rows_of(workdir):
     """The lines of metrics.jsonl without what a clock says."""
     return [
         {k: v for k, v in row.items() if k != "time" and not k.startswith("rate/")}
-        for row in report.read_metrics(workdir)
+        for row in logger.read_metrics(workdir)
     ]
 
 

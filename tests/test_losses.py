@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import losses
+from depth_anything_jax.losses import relative
 from tests import hostile
 
 torch = pytest.importorskip("torch")
@@ -61,7 +61,7 @@ def compiled(loss):
 @pytest.mark.parametrize("config", CUTMIX)
 def test_cutmix_equals_the_formulas_on_hostile_maps(x64, config):
     kwargs = CUTMIX[config]
-    loss = compiled(lambda *arrays: losses.cutmix(*arrays, **kwargs))
+    loss = compiled(lambda *arrays: relative.cutmix(*arrays, **kwargs))
     counts = set()
     for name, arrays in hostile.cases().items():
         want = from_torch(*arrays, **{"trim": 0.1, **kwargs})
@@ -73,7 +73,7 @@ def test_cutmix_equals_the_formulas_on_hostile_maps(x64, config):
 @pytest.mark.parametrize("config", PLAIN)
 def test_affine_invariant_equals_the_formulas_on_hostile_maps(x64, config):
     kwargs = PLAIN[config]
-    loss = compiled(lambda *arrays: losses.affine_invariant(*arrays, **kwargs))
+    loss = compiled(lambda *arrays: relative.affine_invariant(*arrays, **kwargs))
     for name, (pred, label, valid, _) in hostile.cases(1).items():
         want = from_torch(pred, label, valid, None, **kwargs)
         check(loss, f"{config}: {name}", (pred, label, valid), want)
@@ -89,7 +89,7 @@ def test_labels_equal_the_formulas(x64, use_sky):
     disparity[6:8] = 1.5
     disparity[~valid] = np.resize([np.nan, np.inf, -np.inf, 1e30], (~valid).sum())
     shift_known = np.arange(10) % 2 == 0
-    label, usable = losses.prepare_label(
+    label, usable = relative.prepare_label(
         *map(jnp.asarray, (disparity, valid, sky, shift_known)), use_sky=use_sky
     )
     for i in range(10):
@@ -104,7 +104,7 @@ def test_sky_is_farthest_before_scaling_where_shift_is_known_and_after_it_elsewh
     disparity = jnp.full((2, 2, 2), jnp.inf).at[:, 0].set(jnp.array([2.0, 4.0]))
     valid = jnp.isfinite(disparity)
     known = jnp.array([True, False])
-    label, usable = losses.prepare_label(disparity, valid, jnp.ones_like(valid), known)
+    label, usable = relative.prepare_label(disparity, valid, jnp.ones_like(valid), known)
     assert usable.all()
     np.testing.assert_array_equal(label[0], [[0.5, 1], [0, 0]])
     np.testing.assert_array_equal(label[1], [[0, 1], [0, 0]])
@@ -120,7 +120,7 @@ def test_feature_alignment_equals_the_formulas(x64, denominator):
     frozen[2, 4] = 0
     student[3, :2] = 1e-180 * frozen[3, :2]  # squares underflow: no direction either
     loss = compiled(
-        lambda s: losses.feature_alignment(s, jnp.asarray(frozen), denominator=denominator)
+        lambda s: relative.feature_alignment(s, jnp.asarray(frozen), denominator=denominator)
     )
     (value, result), gradient = loss(jnp.asarray(student))
     student[3, :2] = 0

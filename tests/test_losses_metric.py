@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import losses_metric
+from depth_anything_jax.losses import silog
 from tests import hostile
 
 torch = pytest.importorskip("torch")
@@ -37,7 +37,7 @@ def cases():
 
 def compiled(**kwargs):
     def value(*arrays):
-        result = losses_metric.silog(*arrays, **kwargs)
+        result = silog.silog(*arrays, **kwargs)
         return result.sum, result
 
     return jax.jit(jax.value_and_grad(value, has_aux=True))
@@ -75,7 +75,7 @@ def test_silog_equals_the_formulas_on_hostile_maps(x64, form):
             compare(((value, result), gradient[0]), want, f"{form}: {name}")
         else:
             assert value == pytest.approx(want[0], rel=1e-6)
-        assert losses_metric.contributing_maps(jnp.asarray(arrays[2])[None]) == want[2], name
+        assert silog.contributing_maps(jnp.asarray(arrays[2])[None]) == want[2], name
         counts.add(want[2])
     assert counts == {0, 1}
 
@@ -88,7 +88,7 @@ def test_pooled_over_the_batch_as_upstream_does(x64, form):
     compare(found, from_torch(form, *batch), form)
     apart = compiled(form=form)(*map(jnp.asarray, batch))[0][1]
     assert abs(apart.sum / apart.count - found[0][0]) > 0.05  # it is another loss
-    assert losses_metric.contributing_maps(jnp.asarray(batch[2]), pool="batch") == 1
+    assert silog.contributing_maps(jnp.asarray(batch[2]), pool="batch") == 1
 
 
 @pytest.mark.parametrize("form", FORMULAS)
@@ -104,7 +104,7 @@ def test_a_sigmoid_that_underflowed_is_pulled_back():
     label, valid = jnp.full((1, 4, 5), 5.0), jnp.ones((1, 4, 5), bool)
 
     def loss(x):
-        result = losses_metric.silog(20 * jax.nn.sigmoid(x), label, valid)
+        result = silog.silog(20 * jax.nn.sigmoid(x), label, valid)
         return result.sum, result.logs
 
     x = jnp.full((1, 4, 5), 1.0).at[0, 0].set(-30.0).at[0, 1].set(-200.0)
@@ -120,7 +120,7 @@ def test_a_full_sigmoid_is_told_from_one_that_learns():
     label, valid = jnp.full((2, 4, 5), 5.0), jnp.ones((2, 4, 5), bool)
 
     def share(x):
-        return losses_metric.silog(20 * jax.nn.sigmoid(x), label, valid).logs["pred_max_share"]
+        return silog.silog(20 * jax.nn.sigmoid(x), label, valid).logs["pred_max_share"]
 
     values = jnp.linspace(30.0, 90.0, 40).reshape(2, 4, 5)
     assert share(values) == (2, 2)
@@ -131,16 +131,16 @@ def test_a_full_sigmoid_is_told_from_one_that_learns():
 def test_nan_reaches_the_sum_and_invalid_pixels_do_not():
     label, valid = jnp.full((1, 4, 5), 5.0), jnp.ones((1, 4, 5), bool).at[0, 0, 0].set(False)
     pred = jnp.full((1, 4, 5), 4.0)
-    assert np.isfinite(losses_metric.silog(pred.at[0, 0, 0].set(jnp.nan), label, valid).sum)
-    assert np.isnan(losses_metric.silog(pred.at[0, 0, 1].set(jnp.nan), label, valid).sum)
+    assert np.isfinite(silog.silog(pred.at[0, 0, 0].set(jnp.nan), label, valid).sum)
+    assert np.isnan(silog.silog(pred.at[0, 0, 1].set(jnp.nan), label, valid).sum)
 
 
 def test_microbatches_add_up_to_the_whole():
     rng = np.random.default_rng(1)
     pred, label = (jnp.asarray(rng.uniform(1, 9, (6, 5, 7))) for _ in range(2))
     valid = jnp.asarray(rng.random((6, 5, 7)) < 0.5).at[2].set(False)
-    whole = losses_metric.silog(pred, label, valid)
-    parts = [losses_metric.silog(*(x[i : i + 2] for x in (pred, label, valid))) for i in (0, 2, 4)]
+    whole = silog.silog(pred, label, valid)
+    parts = [silog.silog(*(x[i : i + 2] for x in (pred, label, valid))) for i in (0, 2, 4)]
     assert whole.count == sum(p.count for p in parts) == 5
     assert whole.sum == pytest.approx(float(sum(p.sum for p in parts)), rel=1e-6)
 
@@ -151,11 +151,11 @@ def test_labels_are_metres_within_the_range_and_canonical_with_a_ratio():
     valid = np.ones(disparity.shape, bool)
     valid[0, 0, 2] = False
     how = dict(min_depth=0.001, max_depth=20.0)
-    found, counts = losses_metric.depth_label(jnp.asarray(disparity), jnp.asarray(valid), **how)
+    found, counts = silog.depth_label(jnp.asarray(disparity), jnp.asarray(valid), **how)
     assert counts[0, 0].tolist() == [False, True, False, True, False, False, False, False]
     np.testing.assert_allclose(found[counts], [0.001, 20], rtol=1e-6)  # float32
     assert (found[~counts] == 1).all()
-    twice, more = losses_metric.depth_label(
+    twice, more = silog.depth_label(
         jnp.asarray(disparity), jnp.asarray(valid), jnp.array([0.5]), **how
     )
     np.testing.assert_allclose(twice[more], [10, 10.05], rtol=1e-6)
@@ -172,4 +172,4 @@ def test_labels_are_metres_within_the_range_and_canonical_with_a_ratio():
 def test_refusals(how, message):
     x = jnp.ones((1, 4, 5))
     with pytest.raises(ValueError, match=message):
-        losses_metric.silog(x, x, x > 0, **how)
+        silog.silog(x, x, x > 0, **how)

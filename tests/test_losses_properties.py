@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from depth_anything_jax import losses
+from depth_anything_jax.losses import relative
 from tests import hostile
 
 EXACT = 1e-12  # float64: rounding of some hundred sums
 
 
 @functools.cache
-def run(loss=losses.cutmix, **kwargs):
+def run(loss=relative.cutmix, **kwargs):
     """Compiled: arrays → ((sum, everything), gradient of the sum by the first array)."""
 
     def value(*arrays):
@@ -87,7 +87,7 @@ def test_a_thousand_random_boxes_equal_plain_arithmetic(x64):
 
     @jax.jit
     def one_by_one(*arrays):
-        return jax.vmap(lambda *a: losses.cutmix(*(x[None] for x in a)).sum)(*arrays)
+        return jax.vmap(lambda *a: relative.cutmix(*(x[None] for x in a)).sum)(*arrays)
 
     got = one_by_one(*map(jnp.asarray, (pred, label, valid, mask)))
     want = [
@@ -138,7 +138,7 @@ def test_flat_predictions_are_pushed_not_skipped_and_are_counted(x64):
 @pytest.mark.parametrize("gradient_weight", [0.0, 2.0])
 def test_a_mask_of_zeros_is_the_plain_loss_and_one_of_ones_is_the_partners(x64, gradient_weight):
     pred, label, valid, _ = batch(3)
-    plain = run(losses.affine_invariant, trim=0.1, gradient_weight=gradient_weight)
+    plain = run(relative.affine_invariant, trim=0.1, gradient_weight=gradient_weight)
     partner = [jnp.roll(x, 1, axis=0) for x in (label, valid)]
     cases = [(jnp.zeros_like(valid), (label, valid)), (jnp.ones_like(valid), partner)]
     for mask, whose in cases:
@@ -187,12 +187,12 @@ def test_counts_are_known_from_the_labels_alone(x64, kwargs):
 
     @jax.jit
     def count(*labels):
-        return losses.contributing_maps(losses.label_statistics(*labels, **kwargs))
+        return relative.contributing_maps(relative.label_statistics(*labels, **kwargs))
 
     mixed = count(*rest)
     for p in (pred, -pred, jnp.zeros_like(pred)):
         assert run(**kwargs)(p, *rest)[0][1].count == mixed
-    plain = run(losses.affine_invariant, min_valid=kwargs.get("min_valid", 10))
+    plain = run(relative.affine_invariant, min_valid=kwargs.get("min_valid", 10))
     assert plain(pred, *rest[:2])[0][1].count == count(*rest[:2])
     assert 0 < mixed < len(pred)
 
@@ -202,7 +202,7 @@ def test_sums_and_counts_add_over_microbatches(x64):
     features = [jax.random.normal(jax.random.key(i), (6, 5, 8)) for i in (0, 1)]
     features[0] = features[0].at[:3].set(features[1][:3])  # three images all above the margin
     cut = run(gradient_weight=2.0)
-    align = run(losses.feature_alignment, denominator="global")
+    align = run(relative.feature_alignment, denominator="global")
     for loss, whole in (cut, arrays), (align, features):
         parts = [loss(*(x[i : i + 2] for x in whole)) for i in (0, 2, 4)]
         (_, want), want_gradient = loss(*whole)
@@ -219,14 +219,14 @@ def test_tokens_above_the_margin_have_no_gradient(x64):
     unit = [np.asarray(x) / np.linalg.norm(x, axis=-1, keepdims=True) for x in (student, frozen)]
     above = (unit[0] * unit[1]).sum(-1) > 0.85
     assert 6 < above.sum() < 24
-    loss = run(losses.feature_alignment)
+    loss = run(relative.feature_alignment)
     (_, result), gradient = loss(student, frozen)
     assert (gradient[above] == 0).all() and (jnp.abs(gradient[~above]).max(-1) > 0).all()
     np.testing.assert_allclose(result.logs["active_fraction"][0] / 6, (~above).mean(), rtol=EXACT)
     (value, same), gradient = loss(frozen, frozen)
     assert value == 0 and same.count == 6 and same.logs["active_fraction"] == (0, 6)
     assert (gradient == 0).all()
-    to_frozen = jax.grad(lambda f: losses.feature_alignment(student, f).sum)(frozen)
+    to_frozen = jax.grad(lambda f: relative.feature_alignment(student, f).sum)(frozen)
     assert (to_frozen == 0).all()
 
 
@@ -242,7 +242,7 @@ def test_narrow_input_is_computed_in_float32_and_wide_input_stays_wide(x64):
     everything = run(gradient_weight=2.0)(pred, label, valid, mask)
     assert {x.dtype for x in jax.tree.leaves(everything)} == {jnp.dtype("float64")}
     tokens = jnp.ones((6, 5, 8), jnp.bfloat16)
-    assert losses.feature_alignment(tokens, tokens).sum.dtype == jnp.float32
+    assert relative.feature_alignment(tokens, tokens).sum.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
@@ -253,7 +253,7 @@ def test_a_broken_prediction_shows_in_the_value(x64, broken):
     (value, _), _ = run()(pred.at[0, 4, 4].set(broken), label, valid, mask)
     assert jnp.isnan(value)
     tokens = jnp.ones((6, 5, 8))
-    (value, _), _ = run(losses.feature_alignment)(tokens.at[0, 0, 0].set(broken), tokens)
+    (value, _), _ = run(relative.feature_alignment)(tokens.at[0, 0, 0].set(broken), tokens)
     assert jnp.isnan(value)
 
 
@@ -285,9 +285,9 @@ def test_eight_devices_give_what_one_gives_and_only_reduce():
 )
 def test_bad_settings_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        losses.cutmix(*batch(0, dtype=np.float32), **kwargs)
+        relative.cutmix(*batch(0, dtype=np.float32), **kwargs)
 
 
 def test_bad_denominator_is_named():
     with pytest.raises(ValueError, match="denominator='batch'"):
-        losses.feature_alignment(jnp.ones((1, 2, 3)), jnp.ones((1, 2, 3)), denominator="batch")
+        relative.feature_alignment(jnp.ones((1, 2, 3)), jnp.ones((1, 2, 3)), denominator="batch")

@@ -12,23 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import (
-    checkpoint,
-    configs,
-    evaluate,
-    export,
-    models,
-    optim,
-    paths,
-    preflight,
-    report,
-    sharding,
-    state,
-    train,
-    weights,
-)
+from depth_anything_jax import configs, evaluate, models, train
+from depth_anything_jax.checkpoints import export, orbax_io, pretrained
 from depth_anything_jax.data import transforms
-from depth_anything_jax.data.scenes import SceneSource
+from depth_anything_jax.data.scenes.source import SceneSource
+from depth_anything_jax.parallel import sharding
+from depth_anything_jax.training import config_checks, logger, optim
+from depth_anything_jax.training.step import Networks, jit_train_step, make_train_step, new_state
+from depth_anything_jax.utils import param_paths
 from tests.test_state import Small
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -94,10 +85,10 @@ def run(c, mesh, steps=2):
     student = Small()  # the head's own output is models' business
     params = student.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))["params"]
     tx = optim.make(c.optim, params, c.total_steps)
-    first = state.new_state(jax.tree.map(jnp.asarray, params), tx, ema=False)
+    first = new_state(jax.tree.map(jnp.asarray, params), tx, ema=False)
     layout = sharding.tree_shardings(first, mesh)
-    step = state.make_train_step(state.Networks(student), tx, c)
-    step = state.jit_train_step(step, mesh, layout)
+    step = make_train_step(Networks(student), tx, c)
+    step = jit_train_step(step, mesh, layout)
     now, history = jax.device_put(first, layout), []
     for i in range(steps):
         now, metrics = step(now, {}, sharding.put_batch(batch(seed=i), mesh))
@@ -115,7 +106,7 @@ def test_the_step_is_the_same_on_all_devices_and_in_microbatches(form):
         assert one.keys() == other.keys()
         for name in one:  # float32 sums in another order
             assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6), name
-    a, b = (paths.leaves_by_path(x[0].params) for x in (alone, parts))
+    a, b = (param_paths.leaves_by_path(x[0].params) for x in (alone, parts))
     for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=0, atol=2e-5, err_msg=name)
 
@@ -144,14 +135,14 @@ def canonical(**fields):
 
 
 def test_the_demo_learns_metres_and_says_so(finished):
-    rows = report.read_metrics(finished)
+    rows = logger.read_metrics(finished)
     losses = [r for r in rows if "loss/total" in r]
     assert [r["step"] for r in losses] == [1, 2, 3, 4]
     assert all(0 < r["labelled/pred_mean"] < 20 for r in losses)
     scores = [r for r in rows if "eval/scenes C/rmse" in r]
     assert [r["step"] for r in scores] == [4]
     assert scores[-1]["eval/scenes C/abs_rel"] > 0
-    found = weights.load(str(finished))
+    found = pretrained.load(str(finished))
     assert (found.head, found.max_depth, found.focal) == ("sigmoid", 20.0, 20.0)
     # The program's scores of the checkpoint are those that the run logged.
     sets = evaluate.open_sets([], [SMALL["eval.data"][0]])
@@ -173,7 +164,7 @@ def test_labels_of_which_none_is_in_the_range_stop_the_run_at_its_first_step(tmp
     c = config(**{"model.max_depth": 0.01})
     with pytest.raises(FloatingPointError, match="no pixel of the first batch has a label between"):
         train.train(c, str(tmp_path))
-    assert checkpoint.find(tmp_path) is None
+    assert orbax_io.find(tmp_path) is None
 
 
 @pytest.mark.nightly  # the mechanism is test_train's; here it meets a metric head
@@ -181,11 +172,11 @@ def test_it_goes_on_where_it_was_stopped_with_the_same_bits(finished, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train._Stop, "agreed", lambda self, step: step == 2)
         train.train(canonical(), str(tmp_path))
-    assert checkpoint.find(tmp_path).name == "2"
+    assert orbax_io.find(tmp_path).name == "2"
     train.train(canonical(**{"log.images": 4}), str(tmp_path))
     assert (tmp_path / "strips" / "labelled_00000004.png").exists()
     ours, theirs = (
-        paths.leaves_by_path(checkpoint.load_params(f)[0]) for f in (finished, tmp_path)
+        param_paths.leaves_by_path(orbax_io.load_params(f)[0]) for f in (finished, tmp_path)
     )
     for name in theirs:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
@@ -197,13 +188,13 @@ def test_bins_start_from_a_whole_relative_network_and_learn_under_one_cycle(tmp_
     relative.update_from_flattened_dict({**SMALL, "total_steps": 2, "optim.warmup": 1})
     relative.eval.every = 0
     train.train(relative, str(tmp_path / "relative"))
-    first, _ = checkpoint.load_params(tmp_path / "relative")
+    first, _ = orbax_io.load_params(tmp_path / "relative")
     c = config("demo,head=bins", init_from=str(tmp_path / "relative"), **{"optim.warmup": 1})
     assert c.init_parts == "relative" and c.optim.schedule == "onecycle"
     train.train(c, str(tmp_path / "bins"))
-    found = weights.load(str(tmp_path / "bins"))
+    found = pretrained.load(str(tmp_path / "bins"))
     assert (found.head, found.max_depth, found.input.size) == ("bins", 20.0, SIZE)
-    rows = [r for r in report.read_metrics(tmp_path / "bins") if "loss/total" in r]
+    rows = [r for r in logger.read_metrics(tmp_path / "bins") if "loss/total" in r]
     assert all(np.isfinite(r["loss/total"]) and r["grad_norm/bins"] > 0 for r in rows)
     assert rows[0]["lr/bins"] == c.optim.bins_lr
     # It started from all of the relative network, whose steps since were small.
@@ -290,7 +281,7 @@ def on_relative(tmp_path_factory):
     pairs = f"pairs:{tmp_path}/rgb?depths={tmp_path}/depth&fmt=nyu&fx=50"
     relative = models.build(TINY, version="v2")
     first = relative.init(jax.random.key(1), jnp.zeros((1, 28, 28, 3)))["params"]
-    start = weights.Weights(
+    start = pretrained.Weights(
         params=jax.tree.map(np.asarray, first), variant="tiny", version="v2", head="relative",
         max_depth=None, licence="MIT", source="start", parts="all", metadata={},
         input=transforms.OFFICIAL_INPUT, bin_centres=None,
@@ -306,15 +297,15 @@ def on_relative(tmp_path_factory):
 
 def test_a_bins_head_learns_on_a_relative_model(on_relative):
     c, folder, start = on_relative
-    rows = report.read_metrics(folder)
+    rows = logger.read_metrics(folder)
     steps = [r for r in rows if "loss/total" in r]
     assert steps[-1]["lr/bins"] > 0 and steps[-1]["grad_norm/bins"] > 0
     assert steps[-1]["lr/encoder"] == 0 == steps[-1]["update_norm/encoder"]
-    found = weights.load(str(folder))
+    found = pretrained.load(str(folder))
     assert (found.head, found.max_depth, found.focal) == ("bins", 20.0, 20.0)
     assert found.input == transforms.InputTransform((28, 42), False, "bilinear-corners")
     assert set(found.params) == {"encoder", "decoder", "bins"}
-    ours, theirs = (paths.leaves_by_path(p) for p in (found.params, start.params))
+    ours, theirs = (param_paths.leaves_by_path(p) for p in (found.params, start.params))
     for name in theirs:  # the relative model came along, and its decoder learns with the head
         assert np.array_equal(ours[name], theirs[name]) == (
             name.startswith("encoder/") or "refinenet4/resConfUnit1" in name
@@ -333,9 +324,11 @@ def test_a_bins_head_goes_on_where_it_was_stopped_with_the_same_bits(on_relative
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train._Stop, "agreed", lambda self, step: step == 2)
         train.train(c, str(tmp_path))
-    assert checkpoint.find(tmp_path).name == "2"
+    assert orbax_io.find(tmp_path).name == "2"
     train.train(c, str(tmp_path))
-    ours, theirs = (paths.leaves_by_path(checkpoint.load_params(f)[0]) for f in (folder, tmp_path))
+    ours, theirs = (
+        param_paths.leaves_by_path(orbax_io.load_params(f)[0]) for f in (folder, tmp_path)
+    )
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
@@ -363,7 +356,7 @@ def test_a_bins_head_goes_on_where_it_was_stopped_with_the_same_bits(on_relative
 def test_fields_that_do_not_fit_are_named(fields, message, tmp_path):
     c = config(**fields)
     with pytest.raises(ValueError, match=message):
-        preflight.check(c, preflight.batch_sizes(c), str(tmp_path))
+        config_checks.check(c, config_checks.batch_sizes(c), str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -378,7 +371,7 @@ def test_fields_that_do_not_fit_are_named(fields, message, tmp_path):
 def test_fields_that_do_not_fit_a_bins_head_are_named(fields, message, tmp_path):
     c = bins(**fields)
     with pytest.raises(ValueError, match=message):
-        preflight.check(c, preflight.batch_sizes(c), str(tmp_path))
+        config_checks.check(c, config_checks.batch_sizes(c), str(tmp_path))
 
 
 def test_an_audit_knows_relative_losses_only(tmp_path):

@@ -6,8 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax import configs, models, optim, preflight
-from depth_anything_jax.data import augment, camera, examples, records, sources, specs
+from depth_anything_jax import configs, models
+from depth_anything_jax.data import augment, camera, examples, registry
+from depth_anything_jax.data.sources.base import is_labelled
+from depth_anything_jax.data.sources.tfds_writer import encode
+from depth_anything_jax.training import config_checks, optim
 
 
 def config(arg):
@@ -19,12 +22,12 @@ def config(arg):
 def test_every_set_and_head_builds_and_passes_the_checks(name, head, tmp_path):
     c = config(f"{name},head={head}" + ("" if name == "demo" else ",vitb"))
     assert (c.model.head, c.model.variant) == (head, "demo" if name == "demo" else "vitb")
-    sizes = preflight.batch_sizes(c)
+    sizes = config_checks.batch_sizes(c)
     assert sizes["unlabelled"] == 0
     c.data.labelled = ("scenes:A?count=2",)  # what is not there is another test's
-    preflight.check(c, sizes, str(tmp_path))
+    config_checks.check(c, sizes, str(tmp_path))
     optim.schedule(c.optim.schedule, c.total_steps, c.optim.warmup)
-    augment.Augment(**preflight.data_config(c)["augment"])
+    augment.Augment(**config_checks.data_config(c)["augment"])
     assert c.total_steps > 1000 and c.model.max_depth in (10, 20, 80)
 
 
@@ -98,7 +101,7 @@ def test_btss_lists_of_nyu_and_kitti_are_read_as_they_are(tmp_path):
         "d/image_02/7.png d/proj_depth/7.png 721.5377\nd/image_02/8.png None 721.5377\n"
     )
     nyu, kitti = (
-        sources.make(specs.parse(f"rgbd:{tmp_path}/{text}"))
+        registry.make(registry.parse(f"rgbd:{tmp_path}/{text}"))
         for text in (
             f"nyu.txt?root={tmp_path}/sync&fmt=nyu",
             f"kitti.txt?root={tmp_path}/raw&depth_root={tmp_path}/gts&fmt=kitti",
@@ -124,24 +127,26 @@ def test_an_evaluation_set_can_be_learned_from(tmp_path):
             values[0] = 65535
             cv2.imwrite(str(path), values)
     (tmp_path / "train.txt").write_text(frame.format("rgb", "rgb", "jpg") + " x\n")
-    source = sources.make(
-        specs.parse(f"benchmark:vkitti2?path={tmp_path}&split=list&list_file={tmp_path}/train.txt")
+    source = registry.make(
+        registry.parse(
+            f"benchmark:vkitti2?path={tmp_path}&split=list&list_file={tmp_path}/train.txt"
+        )
     )
     record = source[0]
-    assert sources.is_labelled(source) and record["kind"] == "depth" and "depth" not in record
+    assert is_labelled(source) and record["kind"] == "depth" and "depth" not in record
     np.testing.assert_allclose(record["disparity"][1:], 1 / 12.5, rtol=1e-6)
     assert record["sky"][0].all() and not record["valid"][0].any()
     assert camera.of(record)[0] == 725.0087
-    packed = records.encode(source, 0, encoding="float32", masks=["sky"])
+    packed = encode(source, 0, encoding="float32", masks=["sky"])
     assert packed["kind"] == "depth" and packed["K"][0] == np.float32(725.0087)
     np.testing.assert_allclose(packed["depth"][1:], 12.5, rtol=1e-6)  # float32
     assert (packed["depth"][0] == 0).all()
     reader = examples.Examples("labelled", [source], None, size=14, seed=0, labels=True)
     assert reader.read(0)[0]["disparity"].shape == (14, 14)
     with pytest.raises(ValueError, match="vkitti2 has no option 'splitt'; did you mean 'split'"):
-        sources.make(specs.parse(f"benchmark:vkitti2?path={tmp_path}&splitt=list"))
+        registry.make(registry.parse(f"benchmark:vkitti2?path={tmp_path}&splitt=list"))
     with pytest.raises(ValueError, match="needs the field 'path'"):
-        sources.make(specs.parse("benchmark:vkitti2?split=list"))
+        registry.make(registry.parse("benchmark:vkitti2?split=list"))
 
 
 # Augmentations

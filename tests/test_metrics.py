@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from depth_anything_jax.evaluation import metrics
+from depth_anything_jax.evaluation.scores import metrics
 
 
 def maps(seed=0, shape=(9, 11)):
@@ -233,12 +233,12 @@ def test_a_constant_prediction_scores_one():
 def test_normalised_l1_equals_the_training_loss():
     """The metric is the loss of V1 without trimming; both are written independently."""
     jnp = pytest.importorskip("jax.numpy")
-    from depth_anything_jax import losses
+    from depth_anything_jax.losses import relative
 
     pred, target, valid = (x.astype(np.float32) if x.dtype != bool else x for x in maps(5))
     low, high = target[valid].min(), target[valid].max()
     label = np.where(valid, (target - low) / (high - low), 0).astype(np.float32)
-    loss = losses.affine_invariant(*(jnp.asarray(x)[None] for x in (pred, label, valid)))
+    loss = relative.affine_invariant(*(jnp.asarray(x)[None] for x in (pred, label, valid)))
     # float32 on the loss's side: 69 residuals of order 1.
     assert float(loss.sum) == pytest.approx(metrics.normalised_l1(pred, label, valid), rel=3e-6)
 

@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, mirror
+from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.training import checkpoint_backup
 
 ABOUT = {"config": {"seed": 0}}
 
@@ -25,10 +26,12 @@ class Drive:
         self.said: list[str] = []
 
     def open(self):
-        return mirror.Mirror(str(self.folder), str(self.workdir), tell=self.said.append, poll=0.01)
+        return checkpoint_backup.Mirror(
+            str(self.folder), str(self.workdir), tell=self.said.append, poll=0.01
+        )
 
     def save(self, *steps):
-        checkpoints = checkpoint.Checkpoints(self.workdir / "checkpoints")
+        checkpoints = orbax_io.Checkpoints(self.workdir / "checkpoints")
         for step in steps:
             checkpoints.save(step, {"x": np.full(9, step)}, {}, wait=True)
         checkpoints.close()
@@ -52,10 +55,10 @@ class Drive:
 
     @property
     def steps(self):
-        return [a.step for a in mirror.archives(self.folder)]
+        return [a.step for a in checkpoint_backup.archives(self.folder)]
 
     def newest(self):
-        return mirror.archives(self.folder)[0].path
+        return checkpoint_backup.archives(self.folder)[0].path
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def test_what_comes_back_is_what_was_saved_and_two_files_stay(drive):
     assert sorted(p.name for p in drive.workdir.iterdir()) == ["checkpoints", "metrics.jsonl"]
     assert json.loads((drive.workdir / "metrics.jsonl").read_text()) == {"step": 15}
     np.testing.assert_array_equal(
-        checkpoint.Checkpoints(drive.workdir / "checkpoints").restore({"x": np.zeros(9, int)})["x"],
+        orbax_io.Checkpoints(drive.workdir / "checkpoints").restore({"x": np.zeros(9, int)})["x"],
         15,
     )
 
@@ -197,7 +200,7 @@ def test_an_older_work_folder_goes_on_from_the_mirror(drive):
     old.rename(drive.workdir)
     (drive.workdir / "restoring-1").mkdir()  # a start that was killed
     assert drive.restore() == 10
-    assert checkpoint.find(drive.workdir).name == "10"
+    assert orbax_io.find(drive.workdir).name == "10"
     assert not (drive.workdir / "restoring-1").exists()
 
 
@@ -240,7 +243,7 @@ def test_a_dropped_drive_is_not_made_anew_on_the_machines_disk(drive):
 
 def test_a_step_that_is_deleted_while_a_slow_drive_takes_it_arrives_whole(drive, monkeypatch):
     saved = {}
-    member = mirror._member
+    member = checkpoint_backup._member
 
     def delete_first(name, size):
         if name == "run.json":
@@ -248,7 +251,7 @@ def test_a_step_that_is_deleted_while_a_slow_drive_takes_it_arrives_whole(drive,
             shutil.rmtree(drive.workdir / "checkpoints" / "5")
         return member(name, size)
 
-    monkeypatch.setattr(mirror, "_member", delete_first)
+    monkeypatch.setattr(checkpoint_backup, "_member", delete_first)
     drive.mirror(5)
     drive.lose_the_machine()
     assert drive.restore() == 5 and saved
@@ -270,7 +273,7 @@ def test_the_run_does_not_wait_for_a_slow_drive(drive, monkeypatch):
     drive.save(5)
     wait_until(lambda: drive.folder.joinpath("step_00000005.tar.part").exists())
     drive.save(10, 15)
-    assert drive.steps == [] and checkpoint.find(drive.workdir).name == "15"
+    assert drive.steps == [] and orbax_io.find(drive.workdir).name == "15"
     go.set()
     one.close()
     assert drive.steps == [15, 5]
@@ -289,14 +292,14 @@ def test_folders_that_cannot_be_a_mirror(folder, workdir, error, message, tmp_pa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(error, match=message):
-        mirror.Mirror(folder, workdir)
+        checkpoint_backup.Mirror(folder, workdir)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_other_processes_and_runs_without_a_mirror_touch_nothing(drive):
     for one in (
-        mirror.Mirror("", str(drive.workdir)),
-        mirror.Mirror(str(drive.folder), str(drive.workdir), active=False),
+        checkpoint_backup.Mirror("", str(drive.workdir)),
+        checkpoint_backup.Mirror(str(drive.folder), str(drive.workdir), active=False),
     ):
         assert one.restore(lambda about: None) is None
         one.start(ABOUT)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import convert
+from depth_anything_jax.checkpoints import convert
 from depth_anything_jax.models import build
 from tests import parity
 

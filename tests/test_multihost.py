@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, paths, report
+from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.training import logger
+from depth_anything_jax.utils import param_paths
 from tests.several_processes import start
 
 pytestmark = pytest.mark.nightly
@@ -38,7 +40,7 @@ def test_sigterm_to_one_saves_both_at_the_same_step(tmp_path):
             break
     outputs = [run.communicate()[0] for run in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], "\n".join(outputs)
-    step = int(checkpoint.find(tmp_path).name)
+    step = int(orbax_io.find(tmp_path).name)
     assert 3 <= step < 2000
     assert f"saved after step {step}" in outputs[0]
 
@@ -72,7 +74,7 @@ def test_a_student_stopped_in_two_processes_goes_on_in_two_or_in_one(tmp_path):
             second.send_signal(signal.SIGTERM)
             break
     said = finish([first, second])
-    stopped = int(checkpoint.find(tmp_path / "two").name)
+    stopped = int(orbax_io.find(tmp_path / "two").name)
     assert 3 <= stopped < 30 and f"SIGTERM: saved after step {stopped}" in said
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     for name, processes in (("two", 2), ("one", 1)):
@@ -95,6 +97,6 @@ def end_of(workdir):
     """The lines of metrics.jsonl without what a clock says, and the last running average."""
     rows = [
         {k: v for k, v in row.items() if k != "time" and not k.startswith("rate/")}
-        for row in report.read_metrics(workdir)
+        for row in logger.read_metrics(workdir)
     ]
-    return rows, paths.leaves_by_path(checkpoint.load_params(workdir)[0])
+    return rows, param_paths.leaves_by_path(orbax_io.load_params(workdir)[0])

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from depth_anything_jax.data import sources
+from depth_anything_jax.data import registry
 from tests.notebook_runs import FIXED, NOTEBOOKS, ROOT, SIZE, SMALL, code_of, execute, save_model
 
 
@@ -48,7 +48,7 @@ def test_the_first_cell_is_the_same_and_imports_nothing_that_is_replaced():
 def test_the_trainings_notebook_leaves_the_tpu_to_its_programs():
     used = set().union(*map(imported, code_of(ROOT / "notebooks" / "train_student_tpu.ipynb")))
     assert not used & {"jax", "flax"}
-    code = "import depth_anything_jax.data.scenes, depth_anything_jax.report, sys\n"
+    code = "import depth_anything_jax.data.scenes.source, depth_anything_jax.training.logger, sys\n"
     code += "assert 'jaxlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
@@ -69,7 +69,7 @@ def test_quickstart(checkpoint, tmp_path, monkeypatch):
 def test_quickstart_with_photos(checkpoint, tmp_path, monkeypatch):
     from PIL import Image
 
-    street = sources.make({"type": "scenes", "domain": "B", "count": 1, "seed": 1, "size": 140})
+    street = registry.make({"type": "scenes", "domain": "B", "count": 1, "seed": 1, "size": 140})
     image = Image.fromarray(street[0]["image"])
     for name, height in (("low", 112), ("square", 140)):
         image.crop((0, 0, 140, height)).save(tmp_path / f"{name}.jpg")
@@ -84,7 +84,7 @@ def test_train_students_then_export(checkpoint, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     from PIL import Image
 
-    streets = sources.make({"type": "scenes", "domain": "B", "count": 6, "seed": 1, "size": SIZE})
+    streets = registry.make({"type": "scenes", "domain": "B", "count": 6, "seed": 1, "size": SIZE})
     (tmp_path / "photos").mkdir()
     for k in range(len(streets)):
         Image.fromarray(streets[k]["image"]).save(tmp_path / "photos" / f"{k}.png")
@@ -134,13 +134,14 @@ def test_a_training_whose_machine_is_lost_goes_on_from_the_drive(tmp_path, monke
     assert f"runs/student_tpu/teacher already holds all {steps} steps" in text
     (stopped,) = re.findall(rf"continues after step (?!{steps} )(\d+) of {steps}", text)
     assert 0 < int(stopped) < steps
-    from depth_anything_jax import checkpoint, paths
+    from depth_anything_jax.checkpoints import orbax_io
+    from depth_anything_jax.utils import param_paths
 
     one, other = (
-        checkpoint.load_params(folder / "runs" / "student_tpu" / "student")
+        orbax_io.load_params(folder / "runs" / "student_tpu" / "student")
         for folder in (tmp_path / "straight", tmp_path / "lost")
     )
     assert one[1]["step"] == other[1]["step"] == steps
-    ours = paths.leaves_by_path(other[0])
-    for name, expected in paths.leaves_by_path(one[0]).items():
+    ours = param_paths.leaves_by_path(other[0])
+    for name, expected in param_paths.leaves_by_path(one[0]).items():
         np.testing.assert_array_equal(ours[name], expected, err_msg=name)

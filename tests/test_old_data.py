@@ -17,20 +17,12 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import (
-    Depth,
-    DepthAnything,
-    checkpoint,
-    configs,
-    mirror,
-    models,
-    pseudo_label,
-    report,
-    sharding,
-    train,
-    weights,
-)
-from depth_anything_jax.data import labels, sources, specs
+from depth_anything_jax import Depth, DepthAnything, configs, models, pseudo_label, train
+from depth_anything_jax.checkpoints import orbax_io, pretrained
+from depth_anything_jax.data import registry
+from depth_anything_jax.data.pseudo_labels import join
+from depth_anything_jax.parallel import sharding
+from depth_anything_jax.training import checkpoint_backup, logger
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "tests" / "fixtures" / "old_data"
@@ -135,7 +127,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(run, capfd):
     workdir = "runs/again" if mirrored else run
     train.train(config, workdir, mirror=mirrored)
     assert f"continues after step 2 of {config.total_steps}" in capfd.readouterr().out
-    rows = report.read_metrics(workdir)
+    rows = logger.read_metrics(workdir)
     assert len(rows) == len(told["rows"]) == config.total_steps
     for row, recorded in zip(rows, told["rows"], strict=True):
         # The third step shows what was restored. The fourth shows what the moments made of it:
@@ -150,9 +142,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(run, capfd):
 @pytest.mark.parametrize("source", RECORDED["networks"])
 def test_weights_are_what_they_were_and_predict_the_same(source):
     if source == "runs/bins":
-        assert mirror.Mirror("mirrors/bins", source).restore(lambda settings: None) == 2
+        assert checkpoint_backup.Mirror("mirrors/bins", source).restore(lambda settings: None) == 2
     recorded = RECORDED["networks"][source]
-    found = weights.load(source)
+    found = pretrained.load(source)
     names = ("variant", "version", "head", "max_depth", "focal", "licence", "bin_centres")
     assert {n: getattr(found, n) for n in names} == {n: recorded[n] for n in names}
     assert found.input.as_json() == recorded["input"]
@@ -165,14 +157,16 @@ def test_weights_are_what_they_were_and_predict_the_same(source):
 
 
 def test_a_run_with_an_average_has_its_last_parameters_too():
-    last, _ = checkpoint.load_params("runs/student", ema=False)
+    last, _ = orbax_io.load_params("runs/student", ema=False)
     same(weigh(last), RECORDED["not_averaged"])
     average = RECORDED["networks"]["runs/student"]["params"]
     assert abs(average["sum"] - RECORDED["not_averaged"]["sum"]) > 1e-3  # they are not the same
 
 
 def test_an_export_for_transformers_has_the_weights_of_the_official_layout():
-    ours, theirs = (weights.load(f"weights/{x}") for x in ("teacher.safetensors", "transformers"))
+    ours, theirs = (
+        pretrained.load(f"weights/{x}") for x in ("teacher.safetensors", "transformers")
+    )
     assert jax.tree.structure(ours.params) == jax.tree.structure(theirs.params)
     jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
     for name in ("variant", "version", "head", "max_depth", "licence", "input"):
@@ -185,10 +179,10 @@ def test_an_export_for_transformers_has_the_weights_of_the_official_layout():
 @pytest.mark.parametrize("store", RECORDED["labels"])
 def test_pseudo_labels_join_their_images(store):
     recorded = RECORDED["labels"][store]
-    source = sources.make({**specs.parse(recorded["images"]), "labels": store})
+    source = registry.make({**registry.parse(recorded["images"]), "labels": store})
     assert len(source) == recorded["count"] - len(recorded["without"])
     same(examples(source), recorded["examples"])
-    assert labels.licences(store) == recorded["licences"]
+    assert join.licences(store) == recorded["licences"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +195,7 @@ def test_pseudo_labels_join_their_images(store):
 def test_a_store_is_known_as_the_same_teachers_of_the_same_images(store, teacher, options):
     recorded = RECORDED["labels"][store]
     before = {p.name: p.read_bytes() for p in pathlib.Path(store).glob("*.array_record")}
-    source = sources.make(specs.parse(recorded["images"]))
+    source = registry.make(registry.parse(recorded["images"]))
     done = pseudo_label.label(teacher, source, store, **options)
     assert (done.images, done.skipped) == (0, recorded["count"])
     assert done.invalid == len(recorded["without"])
@@ -213,7 +207,7 @@ def test_a_store_is_known_as_the_same_teachers_of_the_same_images(store, teacher
 
 @pytest.mark.parametrize("path", RECORDED["prepared"])
 def test_prepared_data_hold_the_same_examples(path):
-    same(examples(sources.make(specs.parse(f"tfds:{path}"))), RECORDED["prepared"][path])
+    same(examples(registry.make(registry.parse(f"tfds:{path}"))), RECORDED["prepared"][path])
 
 
 def test_prepared_data_are_known_as_complete(monkeypatch, capsys):

@@ -5,7 +5,9 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from depth_anything_jax import optim, paths, sharding
+from depth_anything_jax.parallel import sharding
+from depth_anything_jax.training import optim
+from depth_anything_jax.utils import param_paths
 
 CONFIG = dict(
     encoder_lr=1e-3, decoder_lr=1e-2, warmup=3, schedule="linear", b1=0.9, b2=0.999, eps=1e-8,
@@ -45,7 +47,7 @@ def test_equals_torch_adamw_with_two_groups_clip_and_decay(x64):
     params, steps = tree(), 8
     tx = optim.make(ConfigDict(CONFIG), params, steps)
     state = tx.init(params)
-    leaves = paths.leaves_by_path(params)
+    leaves = param_paths.leaves_by_path(params)
     live = [p for p in leaves if "mask_token" not in p and "refinenet4" not in p]
     twin = {p: torch.tensor(np.asarray(leaves[p]), requires_grad=True) for p in live}
     groups = [
@@ -60,7 +62,7 @@ def test_equals_torch_adamw_with_two_groups_clip_and_decay(x64):
         grads = jax.tree.map(lambda x: x * (0.02 if i % 2 else 3.0), tree(i + 1))  # noqa: B023
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
-        by_path = paths.leaves_by_path(grads)
+        by_path = param_paths.leaves_by_path(grads)
         norm = np.sqrt(sum(float((by_path[p] ** 2).sum()) for p in live))
         clipped.append(norm > 1)
         for group, peak, p in zip(adamw.param_groups, peaks, live, strict=True):
@@ -68,7 +70,7 @@ def test_equals_torch_adamw_with_two_groups_clip_and_decay(x64):
             twin[p].grad = torch.tensor(np.asarray(by_path[p] * min(1.0, 1 / norm)))
         adamw.step()
     assert set(clipped) == {True, False}  # the clip was active in some steps only
-    ours = paths.leaves_by_path(params)
+    ours = param_paths.leaves_by_path(params)
     for p in live:
         np.testing.assert_allclose(ours[p], twin[p].detach().numpy(), rtol=0, atol=1e-12)
     for p in set(leaves) - set(live):  # what no forward reads stays bit-exact
@@ -83,7 +85,7 @@ def test_one_cycle_equals_torchs_rates_and_momenta(x64):
     rates = {f"{g}_lr": lr for g, lr in peaks.items()}
     config = ConfigDict({**CONFIG, **rates, "schedule": "onecycle", "warmup": 1, "clip": 0.0})
     tx = optim.make(config, params, steps)
-    state, leaves = tx.init(params), paths.leaves_by_path(params)
+    state, leaves = tx.init(params), param_paths.leaves_by_path(params)
     live = [p for p in leaves if "mask_token" not in p and "refinenet4" not in p]
     twin = {p: torch.tensor(np.asarray(leaves[p]), requires_grad=True) for p in live}
     top = [peaks[p.partition("/")[0]] for p in live]
@@ -104,7 +106,7 @@ def test_one_cycle_equals_torchs_rates_and_momenta(x64):
         moved.add(round(group["betas"][0], 3))
         grads = jax.tree.map(lambda x: x.at[...].set(x + 0.1), tree(i + 1))
         grads["bins"] = jax.tree.map(lambda x: jnp.cos(x * i), params["bins"])  # noqa: B023
-        by_path = paths.leaves_by_path(grads)
+        by_path = param_paths.leaves_by_path(grads)
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         for p in live:
@@ -113,7 +115,7 @@ def test_one_cycle_equals_torchs_rates_and_momenta(x64):
         if i < steps - 1:
             cycle.step()
     assert {0.95, 0.85} <= moved
-    ours = paths.leaves_by_path(params)
+    ours = param_paths.leaves_by_path(params)
     for p in live:
         np.testing.assert_allclose(ours[p], twin[p].detach().numpy(), rtol=0, atol=1e-12)
 
@@ -121,7 +123,7 @@ def test_one_cycle_equals_torchs_rates_and_momenta(x64):
 def test_freezing_leaves_no_optimiser_state_and_refuses_misspelt_paths():
     params = tree()
     config = {**CONFIG, "freeze": (r"(?!decoder/output_conv1/kernel).*",)}
-    moments = paths.leaves_by_path(optim.make(ConfigDict(config), params, 9).init(params))
+    moments = param_paths.leaves_by_path(optim.make(ConfigDict(config), params, 9).init(params))
     assert [p for p in moments if "/mu/" in p] == [
         "inner_states/train/inner_state/1/mu/decoder/output_conv1/kernel"
     ]
@@ -173,7 +175,7 @@ def test_stacked_blocks_are_split_along_width_not_depth():
         "decoder": {"output_conv2_2": {"kernel": jnp.zeros((1, 1, 3, 1))}},
     }
     tree_of_shardings = sharding.tree_shardings(shapes, mesh)
-    specs = {p: s.spec for p, s in paths.leaves_by_path(tree_of_shardings).items()}
+    specs = {p: s.spec for p, s in param_paths.leaves_by_path(tree_of_shardings).items()}
     assert specs["opt_state/mu/encoder/blocks/fc1/kernel"] == jax.P(None, None, "fsdp")
     assert specs["encoder/pos_embed"] == jax.P()
     assert specs["decoder/output_conv2_2/kernel"] == jax.P()

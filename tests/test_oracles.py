@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from depth_anything_jax import losses, paths, state
+from depth_anything_jax.losses import relative
+from depth_anything_jax.training.step import Networks, make_train_step, new_state
+from depth_anything_jax.utils import param_paths
 from tests import hostile
 from tests.test_state import config
 from tests.twin import data, jax_networks
@@ -33,13 +35,13 @@ def one_step(**fields):
         lambda params: params, lambda grads, _, params=None: (grads, grads)
     )
     network = jax_networks.Pixels()
-    networks = state.Networks(network, jax_networks.Encoder(), network)
-    step = state.make_train_step(networks, keep, c)
+    networks = Networks(network, jax_networks.Encoder(), network)
+    step = make_train_step(networks, keep, c)
     frozen = {"encoder": weights(1)["encoder"], "teacher": weights(0)}
 
     @jax.jit
     def run(batch):
-        after, metrics = step(state.new_state(weights(0), keep, ema=False), frozen, batch)
+        after, metrics = step(new_state(weights(0), keep, ema=False), frozen, batch)
         return after.opt_state, metrics
 
     return run
@@ -72,10 +74,10 @@ def test_labels_of_unknown_shift_may_be_scaled_and_shifted(x64, quick_compilatio
     run, first, second = one_step(), batch(), batch()
     second["labelled"]["disparity"] = 3.7 * second["labelled"]["disparity"] + 2
     (want, _), (got, _) = run(first), run(second)
-    for path, gradient in paths.leaves_by_path(want).items():
+    for path, gradient in param_paths.leaves_by_path(want).items():
         assert jnp.abs(gradient).max() > 1e-6
         np.testing.assert_allclose(
-            paths.leaves_by_path(got)[path], gradient, rtol=0, atol=ROUNDING, err_msg=path
+            param_paths.leaves_by_path(got)[path], gradient, rtol=0, atol=ROUNDING, err_msg=path
         )
 
 
@@ -86,7 +88,7 @@ def test_no_map_pulls_at_the_shift_or_scale_of_a_prediction(x64, gradient_weight
     pred, label, valid, mask = (jnp.asarray(np.stack(x)) for x in zip(*cases, strict=True))
     gradient = jax.jit(
         jax.grad(
-            lambda p: losses.cutmix(p, label, valid, mask, gradient_weight=gradient_weight).sum
+            lambda p: relative.cutmix(p, label, valid, mask, gradient_weight=gradient_weight).sum
         )
     )(pred)
     gradient = np.asarray(gradient)
@@ -101,7 +103,7 @@ def test_no_map_pulls_at_the_shift_or_scale_of_a_prediction(x64, gradient_weight
             if not len(p):
                 continue
             median = np.sort(p)[(len(p) - 1) // 2]
-            if np.abs(p - median).mean() > losses.MIN_DEVIATION:
+            if np.abs(p - median).mean() > relative.MIN_DEVIATION:
                 assert abs(g @ (p - median)) <= ROUNDING * np.abs(g * (p - median)).sum(), name
                 pulled += size > 0
     assert pulled > 30
@@ -110,7 +112,7 @@ def test_no_map_pulls_at_the_shift_or_scale_of_a_prediction(x64, gradient_weight
 def test_which_side_of_the_mask_is_the_box_does_not_matter(x64):
     """The two regions of a map are peers: only the mixing of labels knows whose the box is."""
     arrays = [jnp.asarray(np.stack(x)) for x in zip(*hostile.cases(3).values(), strict=True)]
-    loss = jax.jit(lambda *a: losses.cutmix(*a, gradient_weight=2.0).sum)
+    loss = jax.jit(lambda *a: relative.cutmix(*a, gradient_weight=2.0).sum)
     pred, label, valid, mask = arrays
     np.testing.assert_allclose(
         loss(pred, label, valid, ~mask), loss(*arrays), rtol=ROUNDING, atol=0

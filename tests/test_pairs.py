@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.data import benchmarks
-from depth_anything_jax.evaluation import candidates, loop, metrics, pairs, protocols
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.runner import loop, predictors
+from depth_anything_jax.evaluation.scores import metrics, pairs
 from tests import benchmark_files
 
 DISPARITY = "disparity-affine"
@@ -123,13 +125,13 @@ def test_a_predictor_that_always_answers_point_1_knows_half_of_the_swapped_pairs
         found[tuple(record["points"][:, 0].T)] = 1
         return found
 
-    stubborn = candidates.Candidate("point 1", DISPARITY, know=first)
+    stubborn = predictors.Candidate("point 1", DISPARITY, know=first)
     assert scored(stubborn, source) == {
         "all": (6, 0, 12),
         "indoor": (5, 0, 10),
         "aerial": (1, 0, 2),
     }
-    knows = candidates.Candidate("truth", DISPARITY, know=lambda record, rules: RAMP)
+    knows = predictors.Candidate("truth", DISPARITY, know=lambda record, rules: RAMP)
     assert scored(knows, source)["all"] == (12, 0, 12)
 
 
@@ -140,21 +142,21 @@ def test_every_kind_of_candidate_is_scored_on_pairs(da2k, tmp_path):
         file = (tmp_path / "files" / key).with_suffix(".npy")
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, 1 / (1 + np.tile(np.arange(41.0), (30, 1))))
-    metric = candidates.make(f"predictions:{tmp_path}/files", kind="metric", keys=keys)
+    metric = predictors.make(f"predictions:{tmp_path}/files", kind="metric", keys=keys)
     assert scored(metric, source)["all"] == (12, 0, 12), "depth: smaller is closer"
-    affine = candidates.make(f"predictions:{tmp_path}/files", kind=DISPARITY, keys=keys)
+    affine = predictors.make(f"predictions:{tmp_path}/files", kind=DISPARITY, keys=keys)
     assert scored(affine, source)["all"] == (0, 0, 12), "disparity: larger is closer"
-    zero = candidates.make("baseline:zero", kind="metric")
+    zero = predictors.make("baseline:zero", kind="metric")
     assert scored(zero, source)["all"] == (0, 12, 12)
     for name in ("gt", "mean"):
         with pytest.raises(protocols.ProtocolError, match=f"baseline:{name}: .*c.jpg has pairs of"):
-            scored(candidates.make(f"baseline:{name}"), source)
+            scored(predictors.make(f"baseline:{name}"), source)
     assert loop.evaluate_candidate(zero, source, limit=1).per_image[0].pairs == 2
 
     def columns(images):  # what a network sees, 14 x 14 pixels a patch; the answer is the column
         return np.broadcast_to(np.arange(images.shape[2]), images.shape[:3]).astype(np.float32)
 
-    network = candidates.of_network(columns, kind=DISPARITY, batch_size=2)
+    network = predictors.of_network(columns, kind=DISPARITY, batch_size=2)
     small = {"input_size": 28}
     assert scored(network, source, switches=small)["all"] == (12, 0, 12)
     # The mean with the mirrored image's answer is the same everywhere: all ties.
@@ -163,7 +165,7 @@ def test_every_kind_of_candidate_is_scored_on_pairs(da2k, tmp_path):
 
 def test_the_hash_of_pairs_has_what_matters_and_nothing_else(da2k):
     source = benchmarks.make("da2k", da2k)
-    zero = candidates.make("baseline:zero", kind="metric")
+    zero = predictors.make("baseline:zero", kind="metric")
 
     def digest(protocol, **switches):
         found = loop.evaluate_candidate(zero, source, protocol=protocol, switches=switches)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from depth_anything_jax import perturb
+from depth_anything_jax.training import perturb
 from tests import colour_reference
 
 ROUNDING = 1e-12  # float64, a few dozen operations on numbers below 1

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax import checkpoint
-from depth_anything_jax.api import batch, cache, folders, outputs
-from depth_anything_jax.api import resume as resuming
-from depth_anything_jax.api.depth import Depth
-from depth_anything_jax.api.recipe import METRIC, RELATIVE
+from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.cli import batch, outputs
+from depth_anything_jax.cli import inputs as folders
+from depth_anything_jax.cli import resume as resuming
+from depth_anything_jax.inference import compilation_cache
+from depth_anything_jax.inference.depth import Depth
+from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
 from depth_anything_jax.video import process, reader
 from tests import api_models, video_files
 
@@ -27,7 +29,7 @@ OPTIONS = batch.Options(input_size=56)
 @pytest.fixture(scope="module")
 def model():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(cache.VARIABLE, "")
+        patch.setenv(compilation_cache.VARIABLE, "")
         return api_models.instant()
 
 
@@ -368,7 +370,7 @@ def weights(tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("weights") / "model", api_models.found()
     meta = {"variant": "demo", "version": "v2", "head": "relative", "max_depth": None}
     params = jax.tree.map(jax.numpy.asarray, found.params)
-    checkpoint.save_params(folder, params, {**meta, "licence": "apache-2.0", "licence_chain": []})
+    orbax_io.save_params(folder, params, {**meta, "licence": "apache-2.0", "licence_chain": []})
     return folder
 
 
@@ -377,7 +379,11 @@ def command(*arguments, folder, **options):
         [sys.executable, "-m", "depth_anything_jax.predict", *map(str, arguments)],
         capture_output=True,
         timeout=300,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", cache.VARIABLE: str(folder / "cache")},
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            compilation_cache.VARIABLE: str(folder / "cache"),
+        },
         **options,
     )
 
@@ -414,7 +420,11 @@ def test_stopped_and_resumed(weights, tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "depth_anything_jax.predict", *map(str, arguments)],
         stderr=subprocess.PIPE,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", cache.VARIABLE: str(tmp_path / "cache")},
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            compilation_cache.VARIABLE: str(tmp_path / "cache"),
+        },
     )
     while not list(out.glob("*.ply")) and process.poll() is None:
         time.sleep(0.05)

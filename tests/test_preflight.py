@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from depth_anything_jax import configs, preflight
+from depth_anything_jax import configs
+from depth_anything_jax.training import config_checks
 
 HERE = os.getcwd()
 
@@ -21,17 +22,17 @@ def config(name="teacher", variant="demo", **fields):
 
 def test_student_labels_must_pair_with_sources():
     c = config("student")
-    assert preflight.batch_sizes(c) == {"labelled": 4, "unlabelled": 8}
-    assert preflight.data_config(c)["unlabelled"][0]["labels"]["type"] == "records"
+    assert config_checks.batch_sizes(c) == {"labelled": 4, "unlabelled": 8}
+    assert config_checks.data_config(c)["unlabelled"][0]["labels"]["type"] == "records"
     c.data.labels = ()
     with pytest.raises(ValueError, match="data.labels names 0 sets of labels for 1"):
-        preflight.data_config(c)
+        config_checks.data_config(c)
 
 
 def changed_fields(then, now):
-    """Names that `preflight` refuses to change from one config to the other."""
+    """Names that `config_checks` refuses to change from one config to the other."""
     try:
-        preflight.check_same_run(
+        config_checks.check_same_run(
             {"config": json.loads(then.to_json_best_effort())}, now, workdir="runs/x"
         )
     except ValueError as error:
@@ -48,7 +49,7 @@ def another(value):
 
 
 def test_what_is_learned_cannot_change_and_how_it_is_computed_can():
-    fields = preflight._flat(config().to_dict())
+    fields = config_checks._flat(config().to_dict())
     free = {"workdir", "init_from", "init_parts", "allow_missing", "fill_missing", "accumulation"}
     free |= {"compile_effort"}
     free |= {"model.scan", "model.remat", "model.attention", "data.workers", "data.threads"}
@@ -89,7 +90,7 @@ def page(c, folder, monkeypatch):
     """What a person sees who starts this run in an empty folder."""
     monkeypatch.chdir(folder)
     with pytest.raises(FileNotFoundError) as error:
-        preflight.check(c, preflight.batch_sizes(c), "runs/x")
+        config_checks.check(c, config_checks.batch_sizes(c), "runs/x")
     return str(error.value)
 
 

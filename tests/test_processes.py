@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import monitor, processes, report
-from depth_anything_jax.data.sources import make
-from depth_anything_jax.data.specs import parse
+from depth_anything_jax.data.registry import make, parse
+from depth_anything_jax.parallel import processes
+from depth_anything_jax.training import logger, monitor
 from tests.several_processes import ROOT, ended, no_longer, start, until
 
 FIELDS = {
@@ -52,7 +52,7 @@ def test_two_processes_train_draw_and_score_as_one_does(tmp_path):
     assert "2 processes" in outputs[0] and "step 2/2" in outputs[0]
     assert "step" not in outputs[1], "one of them speaks"
 
-    rows = {name: report.read_metrics(tmp_path / name) for name in ("two", "one")}
+    rows = {name: logger.read_metrics(tmp_path / name) for name in ("two", "one")}
     for name, found in rows.items():
         losses, scores = ([r for r in found if key in r] for key in ("loss/total", SCORE))
         assert [r["step"] for r in losses] == [1, 2] and [r["step"] for r in scores] == [2], name

@@ -8,10 +8,12 @@ import re
 import numpy as np
 import pytest
 
-from depth_anything_jax.evaluation import protocol_table, protocols, scoring
-from depth_anything_jax.evaluation.protocols import Protocol, ProtocolError
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.protocols import table
+from depth_anything_jax.evaluation.protocols.protocol import Protocol, ProtocolError
+from depth_anything_jax.evaluation.scores import scoring
 
-NAMES = list(protocol_table.TABLE)
+NAMES = list(table.TABLE)
 DOMAINS = ("", "indoor", "outdoor")
 BASE = Protocol(alignment="lsq-disparity")
 OTHER = {
@@ -25,7 +27,7 @@ OTHER = {
 
 def resolved(name: str) -> dict[str, str]:
     """{"set domain kind": hash} of everything a named protocol says, sets not in it included."""
-    entry = protocol_table.TABLE[name]
+    entry = table.TABLE[name]
     sets = {*entry.sets, "another"} - {"*"}
     return {
         f"{dataset} {domain} {kind}": protocols.get(name, kind, dataset, domain).hash
@@ -238,7 +240,7 @@ def test_unknown_names_list_what_there_is():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_choice_has_a_note(name):
-    entry = protocol_table.TABLE[name]
+    entry = table.TABLE[name]
     assert entry.notes and all(note.strip() for note in entry.notes)
     # Only golden is described to the last switch; of all others something is inferred.
     assert any(n.startswith("unverified: ") for n in entry.notes) or name in ("golden", "zoe")

@@ -12,9 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, inference, licences, models, pseudo_label, state
-from depth_anything_jax.data import formats, labels, pipeline, sources, transforms
-from depth_anything_jax.data.label_store import LabelStore
+from depth_anything_jax import models, pseudo_label
+from depth_anything_jax.checkpoints import licences, orbax_io
+from depth_anything_jax.data import pipeline, registry, transforms
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.pseudo_labels.label_store import LabelStore
+from depth_anything_jax.data.registry import attach
+from depth_anything_jax.inference import predictor
+from depth_anything_jax.training import step
 from tests.test_labelling import SIZE, run
 from tests.test_labels import Photos
 
@@ -49,7 +54,7 @@ KERNEL = {"kernel": np.random.default_rng(0).normal(0, 1, (3, 3, 3, 1)).astype(n
 def test_eight_devices_label_like_one(tmp_path):
     source = Photos(9)
     for name, devices in (("one", jax.devices()[:1]), ("eight", jax.devices())):
-        predict = inference.Predictor(Convolution(), KERNEL, devices=devices)
+        predict = predictor.Predictor(Convolution(), KERNEL, devices=devices)
         run(predict, source, tmp_path / name, batch_size=8)
     one, eight = LabelStore(tmp_path / "one"), LabelStore(tmp_path / "eight")
     for i in range(9):
@@ -60,7 +65,7 @@ def test_eight_devices_label_like_one(tmp_path):
 
 
 def test_the_batch_lies_on_all_devices():
-    predict = inference.Predictor(Convolution(), KERNEL)
+    predict = predictor.Predictor(Convolution(), KERNEL)
     out = predict(np.zeros((16, 14, 14, 3), np.float32))
     assert [s.data.shape for s in out.addressable_shards] == [(2, 14, 14)] * 8
     with pytest.raises(ValueError, match="batch of 3 does not divide over 8 devices"):
@@ -72,7 +77,7 @@ def test_a_metric_teacher_gives_disparity():
     images = np.random.default_rng(0).normal(0, 1, (1, SIZE, SIZE, 3)).astype(np.float32)
     depth = np.asarray(model.apply({"params": KERNEL}, images))
     assert depth.min() < 1e-3 < 1 < depth.max(), "both sides of the floor"
-    predict = inference.Predictor(model, KERNEL, devices=jax.devices()[:1])
+    predict = predictor.Predictor(model, KERNEL, devices=jax.devices()[:1])
     # float32, one program against separate operations
     np.testing.assert_allclose(predict(images), 1 / np.maximum(depth, 1e-3), rtol=1e-4)
 
@@ -80,13 +85,13 @@ def test_a_metric_teacher_gives_disparity():
 def test_predictors_of_one_model_share_their_program():
     model = Convolution()
     images = np.random.default_rng(0).normal(0, 1, (8, 14, 14, 3)).astype(np.float32)
-    first = inference.Predictor(model, KERNEL)
-    second = inference.Predictor(model, {"kernel": 2 * KERNEL["kernel"]})
+    first = predictor.Predictor(model, KERNEL)
+    second = predictor.Predictor(model, {"kernel": 2 * KERNEL["kernel"]})
     np.testing.assert_allclose(second(images), 2 * np.asarray(first(images)), rtol=1e-6)  # float32
     assert first._run is second._run and first._run._jitted._cache_size() == 1
     # Linen modules are told apart by their fields, not by who built them.
     a, b, c = (models.build(TINY, scan=scan) for scan in (True, True, False))
-    programs = [inference.Predictor(m, KERNEL)._run for m in (a, b, c)]
+    programs = [predictor.Predictor(m, KERNEL)._run for m in (a, b, c)]
     assert programs[0] is programs[1] is not programs[2]
 
 
@@ -120,15 +125,15 @@ def test_records_and_online_teacher_meet_on_identical_input(tmp_path, monkeypatc
         params["decoder"]["output_conv2_2"]["kernel"] *= 1e-8
     source, batch = Squares(4), 2
     run(
-        inference.Predictor(model, params, devices=jax.devices()[:1]), source, tmp_path / "out",
+        predictor.Predictor(model, params, devices=jax.devices()[:1]), source, tmp_path / "out",
         shift_known=metric,
     )  # fmt: skip
-    monkeypatch.setitem(sources.TYPES, "squares", lambda labelled=None: source)
+    monkeypatch.setitem(registry.TYPES, "squares", lambda labelled=None: source)
     # A flip is not part of the identical input.
     centre = transforms.centre_geometry(45, 45, SIZE)
     monkeypatch.setattr(transforms, "draw_geometry", lambda *args, **kwargs: centre)
     config = {"unlabelled": {"type": "squares", "labels": {"path": str(tmp_path / "out")}}}
-    online = jax.jit(lambda images: state.label_online(model, params, {"image": images}, 1))
+    online = jax.jit(lambda images: step.label_online(model, params, {"image": images}, 1))
     with pipeline.train_batches(
         config, labelled_batch=0, unlabelled_batch=batch, size=SIZE, seed=0
     ) as batches:
@@ -154,7 +159,7 @@ def teacher(tmp_path_factory):
     model = models.build("demo", scan=False)
     params = random_params(model, 112)
     described = {"variant": "demo", "version": "v2", "head": "relative", "max_depth": None}
-    checkpoint.save_params(path, params, {"model": described, **described, "licence": "MIT"})
+    orbax_io.save_params(path, params, {"model": described, **described, "licence": "MIT"})
     return str(path), model, params
 
 
@@ -188,7 +193,7 @@ def test_the_program_labels_a_folder(tmp_path, teacher):
     assert list(card["invalid"]) == ["2.png"] and card["data"] == str(photos)
     assert card["licence"] == licences.combined(card["licence_chain"])
     assert card["licence_chain"][-1]["source"] == teacher[0]
-    joined = labels.attach(sources.make({"type": "folder", "path": str(photos)}), str(out))
+    joined = attach(registry.make({"type": "folder", "path": str(photos)}), str(out))
     assert len(joined) == 5
     # The labels are this teacher's: its model, run here.
     record = joined[3]
@@ -258,7 +263,7 @@ jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv
 from depth_anything_jax import pseudo_label
 from depth_anything_jax.data import sources
 
-source = sources.make({"type": "folder", "path": sys.argv[4]})
+source = registry.make({"type": "folder", "path": sys.argv[4]})
 summary = pseudo_label.label(sys.argv[3], source, sys.argv[5], size=56, shard_size=3)
 print("DONE", summary.images, summary.skipped, summary.invalid)
 """
@@ -286,5 +291,5 @@ def test_two_real_processes_share_the_shards(tmp_path, teacher):
     assert [p.returncode for p in started] == [0, 0], "\n".join(said)
     # Three shards of 3, 3 and 2: the first process has the first and the last.
     assert "DONE 5 0 0" in said[0] and "DONE 3 0 0" in said[1]
-    source = sources.make({"type": "folder", "path": str(photos)})
-    assert len(labels.attach(source, str(tmp_path / "two"))) == 8
+    source = registry.make({"type": "folder", "path": str(photos)})
+    assert len(attach(source, str(tmp_path / "two"))) == 8

@@ -5,7 +5,10 @@ import math
 import pytest
 
 from depth_anything_jax.data import benchmarks
-from depth_anything_jax.evaluation import aggregate, pairs, protocol_table, protocols, published
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.protocols.table import TABLE
+from depth_anything_jax.evaluation.report import published
+from depth_anything_jax.evaluation.scores import aggregate, pairs
 
 LARGE = "depth-anything-v2-large"
 
@@ -27,7 +30,7 @@ NYU = row("nyu", "nyu", digest("da", "nyu", "indoor"), abs_rel=0.045, delta1=0.9
 
 @pytest.mark.parametrize("table", published.TABLES, ids=lambda t: f"{t.title} {t.sets[0]}")
 def test_tables_are_whole(table):
-    assert table.protocol in (*protocol_table.TABLE, "pairs")
+    assert table.protocol in (*TABLE, "pairs")
     for place in table.sets:
         name = published._dataset(place).partition("/")[0]
         assert name in benchmarks.READERS, place

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from depth_anything_jax.evaluation import relative
-from depth_anything_jax.evaluation.aggregate import METRICS, ImageScores
+from depth_anything_jax.evaluation.scores import relative
+from depth_anything_jax.evaluation.scores.aggregate import METRICS, ImageScores
 
 
 def image(key, abs_rel, delta1, dataset="nyu", **more):

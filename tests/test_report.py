@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax import pictures, report
+from depth_anything_jax.training import logger
+from depth_anything_jax.utils.formatting import duration
+from depth_anything_jax.visualization import colormaps
 
 
 class Clock:
@@ -21,7 +23,7 @@ class Clock:
 def make(folder, clock=None, **options):
     lines = []
     options = {"total_steps": 100, "every": 10, "tensorboard": False, **options}
-    made = report.Report(folder, printer=lines.append, clock=clock or Clock(), **options)
+    made = logger.Report(folder, printer=lines.append, clock=clock or Clock(), **options)
     return made, lines
 
 
@@ -81,7 +83,7 @@ def test_eta_follows_a_change_of_speed_smoothly(tmp_path):
     made.log(10, {})
     run_steps(made, clock, 10, compute=9.75)  # ten times slower
     made.log(20, {})
-    assert lines[-1].endswith(f"ETA {report.duration(980 * (0.7 * 10 + 100) / (0.7 * 10 + 10))}")
+    assert lines[-1].endswith(f"ETA {duration(980 * (0.7 * 10 + 100) / (0.7 * 10 + 10))}")
 
 
 def test_due_every_so_often_and_at_the_end(tmp_path):
@@ -99,7 +101,7 @@ def test_scalars_round_trip_with_nan_as_valid_json(tmp_path):
         raise AssertionError(f"{name} is not JSON")
 
     json.loads(text, parse_constant=no_constants)
-    (row,) = report.read_metrics(tmp_path)
+    (row,) = logger.read_metrics(tmp_path)
     assert row["step"] == 1 and row["loss"] == 0.5
     assert np.isnan(row["bad"]) and row["worse"] == -np.inf
 
@@ -124,8 +126,8 @@ def test_resume_keeps_lines_up_to_the_restored_step_and_moves_the_rest(tmp_path)
     made, _ = make(tmp_path, resumed_from=20)
     made.scalars(30, {"loss": -1})
     made.close()
-    assert [r["step"] for r in report.read_metrics(tmp_path)] == [10, 20, 30]
-    assert report.read_metrics(tmp_path)[-1]["loss"] == -1
+    assert [r["step"] for r in logger.read_metrics(tmp_path)] == [10, 20, 30]
+    assert logger.read_metrics(tmp_path)[-1]["loss"] == -1
     aside = (tmp_path / "metrics.superseded.jsonl").read_text().splitlines()
     assert json.loads(aside[0])["loss"] == 30 and aside[1] == '{"step": 4'
 
@@ -135,7 +137,7 @@ def test_a_fresh_start_supersedes_everything(tmp_path):
     made.scalars(0, {"loss": 1})
     made.close()
     make(tmp_path)[0].close()
-    assert report.read_metrics(tmp_path) == []
+    assert logger.read_metrics(tmp_path) == []
     assert steps_of(tmp_path / "metrics.superseded.jsonl") == [0]
 
 
@@ -174,7 +176,7 @@ def test_tensorboard_holds_scalars_and_pictures(tmp_path):
 
 def test_remote_folders_are_mirrored_and_resumed(tmp_path, monkeypatch):
     """A store that cannot append: stood in for by a local folder that is treated as remote."""
-    monkeypatch.setattr(report, "_is_remote", lambda path: True)
+    monkeypatch.setattr(logger, "_is_remote", lambda path: True)
     clock = Clock()
     made, _ = make(tmp_path / "bucket", clock)
     made.scalars(10, {"loss": 1})
@@ -198,7 +200,7 @@ def test_remote_folders_are_mirrored_and_resumed(tmp_path, monkeypatch):
     + [(-1, "0 s"), (200_000, "2 d 7 h")],
 )
 def test_duration(seconds, text):
-    assert report.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_profile_window_records_its_steps_only(tmp_path, monkeypatch):
@@ -207,18 +209,18 @@ def test_profile_window_records_its_steps_only(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append("start"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
-    window = report.ProfileWindow(tmp_path, 3, 4)
+    window = logger.ProfileWindow(tmp_path, 3, 4)
     for step in range(1, 8):
         window.before(step)
         calls.append(step)
     window.close()
     assert calls == [1, 2, "start", 3, 4, "stop", 5, 6, 7]
-    report.ProfileWindow(tmp_path).before(3)
+    logger.ProfileWindow(tmp_path).before(3)
     assert calls[-1] == 7
     with pytest.raises(ValueError, match=re.escape("(4, 3)")):
-        report.ProfileWindow(tmp_path, 4, 3)
+        logger.ProfileWindow(tmp_path, 4, 3)
     with pytest.raises(ValueError, match="None"):
-        report.ProfileWindow(tmp_path, 3)
+        logger.ProfileWindow(tmp_path, 3)
 
 
 def test_colourise_near_is_warm_far_is_cold_invalid_is_grey():
@@ -226,18 +228,18 @@ def test_colourise_near_is_warm_far_is_cold_invalid_is_grey():
     valid = np.ones((8, 8), bool)
     valid[0, 1] = False
     disparity[0, 1] = np.nan
-    picture = pictures.colourise(disparity, valid).astype(int)
+    picture = colormaps.colourise(disparity, valid).astype(int)
     far, near = picture[0, 0], picture[-1, -1]
     assert near[0] > near[2] and far[2] > far[0]
-    assert (picture[0, 1] == pictures.GREY).all()
-    stretched = pictures.colourise(3 * disparity + 5, valid).astype(int)
+    assert (picture[0, 1] == colormaps.GREY).all()
+    stretched = colormaps.colourise(3 * disparity + 5, valid).astype(int)
     assert np.abs(picture - stretched).max() <= 1  # scale and shift do not show; 1 = byte rounding
 
 
 def test_colourise_survives_constant_and_empty_maps():
-    flat = pictures.colourise(np.full((2, 3), 4.0, np.float32))
+    flat = colormaps.colourise(np.full((2, 3), 4.0, np.float32))
     assert (flat == flat[0, 0]).all()
-    assert (pictures.colourise(np.full((2, 3), np.nan, np.float32)) == pictures.GREY).all()
+    assert (colormaps.colourise(np.full((2, 3), np.nan, np.float32)) == colormaps.GREY).all()
 
 
 def test_strips_lay_examples_below_each_other():
@@ -245,8 +247,8 @@ def test_strips_lay_examples_below_each_other():
     images = rng.uniform(-0.1, 1.1, (3, 4, 5, 3)).astype(np.float32)  # cubic resizing overshoots
     labels = rng.uniform(size=(3, 4, 5)).astype(np.float32)
     valid = rng.uniform(size=(3, 4, 5)) < 0.5
-    picture = pictures.strips(images, labels, valid, 1 - labels, rows=2, gap=1)
+    picture = colormaps.strips(images, labels, valid, 1 - labels, rows=2, gap=1)
     assert picture.shape == (2 * 4 + 1, 3 * 5 + 2, 3)
     np.testing.assert_array_equal(picture[5:, :5], np.round(255 * images[1].clip(0, 1)))
-    np.testing.assert_array_equal(picture[:4, 6:11], pictures.colourise(labels[0], valid[0]))
-    np.testing.assert_array_equal(picture[:4, 12:], pictures.colourise(1 - labels[0]))
+    np.testing.assert_array_equal(picture[:4, 6:11], colormaps.colourise(labels[0], valid[0]))
+    np.testing.assert_array_equal(picture[:4, 12:], colormaps.colourise(1 - labels[0]))

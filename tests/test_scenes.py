@@ -8,11 +8,13 @@ import time
 import numpy as np
 import pytest
 
-from depth_anything_jax.data import scenes, scenes_geometry, scenes_render, scenes_textures, sources
-from depth_anything_jax.data.scenes import SceneSource, fill_cache
-from depth_anything_jax.data.scenes_geometry import FAR, HeightField, Pack, Solid
-from depth_anything_jax.data.scenes_materials import SEM, SEMANTICS, Palette
-from depth_anything_jax.data.scenes_render import LAYOUTS
+from depth_anything_jax.data import registry
+from depth_anything_jax.data.scenes import geometry, render, textures
+from depth_anything_jax.data.scenes import source as scenes
+from depth_anything_jax.data.scenes.geometry import FAR, HeightField, Pack, Solid
+from depth_anything_jax.data.scenes.materials import SEM, SEMANTICS, Palette
+from depth_anything_jax.data.scenes.render import LAYOUTS
+from depth_anything_jax.data.scenes.source import SceneSource, fill_cache
 
 KINDS = ("box", "ball", "cylinder", "cone")
 
@@ -105,7 +107,7 @@ def test_culling_changes_nothing(monkeypatch):
 
     culled = everything()
     monkeypatch.setattr(
-        scenes_geometry, "_members", lambda near, n: ((row, None) for row in range(len(near)))
+        geometry, "_members", lambda near, n: ((row, None) for row in range(len(near)))
     )
     for a, b in zip(culled, everything(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -148,11 +150,11 @@ def test_height_field_hits_lie_on_the_ground():
 
 
 def test_disparity_is_depth_along_the_axis():
-    camera = scenes_render.Camera(
+    camera = render.Camera(
         *(np.array(v, np.float32) for v in ([0, 0, 1], [0, -1, 0], [0, 0, 1], [1, 0, 0])), 0.6
     )
     wall = Solid("box", (5.5, 0, 0), (0.5, 50, 50), None, 0)
-    x, y = scenes_render._grid(28)
+    x, y = render._grid(28)
     t, _ = Pack([wall]).trace(camera.origin, camera.rays(x, y))
     np.testing.assert_allclose(t, 5, rtol=1e-5)  # a wall across the view has one depth everywhere
 
@@ -185,10 +187,10 @@ def test_unlabelled_records_hold_images_alone():
 
 
 def test_sources_makes_scenes():
-    source = sources.make({"type": "scenes", "domain": "A", "count": 3, "size": 28, "seed": 9})
+    source = registry.make({"type": "scenes", "domain": "A", "count": 3, "size": 28, "seed": 9})
     assert len(source) == 3 and source[2]["image"].shape == (28, 28, 3)
     with pytest.raises(ValueError, match="domain 'D'"):
-        sources.make({"type": "scenes", "domain": "D", "count": 3})
+        registry.make({"type": "scenes", "domain": "D", "count": 3})
     with pytest.raises(ValueError, match="count >= 1"):
         SceneSource("A", 0)
     with pytest.raises(IndexError):
@@ -232,7 +234,7 @@ def test_cache_is_filled_by_processes_and_survives_a_kill(tmp_path):
     assert fill_cache([source], processes=2) == 100
     assert multiprocessing.active_children() == []
     assert np.load(source.folder / "00001.npy").shape == (50,)
-    alone = scenes_render.render("A", 0, 60, 14)
+    alone = render.render("A", 0, 60, 14)
     np.testing.assert_array_equal(source[60]["disparity"], alone["disparity"])
 
 
@@ -241,10 +243,10 @@ def test_textures_are_finite_and_fade_with_distance():
     own = rng.uniform(-50, 50, (3, 4000)).astype(np.float32)
     normal = np.zeros_like(own)
     normal[2] = 1
-    for pattern in scenes_textures.PATTERNS:
-        material = scenes_textures.Material(pattern, ((0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5)))
-        near, _ = scenes_textures.albedo(material, own, normal, np.full(4000, 1e-3, np.float32))
-        far, _ = scenes_textures.albedo(material, own, normal, np.full(4000, 50, np.float32))
+    for pattern in textures.PATTERNS:
+        material = textures.Material(pattern, ((0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5)))
+        near, _ = textures.albedo(material, own, normal, np.full(4000, 1e-3, np.float32))
+        far, _ = textures.albedo(material, own, normal, np.full(4000, 50, np.float32))
         assert np.isfinite(near).all() and near.min() >= 0
         assert near.std() > 0.05, f"{pattern} shows nothing"
         if pattern != "books":  # their hues keep a rest
@@ -254,9 +256,9 @@ def test_textures_are_finite_and_fade_with_distance():
 @pytest.mark.nightly
 def test_rendering_is_quick():
     for domain in "AB":
-        scenes_render.render(domain, 1, 0, 112)
+        render.render(domain, 1, 0, 112)
         start = time.process_time()
         for i in range(40):
-            scenes_render.render(domain, 1, i, 112)
+            render.render(domain, 1, i, 112)
         # 40 a second on an idle core; half of it leaves room for slower ones
         assert 40 / (time.process_time() - start) > 12

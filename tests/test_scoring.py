@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from depth_anything_jax import resample
-from depth_anything_jax.evaluation import align, metrics, protocol_table, protocols, scoring
-from depth_anything_jax.evaluation.aggregate import METRICS
-from depth_anything_jax.evaluation.protocols import Protocol, ProtocolError
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.protocols import table
+from depth_anything_jax.evaluation.protocols.protocol import Protocol, ProtocolError
+from depth_anything_jax.evaluation.scores import metrics, scoring
+from depth_anything_jax.evaluation.scores.aggregate import METRICS
+from depth_anything_jax.utils import interpolation, scale_shift
 
 DISPARITY = "disparity-affine"
 PLAIN = Protocol(alignment="lsq-disparity", max_depth=10.0)
@@ -43,7 +45,7 @@ def as_disparity(found):
 
 TABLE = [
     (name, kind, dataset, domain)
-    for name, entry in protocol_table.TABLE.items()
+    for name, entry in table.TABLE.items()
     for kind in entry.kinds
     for dataset, domain in itertools.product(
         sorted({*entry.sets, "another"}), ["indoor", "outdoor"]
@@ -52,7 +54,7 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize("name", protocol_table.TABLE)
+@pytest.mark.parametrize("name", table.TABLE)
 def test_the_truth_is_perfect_under_every_protocol_set_and_kind(name):
     labels = {frame: record(hw=(353, 1217) if frame else (120, 160)) for frame in (False, True)}
     cases = [case[1:] for case in TABLE if case[0] == name]
@@ -74,10 +76,10 @@ def test_the_truth_is_perfect_under_every_protocol_set_and_kind(name):
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, -2.0, math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("name", protocol_table.TABLE)
+@pytest.mark.parametrize("name", table.TABLE)
 def test_a_constant_prediction_has_finite_scores(name, value):
     label = record(hw=(60, 80))
-    for kind in protocol_table.TABLE[name].kinds:
+    for kind in table.TABLE[name].kinds:
         protocol = protocols.get(name, kind, "another", "outdoor")
         found = scoring.score(np.full((20, 30), value), kind, label, protocol, boundary=True)
         missing = [m for m in METRICS if not math.isfinite(getattr(found, m))]
@@ -222,7 +224,7 @@ def steps(protocol, pred, label):
     inside = np.zeros_like(keep)
     inside[protocols.window(protocol.crop, *keep.shape)] = True
     keep &= inside
-    g, p = depth[keep], resample.resize(pred, depth.shape, protocol.resize)[keep]
+    g, p = depth[keep], interpolation.resize(pred, depth.shape, protocol.resize)[keep]
     return g, p, keep
 
 
@@ -254,12 +256,12 @@ def test_disparity_is_aligned_step_by_step(space):
 
 
 SOLVERS = {
-    "median": lambda x, y: align.median_scale(x, y),
-    "lsq-depth": lambda x, y: align.least_squares(x, y),
-    "lsq-depth-scale": lambda x, y: align.least_squares_scale(x, y),
-    "l1-depth": lambda x, y: align.l1(x, y, 1 / y),
-    "l1-depth-scale": lambda x, y: align.l1_scale(x, y, 1 / y),
-    "none": lambda x, y: align.NONE,
+    "median": lambda x, y: scale_shift.median_scale(x, y),
+    "lsq-depth": lambda x, y: scale_shift.least_squares(x, y),
+    "lsq-depth-scale": lambda x, y: scale_shift.least_squares_scale(x, y),
+    "l1-depth": lambda x, y: scale_shift.l1(x, y, 1 / y),
+    "l1-depth-scale": lambda x, y: scale_shift.l1_scale(x, y, 1 / y),
+    "none": lambda x, y: scale_shift.NONE,
 }
 
 
@@ -291,9 +293,11 @@ def test_samples_of_the_fit_are_those_of_the_protocol():
     pred = np.nan_to_num(label["depth"], posinf=50) + rng.normal(0, 1, (300, 400))
     base = dataclasses.replace(PLAIN, alignment="l1-depth", align_on="grid-64")
     found = scoring.target(label, base)
-    pick = align.grid(found.valid, 64)
+    pick = scale_shift.grid(found.valid, 64)
     assert pick.size < found.valid.sum() / 2
-    expected = align.l1(*(m.ravel()[pick] for m in (pred, label["depth"], 1 / found_full(label))))
+    expected = scale_shift.l1(
+        *(m.ravel()[pick] for m in (pred, label["depth"], 1 / found_full(label)))
+    )
     got = scoring.score(pred, "depth-affine", label, base)
     assert (got.scale, got.shift) == pytest.approx(expected, rel=1e-6)  # 1 / float32 depth
     everything = scoring.score(
@@ -311,12 +315,12 @@ def test_floors():
     protocol = dataclasses.replace(PLAIN, max_depth=math.inf, disparity_floor="label")
     depth = scoring.target(label, protocol).depth
     upside_down = scoring.aligned_depth(
-        np.array([-1.0, 0.5]), align.NONE, protocol, float(depth.max())
+        np.array([-1.0, 0.5]), scale_shift.NONE, protocol, float(depth.max())
     )
     assert upside_down == pytest.approx([depth.max(), 2])
     for floor, metres in ((0.05, 20), ("cap", 10)):
         changed = dataclasses.replace(PLAIN, disparity_floor=floor)
-        assert scoring.aligned_depth(np.array([-1.0]), align.NONE, changed, 7.0) == [metres]
+        assert scoring.aligned_depth(np.array([-1.0]), scale_shift.NONE, changed, 7.0) == [metres]
 
 
 def test_frames_cut_label_and_prediction():

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from depth_anything_jax import select
+from depth_anything_jax.losses import order_statistics
 
 N = 13
-kth = jax.jit(select.kth_smallest)
+kth = jax.jit(order_statistics.kth_smallest)
 
 
 def floats(dtype):
@@ -24,9 +24,9 @@ def floats(dtype):
 def test_bits_keep_the_order(x64, dtype):
     tiny, large = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
     x = np.array([-np.inf, -large, -1, -tiny, -0.0, 0.0, tiny, 1, large, np.inf, np.nan], dtype)
-    bits = np.asarray(select.ordered_bits(jnp.asarray(x)))
+    bits = np.asarray(order_statistics.ordered_bits(jnp.asarray(x)))
     assert (np.diff(bits.astype(object)) > 0).all()
-    back = np.asarray(select.from_ordered_bits(jnp.asarray(bits)))
+    back = np.asarray(order_statistics.from_ordered_bits(jnp.asarray(bits)))
     np.testing.assert_array_equal(back, x)
     assert back.dtype == dtype
 
@@ -61,9 +61,9 @@ def test_lower_median_and_its_gradient_equal_torch(x64):
     weights = jnp.arange(1.0, 6)
 
     def total(x):
-        return (select.masked_median(x, jnp.asarray(mask)) * weights).sum()
+        return (order_statistics.masked_median(x, jnp.asarray(mask)) * weights).sum()
 
-    median = select.masked_median(jnp.asarray(x), jnp.asarray(mask))
+    median = order_statistics.masked_median(jnp.asarray(x), jnp.asarray(mask))
     gradient = jax.jit(jax.grad(total))(jnp.asarray(x))
     for i in range(4):
         row = torch.tensor(x[i], requires_grad=True)
@@ -76,23 +76,25 @@ def test_lower_median_and_its_gradient_equal_torch(x64):
 
 def test_gradient_is_shared_by_hundreds_of_ties():
     x = jax.random.uniform(jax.random.key(0), (1, 50_000)).astype(jnp.bfloat16)
-    gradient = jax.grad(lambda x: select.masked_median(x, jnp.ones(x.shape, bool)).sum())(x)
+    gradient = jax.grad(lambda x: order_statistics.masked_median(x, jnp.ones(x.shape, bool)).sum())(
+        x
+    )
     touched = gradient[gradient > 0]
     assert len(touched) > 100 and len(set(touched.tolist())) == 1
     np.testing.assert_allclose(touched.astype(jnp.float32).sum(), 1, rtol=1 / 128)  # bfloat16
-    assert select.masked_median(x, jnp.ones(x.shape, bool)).dtype == jnp.float32
+    assert order_statistics.masked_median(x, jnp.ones(x.shape, bool)).dtype == jnp.float32
 
 
 def test_one_map_through_several_masks():
     x = jnp.arange(10.0)[None]
     masks = jnp.stack([x < 4, x >= 4, x < 0], axis=1)
     median, tangent = jax.jvp(
-        lambda x: select.masked_median(x[:, None], masks), (x,), (jnp.ones_like(x),)
+        lambda x: order_statistics.masked_median(x[:, None], masks), (x,), (jnp.ones_like(x),)
     )
     np.testing.assert_array_equal(median, [[1, 6, 0]])
     np.testing.assert_array_equal(tangent, [[1, 1, 0]])
     np.testing.assert_array_equal(
-        jax.vmap(lambda x, m: select.masked_median(x[None], m))(x, masks), median
+        jax.vmap(lambda x, m: order_statistics.masked_median(x[None], m))(x, masks), median
     )
 
 

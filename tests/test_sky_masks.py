@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax.data import formats, manifest, sources, specs
+from depth_anything_jax.data import registry
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.sources import manifest
 
 ROOT = pathlib.Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("sky_masks", ROOT / "tools/sky_masks.py")
@@ -63,7 +65,7 @@ def test_training_sees_the_masks_and_all_else_as_before(pairs, tmp_path, monkeyp
     out = tmp_path / "elsewhere" / "sky"
     run(pairs, out, "--batch_size", "2")
     assert "3 masks, 3 of them with sky (30.0% of the pixels)" in capsys.readouterr().out
-    before, after = (sources.make(specs.parse(f"rgbd:{x}")) for x in (pairs, out))
+    before, after = (registry.make(registry.parse(f"rgbd:{x}")) for x in (pairs, out))
     assert len(after) == 5
     for i in range(5):
         old, new = before[i], after[i]
@@ -111,7 +113,7 @@ def test_a_broken_pair_is_left_out_and_told(pairs, tmp_path, monkeypatch, capsys
     assert "left out: park/1.png: " in capsys.readouterr().out
     card = json.loads((tmp_path / "sky/card.json").read_text())
     assert card["pairs"] == 4 and list(card["left_out"]) == ["park/1.png"]
-    assert len(sources.make(specs.parse(f"rgbd:{tmp_path / 'sky'}"))) == 4
+    assert len(registry.make(registry.parse(f"rgbd:{tmp_path / 'sky'}"))) == 4
 
 
 def test_sources_without_label_files_are_refused(pairs, tmp_path):

@@ -10,7 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax import initial, losses, models, optim, paths, perturb, sharding, state
+from depth_anything_jax import models
+from depth_anything_jax.losses import relative
+from depth_anything_jax.parallel import sharding
+from depth_anything_jax.training import optim, perturb
+from depth_anything_jax.training.init import compile_quickly
+from depth_anything_jax.training.step import (
+    Networks,
+    jit_train_step,
+    loss_parts,
+    make_train_step,
+    new_state,
+    unlabelled_inputs,
+)
+from depth_anything_jax.utils import param_paths
 from tests.run_comparison import SHIFT
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -57,16 +70,16 @@ def setup(c, mesh, teacher=False):
     tx_shapes = jax.eval_shape(init(student), jax.random.key(0))
     tx = optim.make(c.optim, tx_shapes, c.total_steps)
     abstract = jax.eval_shape(
-        lambda k: state.new_state(init(student)(k), tx, ema=c.ema_decay > 0), jax.random.key(0)
+        lambda k: new_state(init(student)(k), tx, ema=c.ema_decay > 0), jax.random.key(0)
     )
     layout = sharding.tree_shardings(abstract, mesh)
     params = first_params()
-    first = jax.device_put(state.new_state(params, tx, ema=c.ema_decay > 0), layout)
+    first = jax.device_put(new_state(params, tx, ema=c.ema_decay > 0), layout)
     frozen = {"encoder": other(params, 1)["encoder"]}
-    networks = state.Networks(student, encoder, student if teacher else None)
+    networks = Networks(student, encoder, student if teacher else None)
     if teacher:
         frozen["teacher"] = other(params, 2)
-    step = state.jit_train_step(state.make_train_step(networks, tx, c), mesh, layout)
+    step = jit_train_step(make_train_step(networks, tx, c), mesh, layout)
     frozen = jax.device_put(frozen, sharding.tree_shardings(frozen, mesh))
     return first, frozen, step
 
@@ -74,7 +87,7 @@ def setup(c, mesh, teacher=False):
 @functools.cache
 def first_params():
     """One random start for all tests (numpy): compiling it takes longer than a step."""
-    program = initial.compile_quickly(init(models.build(TINY)), one_device(), None)
+    program = compile_quickly(init(models.build(TINY)), one_device(), None)
     return jax.tree.map(np.asarray, program(jax.random.key(0)))
 
 
@@ -124,7 +137,7 @@ def check_same(one, other, rtol):
             # where it moves one across the trimming threshold; the losses do not.
             bound = rtol * (100 if "norm" in name else 1)
             assert a[name] == pytest.approx(b[name], rel=bound, abs=bound), name
-    a, b = (paths.leaves_by_path(x[0].params) for x in (one, other))
+    a, b = (param_paths.leaves_by_path(x[0].params) for x in (one, other))
     for name in a:
         # A shift of the prediction changes no loss: the true gradient of this bias is 0, and Adam
         # steps a whole rate either way on rounding noise, 5e-6 and then 1e-5.
@@ -182,11 +195,11 @@ def test_frozen_parameters_get_no_gradient_and_stay():
     c = config(**{"optim.freeze": (r"(?!decoder/resize_layers_3/kernel).*",)})
     mesh = one_device()
     first, frozen, step = setup(c, mesh)
-    before = paths.leaves_by_path(jax.tree.map(np.asarray, first.params))
+    before = param_paths.leaves_by_path(jax.tree.map(np.asarray, first.params))
     after, metrics = step(first, frozen, sharding.put_batch(batch(), mesh))
     changed = [
         p
-        for p, x in paths.leaves_by_path(after.params).items()
+        for p, x in param_paths.leaves_by_path(after.params).items()
         if (np.asarray(x) != before[p]).any()
     ]
     assert changed == ["decoder/resize_layers_3/kernel"]
@@ -219,7 +232,7 @@ class Small(nn.Module):
 
 
 def small_networks():
-    networks = state.Networks(Small(), Patches())
+    networks = Networks(Small(), Patches())
     images = jnp.zeros((1, SIZE, SIZE, 3))
     params = networks.student.init(jax.random.key(0), images)["params"]
     # Cosines of about (1 + 0.6 ** 2) ** -0.5 = 0.86: tokens on both sides of the margin.
@@ -232,8 +245,8 @@ def features_of(c, networks, params, frozen, data, keys):
 
     @jax.jit  # one program, where separate operations would each be compiled
     def compute(data, keys):
-        inputs = state.unlabelled_inputs(data, keys, c)
-        return inputs, state.loss_parts(networks, params, frozen, {"unlabelled": inputs}, c.loss)
+        inputs = unlabelled_inputs(data, keys, c)
+        return inputs, loss_parts(networks, params, frozen, {"unlabelled": inputs}, c.loss)
 
     inputs, parts = compute(data, keys)
     return inputs, parts["features"]
@@ -262,8 +275,8 @@ def test_features_of_microbatches_add_up_where_tokens_are_the_denominator():
         )
         networks, params, frozen = small_networks()
         tx = optim.make(c.optim, params, c.total_steps)
-        step = jax.jit(state.make_train_step(networks, tx, c))
-        new, metrics = step(state.new_state(params, tx, ema=False), frozen, {"unlabelled": data})
+        step = jax.jit(make_train_step(networks, tx, c))
+        new, metrics = step(new_state(params, tx, ema=False), frozen, {"unlabelled": data})
         found[accumulation] = {k: float(v) for k, v in metrics.items()}
         moved = np.asarray(new.params["encoder"]["kernel"] - params["encoder"]["kernel"])
         assert np.abs(moved).max() > 0
@@ -297,7 +310,7 @@ def test_the_frozen_encoder_sees_what_the_config_says(feat_input, distort, monke
     def tokens(kernel, images):
         return Patches().apply({"params": kernel}, images).tokens
 
-    expected = losses.feature_alignment(
+    expected = relative.feature_alignment(
         tokens(params["encoder"], inputs["image"]), tokens(frozen["encoder"], seen),
         margin=c.loss.feat_margin, denominator="image",
     )  # fmt: skip

@@ -5,7 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from depth_anything_jax.evaluation import candidates, scoring, stream
+from depth_anything_jax.evaluation.runner import predictors, stream
+from depth_anything_jax.evaluation.scores import scoring
 
 KIND = "disparity-affine"
 
@@ -27,7 +28,7 @@ class Scenes:
 def scores(predict, protocol="golden", **options):
     rules = stream.Rulebook([KIND], protocol, {"input_size": 28})
     groups = {i: "abc"[i // 4] if rules.per == "sequence" else i for i in range(12)}
-    made = candidates.of_network(predict, kind=KIND)
+    made = predictors.of_network(predict, kind=KIND)
     return stream.scores(made, Scenes(), groups, rules, **options)
 
 

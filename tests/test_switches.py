@@ -5,17 +5,18 @@ import math
 
 import pytest
 
-from depth_anything_jax.evaluation import protocols, switches
-from depth_anything_jax.evaluation.protocols import Protocol, ProtocolError
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.protocols import overrides
+from depth_anything_jax.evaluation.protocols.protocol import Protocol, ProtocolError
 from tests.test_protocols import OTHER
 
 
 def test_every_switch_can_be_said():
     """As `show` writes it, `parse` reads it; the protocol takes it; the hash follows."""
-    assert set(switches.NAMES) == OTHER.keys()
+    assert set(overrides.NAMES) == OTHER.keys()
     base = protocols.get("golden", "metric")
     for name, value in OTHER.items():
-        found = switches.parse([f"{name}={switches.show(value)}"])
+        found = overrides.parse([f"{name}={overrides.show(value)}"])
         assert found == {name: value} and type(found[name]) is type(value), name
         assert protocols.get("golden", "metric", **found).hash != base.hash, name
 
@@ -33,7 +34,7 @@ def test_every_switch_can_be_said():
     ],
 )
 def test_values_have_the_switch_type(text, value):
-    (found,) = switches.parse([text]).values()
+    (found,) = overrides.parse([text]).values()
     assert found == value and type(found) is type(value)
 
 
@@ -53,19 +54,19 @@ def test_values_have_the_switch_type(text, value):
 )
 def test_what_is_no_switch_or_value_is_refused_with_the_choices(texts, message):
     with pytest.raises(ProtocolError, match=message):
-        switches.parse(texts)
+        overrides.parse(texts)
 
 
 def test_the_name_says_what_was_changed():
-    found = switches.parse(["max_depth=50", "crop=none", "flip=false", "disparity_floor=0.001"])
-    name = switches.label("zoe@1", found)
+    found = overrides.parse(["max_depth=50", "crop=none", "flip=false", "disparity_floor=0.001"])
+    name = overrides.label("zoe@1", found)
     assert name == "zoe@1+crop=none+disparity_floor=0.001+flip=false+max_depth=50"
-    assert switches.parse(name.split("+")[1:]) == found
-    assert switches.label("da@1", {}) == "da@1"
+    assert overrides.parse(name.split("+")[1:]) == found
+    assert overrides.label("da@1", {}) == "da@1"
 
 
 def test_a_switch_is_the_one_of_the_protocol():
-    found = switches.parse(["crop=garg", "max_depth=50"])
+    found = overrides.parse(["crop=garg", "max_depth=50"])
     changed = protocols.get("da", "disparity-affine", "kitti", "outdoor", **found)
     plain = protocols.get("da", "disparity-affine", "kitti", "outdoor")
     assert changed == dataclasses.replace(plain, crop="garg", max_depth=50)
@@ -74,7 +75,7 @@ def test_a_switch_is_the_one_of_the_protocol():
 
 def test_another_protocol_can_be_reached_by_its_switches():
     """Names are not in the hash: the protocol of the stored official scores, said from `da`."""
-    found = switches.parse(["space=depth", "min_depth=0.001"])
+    found = overrides.parse(["space=depth", "min_depth=0.001"])
     for dataset, domain in (("nyu", "indoor"), ("kitti", "outdoor")):
         changed = protocols.get("da", "disparity-affine", dataset, domain, **found)
         assert changed.hash == protocols.get("golden", "disparity-affine", dataset, domain).hash

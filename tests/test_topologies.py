@@ -7,10 +7,12 @@ for little effort: what is seen is whether it compiles, and the collectives.
 import jax
 import pytest
 
-from depth_anything_jax import device_programs, models, sharding, weights
-from depth_anything_jax.compiled import hlo, programs, topology
-from depth_anything_jax.device_programs import data_mesh
+from depth_anything_jax import models
+from depth_anything_jax.aot import hlo, programs, topology
+from depth_anything_jax.checkpoints import pretrained
 from depth_anything_jax.models import depth_anything
+from depth_anything_jax.parallel import device_programs, sharding
+from depth_anything_jax.parallel.device_programs import data_mesh
 from tests import collective_rules
 from tests.test_device_programs import SIZE, TINY, shipped
 
@@ -108,10 +110,10 @@ def test_prediction(slice_, host, head):
 
 
 def test_a_program_for_one_device():
-    """As weights.py fills what a file lacks."""
+    """As checkpoints/pretrained.py fills what a file lacks."""
     mesh = data_mesh(topology.of_one_host(described("v5e:2x4", 8))[:1])
     names = ["pretrained.cls_token", "depth_head.scratch.output_conv2.2.bias"]
-    program = weights.fill_program(names, mesh, "tiny", "official", "all", None)
+    program = pretrained.fill_program(names, mesh, "tiny", "official", "all", None)
     compiled(program.lower(jax.random.key(0)))
 
 
@@ -154,7 +156,7 @@ def test_a_kernel_that_lies_along_another_axis_is_seen(monkeypatch, student):
         least = min(axes, key=lambda a: shape[a], default=None)
         return tuple("fsdp" if a == least else None for a in range(len(shape)))
 
-    monkeypatch.setattr("depth_anything_jax.sharding.kernel_spec", smallest)
+    monkeypatch.setattr("depth_anything_jax.parallel.sharding.kernel_spec", smallest)
     program, params = step_of(student, "v5e:2x4", 8, fsdp=4)
     with pytest.raises(AssertionError, match="gathered beside kernels"):
         collective_rules.check_fsdp(program, params, 4)

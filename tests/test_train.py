@@ -17,7 +17,11 @@ import jax
 import numpy as np
 import pytest
 
-from depth_anything_jax import checkpoint, configs, initial, monitor, paths, report, sharding, train
+from depth_anything_jax import configs, train
+from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.parallel import sharding
+from depth_anything_jax.training import init, logger, monitor
+from depth_anything_jax.utils import param_paths
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {
@@ -65,16 +69,16 @@ def straight(tmp_path_factory):
 
 
 def final(folder):
-    params, meta = checkpoint.load_params(folder)
+    params, meta = orbax_io.load_params(folder)
     assert meta["step"] == 4
-    return paths.leaves_by_path(params)
+    return param_paths.leaves_by_path(params)
 
 
 def test_resumed_run_ends_bit_equal_to_a_straight_one(straight, tmp_path, monkeypatch):
     class Died(Exception):
         pass
 
-    save = checkpoint.Checkpoints.save
+    save = orbax_io.Checkpoints.save
 
     def die_as_soon_as_it_is_saved(self, *args, wait):
         save(self, *args, wait=True)
@@ -86,31 +90,31 @@ def test_resumed_run_ends_bit_equal_to_a_straight_one(straight, tmp_path, monkey
         return False
 
     for thing, name, die in (
-        (checkpoint.Checkpoints, "save", die_as_soon_as_it_is_saved),
+        (orbax_io.Checkpoints, "save", die_as_soon_as_it_is_saved),
         (train._Stop, "agreed", die_after_the_third),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(thing, name, die)
             with pytest.raises(Died):
                 train.train(teacher(), str(tmp_path))
-        assert checkpoint.find(tmp_path).name == "2"  # step 3 was lost with the process
-        assert [r["step"] for r in report.read_metrics(tmp_path)] == [1, 2]
-    networks, link = initial.networks, {"role": "teacher", "source": "new", "licence": "x"}
+        assert orbax_io.find(tmp_path).name == "2"  # step 3 was lost with the process
+        assert [r["step"] for r in logger.read_metrics(tmp_path)] == [1, 2]
+    networks, link = init.networks, {"role": "teacher", "source": "new", "licence": "x"}
 
     def with_another_teacher(*args):
         found, frozen, meta = networks(*args)
         return found, frozen, {**meta, "licence_chain": [link]}
 
-    monkeypatch.setattr(initial, "networks", with_another_teacher)
+    monkeypatch.setattr(init, "networks", with_another_teacher)
     train.train(teacher(), str(tmp_path))
-    assert checkpoint.load_params(tmp_path)[1]["licence_chain"] == [link]
+    assert orbax_io.load_params(tmp_path)[1]["licence_chain"] == [link]
     ours, theirs = final(tmp_path), final(straight)
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-    rows = report.read_metrics(tmp_path)
+    rows = logger.read_metrics(tmp_path)
     assert [r["step"] for r in rows] == [1, 2, 3, 4]  # what was done twice stands there once
-    assert rows[-1]["loss/total"] == report.read_metrics(straight)[-1]["loss/total"]
+    assert rows[-1]["loss/total"] == logger.read_metrics(straight)[-1]["loss/total"]
 
 
 def test_a_run_whose_machine_is_lost_ends_bit_equal_from_its_mirror(
@@ -144,9 +148,9 @@ def test_a_run_whose_machine_is_lost_ends_bit_equal_from_its_mirror(
     ours, theirs = final(work), final(straight)
     for name in theirs:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-    rows = report.read_metrics(work)
+    rows = logger.read_metrics(work)
     assert [r["step"] for r in rows] == [1, 2, 3, 4]  # the first two lines came back, too
-    assert rows[-1]["loss/total"] == report.read_metrics(straight)[-1]["loss/total"]
+    assert rows[-1]["loss/total"] == logger.read_metrics(straight)[-1]["loss/total"]
     arrived = [int(name.split(".")[0].removeprefix("step_")) for name in sorted(os.listdir(drive))]
     assert len(arrived) == 2 and arrived[-1] == 4  # step 3 may have been overtaken
 
@@ -160,7 +164,7 @@ def test_a_run_is_continued_only_by_itself(straight):
 
 
 def test_checkpoint_says_what_the_model_is(straight):
-    _, meta = checkpoint.load_params(straight)
+    _, meta = orbax_io.load_params(straight)
     assert (meta["variant"], meta["version"], meta["head"]) == ("demo", "v2", "relative")
     assert meta["config"]["total_steps"] == 4
 
@@ -172,7 +176,7 @@ def test_the_first_number_that_is_not_finite_stops_the_run_by_name_and_step(tmp_
     with pytest.raises(FloatingPointError, match=r"step 2: .*(loss/total|norm/\w+) is (nan|inf)"):
         train.train(teacher(**fields), str(tmp_path))
     assert [p.name for p in (tmp_path / "strips").iterdir()] == ["labelled_00000001.png"]
-    assert checkpoint.find(tmp_path) is None
+    assert orbax_io.find(tmp_path) is None
 
 
 def test_metrics_are_looked_at_once_and_in_order():
@@ -247,9 +251,9 @@ def finetuned(straight, one_of_four_is_cut, tmp_path_factory):
 
 
 def test_finetuning_starts_from_all_weights_and_trains_encoder_and_decoder(finetuned, straight):
-    rows = report.read_metrics(finetuned[0])
+    rows = logger.read_metrics(finetuned[0])
     first, last = (
-        paths.leaves_by_path(checkpoint.load_params(x)[0]) for x in (straight, finetuned[0])
+        param_paths.leaves_by_path(orbax_io.load_params(x)[0]) for x in (straight, finetuned[0])
     )
     moved = {name.split("/")[0] for name in first if not np.array_equal(first[name], last[name])}
     assert moved == {"encoder", "decoder"}
@@ -264,7 +268,7 @@ def test_a_record_that_cannot_be_read_is_named_once_and_counted(finetuned):
     lines = [x for x in console.splitlines() if "cannot be read" in x]
     assert len(lines) == 1 and re.search(r"1\.jpg: \w+Error: .*truncated", lines[0])
     # Four steps of two are two epochs of four.
-    rows = report.read_metrics(folder)
+    rows = logger.read_metrics(folder)
     assert rows[-1]["step"] == 4 and rows[-1]["data/failures"] == 2
 
 
@@ -314,11 +318,11 @@ def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_p
         if line.startswith("step ") and " 2/" in line:
             run.send_signal(signal.SIGTERM)
     assert run.wait() == 0, "".join(lines)
-    stopped = int(checkpoint.find(tmp_path).name)
+    stopped = int(orbax_io.find(tmp_path).name)
     assert 2 <= stopped < 1000
     assert f"SIGTERM: saved after step {stopped}" in "".join(lines)
     assert not [x for x in lines if "leaked" in x]  # the workers' shared memory
-    row = report.read_metrics(tmp_path)[-1]
+    row = logger.read_metrics(tmp_path)[-1]
     assert row["step"] == stopped and "loss/total" in row  # and no score, which takes its time
     assert [p.name for p in (tmp_path / "audit").glob("*.npz")] == ["step_000001.npz"]
 

@@ -9,7 +9,7 @@ import pytest
 
 av = pytest.importorskip("av", reason="the extra [video]")
 
-from depth_anything_jax.data.scenes import render  # noqa: E402
+from depth_anything_jax.data.scenes.source import render  # noqa: E402
 from depth_anything_jax.video import process as process_lib  # noqa: E402
 from depth_anything_jax.video import writer as writer_lib  # noqa: E402
 from depth_anything_jax.video.process import process, read_depth  # noqa: E402

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_anything_jax.data.scenes import render
-from depth_anything_jax.evaluation import align
+from depth_anything_jax.data.scenes.source import render
+from depth_anything_jax.utils import scale_shift
 from depth_anything_jax.video import smooth
 from depth_anything_jax.video.smooth import Flicker, Pictures, SharedRange, Smoother
 
@@ -87,7 +87,7 @@ def test_temporal_alignment_error_falls():
     errors = []
     for maps in (given, [o.values for o in run(frames, given)]):
         together = np.concatenate([m.ravel() for m in maps])
-        found = align.least_squares(together, np.concatenate([m.ravel() for m in exact]))
+        found = scale_shift.least_squares(together, np.concatenate([m.ravel() for m in exact]))
         far = float(exact[0].min())
         metres = [1 / np.maximum(found.scale * m + found.shift, far) for m in maps]
         meter = Flicker(metric=True)
@@ -153,7 +153,7 @@ def test_a_moving_object_is_no_flicker():
         errors = []
         for clip in (given, out):
             x = np.concatenate([m.ravel() for m in clip[part]])
-            found = align.least_squares(x, truth)
+            found = scale_shift.least_squares(x, truth)
             errors.append(np.abs(found.scale * x + found.shift - truth).mean() / spread(truth))
         # a twentieth of the correction is left out by design
         assert errors[1] < errors[0] / 8, errors
@@ -177,7 +177,7 @@ def test_a_moving_camera_is_not_held_back():
     errors = []
     for clip in (given, [o.values for o in run(frames, given)]):
         x = np.concatenate([m.ravel() for m in clip])
-        found = align.least_squares(x, truth)
+        found = scale_shift.least_squares(x, truth)
         errors.append(np.abs(found.scale * x + found.shift - truth).mean())
     assert errors[0] > 3 * errors[1], errors
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from depth_anything_jax import convert, export, licences, released, weight_files, weights
+from depth_anything_jax.checkpoints import convert, export, licences, pretrained, readers, released
 
 REGEX = r"resize_layers\.3\.weight"
 
 
 def state_of(variant="demo", layout="official", parts="all"):
     rng = np.random.default_rng(0)
-    expected = weights.expected_tensors(variant, layout, parts)
+    expected = pretrained.expected_tensors(variant, layout, parts)
     return {name: rng.normal(size=x.shape).astype(np.float32) for name, x in expected.items()}
 
 
@@ -27,7 +27,7 @@ def official():
 
 
 def write(path, state, metadata=None, dtype=np.float32):
-    notes = {weight_files.METADATA_KEY: json.dumps(metadata)} if metadata else None
+    notes = {readers.METADATA_KEY: json.dumps(metadata)} if metadata else None
     save_file({n: np.ascontiguousarray(x, dtype) for n, x in state.items()}, str(path), notes)
     return str(path)
 
@@ -46,14 +46,16 @@ def assert_holds(loaded, state, dtype=np.float32):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_safetensors_of_any_precision_become_float32(tmp_path, official, dtype):
     path = write(tmp_path / "x.safetensors", official, dtype=dtype)
-    loaded = weights.load(path, version="v1")
+    loaded = pretrained.load(path, version="v1")
     assert (loaded.variant, loaded.version, loaded.parts) == ("demo", "v1", "all")
     assert_holds(loaded, official, dtype)
 
 
 def test_float64_is_not_narrowed(tmp_path, official):
     wide = {name: x.astype(np.float64) + 1e-12 for name, x in official.items()}
-    loaded = weights.load(write(tmp_path / "x.safetensors", wide, dtype=np.float64), version="v2")
+    loaded = pretrained.load(
+        write(tmp_path / "x.safetensors", wide, dtype=np.float64), version="v2"
+    )
     np.testing.assert_array_equal(
         loaded.params["encoder"]["cls_token"], wide["pretrained.cls_token"]
     )
@@ -63,14 +65,16 @@ def test_files_elsewhere_are_copied_first(tmp_path, official, monkeypatch):
     """As for gs:// paths, which safetensors and torch cannot open."""
     path = write(tmp_path / "x.safetensors", official)
     copied = []
-    monkeypatch.setattr(weight_files, "_is_remote", lambda path: not copied.append(path))
-    assert_holds(weights.load(path, version="v2"), official)
+    monkeypatch.setattr(readers, "_is_remote", lambda path: not copied.append(path))
+    assert_holds(pretrained.load(path, version="v2"), official)
     assert len(copied) == 1
 
 
 def test_safetensors_need_no_torch(tmp_path, official, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # import torch raises ImportError
-    assert_holds(weights.load(write(tmp_path / "x.safetensors", official), version="v2"), official)
+    assert_holds(
+        pretrained.load(write(tmp_path / "x.safetensors", official), version="v2"), official
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,14 +90,14 @@ def test_torch_file_without_torch(tmp_path, monkeypatch, name, twin):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(ImportError, match=r"depth_anything_jax\[torch\]") as caught:
-        weights.load(str(tmp_path / name))
+        pretrained.load(str(tmp_path / name))
     assert twin in str(caught.value)
 
 
 def test_official_repository_without_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match="depth-anything/Depth-Anything-V2-Large-hf"):
-        weights.load("depth-anything/Depth-Anything-V2-Large")
+        pretrained.load("depth-anything/Depth-Anything-V2-Large")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".pt"])
@@ -103,8 +107,8 @@ def test_torch_files(tmp_path, official, suffix):
     torch.save(
         {"model": tensors, "epoch": 3, "previous_best": {"d1": 0.9}}, tmp_path / f"x{suffix}"
     )
-    assert_holds(weights.load(str(tmp_path / f"x{suffix}"), version="v2"), official)
-    metric = weights.load(str(tmp_path / f"x{suffix}"), version="v2", max_depth=80)
+    assert_holds(pretrained.load(str(tmp_path / f"x{suffix}"), version="v2"), official)
+    metric = pretrained.load(str(tmp_path / f"x{suffix}"), version="v2", max_depth=80)
     assert (metric.head, metric.max_depth) == ("sigmoid", 80.0)
     assert_holds(metric, official)
 
@@ -112,7 +116,7 @@ def test_torch_files(tmp_path, official, suffix):
 def test_bfloat16_torch_file(tmp_path, official):
     torch = pytest.importorskip("torch")
     torch.save({n: torch.from_numpy(x).bfloat16() for n, x in official.items()}, tmp_path / "x.pth")
-    loaded = weights.load(str(tmp_path / "x.pth"), version="v2")
+    loaded = pretrained.load(str(tmp_path / "x.pth"), version="v2")
     assert_holds(loaded, official, ml_dtypes.bfloat16)
 
 
@@ -137,7 +141,7 @@ def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path, how):
     else:
         path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ValueError, match="more than tensors"):
-        weights.load(str(path))
+        pretrained.load(str(path))
     assert not sprung.exists()
     torch.load(path, weights_only=False) if how == "torch" else pickle.loads(path.read_bytes())
     assert sprung.exists(), "the trap does not work, so the test shows nothing"
@@ -156,27 +160,27 @@ def test_files_that_are_no_weights(tmp_path, name, content, error, message):
         pytest.importorskip("torch")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(error, match=message):
-        weights.load(str(tmp_path / name))
+        pretrained.load(str(tmp_path / name))
 
 
 def test_torch_file_with_a_list(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save([torch.zeros(1)], tmp_path / "x.pth")
     with pytest.raises(ValueError, match="holds a list, not a dict"):
-        weights.load(str(tmp_path / "x.pth"))
+        pretrained.load(str(tmp_path / "x.pth"))
 
 
 @pytest.mark.parametrize("source", ["missing/x.safetensors", "a/b/c", "/nowhere"])
 def test_nothing_there(source):
     with pytest.raises(FileNotFoundError, match="no weights at"):
-        weights.load(source)
+        pretrained.load(source)
 
 
 @pytest.mark.parametrize("source", ["runs/teacher_vitl", "./teacher", "../teacher", "~/teacher"])
 def test_a_path_that_is_not_there_is_no_name_on_the_hub(source, monkeypatch):
     monkeypatch.setattr(released, "fetch", None)  # not asked
     with pytest.raises(FileNotFoundError, match=r"no such file or folder. A run's folder appears"):
-        weights.load(source)
+        pretrained.load(source)
 
 
 def test_a_folder_is_missed_before_a_name_on_the_hub(tmp_path, monkeypatch):
@@ -186,21 +190,21 @@ def test_a_folder_is_missed_before_a_name_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(released, "fetch", fetch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="^the Hub gave nothing"):
-        weights.load("imports/v2s")
+        pretrained.load("imports/v2s")
     (tmp_path / "imports").mkdir()
     with pytest.raises(FileNotFoundError, match="^no such folder: imports/v2s, though imports is"):
-        weights.load("imports/v2s")
+        pretrained.load("imports/v2s")
 
 
 def test_home_is_found(tmp_path, monkeypatch, official):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "x.safetensors", official)
-    assert_holds(weights.load("~/x.safetensors", version="v2"), official)
+    assert_holds(pretrained.load("~/x.safetensors", version="v2"), official)
 
 
 def test_empty_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither weights"):
-        weights.load(str(tmp_path))
+        pretrained.load(str(tmp_path))
 
 
 def test_folder_with_two_files(tmp_path, official):
@@ -209,7 +213,7 @@ def test_folder_with_two_files(tmp_path, official):
     with pytest.raises(
         ValueError, match="holds a.safetensors, b.safetensors; give the path of one"
     ):
-        weights.load(str(tmp_path))
+        pretrained.load(str(tmp_path))
 
 
 def test_sharded_folder(tmp_path):
@@ -220,7 +224,7 @@ def test_sharded_folder(tmp_path):
         write(tmp_path / file, {name: state[name] for name in part})
     index = {"weight_map": {name: file for file, part in halves.items() for name in part}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert_holds(weights.load(str(tmp_path), version="v2"), state)
+    assert_holds(pretrained.load(str(tmp_path), version="v2"), state)
 
 
 # --- missing, superfluous, mis-shaped
@@ -237,7 +241,7 @@ def misfit(state):
 def test_all_misfits_are_listed_at_once(tmp_path, official):
     path = write(tmp_path / "x.safetensors", misfit(official))
     with pytest.raises(convert.TensorMismatch, match="4 tensors do not fit") as caught:
-        weights.load(path, version="v2")
+        pretrained.load(path, version="v2")
     text = str(caught.value)
     assert "missing: depth_head.resize_layers.3.weight" in text
     assert "missing: pretrained.blocks.1.ls1.gamma" in text
@@ -245,7 +249,7 @@ def test_all_misfits_are_listed_at_once(tmp_path, official):
     assert "shape of depth_head.projects.0.bias: (25,) in the file, (24,) in the model" in text
     assert "--allow-missing" in text
     with pytest.raises(convert.TensorMismatch, match="2 tensors do not fit") as caught:
-        weights.load(path, version="v2", allow_missing="gamma|resize_layers")
+        pretrained.load(path, version="v2", allow_missing="gamma|resize_layers")
     assert not caught.value.missing
 
 
@@ -254,7 +258,7 @@ def test_missing_tensors_are_filled_and_it_is_said(tmp_path, official, fill, cap
     names = ["depth_head.resize_layers.3.weight", "pretrained.blocks.2.norm1.weight"]
     state = {name: x for name, x in official.items() if name not in names}
     path = write(tmp_path / "x.safetensors", state)
-    loaded = weights.load(path, version="v2", allow_missing=r"layers\.3|norm1", fill=fill)
+    loaded = pretrained.load(path, version="v2", allow_missing=r"layers\.3|norm1", fill=fill)
     assert loaded.metadata["filled"]["by"] == fill
     assert sorted(loaded.metadata["filled"]["tensors"]) == names
     assert all(name in caplog.text for name in names)
@@ -272,20 +276,20 @@ def test_missing_tensors_are_filled_and_it_is_said(tmp_path, official, fill, cap
 def test_registers_are_named(tmp_path):
     state = state_of("demo", "dinov2", "encoder") | {"register_tokens": np.zeros((1, 4, 128))}
     with pytest.raises(convert.TensorMismatch, match="DINOv2 with registers"):
-        weights.load(write(tmp_path / "x.safetensors", state))
+        pretrained.load(write(tmp_path / "x.safetensors", state))
 
 
 def test_the_file_beside_the_project(shared):
     path = str(next((shared / "weights").glob("*.safetensors")))
     with pytest.raises(convert.TensorMismatch, match="missing: depth_head.resize_layers.3.weight"):
-        weights.load(path)
-    loaded = weights.load(path, allow_missing=REGEX, fill="zeros")
+        pretrained.load(path)
+    loaded = pretrained.load(path, allow_missing=REGEX, fill="zeros")
     facts = (loaded.variant, loaded.version, loaded.head, loaded.max_depth, loaded.licence)
     assert facts == ("vits", "v2", "relative", None, "Apache-2.0")
     sizes = [x.size for x in convert.flatten(loaded.params).values()]
     assert sum(sizes) == 23_457_985 + 384 * 384 * 9
     assert not loaded.params["decoder"]["resize_layers_3"]["kernel"].any()
-    encoder = weights.load(path, parts="encoder")
+    encoder = pretrained.load(path, parts="encoder")
     assert encoder.parts == "encoder" and set(encoder.params) == {"encoder"}
 
 
@@ -296,20 +300,20 @@ def test_the_file_beside_the_project(shared):
 def test_encoder_files(tmp_path, layout):
     state = state_of("demo", layout, "encoder")
     path = write(tmp_path / "x.safetensors", state)
-    loaded = weights.load(path)
+    loaded = pretrained.load(path)
     assert (loaded.parts, loaded.version) == ("encoder", None)
     assert_holds(loaded, state)
     with pytest.raises(ValueError, match="holds an encoder alone; ask for parts='encoder'"):
-        weights.load(path, parts="all")
+        pretrained.load(path, parts="all")
     with pytest.raises(ValueError, match="holds an encoder alone, which predicts no depth"):
-        weights.load_pretrained(path)
+        pretrained.load_pretrained(path)
 
 
 def test_encoder_out_of_a_whole_model(tmp_path, official):
     path = write(tmp_path / "x.safetensors", official)
-    loaded = weights.load(path, parts="encoder")
+    loaded = pretrained.load(path, parts="encoder")
     assert set(loaded.params) == {"encoder"}
-    whole = weights.load(path, version="v2").params["encoder"]
+    whole = pretrained.load(path, version="v2").params["encoder"]
     for name, x in convert.flatten(whole).items():
         np.testing.assert_array_equal(convert.flatten(loaded.params["encoder"])[name], x)
 
@@ -317,12 +321,12 @@ def test_encoder_out_of_a_whole_model(tmp_path, official):
 def test_packaged_encoder(tmp_path, monkeypatch):
     params = convert.from_torch(state_of("demo", "dinov2", "encoder"))
     chain = licences.extend([], "encoder", "rendered images", "Apache-2.0")
-    monkeypatch.setattr(weight_files, "_ASSETS", tmp_path)
+    monkeypatch.setattr(readers, "_ASSETS", tmp_path)
     with pytest.raises(FileNotFoundError, match="no file .*demo_encoder.safetensors"):
-        weights.load("demo-encoder")
+        pretrained.load("demo-encoder")
     facts = {"variant": "demo", "licence": "Apache-2.0", "licence_chain": chain}
     export.save_encoder(tmp_path / "demo_encoder.safetensors", params["encoder"], facts)
-    loaded = weights.load("demo-encoder")
+    loaded = pretrained.load("demo-encoder")
     assert (loaded.variant, loaded.parts, loaded.licence) == ("demo", "encoder", "Apache-2.0")
     assert loaded.metadata["licence_chain"] == chain
     for name, x in convert.flatten(params["encoder"]).items():

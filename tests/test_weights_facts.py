@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from depth_anything_jax import export, licences, released, weights
+from depth_anything_jax.checkpoints import export, licences, pretrained, released
 from depth_anything_jax.models import VARIANTS
 from tests.test_weights import assert_holds, state_of, write
 
@@ -23,35 +23,35 @@ def official():
 def test_version_has_to_be_known(tmp_path, official):
     path = write(tmp_path / "mine.safetensors", official)
     with pytest.raises(ValueError, match="pass version='v1' or version='v2'"):
-        weights.load(path)
-    assert weights.load(path, parts="encoder").version is None
+        pretrained.load(path)
+    assert pretrained.load(path, parts="encoder").version is None
     with pytest.raises(ValueError, match="version='v3' is unknown; choose one of v1, v2"):
-        weights.load(path, version="v3")
+        pretrained.load(path, version="v3")
 
 
 def test_a_head_that_nothing_describes_is_relative_with_a_warning(tmp_path, official, caplog):
     path = write(tmp_path / "mine.safetensors", official)
-    assert weights.load(path, version="v2").head == "relative"
+    assert pretrained.load(path, version="v2").head == "relative"
     assert "taken for a relative model" in caplog.text
-    loaded = weights.load(path, version="v2", max_depth=20)
+    loaded = pretrained.load(path, version="v2", max_depth=20)
     assert (loaded.head, loaded.max_depth) == ("sigmoid", 20.0)
 
 
 def test_metadata_tells(tmp_path, official):
     facts = {"variant": "demo", "version": "v1", "head": "sigmoid", "max_depth": 80.0}
     path = write(tmp_path / "mine.safetensors", official, facts)
-    loaded = weights.load(path)
+    loaded = pretrained.load(path)
     assert {name: getattr(loaded, name) for name in facts} == facts
     with pytest.raises(ValueError, match="max_depth=20 contradicts its metadata, which says 80.0"):
-        weights.load(path, max_depth=20)
+        pretrained.load(path, max_depth=20)
     with pytest.raises(ValueError, match="version='v2' contradicts its metadata"):
-        weights.load(path, version="v2")
+        pretrained.load(path, version="v2")
 
 
 def test_the_sigmoid_heads_old_name(tmp_path, official):
     """Checkpoints written while there was one metric head."""
     facts = {"version": "v2", "head": "metric", "max_depth": 20.0}
-    loaded = weights.load(write(tmp_path / "mine.safetensors", official, facts))
+    loaded = pretrained.load(write(tmp_path / "mine.safetensors", official, facts))
     assert (loaded.head, loaded.max_depth) == ("sigmoid", 20.0)
 
 
@@ -64,7 +64,7 @@ def test_the_sigmoid_heads_old_name(tmp_path, official):
 )
 def test_range_of_the_head(tmp_path, official, facts, arguments, message):
     with pytest.raises(ValueError, match=message):
-        weights.load(write(tmp_path / "mine.safetensors", official, facts), **arguments)
+        pretrained.load(write(tmp_path / "mine.safetensors", official, facts), **arguments)
 
 
 FREE, NOT_FREE = "Apache-2.0", "CC-BY-NC-4.0"
@@ -104,7 +104,7 @@ def test_names_that_only_look_known(name):
 
 def test_a_name_yields_to_an_argument(tmp_path, official, caplog):
     path = write(tmp_path / "depth_anything_v2_vits.safetensors", official)
-    loaded = weights.load(path, version="v1", max_depth=5)
+    loaded = pretrained.load(path, version="v1", max_depth=5)
     assert (loaded.version, loaded.head, loaded.max_depth) == ("v1", "sigmoid", 5.0)
     assert "though the name depth-anything/Depth-Anything-V2-Small says 'v2'" in caplog.text
 
@@ -112,9 +112,9 @@ def test_a_name_yields_to_an_argument(tmp_path, official, caplog):
 def test_size_that_is_no_variant(tmp_path, official):
     state = {n: x for n, x in official.items() if ".blocks.3." not in n}
     with pytest.raises(ValueError, match=r"width 128 and 3 blocks .*demo 128 x 4.*pass variant"):
-        weights.load(write(tmp_path / "x.safetensors", state), version="v2")
+        pretrained.load(write(tmp_path / "x.safetensors", state), version="v2")
     with pytest.raises(ValueError, match="variant='vitx' is unknown; choose one of vits"):
-        weights.load(write(tmp_path / "x.safetensors", official), variant="vitx")
+        pretrained.load(write(tmp_path / "x.safetensors", official), variant="vitx")
 
 
 def test_every_size_is_inferred():
@@ -124,7 +124,7 @@ def test_every_size_is_inferred():
             "pretrained.cls_token": np.empty((1, 1, size.dim)),
             f"pretrained.blocks.{size.depth - 1}.ls1.gamma": np.empty(size.dim),
         }
-        assert weights._infer_variant("x", state) == name
+        assert pretrained._infer_variant("x", state) == name
 
 
 # --- the Hub
@@ -153,7 +153,7 @@ def test_without_a_network_the_error_says_what_to_do(offline, repo, file):
     if file.endswith(".pth"):
         pytest.importorskip("torch")
     with pytest.raises(FileNotFoundError) as caught:
-        weights.load_pretrained(repo)
+        pretrained.load_pretrained(repo)
     text = str(caught.value)
     assert f"https://huggingface.co/{repo}/resolve/main/{file}" in text
     assert f"put them in a folder called {repo.split('/')[1]!r}" in text
@@ -168,7 +168,7 @@ def test_from_the_cache_without_a_network(offline):
     (folder / "refs" / "main").write_text(commit)
     (folder / "snapshots" / commit).mkdir(parents=True)
     write(folder / "snapshots" / commit / "model.safetensors", state)
-    loaded = weights.load("LiheYoung/depth-anything-small-hf")
+    loaded = pretrained.load("LiheYoung/depth-anything-small-hf")
     assert (loaded.version, loaded.licence) == ("v1", "Apache-2.0")
     link = {"role": "weights", "source": loaded.source, "licence": "Apache-2.0"}
     assert loaded.metadata["licence_chain"] == [link]
@@ -225,7 +225,7 @@ def test_licence_is_shown_once(tmp_path, official, caplog):
     folder.mkdir()
     write(folder / "model.safetensors", official)
     for _ in range(2):
-        assert weights.load(str(folder)).licence == "CC-BY-NC-4.0"
+        assert pretrained.load(str(folder)).licence == "CC-BY-NC-4.0"
     assert caplog.text.count("not free for commercial use") == 1
 
 
@@ -235,20 +235,20 @@ def test_a_model_card_may_only_restrict(tmp_path, official):
     folder.mkdir()
     write(folder / "model.safetensors", official)
     (folder / "README.md").write_text("---\ntags: [x]\nlicense: mit\n---\nlicense: cc0\n")
-    assert weights.load(str(folder)).licence == "CC-BY-NC-4.0"
+    assert pretrained.load(str(folder)).licence == "CC-BY-NC-4.0"
     (tmp_path / "copy").mkdir()
     for file in folder.iterdir():
         (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
-    assert weights.load(str(tmp_path / "copy"), version="v2").licence == "MIT"
+    assert pretrained.load(str(tmp_path / "copy"), version="v2").licence == "MIT"
 
 
 def test_unknown_licence_is_said(tmp_path, official, caplog):
-    loaded = weights.load(write(tmp_path / "mine.safetensors", official), version="v2")
+    loaded = pretrained.load(write(tmp_path / "mine.safetensors", official), version="v2")
     assert loaded.licence is None
     assert "unknown; find out before you pass it on" in caplog.text
 
 
 def test_metadata_names_no_folder_of_this_machine(tmp_path, official):
-    loaded = weights.load(write(tmp_path / "mine.safetensors", official), version="v2")
+    loaded = pretrained.load(write(tmp_path / "mine.safetensors", official), version="v2")
     assert str(tmp_path) not in json.dumps(export.describe(loaded))
     assert dataclasses.asdict(loaded)["source"].endswith("mine.safetensors")

@@ -8,7 +8,8 @@ What differs between two settings of a run by rounding alone shrinks by nine dig
 import jax
 import numpy as np
 
-from depth_anything_jax import sharding, train
+from depth_anything_jax import train
+from depth_anything_jax.parallel import sharding
 
 
 def wide(x):

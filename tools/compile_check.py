@@ -37,23 +37,26 @@ def lowered(config, topology, program: str, *, teacher: str, size: tuple[int, in
     Raises:
       ValueError: fields that do not fit each other or the slice.
     """
-    from depth_anything_jax import initial, models, sharding
-    from depth_anything_jax.compiled import flops, programs
-    from depth_anything_jax.compiled import topology as topologies
-    from depth_anything_jax.compiled.report import PASSES
-    from depth_anything_jax.device_programs import data_mesh
-    from depth_anything_jax.inference import usual_batch
+    from depth_anything_jax import models
+    from depth_anything_jax.aot import flops, programs
+    from depth_anything_jax.aot import topology as topologies
+    from depth_anything_jax.aot.report import PASSES
+    from depth_anything_jax.inference.predictor import usual_batch
+    from depth_anything_jax.models.dtypes import compute_dtype
+    from depth_anything_jax.parallel import sharding
+    from depth_anything_jax.parallel.device_programs import data_mesh
+    from depth_anything_jax.training import init
 
     if program in LOCAL:
         devices = topologies.of_one_host(topology)
-        dtype = initial.compute_dtype(config.dtype, devices[0])
+        dtype = compute_dtype(config.dtype, devices[0])
         m = config.model
         model = models.build(
             m.variant,
             version=m.version,
             head=m.head,
             max_depth=m.max_depth or None,
-            **initial.forward_only(config, dtype),
+            **init.forward_only(config, dtype),
         )
         batch = len(devices) if program == "evaluate" else usual_batch(devices)
         each = flops.of_image(model, *size) * batch / len(devices)
@@ -89,8 +92,8 @@ def figures(config, topology, program: str, effort: float, **fields):
       report.DoesNotFit: the compiler says so.
       ValueError: fields that do not fit each other or the slice.
     """
-    from depth_anything_jax import device_programs
-    from depth_anything_jax.compiled import report
+    from depth_anything_jax.aot import report
+    from depth_anything_jax.parallel import device_programs
 
     made, devices, total, useful = lowered(config, topology, program, **fields)
     start = time.monotonic()
@@ -144,8 +147,8 @@ def check(
       ValueError: fields that do not fit each other or the slice.
       ImportError: without libtpu.
     """
-    from depth_anything_jax.compiled import report
-    from depth_anything_jax.compiled import topology as topologies
+    from depth_anything_jax.aot import report
+    from depth_anything_jax.aot import topology as topologies
 
     found = topologies.describe(topology, host=host)
     chosen = config.compile_effort if effort is None else effort

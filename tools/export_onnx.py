@@ -2,7 +2,7 @@
 
     python tools/export_onnx.py CKPT DST
 
-CKPT: a run's folder, an Orbax checkpoint, or anything else that `weights.load` reads.
+CKPT: a run's folder, an Orbax checkpoint, or anything else that `pretrained.load` reads.
 DST: a new folder for `model.onnx`, `metadata.json` and `README.md`. Needs the extra [onnx].
 
 JAX makes its resize matrices from known sizes, so the graph comes from PyTorch: transformers' model
@@ -24,9 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from depth_anything_jax import export, resample, weights
+from depth_anything_jax.checkpoints import export, pretrained
 from depth_anything_jax.models import VARIANTS
 from depth_anything_jax.models.resize import POSITION_OFFSET
+from depth_anything_jax.utils import interpolation
 
 OPSET = 18
 HEADS = ("relative", "sigmoid")  # those that transformers has
@@ -46,11 +47,11 @@ session = onnxruntime.InferenceSession("model.onnx")
 """
 
 
-def export_onnx(found: weights.Weights, destination: str) -> dict[tuple[int, int], float]:
+def export_onnx(found: pretrained.Weights, destination: str) -> dict[tuple[int, int], float]:
     """Writes graph, metadata and card, and compares onnxruntime with our model.
 
     Args:
-      found: as `weights.load` gives them, with a decoder and a head of HEADS.
+      found: as `pretrained.load` gives them, with a decoder and a head of HEADS.
       destination: a new or empty folder.
 
     Returns:
@@ -67,7 +68,7 @@ def export_onnx(found: weights.Weights, destination: str) -> dict[tuple[int, int
             f"head={found.head!r}: ONNX export goes through transformers, which has the heads "
             f"{', '.join(HEADS)} only"
         )
-    weights.model_of(found)  # refuses an encoder alone
+    pretrained.model_of(found)  # refuses an encoder alone
     metadata = export.describe_program(found, "NCHW")
     metadata["input"] |= {"name": "images", "shape": ["batch", 3, "height", "width"]}
     metadata["output"] |= {"name": "depth", "shape": ["batch", "height", "width"]}
@@ -94,7 +95,7 @@ def export_onnx(found: weights.Weights, destination: str) -> dict[tuple[int, int
     return errors
 
 
-def to_onnx(found: weights.Weights) -> Any:
+def to_onnx(found: pretrained.Weights) -> Any:
     """The graph, a torch.onnx.ONNXProgram."""
     try:
         import onnxscript  # noqa: F401  (torch.onnx needs it and says so less clearly)
@@ -164,7 +165,7 @@ def use_official_positions(model: Any) -> None:
     grid = math.isqrt(embeddings.position_embeddings.shape[1] - 1)
 
     def kernel(distance: Any) -> Any:
-        a = resample.CUBIC_A
+        a = interpolation.CUBIC_A
         near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
         far = ((distance - 5) * distance + 8) * distance * a - 4 * a
         nothing = torch.zeros_like(distance)
@@ -207,14 +208,14 @@ def refuse_other_sizes(model: Any) -> None:
     patches.forward = types.MethodType(forward, patches)
 
 
-def compare(found: weights.Weights, path: pathlib.Path) -> dict[tuple[int, int], float]:
+def compare(found: pretrained.Weights, path: pathlib.Path) -> dict[tuple[int, int], float]:
     """{(height, width): difference} of onnxruntime and our model on noise, at three sizes."""
     try:
         import onnxruntime
     except ImportError as error:
         raise ImportError(f"{MISSING} ({error})") from error
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    model = weights.model_of(found)
+    model = pretrained.model_of(found)
     params = jax.tree.map(jnp.asarray, found.params)
     grid = VARIANTS[found.variant].grid
     errors = {}
@@ -241,7 +242,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max-depth", "--max_depth", type=float, help="metres, of a metric model")
     args = parser.parse_args(arguments)
     try:
-        found = weights.load(args.ckpt, version=args.version, max_depth=args.max_depth)
+        found = pretrained.load(args.ckpt, version=args.version, max_depth=args.max_depth)
         errors = export_onnx(found, args.dst)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error

@@ -2,7 +2,7 @@
 
     python tools/export_stablehlo.py CKPT DST [--size 518 | --height H --width W]
 
-CKPT: a run's folder, an Orbax checkpoint, or anything else that `weights.load` reads.
+CKPT: a run's folder, an Orbax checkpoint, or anything else that `pretrained.load` reads.
 DST: a new folder. `model.stablehlo` is for one image size and any batch; the parameters lie beside
 it in `params.safetensors`, because constants of 100 MB (ViT-S) to 1.3 GB (ViT-L) in a program slow
 every compiler down and a program of 2 GB cannot be written. `metadata.json` tells what goes in and
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from depth_anything_jax import convert, export, weights
+from depth_anything_jax.checkpoints import convert, export, pretrained
 from depth_anything_jax.models import dinov2
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -41,12 +41,12 @@ depth = program.call(load_file("params.safetensors"), images)  # float32 {shape}
 
 
 def export_stablehlo(
-    found: weights.Weights, destination: str, size: tuple[int, int]
+    found: pretrained.Weights, destination: str, size: tuple[int, int]
 ) -> pathlib.Path:
     """Writes program, parameters, metadata and card.
 
     Args:
-      found: as `weights.load` gives them, with a decoder.
+      found: as `pretrained.load` gives them, with a decoder.
       destination: a new or empty folder.
       size: height and width of the images, multiples of 14; a bins head has one only.
 
@@ -58,7 +58,7 @@ def export_stablehlo(
     folder = export.unused(destination, empty=True)
     # "einsum" and scan: plain operations, which all platforms have, and no kernel. How `models`
     # writes resizes and the last layer is chosen by the machine that exports; the result is not.
-    model = weights.model_of(found, attention="einsum")
+    model = pretrained.model_of(found, attention="einsum")
     dinov2.patch_grid(*size)
     if not found.input.keep_aspect and size != found.input.size:
         height, width = export.own_size(found)
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     if (args.height is None) != (args.width is None) or None not in (args.size, args.height):
         parser.error("give --size, or --height and --width")
     try:
-        found = weights.load(args.ckpt, version=args.version, max_depth=args.max_depth)
+        found = pretrained.load(args.ckpt, version=args.version, max_depth=args.max_depth)
         size = export.own_size(found)
         if args.size is not None:
             size = (args.size, args.size)

@@ -2,14 +2,14 @@
 
     python tools/export_torch.py CKPT DST --layout official|hf
 
-CKPT: a run's folder, an Orbax checkpoint, or anything else that `weights.load` reads.
+CKPT: a run's folder, an Orbax checkpoint, or anything else that `pretrained.load` reads.
 DST: official: a new .safetensors (or .pth) file; hf: a new folder, which transformers'
 `from_pretrained` loads. The licence chain goes along.
 """
 
 import argparse
 
-from depth_anything_jax import export, weights
+from depth_anything_jax.checkpoints import export, pretrained
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max-depth", "--max_depth", type=float, help="metres, of a metric model")
     args = parser.parse_args(arguments)
     try:
-        found = weights.load(args.ckpt, version=args.version, max_depth=args.max_depth)
+        found = pretrained.load(args.ckpt, version=args.version, max_depth=args.max_depth)
         path = export.export(found, args.dst, layout=args.layout)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error

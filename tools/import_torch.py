@@ -4,12 +4,12 @@
                                  [--allow-missing REGEX [--fill init|zeros]]
 
 SRC: a .safetensors, .pth or .bin file, a folder of transformers', or a Hugging Face id.
-DST: a new folder, for `--config.init_from`, `--checkpoint` and `weights.load`.
+DST: a new folder, for `--config.init_from`, `--checkpoint` and `pretrained.load`.
 """
 
 import argparse
 
-from depth_anything_jax import checkpoint, export, weights
+from depth_anything_jax.checkpoints import export, orbax_io, pretrained
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,10 +25,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--allow-missing", "--allow_missing", metavar="REGEX", help="missing tensors to fill"
     )
-    parser.add_argument("--fill", default="init", choices=weights.FILLS, help="what with")
+    parser.add_argument("--fill", default="init", choices=pretrained.FILLS, help="what with")
     args = parser.parse_args(arguments)
     try:
-        found = weights.load(
+        found = pretrained.load(
             args.src,
             version=args.version,
             variant=args.variant,
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
             fill=args.fill,
         )
         metadata = export.describe(found)
-        checkpoint.save_params(args.dst, found.params, metadata)
+        orbax_io.save_params(args.dst, found.params, metadata)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     print(f"{args.dst}: {found.parts} of {found.variant}, licence {metadata['licence']}")

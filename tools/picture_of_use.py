@@ -2,8 +2,8 @@
 
     python tools/picture_of_use.py docs/images/use.jpg [--checkpoint SOURCE] [--scenes 2,4]
 
-The scenes are domain B's (data/scenes.py), which no model was trained on. Points are in metres by
-`Depth.align_to`: sixteen of the scene's distances are known, as from a tape measure.
+The scenes are domain B's (data/scenes/source.py), which no model was trained on. Points are in
+metres by `Depth.align_to`: sixteen of the scene's distances are known, as from a tape measure.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from depth_anything_jax import DepthAnything
-from depth_anything_jax.api import cloud
-from depth_anything_jax.api.model import DEFAULT
-from depth_anything_jax.data.scenes import SceneSource
+from depth_anything_jax.data.scenes.source import SceneSource
+from depth_anything_jax.inference import point_cloud
+from depth_anything_jax.inference.model import DEFAULT
 
 SIZE, SEED, PANEL, GAP = 518, 7, 320, 8
 YAW, PITCH = math.radians(20), math.radians(-12)  # of the viewer, to the right and from above
@@ -31,7 +31,7 @@ def known_distances(record: dict) -> Float[np.ndarray, "n 3"]:
     return np.stack([columns, rows, 1 / record["disparity"][rows, columns]], axis=1)
 
 
-def from_the_side(points: cloud.PointCloud) -> UInt8[np.ndarray, "p p 3"]:
+def from_the_side(points: point_cloud.PointCloud) -> UInt8[np.ndarray, "p p 3"]:
     """The points as a viewer shows them who stepped aside and looks at their middle."""
     assert points.colours is not None  # of `Depth.image`
     pivot = np.median(points.points, axis=0)

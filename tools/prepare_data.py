@@ -31,7 +31,15 @@ import time
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
-from depth_anything_jax.data import records, sources, specs
+from depth_anything_jax.data import registry
+from depth_anything_jax.data.sources import tfds_source
+from depth_anything_jax.data.sources.base import Source, is_labelled
+from depth_anything_jax.data.sources.tfds_writer import (
+    encode,
+    features,
+    label_encoding,
+    mask_fields,
+)
 
 VERSION = "1.0.0"
 PROGRESS = ".progress"  # folder of a preparation under way
@@ -45,9 +53,9 @@ def shard_name(name: str, shard: int, shards: int) -> str:
     return f"{name}-train.array_record-{shard:05d}-of-{shards:05d}"
 
 
-def make_plan(source: sources.Source, name: str, spec: str, shard_size: int) -> dict[str, Any]:
+def make_plan(source: Source, name: str, spec: str, shard_size: int) -> dict[str, Any]:
     """What will be written, as JSON: equal plans may continue each other's work."""
-    labelled = sources.is_labelled(source)
+    labelled = is_labelled(source)
     keys = hashlib.sha256()
     for i in range(len(source)):
         keys.update(source.key(i).encode() + b"\n")
@@ -59,8 +67,8 @@ def make_plan(source: sources.Source, name: str, spec: str, shard_size: int) -> 
         "shard_size": shard_size,
         "shards": -(-len(source) // shard_size),
         "labelled": labelled,
-        "encoding": records.label_encoding(source) if labelled else None,
-        "masks": records.mask_fields(source) if labelled else [],
+        "encoding": label_encoding(source) if labelled else None,
+        "masks": mask_fields(source) if labelled else [],
     }
 
 
@@ -77,8 +85,8 @@ def start_worker(plan: dict[str, Any], folder: str, counter: Synchronized, paren
         plan=plan,
         folder=pathlib.Path(folder),
         counter=counter,
-        source=sources.make(specs.parse(plan["source"])),
-        features=records.features(plan["labelled"], plan["encoding"], plan["masks"]),
+        source=registry.make(registry.parse(plan["source"])),
+        features=features(plan["labelled"], plan["encoding"], plan["masks"]),
     )
 
 
@@ -94,7 +102,7 @@ def write_shard(shard: int) -> dict[str, Any]:
     start = shard * plan["shard_size"]
     for index in range(start, min(start + plan["shard_size"], plan["records"])):
         try:
-            example = records.encode(source, index, encoding=plan["encoding"], masks=plan["masks"])
+            example = encode(source, index, encoding=plan["encoding"], masks=plan["masks"])
             data = _worker["features"].serialize_example(example)
             writer.write(data)
             note["records"] += 1
@@ -187,14 +195,14 @@ def finish(plan: dict[str, Any], folder: pathlib.Path, licence: str) -> dict[str
     )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=records.features(plan["labelled"], plan["encoding"], plan["masks"]),
+        features=features(plan["labelled"], plan["encoding"], plan["masks"]),
         split_infos=[split],
         version=VERSION,
-        description=f"Prepared from {plan['source']}; see {records.CARD}.",
+        description=f"Prepared from {plan['source']}; see {tfds_source.CARD}.",
         license=licence,
         check_data=False,  # that check needs TensorFlow
     )
-    write_json(folder / records.CARD, card)  # last: the data set is complete when it is there
+    write_json(folder / tfds_source.CARD, card)  # last: the data set is complete when it is there
     shutil.rmtree(folder / PROGRESS)
     return card
 
@@ -251,12 +259,12 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options(argv)
     folder = pathlib.Path(options.out).expanduser() / options.name / VERSION
     try:
-        source = sources.make(specs.parse(options.source))
+        source = registry.make(registry.parse(options.source))
     except (ValueError, OSError) as error:
         raise SystemExit(f"--source {options.source}: {error}") from error
     plan = make_plan(source, options.name, options.source, options.shard_size)
-    if (folder / records.CARD).is_file():
-        card = json.loads((folder / records.CARD).read_text())
+    if (folder / tfds_source.CARD).is_file():
+        card = json.loads((folder / tfds_source.CARD).read_text())
         if card["source"] != plan["source"] or card["keys"] != plan["keys"]:
             raise SystemExit(f"{folder} holds another data set, made from {card['source']}")
         print(f"{folder} is complete already: {card['records']} records")
@@ -269,7 +277,7 @@ def main(argv: list[str] | None = None) -> None:
     card = finish(plan, folder, options.licence)
     print(
         f"{folder}: {card['records']} records in {card['shards']} shards, "
-        f"{card['bytes'] / 1e6:.1f} MB, {card['skipped']} skipped (listed in {records.CARD})"
+        f"{card['bytes'] / 1e6:.1f} MB, {card['skipped']} skipped (listed in {tfds_source.CARD})"
     )
 
 

@@ -24,7 +24,7 @@ import time
 
 import numpy as np
 
-from depth_anything_jax.data.scenes import SEMANTICS, SceneSource, fill_cache
+from depth_anything_jax.data.scenes.source import SEMANTICS, SceneSource, fill_cache
 
 SIZE, GRID, CELLS = 112, 8, 4  # pixels, patches, and points a patch, each from side to side
 OUT = pathlib.Path(__file__).parent.parent / "depth_anything_jax/assets/demo_encoder.safetensors"
@@ -56,7 +56,7 @@ def make_step(encoder, tx, args):
     import jax.numpy as jnp
     import optax
 
-    from depth_anything_jax import perturb
+    from depth_anything_jax.training import perturb
 
     def distort(key, images):
         """Colour, blur, exposure and noise: what differs between two pictures of one place."""
@@ -114,7 +114,9 @@ def pretrain(args: argparse.Namespace) -> None:
     import jax.numpy as jnp
     import optax
 
-    from depth_anything_jax import demo_stages, export, models
+    from depth_anything_jax import models
+    from depth_anything_jax.checkpoints import export
+    from depth_anything_jax.demo import stages
 
     begun = time.monotonic()
     images, semantic = load_pictures(args.images, args.seed, args.cache)
@@ -162,7 +164,7 @@ def pretrain(args: argparse.Namespace) -> None:
         {"variant": "demo", "licence": "Apache-2.0", "licence_chain": [own]},
     )
     card = args.out.with_suffix(".md")
-    facts = {**numbers, "rendered": rendered, "trained": trained, "cores": len(demo_stages.cores())}
+    facts = {**numbers, "rendered": rendered, "trained": trained, "cores": len(stages.cores())}
     card.write_text(CARD.format(args=args, **facts))
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.2f} MB) and {card}")
 

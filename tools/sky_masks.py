@@ -32,7 +32,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from depth_anything_jax.data import formats, manifest, sources, specs
+from depth_anything_jax.data import registry
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.sources import manifest
+from depth_anything_jax.data.sources.files import RGBDSource
 
 MODEL = "nvidia/segformer-b5-finetuned-ade-640-640"  # V1 3.1 names SegFormer, not its size
 CARD = "card.json"
@@ -101,7 +104,7 @@ def needs_mask(entry: manifest.Entry) -> bool:
 
 
 def read_pairs(
-    source: sources.RGBDSource, todo: Sequence[int], errors: dict[int, str]
+    source: RGBDSource, todo: Sequence[int], errors: dict[int, str]
 ) -> Iterator[tuple[int, np.ndarray, tuple[int, int]]]:
     """(index, image, size of its label) of those that can be read; the others go to `errors`."""
     for index in todo:
@@ -115,7 +118,7 @@ def read_pairs(
 
 
 def write_masks(
-    source: sources.RGBDSource,
+    source: RGBDSource,
     out: pathlib.Path,
     segment: Segment,
     *,
@@ -159,9 +162,7 @@ def write_masks(
     return errors
 
 
-def write_manifest(
-    source: sources.RGBDSource, out: pathlib.Path, errors: dict[int, str]
-) -> dict[str, Any]:
+def write_manifest(source: RGBDSource, out: pathlib.Path, errors: dict[int, str]) -> dict[str, Any]:
     """Writes manifest.json of all pairs but those in `errors`; returns counts for the card."""
     rows, shares = [], []
     for index, entry in enumerate(source.entries):
@@ -219,10 +220,10 @@ def main(argv: list[str] | None = None) -> None:
     if options.batch_size < 1:
         parser.error(f"--batch_size {options.batch_size}: use 1 or more")
     try:
-        source = sources.make(specs.parse(options.source))
+        source = registry.make(registry.parse(options.source))
     except (ValueError, OSError) as error:
         raise SystemExit(f"--source {options.source}: {error}") from error
-    if not isinstance(source, sources.RGBDSource) or not source.labelled:
+    if not isinstance(source, RGBDSource) or not source.labelled:
         raise SystemExit(
             f"--source {options.source}: masks go beside labels in files; give rgbd:… or pairs:…, "
             "without slice= and labelled=False"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from depth_anything_jax.data import transforms
-from depth_anything_jax.data.sources import Source
+from depth_anything_jax.data.sources.base import Source
 
 SAMPLE = 256  # images whose shapes choose the lengths
 

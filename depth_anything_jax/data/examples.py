@@ -17,8 +17,8 @@ import numpy as np
 from depth_anything_jax.data import augment as augment_lib
 from depth_anything_jax.data import camera, transforms
 from depth_anything_jax.data.augment import NOTHING, Augment
-from depth_anything_jax.data.metric import is_metric
-from depth_anything_jax.data.sources import Source
+from depth_anything_jax.data.source_checks import is_metric
+from depth_anything_jax.data.sources.base import Source
 
 PARTS = ("labelled", "unlabelled")
 NEIGHBOURS = 16  # records tried in a row before a source counts as broken

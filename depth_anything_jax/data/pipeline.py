@@ -1,6 +1,6 @@
 """Batches for training and examples for validation, exact in their position.
 
-Read from `train_batches`: it builds the sources (`sources.make`), `examples.Examples` reads and
+Read from `train_batches`: it builds the sources (`registry.make`), `examples.Examples` reads and
 augments global example i, `_Steps` gathers one process's rows of step s, and `workers.iterate` runs
 the steps in threads or worker processes.
 
@@ -28,11 +28,11 @@ import cv2
 import grain
 import numpy as np
 
-from depth_anything_jax.data import camera, metric, transforms, workers
-from depth_anything_jax.data import sources as sources_lib
+from depth_anything_jax.data import camera, source_checks, transforms, workers
+from depth_anything_jax.data import registry as sources_lib
 from depth_anything_jax.data.augment import NOTHING, Augment
 from depth_anything_jax.data.examples import PARTS, DataError, Examples, Failure
-from depth_anything_jax.data.sources import Source
+from depth_anything_jax.data.sources.base import Source, is_labelled
 
 Batch = dict[str, Any]
 MIXES = ("size", "weights")
@@ -247,7 +247,7 @@ def train_batches(
         sources = make_sources(data_cfg, part)
         if part == "labelled":
             _check_labelled(sources)
-            metric.check(
+            source_checks.check(
                 sources, metres=bool(data_cfg.get("metric")), cameras=bool(data_cfg.get("camera"))
             )
         examples = Examples(
@@ -274,7 +274,7 @@ def train_batches(
 
 
 def _check_labelled(sources: Sequence[Source]) -> None:
-    without = [s.name for s in sources if not sources_lib.is_labelled(s)]
+    without = [s.name for s in sources if not is_labelled(s)]
     if without:
         raise ValueError(
             f"data.labelled names sources without labels: {', '.join(without)} (docs/data.md says "

@@ -26,8 +26,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
-from depth_anything_jax import resample
 from depth_anything_jax.data import camera
+from depth_anything_jax.utils import interpolation
 
 PATCH = 14  # side of a DINOv2 ViT-*/14 patch
 SIZE = 518  # Depth Anything V1 §4.1: 37 patches
@@ -149,7 +149,7 @@ def resize_corners(
     """
     x = image.astype(np.float32) * np.float32(1 / 255 if image.dtype == np.uint8 else 1)
     for axis, size in enumerate((height, width)):
-        index, weight = resample.taps(x.shape[axis], size, "bilinear-corners")
+        index, weight = interpolation.taps(x.shape[axis], size, "bilinear-corners")
         weight = weight.astype(np.float32).reshape(-1, 2, *(1,) * (2 - axis))
         low, high = (np.take(x, index[:, side], axis) for side in (0, 1))
         x = low * weight[:, 0] + high * weight[:, 1]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from depth_anything_jax import placement
+from depth_anything_jax.parallel import placement
 
 BACKENDS = ("auto", "einsum", "blocks", "xla", "cudnn", "splash")
 LANES = 128  # splash blocks are multiples of this many tokens

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 from depth_anything_jax.models import dpt
 from depth_anything_jax.models.dinov2 import remat_policy
 from depth_anything_jax.models.dpt import DecoderMaps
+from depth_anything_jax.models.outputs import MIN_DEPTH
 from depth_anything_jax.models.pointwise import widen
 from depth_anything_jax.models.resize import resize_bilinear
 
@@ -37,7 +38,6 @@ ATTRACTORS = (16, 8, 4, 1)
 # The configurations say 1000, which no layer reads: the function's default acts, in ZoeDepth's code
 # as in transformers' port of it, and the released weights were trained with it.
 ALPHA = 300.0
-MIN_DEPTH = 1e-3  # metres
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.0212, 50.0
 MIN_SHARE = 1e-4  # of p and of 1 - p, and added to the four values that p and temperature come from
 MIN_WIDTH = 1e-3  # added to the widths and the attractors of normed centres

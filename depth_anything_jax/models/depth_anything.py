@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from depth_anything_jax.models.attention import BACKENDS
-from depth_anything_jax.models.bins import CENTRES, MIN_DEPTH, MetricBins
+from depth_anything_jax.models.bins import CENTRES, MetricBins
 from depth_anything_jax.models.dinov2 import DINOv2, EncoderOutput, patch_grid, remat_policy
 from depth_anything_jax.models.dpt import DPT
 from depth_anything_jax.models.dpt import HEADS as DECODER_HEADS
+from depth_anything_jax.models.outputs import MIN_DEPTH
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from depth_anything_jax.models.attention import attention
 from depth_anything_jax.models.pointwise import gelu, widen
 from depth_anything_jax.models.products import matmul, patch_product
 from depth_anything_jax.models.resize import resize_position_embedding
-from depth_anything_jax.placement import split_batch
+from depth_anything_jax.parallel.placement import split_batch
 
 PATCH = 14
 LAYER_NORM_EPSILON = 1e-6

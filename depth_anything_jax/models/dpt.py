@@ -18,7 +18,7 @@ from depth_anything_jax.models.dinov2 import PATCH, remat_policy
 from depth_anything_jax.models.pointwise import widen
 from depth_anything_jax.models.products import convolution, gathered, matmul
 from depth_anything_jax.models.resize import resize_bilinear
-from depth_anything_jax.placement import device_count, platform, split_batch
+from depth_anything_jax.parallel.placement import device_count, platform, split_batch
 
 HEADS = ("relative", "sigmoid")  # that are part of the decoder; models.HEADS has all
 MANY_PIXELS = 2**17  # of one picture, from which the last convolution is a sum
@@ -263,7 +263,7 @@ class DPT(nn.Module):
         def one(decoder: DPT, carry: None, maps: tuple[Array, Array]) -> tuple[None, Array]:
             return carry, finest(decoder, *maps)[0]
 
-        # (b, …) -> (parts, b / parts, …) moves no row to another device; see also state.split.
+        # (b, …) -> (parts, b / parts, …) moves no row to another device; see also step.split.
         each = [x.reshape(b // parts, parts, *x.shape[1:]).swapaxes(0, 1) for x in (path, skip)]
         run = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
         output = run(self, None, tuple(each))[1]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from depth_anything_jax.placement import split_kernel, whole_kernel
+from depth_anything_jax.parallel.placement import split_kernel, whole_kernel
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

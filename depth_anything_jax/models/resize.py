@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from depth_anything_jax import resample
-from depth_anything_jax.placement import platform
+from depth_anything_jax.parallel.placement import platform
+from depth_anything_jax.utils import interpolation
 
 MANY_SAMPLES = 128  # on an axis of that many the zeros of a dense matrix cost more, on CPU
 POSITION_OFFSET = 0.1  # DINOv2 `interpolate_offset`: the scale is (n + 0.1) / grid, not n / grid
@@ -28,7 +28,7 @@ def linear_matrix(n_in: int, n_out: int) -> np.ndarray:
 
     Sample i lies at i * (n_in - 1) / (n_out - 1); a single sample lies at 0.
     """
-    return resample.matrix(resample.taps(n_in, n_out, "bilinear-corners"), n_in)
+    return interpolation.matrix(interpolation.taps(n_in, n_out, "bilinear-corners"), n_in)
 
 
 @functools.lru_cache(maxsize=64)
@@ -37,7 +37,7 @@ def cubic_matrix(n_in: int, n_out: int, scale: float) -> np.ndarray:
 
     Sample i lies at (i + 0.5) / scale - 0.5; taps beyond the border repeat the border.
     """
-    return resample.matrix(resample.taps(n_in, n_out, "bicubic", scale), n_in)
+    return interpolation.matrix(interpolation.taps(n_in, n_out, "bicubic", scale), n_in)
 
 
 def _as_weights(matrix: np.ndarray, dtype: Any) -> Array:
@@ -76,7 +76,7 @@ def _multiplied(x: Array, axis: int, n_out: int, precision: jax.lax.PrecisionLik
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gathered(x: Array, axis: int, n_out: int, precision: jax.lax.PrecisionLike = None) -> Array:
     """One axis by its two taps alone: the same weights, without the zeros between them."""
-    index, weights = resample.taps(x.shape[axis], n_out, "bilinear-corners")
+    index, weights = interpolation.taps(x.shape[axis], n_out, "bilinear-corners")
     shape = [n_out if i == axis else 1 for i in range(x.ndim)]
     low, high = (
         jnp.take(x, index[:, k], axis=axis) * _as_weights(weights[:, k], x.dtype).reshape(shape)

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from depth_anything_jax import pictures
 from depth_anything_jax.video import smooth as smooth_lib
 from depth_anything_jax.video.reader import Frame, PathLike, Reader, VideoError, open_file
 from depth_anything_jax.video.writer import Writer, check_path
+from depth_anything_jax.visualization import colormaps
 
 STYLES = ("color", "side-by-side", "depth16")
 GAP = 8  # white pixels between frame and depth
@@ -90,7 +90,7 @@ def process(
       smooth: relative maps keep scale and shift from frame to frame (`smooth.Smoother`).
       limits: colours range over "shared", see `smooth.SharedRange`; "image", each frame's own; or
         over two values of the maps.
-      paint: None takes `pictures.colourise`, near is warm.
+      paint: None takes `colormaps.colourise`, near is warm.
       depth_scale: of depth16 in metres: value / depth_scale = metres.
       sound: copy it.
       max_len, target_fps, max_res, max_pixels: see `reader.Reader`.
@@ -206,11 +206,11 @@ class _Pipeline:
 
 
 def _paint(values: np.ndarray, limits: tuple[float, float]) -> UInt8[np.ndarray, "h w 3"]:
-    return pictures.colourise(values, limits=limits)
+    return colormaps.colourise(values, limits=limits)
 
 
 def _paint_metres(values: np.ndarray, limits: tuple[float, float]) -> UInt8[np.ndarray, "h w 3"]:
-    return pictures.colourise(-values, limits=(-limits[1], -limits[0]))
+    return colormaps.colourise(-values, limits=(-limits[1], -limits[0]))
 
 
 def _beside(image: np.ndarray, colours: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from depth_anything_jax.evaluation import align
+from depth_anything_jax.utils import scale_shift
 
 CELLS = 32  # along each side
 MEMORY = 0.9  # of the reference and of the shared range, a frame: a third of a second at 30 / s
@@ -130,7 +130,7 @@ class Smoother:
 
 def _align(
     x: np.ndarray, y: np.ndarray, noise: np.ndarray, still: np.ndarray
-) -> align.Alignment | None:
+) -> scale_shift.Alignment | None:
     """y ≈ scale · x + shift at the still cells; None where they do not fit. `noise` is the variance
     of y's error, of that of x."""
     usable = still & np.isfinite(x) & np.isfinite(y)
@@ -138,7 +138,7 @@ def _align(
     if x.size < 3:  # two cells fit anything
         return None
     weight = np.ones(x.size)
-    there, back = align.l1(x, y, weight), align.l1(y, x, weight)
+    there, back = scale_shift.l1(x, y, weight), scale_shift.l1(y, x, weight)
     if there.scale <= 0 or back.scale <= 0 or there.scale * back.scale < MIN_AGREEMENT:
         return None
     # Errors of variance s² make there.scale too small by s² and 1 / back.scale too large by noise
@@ -146,7 +146,7 @@ def _align(
     share = float(np.mean(noise[usable]))
     share = share / (1 + share)
     scale = math.exp(share * math.log(there.scale) - (1 - share) * math.log(back.scale))
-    return align.Alignment(scale, align.weighted_median(y - scale * x, weight))
+    return scale_shift.Alignment(scale, scale_shift.weighted_median(y - scale * x, weight))
 
 
 class SharedRange:

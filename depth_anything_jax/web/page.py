@@ -1,4 +1,4 @@
-"""What people see: the page, in Gradio. Every event ends in a method of `work.Work`."""
+"""What people see: the page, in Gradio. Every event ends in a method of `handlers.Work`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from depth_anything_jax.video import reader
-from depth_anything_jax.web.work import COLORMAPS, Limits, Problem, Work
+from depth_anything_jax.web.handlers import COLORMAPS, Limits, Problem, Work
 
 TITLE = "Depth Anything"
 # For the dialogue that picks files; what a file holds decides.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from depth_anything_jax import convert
+from depth_anything_jax.checkpoints import convert
 
 
 class Features(NamedTuple):

@@ -9,7 +9,11 @@ import numpy as np
 import optax
 import safetensors.numpy
 
-from depth_anything_jax import convert, initial, optim, perturb, preflight, sharding, state
+from depth_anything_jax.checkpoints import convert
+from depth_anything_jax.parallel import sharding
+from depth_anything_jax.training import config_checks, optim, perturb
+from depth_anything_jax.training import init as initial
+from depth_anything_jax.training.step import Networks, make_train_step, new_state
 from tests import reference_model
 from tests.twin import jax_networks
 
@@ -45,10 +49,10 @@ class Ours:
         """names: our tree of parameters -> {name of the twin: array}."""
         self.config, self.networks, self.names = config, networks, names
         self.mesh = sharding.make_mesh(devices=jax.devices()[:1])
-        self.sizes = preflight.batch_sizes(config)
+        self.sizes = config_checks.batch_sizes(config)
         params = jax.tree.map(jnp.array, params)
         self.tx = keeps_gradients(optim.make(config.optim, params, config.total_steps))
-        self.state = state.new_state(params, self.tx, ema=config.ema_decay > 0)
+        self.state = new_state(params, self.tx, ema=config.ema_decay > 0)
         self.frozen = jax.tree.map(jnp.array, frozen)
         self.start = jax.tree.map(np.array, self.names(params))  # copies: params are donated
         self.program = jax.jit(self._step, donate_argnums=0)
@@ -56,7 +60,7 @@ class Ours:
     def _step(self, state_, frozen, batch, weights):
         c = self.config.copy_and_resolve_references()
         c.loss.weights = tuple(weights)
-        return state.make_train_step(self.networks, self.tx, c)(state_, frozen, batch)
+        return make_train_step(self.networks, self.tx, c)(state_, frozen, batch)
 
     def _run(self, state_, batch, weights):
         with jax.set_mesh(self.mesh):
@@ -117,7 +121,7 @@ def of_transformers(config, folder, student, frozen) -> Ours:
 def of_pixels(config, student, frozen, teacher=None) -> Ours:
     """From torch_networks.Pixels."""
     ours = [jax_networks.from_torch(x.state_dict()) for x in (student, frozen, teacher or student)]
-    networks = state.Networks(
+    networks = Networks(
         jax_networks.Pixels(), jax_networks.Encoder(), jax_networks.Pixels() if teacher else None
     )
     weights = {"encoder": ours[1]["encoder"], "teacher": ours[2]}

@@ -48,52 +48,52 @@ def apply(mutation: Mutation, monkeypatch) -> None:
 TWIN = {
     # --- CutMix and normalisation
     "CutMix labels by the inverted mask": Mutation(
-        "state.unlabelled_inputs",
+        "training.step.unlabelled_inputs",
         '"label": mixed(label)',
         '"label": perturb.mix(label, perturb.partner(label), ~mask)',
     ),
     "partner's label not swapped": Mutation(
-        "state.unlabelled_inputs", '"label": mixed(label)', '"label": label'
+        "training.step.unlabelled_inputs", '"label": mixed(label)', '"label": label'
     ),
     "partner's valid pixels not swapped": Mutation(
-        "state.unlabelled_inputs", '"valid": mixed(valid)', '"valid": valid'
+        "training.step.unlabelled_inputs", '"valid": mixed(valid)', '"valid": valid'
     ),
     "partner's pixels undistorted": Mutation(
-        "state.unlabelled_inputs",
+        "training.step.unlabelled_inputs",
         "perturb.normalise(mixed(strong))",
         "perturb.normalise(perturb.mix(strong, perturb.partner(clean), mask))",
     ),
     "the other neighbour's label": Mutation(
-        "state.unlabelled_inputs",
+        "training.step.unlabelled_inputs",
         '"label": mixed(label)',
         '"label": perturb.mix(label, perturb.partner(label, -1), mask)',
     ),
     "whole-image normalisation": Mutation(
-        "losses.cutmix",
+        "losses.relative.cutmix",
         "pred, label, valid, mask, *how",
         "pred, label, valid, None, *how[:-1], None",
     ),
     "image not normalised": Mutation(
-        "state.unlabelled_inputs", "perturb.normalise(mixed(strong))", "mixed(strong)"
+        "training.step.unlabelled_inputs", "perturb.normalise(mixed(strong))", "mixed(strong)"
     ),
     # --- the loss of a map
     "prediction's scale detached": Mutation(
-        "losses._map_loss",
+        "losses.relative._map_loss",
         "jnp.where(flat, MIN_DEVIATION, deviation)",
         "lax.stop_gradient(jnp.where(flat, MIN_DEVIATION, deviation))",
     ),
     "prediction's median detached": Mutation(
-        "losses._map_loss",
+        "losses.relative._map_loss",
         "p = (pred - _spread(median, mask))",
         "p = (pred - _spread(lax.stop_gradient(median), mask))",
     ),
     "upper median": Mutation(
-        "losses._statistics",
+        "losses.relative._statistics",
         "masked_median(x[:, None], regions, 2)",
         "-masked_median(-x[:, None], regions, 2)",
     ),
     "trimming before normalisation": Mutation(
-        "losses._map_loss",
+        "losses.relative._map_loss",
         "    used = jnp.any(regions, axis=1)\n",
         "    used = jnp.any(regions, axis=1)\n"
         "    away = jnp.where(used, _absolute(raw - label), 0)\n"
@@ -102,117 +102,129 @@ TWIN = {
         "    regions, trim = regions & (away <= most[:, None, None])[:, None], 0.0\n"
         "    used = jnp.any(regions, axis=1)\n",
     ),
-    "no trimming": Mutation("losses._reduce", "    if trim:", "    if False:"),
+    "no trimming": Mutation("losses.relative._reduce", "    if trim:", "    if False:"),
     "the threshold itself trimmed": Mutation(
-        "losses._reduce", "ranked > _spread", "ranked >= _spread"
+        "losses.relative._reduce", "ranked > _spread", "ranked >= _spread"
     ),
     "trimmed region by region": Mutation(
-        "losses._reduce", 'if trim_per == "sample":', 'if trim_per == "never":'
+        "losses.relative._reduce", 'if trim_per == "sample":', 'if trim_per == "never":'
     ),
     "regions not weighted by their share": Mutation(
-        "losses._reduce", "weight * total / jnp.maximum(stay, 1)", "total / jnp.maximum(stay, 1)"
+        "losses.relative._reduce",
+        "weight * total / jnp.maximum(stay, 1)",
+        "total / jnp.maximum(stay, 1)",
     ),
     "mean over pixels, not over maps": Mutation(
-        "losses._reduce",
+        "losses.relative._reduce",
         "weight * total / jnp.maximum(stay, 1)",
         "weight * total * len(total) / jnp.sum(stay)",
     ),
-    "a map of eight pixels counts": Mutation("losses._decide", "n < min_valid", "n < 1"),
+    "a map of eight pixels counts": Mutation("losses.relative._decide", "n < min_valid", "n < 1"),
     "labelled images trimmed too": Mutation(
-        "state.losses_of",
+        "training.step.losses_of",
         "            min_valid=loss.min_valid,\n            gradient_weight=loss.gradient_weight,\n"
         '            statistics=x.get("statistics"),\n        )\n    if',
         "            min_valid=loss.min_valid, trim=loss.trim,\n        )\n    if",
     ),
     # --- sky
     "sky and invalid swapped": Mutation(
-        "losses.prepare_label", "sky = sky & ~valid", "valid, sky = valid & ~sky, ~valid & ~sky"
+        "losses.relative.prepare_label",
+        "sky = sky & ~valid",
+        "valid, sky = valid & ~sky, ~valid & ~sky",
     ),
     "sky before scaling everywhere": Mutation(
-        "losses.prepare_label", "sky & shift_known[:, None, None]", "sky"
+        "losses.relative.prepare_label", "sky & shift_known[:, None, None]", "sky"
     ),
-    "sky left out": Mutation("losses.prepare_label", ", valid | sky", ", valid | far"),
+    "sky left out": Mutation("losses.relative.prepare_label", ", valid | sky", ", valid | far"),
     # --- features
     "margin reversed": Mutation(
-        "losses.cosines",
+        "losses.relative.cosines",
         "~(lax.stop_gradient(cosine) > margin)",
         "lax.stop_gradient(cosine) > margin",
     ),
     "dropped tokens stay in the denominator": Mutation(
-        "losses.feature_alignment", "jnp.maximum(active, 1)", "cosine.shape[1]"
+        "losses.relative.feature_alignment", "jnp.maximum(active, 1)", "cosine.shape[1]"
     ),
     "frozen encoder sees the clean image": Mutation(
-        "state.unlabelled_inputs", 'config.loss.feat_input == "clean"', "True"
+        "training.step.unlabelled_inputs", 'config.loss.feat_input == "clean"', "True"
     ),
     "frozen encoder follows the student": Mutation(
-        "state.outputs_of",
+        "training.step.outputs_of",
         'networks.frozen_encoder.apply({"params": frozen["encoder"]}',
         'networks.frozen_encoder.apply({"params": params["encoder"]}',
     ),
     # --- colour
     "jitter in one order": Mutation(
-        "perturb._jitter", "order = factors.order", "order = jnp.sort(factors.order, axis=1)"
+        "training.perturb._jitter",
+        "order = factors.order",
+        "order = jnp.sort(factors.order, axis=1)",
     ),
     "labelled images distorted": Mutation(
-        "state.labelled_inputs",
+        "training.step.labelled_inputs",
         'perturb.normalise(batch["image"])',
         'perturb.normalise(perturb._grey(batch["image"]) + 0 * batch["image"])',
     ),
     # --- the step
     "losses added, not averaged": Mutation(
-        "state.make_train_step", "weights[k] * mean for", "mean for"
+        "training.step.make_train_step", "weights[k] * mean for", "mean for"
     ),
     "average of the parameters the wrong way": Mutation(
-        "state.make_train_step", "1 - config.ema_decay", "config.ema_decay"
+        "training.step.make_train_step", "1 - config.ema_decay", "config.ema_decay"
     ),
     "average of the old parameters": Mutation(
-        "state.make_train_step",
+        "training.step.make_train_step",
         "optax.incremental_update(params, ema",
         "optax.incremental_update(state.params, ema",
     ),
     # --- the optimiser
     "learning-rate groups swapped": Mutation(
-        "optim.make",
+        "training.optim.make",
         'config[f"{g}_lr"]',
         'config[{"encoder": "decoder_lr", "decoder": "encoder_lr"}[g]]',
     ),
-    "decay on biases": Mutation("optim.make", 'path.endswith("/kernel")', "True"),
-    "no decay": Mutation("optim.make", "(config.weight_decay)", "(0.0)"),
+    "decay on biases": Mutation("training.optim.make", 'path.endswith("/kernel")', "True"),
+    "no decay": Mutation("training.optim.make", "(config.weight_decay)", "(0.0)"),
     "decay not multiplied by the rate": Mutation(
-        "optim.make",
+        "training.optim.make",
         "        _scale_by_tree(rates),\n",
         "        _scale_by_tree(rates),\n"
         "        optax.masked(optax.add_decayed_weights(config.weight_decay), decay),\n",
     ),
     "decay inside Adam": Mutation(
-        "optim.make",
+        "training.optim.make",
         "        adam,\n"
         "        optax.masked(optax.add_decayed_weights(config.weight_decay), decay),\n",
         "        optax.masked(optax.add_decayed_weights(config.weight_decay), decay),\n"
         "        adam,\n",
     ),
     "clip per group": Mutation(
-        "optim.make",
+        "training.optim.make",
         "optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()",
         "*(optax.masked(optax.clip_by_global_norm(config.clip),"
         " jax.tree.map(lambda x, g=g: x == g, groups(params))) for g in GROUPS)",
     ),
     "clip by value": Mutation(
-        "optim.make", "optax.clip_by_global_norm(config.clip) if", "optax.clip(config.clip) if"
+        "training.optim.make",
+        "optax.clip_by_global_norm(config.clip) if",
+        "optax.clip(config.clip) if",
     ),
-    "no clip": Mutation("optim.make", "if config.clip else", "if False else"),
+    "no clip": Mutation("training.optim.make", "if config.clip else", "if False else"),
     "moments swapped": Mutation(
-        "optim.make", "(config.b1, config.b2, config.eps)", "(config.b2, config.b1, config.eps)"
+        "training.optim.make",
+        "(config.b1, config.b2, config.eps)",
+        "(config.b2, config.b1, config.eps)",
     ),
-    "warm-up late by one": Mutation("optim.schedule", "1.0, (i + 1) / warmup", "1.0, i / warmup"),
+    "warm-up late by one": Mutation(
+        "training.optim.schedule", "1.0, (i + 1) / warmup", "1.0, i / warmup"
+    ),
     "rate ends late by one": Mutation(
-        "optim.schedule", "(total_steps - 1 - i)", "(total_steps - i)"
+        "training.optim.schedule", "(total_steps - 1 - i)", "(total_steps - i)"
     ),
 }
 
 BLUR = {  # at 28 pixels its sigma is at most a tenth of one: nothing
     "blur before jitter": Mutation(
-        "perturb.apply_colour",
+        "training.perturb.apply_colour",
         "    images = _jitter(images, factors)\n",
         "    scale = min(images.shape[1:3]) / BLUR_SIZE\n"
         "    sigma = factors.sigma.astype(images.dtype) * scale\n"
@@ -221,21 +233,23 @@ BLUR = {  # at 28 pixels its sigma is at most a tenth of one: nothing
         "    images = _jitter(images, factors)\n",
     ),
     "blur not scaled with the crop": Mutation(
-        "perturb.apply_colour", "min(images.shape[1:3]) / BLUR_SIZE", "1.0"
+        "training.perturb.apply_colour", "min(images.shape[1:3]) / BLUR_SIZE", "1.0"
     ),
 }
 
 V2 = {
-    "no gradient term": Mutation("losses._map_loss", "if gradient_weight:", "if False:"),
+    "no gradient term": Mutation("losses.relative._map_loss", "if gradient_weight:", "if False:"),
     "gradient term unweighted": Mutation(
-        "losses._map_loss", "gradient_weight * matching", "matching"
+        "losses.relative._map_loss", "gradient_weight * matching", "matching"
     ),
     "gradient pairs across the box": Mutation(
-        "losses._gradient_term", " & (m[:, :, 1:] == m[:, :, :-1])", ""
+        "losses.relative._gradient_term", " & (m[:, :, 1:] == m[:, :, :-1])", ""
     ),
-    "three scales": Mutation("losses._gradient_term", "range(GRADIENT_SCALES)", "range(3)"),
+    "three scales": Mutation(
+        "losses.relative._gradient_term", "range(GRADIENT_SCALES)", "range(3)"
+    ),
     "gradient term over each scale's pairs": Mutation(
-        "losses._gradient_term",
+        "losses.relative._gradient_term",
         "jnp.sum(v, axis=(1, 2), dtype=jnp.int32)",
         "jnp.sum(right, axis=(1, 2), dtype=jnp.int32)",
     ),
@@ -243,24 +257,24 @@ V2 = {
 
 ONLINE = {
     "teacher sees the distorted image": Mutation(
-        "state.step_inputs",
+        "training.step.step_inputs",
         'label_online(networks.teacher, frozen["teacher"], seen, config.accumulation)',
         'label_online(networks.teacher, frozen["teacher"], seen | {"image": perturb.colour('
         "jax.vmap(jax.random.split, out_axes=1)(perturb.example_keys(config.seed, step, "
         'len(seen["image"])))[0], seen["image"])}, config.accumulation)'
         ' | {"image": seen["image"]}',
     ),
-    "teacher labels rows out of order": Mutation("state.unsplit", "x.swapaxes(0, 1)", "x"),
+    "teacher labels rows out of order": Mutation("training.step.unsplit", "x.swapaxes(0, 1)", "x"),
 }
 
 ACCUMULATED = {
     "mean of means under accumulation": Mutation(
-        "state.make_train_step",
+        "training.step.make_train_step",
         "out.sum / jnp.maximum(counts[k], 1)",
         "out.sum / jnp.maximum(out.count, 1) / accumulation",
     ),
     "only the last microbatch": Mutation(
-        "state.make_train_step",
+        "training.step.make_train_step",
         "(jax.tree.map(jnp.add, carry, forward_and_backward(x)), None)",
         "(jax.tree.map(lambda _, new: new, carry, forward_and_backward(x)), None)",
     ),
@@ -315,7 +329,7 @@ NAMED = {
     ),
     "1:2 turned round": (
         Mutation(
-            "preflight.batch_sizes",
+            "training.config_checks.batch_sizes",
             '{"labelled": part * ratio[0], "unlabelled": part * ratio[1]}',
             '{"labelled": part * ratio[1], "unlabelled": part * ratio[0]}',
         ),
@@ -323,13 +337,15 @@ NAMED = {
         {},
     ),
     "whole gradient to every tie at the median": (
-        Mutation("select.masked_median:jvp", "share / jnp.maximum(ties, 1)", "share"),
+        Mutation(
+            "losses.order_statistics.masked_median:jvp", "share / jnp.maximum(ties, 1)", "share"
+        ),
         "test_losses.test_affine_invariant_equals_the_formulas_on_hostile_maps",
         {"x64": None, "config": "paper"},
     ),
     "a flat prediction skipped": (
         Mutation(
-            "losses._map_loss",
+            "losses.relative._map_loss",
             "jnp.where(used, p - d, 0)",
             "jnp.where(used & (_spread(flat + 0.0, mask) == 0), p - d, 0)",
         ),
@@ -337,14 +353,16 @@ NAMED = {
         {"x64": None, "config": "paper"},
     ),
     "no clamp of the prediction's scale": (
-        Mutation("losses._map_loss", "jnp.where(flat, MIN_DEVIATION, deviation)", "deviation"),
+        Mutation(
+            "losses.relative._map_loss", "jnp.where(flat, MIN_DEVIATION, deviation)", "deviation"
+        ),
         "test_losses.test_cutmix_equals_the_formulas_on_hostile_maps",
         {"x64": None, "config": "paper"},
     ),
     # The twin cannot: at the one pixel of the median it cancels, and other zeros are rare.
     "one-sided |x| at 0": (
         Mutation(
-            "losses._absolute",
+            "losses.relative._absolute",
             "x * lax.stop_gradient(jnp.sign(x))",
             "jnp.where(x >= 0, x, -x)",
         ),

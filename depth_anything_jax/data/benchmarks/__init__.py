@@ -11,7 +11,6 @@ import inspect
 import os
 from typing import Any
 
-from depth_anything_jax.data import sources
 from depth_anything_jax.data.benchmarks.base import BenchmarkError, Card, Reader
 from depth_anything_jax.data.benchmarks.indoor import SUNRGBD, TUM, IBims, ScanNet
 from depth_anything_jax.data.benchmarks.kitti import KITTI
@@ -21,6 +20,7 @@ from depth_anything_jax.data.benchmarks.points import DA2K, DIW
 from depth_anything_jax.data.benchmarks.rendered import VKITTI2, Hypersim, Sintel
 from depth_anything_jax.data.benchmarks.scanned import DDAD, DIODE, ETH3D
 from depth_anything_jax.data.benchmarks.stereo import DIML, Middlebury
+from depth_anything_jax.data.sources.base import Source
 
 READERS: dict[str, type[Reader]] = {
     reader.name: reader
@@ -51,11 +51,11 @@ def cards() -> dict[str, Card]:
     return {name: reader.card for name, reader in READERS.items()}
 
 
-def make(name: str, folder: str | os.PathLike[str], **options: Any) -> sources.Source:
+def make(name: str, folder: str | os.PathLike[str], **options: Any) -> Source:
     """A reader of an evaluation set.
 
     Args:
-      name: a key of READERS, or "rgbd" for a folder of RGB-D pairs with a manifest (docs/data.md).
+      name: a key of READERS.
       folder: where the set lies.
       **options: the reader's own, such as split, list_file or partial.
 
@@ -63,14 +63,11 @@ def make(name: str, folder: str | os.PathLike[str], **options: Any) -> sources.S
       BenchmarkError: an unknown name or option (naming the nearest one), a layout that is not
         there, or too few images.
     """
-    if name == "rgbd":
-        return sources.make({"type": "rgbd", "path": str(folder), **options})
     if name not in READERS:
-        known = [*READERS, "rgbd"]
-        near = difflib.get_close_matches(name.lower(), known, 1)
+        near = difflib.get_close_matches(name.lower(), READERS, 1)
         raise BenchmarkError(
             f"unknown evaluation set {name!r}"
-            + (f"; did you mean {near[0]!r}?" if near else f": one of {', '.join(known)}")
+            + (f"; did you mean {near[0]!r}?" if near else f": one of {', '.join(READERS)}")
         )
     parameters = inspect.signature(READERS[name]).parameters
     takes = [option for option in parameters if option != "folder"]

@@ -31,13 +31,14 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from depth_anything_jax.data import formats, sources
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.sources.base import SourceError, check_same_view
 
 Record = dict[str, Any]
 PathLike = str | os.PathLike[str]
 
 
-class BenchmarkError(sources.SourceError):
+class BenchmarkError(SourceError):
     """An evaluation set is not on disk as its reader expects it, or not completely."""
 
 
@@ -194,7 +195,7 @@ class Reader(abc.ABC):
         }
         record |= self._label(item, record["image"])
         maps: dict[str, np.ndarray] = {k: record[k] for k in ("depth", "disparity") if k in record}
-        sources.check_same_view(item.key, record["image"], maps)
+        check_same_view(item.key, record["image"], maps)
         return record
 
     def _image(self, item: Item) -> UInt8[np.ndarray, "h w 3"]:

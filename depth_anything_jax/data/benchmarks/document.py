@@ -15,7 +15,7 @@ readers; a test holds both together.
 A reader takes a set as it was downloaded: `benchmarks.make("nyu", FOLDER)`. It counts: where
 images, depth maps or masks are missing it says which, and only `partial=True` goes on with a part.
 Lists that a split needs and the download lacks are given by `list_file=`. Any other folder of
-RGB-D pairs is read through a manifest ([data.md](data.md)), under the name `rgbd`. HDF5 and
+RGB-D pairs is read through a manifest ([data.md](data.md)): `--data rgbd:FOLDER`. HDF5 and
 MATLAB files need the extra `[eval]`. What stands after "not verified" was written down without the
 data at hand.
 """

@@ -1,4 +1,4 @@
-"""File formats that evaluation sets alone use; `data.formats` has the common ones."""
+"""File formats that evaluation sets alone use; `file_formats.formats` has the common ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from depth_anything_jax.data.formats import FormatError
+from depth_anything_jax.data.file_formats.formats import FormatError
 
 PathLike = str | os.PathLike[str]
 _SINTEL_TAG = 202021.25  # the first four bytes of Sintel's files, as float32

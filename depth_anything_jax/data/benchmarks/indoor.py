@@ -8,7 +8,6 @@ import re
 
 import numpy as np
 
-from depth_anything_jax.data import formats
 from depth_anything_jax.data.benchmarks import files
 from depth_anything_jax.data.benchmarks.base import (
     BenchmarkError,
@@ -22,6 +21,7 @@ from depth_anything_jax.data.benchmarks.base import (
     read_list,
     wrong_layout,
 )
+from depth_anything_jax.data.file_formats import formats
 
 
 def _intrinsics(path: str, count: int) -> np.ndarray | None:

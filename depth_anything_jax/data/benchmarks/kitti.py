@@ -10,7 +10,6 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from depth_anything_jax.data import formats
 from depth_anything_jax.data.benchmarks.base import (
     BenchmarkError,
     Card,
@@ -24,6 +23,7 @@ from depth_anything_jax.data.benchmarks.base import (
     read_list,
     wrong_layout,
 )
+from depth_anything_jax.data.file_formats import formats
 
 _DRIVE = re.compile(r"(\d{4}_\d\d_\d\d)_drive_\d{4}_sync")
 _FRAME = re.compile(r"(?<!\d)(\d{10})(?!\d)")

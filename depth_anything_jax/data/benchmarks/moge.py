@@ -9,7 +9,6 @@ import re
 
 import numpy as np
 
-from depth_anything_jax.data import formats
 from depth_anything_jax.data.benchmarks import files
 from depth_anything_jax.data.benchmarks.base import (
     Card,
@@ -23,6 +22,7 @@ from depth_anything_jax.data.benchmarks.base import (
     wrong_layout,
 )
 from depth_anything_jax.data.benchmarks.warp import warp
+from depth_anything_jax.data.file_formats import formats
 
 # set -> (name in our records, domain, width, height of the evaluation)
 SETS: dict[str, tuple[str, str, int, int]] = {

@@ -7,7 +7,6 @@ import os
 import numpy as np
 from jaxtyping import UInt8
 
-from depth_anything_jax.data import formats
 from depth_anything_jax.data.benchmarks import files
 from depth_anything_jax.data.benchmarks.base import (
     BenchmarkError,
@@ -20,6 +19,7 @@ from depth_anything_jax.data.benchmarks.base import (
     depth_fields,
     wrong_layout,
 )
+from depth_anything_jax.data.file_formats import formats
 
 # The colour camera, to which depth was projected: camera_params.m of the set's toolbox.
 _K = np.array([[518.857901, 0, 325.582449], [0, 519.469611, 253.736166], [0, 0, 1]])

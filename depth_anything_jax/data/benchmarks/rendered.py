@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from depth_anything_jax.data import formats
 from depth_anything_jax.data.benchmarks import files
 from depth_anything_jax.data.benchmarks.base import (
     BenchmarkError,
@@ -24,6 +23,7 @@ from depth_anything_jax.data.benchmarks.base import (
     read_list,
     wrong_layout,
 )
+from depth_anything_jax.data.file_formats import formats
 
 
 class Sintel(Reader):

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from depth_anything_jax.data import formats
 from depth_anything_jax.data.benchmarks import files
 from depth_anything_jax.data.benchmarks.base import (
     BenchmarkError,
@@ -22,6 +21,7 @@ from depth_anything_jax.data.benchmarks.base import (
     depth_fields,
     read_list,
 )
+from depth_anything_jax.data.file_formats import formats
 
 
 class ETH3D(Reader):

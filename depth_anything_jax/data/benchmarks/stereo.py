@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from depth_anything_jax.data import formats
 from depth_anything_jax.data.benchmarks.base import (
     BenchmarkError,
     Card,
@@ -19,6 +18,7 @@ from depth_anything_jax.data.benchmarks.base import (
     choose,
     depth_fields,
 )
+from depth_anything_jax.data.file_formats import formats
 
 
 class DIML(Reader):

@@ -1,0 +1,1 @@
+"""Checkpoints of runs and weights of others: read, converted, described, licensed, exported."""

@@ -1,0 +1,317 @@
+"""Writes weights for PyTorch: the official code's layout, transformers', or a bare DINOv2.
+
+And what a program made of them (StableHLO, ONNX) must tell its users. Tensors keep their bits. What
+the tensors do not say (version, head, max_depth) and the licence chain go into the metadata of the
+safetensors file, and the licence into a model card beside it.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from depth_anything_jax.checkpoints import convert, licences, readers
+from depth_anything_jax.checkpoints.pretrained import Weights
+from depth_anything_jax.models import depth_anything
+
+LAYOUTS = ("official", "hf")
+_FACTS = ("variant", "version", "head", "max_depth", "focal")
+_POSITIONS = (
+    "At sizes other than the trained one, transformers interpolates the position embedding without "
+    "the official code's offset of 0.1 patches, so its maps differ slightly there."
+)
+# ImageNet statistics, with which DINOv2 was trained (torchvision's).
+_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
+    """Writes weights for use in PyTorch.
+
+    Args:
+      weights: as `pretrained.load` gives them.
+      destination: "official": a new .safetensors or .pth file (.pth needs torch; of an encoder
+        alone the names are DINOv2's, of a bins head those of V1's ZoeDepth). "hf": a new or empty
+        folder, for `from_pretrained`.
+      layout: "official" or "hf".
+    Returns:
+      The file or folder.
+    Raises:
+      FileExistsError: something is there already.
+      ValueError: another layout or suffix, or a bins head in transformers' layout.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+    path = unused(destination, empty=layout == "hf")
+    metadata = describe(weights)
+    if layout == "hf":
+        _write_hf(weights, path, metadata)
+    else:
+        _write_official(weights, path, metadata)
+    return path
+
+
+def unused(destination: str, *, empty: bool) -> pathlib.Path:
+    """The path of an export, where nothing is yet, or no more than an `empty` folder.
+
+    Raises:
+      FileExistsError: something is there already.
+    """
+    path = pathlib.Path(destination)
+    if path.exists() and not (empty and path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already; choose another name or remove it")
+    return path
+
+
+def describe(weights: Weights) -> dict[str, Any]:
+    """Metadata of a checkpoint or an export: what the weights are and their licence chain."""
+    chain = weights.metadata.get("licence_chain", [])
+    facts: dict[str, Any] = {name: getattr(weights, name) for name in _FACTS}
+    if weights.parts == "all":
+        facts["input"] = weights.input.as_json()
+    if weights.head == "bins":
+        facts["bin_centres"] = weights.bin_centres
+    facts |= {"licence": licences.combined(chain), "licence_chain": chain}
+    filled = weights.metadata.get("filled")
+    return facts | ({"filled": filled} if filled else {})
+
+
+def describe_program(weights: Weights, layout: str) -> dict[str, Any]:
+    """What the users of a program must know of its input and output, and all of `describe`.
+
+    Args:
+      weights: with a decoder.
+      layout: "NHWC" or "NCHW", of the input.
+    """
+    metric = weights.head != "relative"
+    facts = describe(weights)
+    facts["input"] |= {  # after the transform: size, keep_aspect, resize
+        "layout": layout,
+        "dtype": "float32",
+        "colours": "RGB",
+        "normalisation": "(image / 255 - mean) / std",
+        "mean": _MEAN,
+        "std": _STD,
+        "multiple": 14,
+    }
+    if weights.input.is_official:
+        facts["input"]["size_rule"] = (
+            "the short side becomes `size`, the long side keeps the aspect ratio, both rounded to "
+            "multiples of 14; OpenCV's INTER_CUBIC, not clipped"
+        )
+    facts["output"] = {
+        "layout": layout.replace("C", ""),
+        "dtype": "float32",
+        "kind": "metric depth" if metric else "relative inverse depth",
+        "unit": "metre" if metric else None,
+        "max_depth": weights.max_depth,
+        "larger_is": "farther" if metric else "nearer",
+    }
+    return facts
+
+
+def own_size(weights: Weights) -> tuple[int, int]:
+    """Height and width of an input that a network was trained for, of a square image at least.
+
+    Metres are right at the input that they were learned at; a relative network takes any, and the
+    one that needs no resized positions is its trained one.
+    """
+    if weights.head == "relative":
+        side = 14 * depth_anything.VARIANTS[weights.variant].grid
+        return side, side
+    size = weights.input.size
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def save_encoder(
+    path: str | pathlib.Path,
+    encoder: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    *,
+    dtype: Any = np.float16,
+) -> None:
+    """Writes an encoder under DINOv2's names, e.g. the package's demo encoder.
+
+    Args:
+      path: the .safetensors file; replaced where it exists.
+      encoder: Flax parameters (params["encoder"]).
+      metadata: JSON values: "variant", "licence", "licence_chain".
+      dtype: on disk; `pretrained.load` gives float32 back.
+    """
+    tensors = convert.to_torch({"encoder": encoder}, "dinov2")
+    _save_safetensors({n: np.asarray(x).astype(dtype) for n, x in tensors.items()}, path, metadata)
+
+
+def _save_safetensors(tensors: Mapping[str, Any], path: Any, metadata: Mapping[str, Any]) -> None:
+    notes = {"format": "pt", readers.METADATA_KEY: json.dumps(metadata)}
+    save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, str(path), notes)
+
+
+def _layout_of(weights: Weights, layout: str) -> convert.Layout:
+    encoder_only = {"official": "dinov2", "hf": "dinov2-hf"}
+    if weights.head == "bins":
+        if layout == "hf":
+            raise ValueError(
+                "transformers has no network for Depth Anything with a bins head (its ZoeDepth "
+                "upsamples the patch grid 16 times, not 14); export the official layout instead"
+            )
+        layout = "zoedepth"
+    return convert.LAYOUTS[encoder_only[layout] if weights.parts == "encoder" else layout]
+
+
+def _write_official(weights: Weights, path: pathlib.Path, metadata: dict[str, Any]) -> None:
+    names = _layout_of(weights, "official")
+    tensors = convert.to_torch(weights.params, names)
+    tensors |= convert.constants(names, tensors)
+    if path.suffix not in (".safetensors", ".pth"):
+        raise ValueError(f"{path}: the official layout is written as .safetensors or .pth")
+    if path.suffix == ".pth":
+        torch = _torch(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({n: torch.from_numpy(np.array(x)) for n, x in tensors.items()}, path)
+        # A .pth has no room for metadata: a flat dict of tensors is what the official code loads.
+        path.with_name(path.name + ".json").write_text(json.dumps(metadata, indent=2))
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save_safetensors(tensors, path, metadata)
+    path.with_name(path.stem + ".README.md").write_text(card(weights, metadata, _remark(weights)))
+
+
+def _torch(path: pathlib.Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"writing {path} needs torch: pip install 'depth_anything_jax[torch]', or name the "
+            "file .safetensors"
+        ) from error
+    return torch
+
+
+def _write_hf(weights: Weights, folder: pathlib.Path, metadata: dict[str, Any]) -> None:
+    tensors = convert.to_torch(weights.params, _layout_of(weights, "hf"))
+    config, processor = hf_config(weights), hf_preprocessor(weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_safetensors(tensors, folder / "model.safetensors", metadata)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+    (folder / "README.md").write_text(card(weights, metadata, _remark(weights)))
+
+
+def hf_config(weights: Weights) -> dict[str, Any]:
+    """transformers' config.json: DepthAnythingConfig, or Dinov2Config for an encoder alone."""
+    size = depth_anything.VARIANTS[weights.variant]
+    backbone: dict[str, Any] = {
+        "model_type": "dinov2",
+        "architectures": ["Dinov2Model"],
+        "hidden_size": size.dim,
+        "num_hidden_layers": size.depth,
+        "num_attention_heads": size.heads,
+        "mlp_ratio": 4,  # ViT-G's SwiGLU takes two thirds of it, rounded up to eights
+        "use_swiglu_ffn": size.swiglu,
+        "image_size": 14 * size.grid,
+        "patch_size": 14,
+        "layer_norm_eps": 1e-6,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+    }
+    if weights.parts == "encoder":
+        return backbone
+    assert weights.version is not None
+    taps = [tap + 1 for tap in size.taps(weights.version)]  # hidden state 0 is the embedding
+    metres = weights.max_depth or 1
+    if metres != int(metres):
+        raise ValueError(
+            f"max_depth={metres}: transformers' config holds whole metres; export the official "
+            "layout instead"
+        )
+    return {
+        "model_type": "depth_anything",
+        "architectures": ["DepthAnythingForDepthEstimation"],
+        "backbone_config": {
+            **backbone,
+            "architectures": ["Dinov2Backbone"],
+            "out_indices": taps,
+            "out_features": [f"stage{tap}" for tap in taps],
+            "apply_layernorm": True,
+            "reshape_hidden_states": False,
+        },
+        "patch_size": 14,
+        "reassemble_hidden_size": size.dim,
+        "reassemble_factors": [4, 2, 1, 0.5],
+        "neck_hidden_sizes": list(size.out_channels),
+        "fusion_hidden_size": size.features,
+        "head_in_index": -1,
+        "head_hidden_size": 32,
+        "depth_estimation_type": "relative" if weights.head == "relative" else "metric",
+        "max_depth": int(metres),
+        "dtype": "float32",
+    }
+
+
+def hf_preprocessor(weights: Weights) -> dict[str, Any]:
+    """transformers' preprocessor_config.json, as the released ports have it, at its own size."""
+    height, width = own_size(weights)
+    return {
+        "image_processor_type": "DPTImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "keep_aspect_ratio": True,
+        "ensure_multiple_of": 14,
+        "resample": 3,  # PIL's bicubic
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": _MEAN,
+        "image_std": _STD,
+        "do_pad": False,
+        "size_divisor": None,
+    }
+
+
+def _remark(weights: Weights) -> str:
+    """What a user of exported weights should know."""
+    if weights.head == "bins":
+        return (
+            "Tensors have the names of Depth Anything V1's metric code (ZoeDepth). The network's "
+            f"input: {json.dumps(weights.input.as_json())}."
+        )
+    return _POSITIONS
+
+
+def card(weights: Weights, metadata: Mapping[str, Any], text: str) -> str:
+    """The README.md of an export: a model card with its licence.
+
+    Args:
+      weights: what was exported.
+      metadata: as `describe` gives it.
+      text: one paragraph about this export.
+    """
+    licence = metadata["licence"]
+    name = licence.lower() if licences.commercial_use(licence) is not None else "other"
+    what = f"{weights.variant}, {weights.version}, {weights.head}"
+    if weights.max_depth is not None:
+        what += f" up to {weights.max_depth:g} m"
+    if weights.focal is not None:
+        what += f"; metres = output * f / {weights.focal:g}, f in pixels of the network's input"
+    if weights.parts == "encoder":
+        what = f"DINOv2 encoder, {weights.variant}"
+    lines = [
+        "---",
+        f"license: {name}",
+        "pipeline_tag: depth-estimation",
+        "---",
+        "",
+        f"# Depth Anything ({what})",
+        "",
+        f"Written by depth_anything_jax. {text}",
+        "",
+        licences.note(metadata["licence_chain"]),
+    ]
+    if "filled" in metadata:
+        filled = metadata["filled"]
+        names = ", ".join(filled["tensors"])
+        lines += ["", f"Missing in the source and filled by {filled['by']}: {names}."]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,318 @@
+"""Weights from anywhere: torch and safetensors files, the Hugging Face Hub, Orbax checkpoints.
+
+`load` reads them and says what they are; `load_pretrained` gives a ready model. Tensors are
+compared with the model's own, so that every missing, superfluous or mis-shaped one is listed at
+once.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from depth_anything_jax.checkpoints import convert, licences, readers, weight_metadata
+from depth_anything_jax.data import transforms
+from depth_anything_jax.models import depth_anything
+from depth_anything_jax.parallel.device_programs import DeviceProgram, data_mesh, device_program
+
+FILLS = ("init", "zeros")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Parameters and what they are.
+
+    Attributes:
+      params: {"encoder": …, "decoder": …} and "bins" under a bins head, numpy, at least float32;
+        "encoder" alone for a backbone.
+      variant: name in `models.depth_anything.VARIANTS`.
+      version: "v1" or "v2", which blocks are tapped; None for an encoder that nobody tapped yet.
+      head: "relative", "sigmoid" or "bins".
+      max_depth: metres, of a metric head.
+      focal: pixels, of a metric head that predicts canonical depth (`outputs.to_metres`).
+      licence: SPDX name, the most restrictive along the chain; None: unknown.
+      source: what was asked for.
+      parts: "all" or "encoder".
+      input: how an image becomes the network's input; the bins head's differs from the others'.
+      bin_centres: of a bins head, read off the tensors.
+      metadata: of the file or checkpoint, and "layout", "licence_chain" (see `licences`) and, where
+        tensors were missing, "filled" ({"by": "init" or "zeros", "tensors": names}).
+    """
+
+    params: dict[str, Any]
+    variant: str
+    version: str | None
+    head: str
+    max_depth: float | None
+    licence: str | None
+    source: str
+    parts: str
+    metadata: dict[str, Any]
+    input: transforms.InputTransform = transforms.OFFICIAL_INPUT
+    bin_centres: str | None = None
+    focal: float | None = None
+
+
+def load(
+    source: str,
+    *,
+    version: str | None = None,
+    variant: str | None = None,
+    max_depth: float | None = None,
+    parts: str | None = None,
+    allow_missing: str | None = None,
+    fill: str = "init",
+) -> Weights:
+    """Weights of a file, a folder, a Hub repository, or the package.
+
+    Args:
+      source: .safetensors, .pth or .bin file; folder of transformers' or an Orbax checkpoint (of a
+        run or of `tools/import_torch.py`); "owner/name" on the Hugging Face Hub; "demo-encoder".
+      version: "v1" or "v2", where neither config.json nor metadata nor a known name tells.
+      variant: size, where the shapes do not tell.
+      max_depth: metres; makes a head metric of which nothing says what it is.
+      parts: "encoder" reads the encoder alone, whatever else is there; "all" insists on a decoder;
+        None: what is there.
+      allow_missing: regex; missing tensors with a match in their name (as the error lists it) are
+        filled, which is logged and noted in the metadata.
+      fill: "init" (the model's initialiser, seed 0) or "zeros".
+
+    Raises:
+      FileNotFoundError: nothing there, or no network; says what to put where.
+      ImportError: a torch file and no torch.
+      convert.TensorMismatch: lists every missing, superfluous and mis-shaped tensor.
+      ValueError: something about the weights is unknown, or an argument contradicts them.
+    """
+    weight_metadata.one_of("fill", fill, FILLS)
+    weight_metadata.one_of("parts", parts, (None, "all", "encoder"))
+    weight_metadata.one_of("version", version, (None, *depth_anything.VERSIONS))
+    weight_metadata.one_of("variant", variant, (None, *depth_anything.VARIANTS))
+    found = readers.find(source)
+    state, layout = found.state, convert.detect_layout(found.state)
+    if parts is None:
+        held = {convert.part_of(name, layout) for name in state}
+        parts = "all" if "decoder" in held else "encoder"
+    if parts == "encoder":
+        state = {n: x for n, x in state.items() if convert.part_of(n, layout) == "encoder"}
+    elif "decoder" not in layout.prefixes:
+        raise ValueError(f"{source} holds an encoder alone; ask for parts='encoder'")
+
+    firm = weight_metadata.firm(found.hints)
+    variant = variant or weight_metadata.first(firm, "variant") or _infer_variant(source, state)
+    weight_metadata.one_of(f"{source}: variant", variant, tuple(depth_anything.VARIANTS))
+    centres = None if parts == "encoder" else convert.bin_centres(state)
+    if layout.name == "zoedepth":
+        hint = {"origin": "ZoeDepth's layout", "firm": False, "version": "v1"}
+        found.hints.append(hint)  # only V1's code writes it
+    facts = weight_metadata.facts(source, found.hints, variant, version, max_depth, parts, centres)
+    filled = _fill(source, state, layout, variant, parts, allow_missing, fill, centres)
+    params = jax.tree.map(_at_least_float32, convert.from_torch(state, layout, source=source))
+
+    chain = _chain(found)
+    metadata = {**found.metadata, "layout": layout.name, "licence_chain": chain}
+    if filled:
+        metadata["filled"] = {"by": fill, "tensors": filled}
+    licence = licences.combined(chain)
+    licences.show(licence, source)
+    known = None if licence == licences.UNKNOWN else licence
+    return Weights(
+        params=params,
+        variant=variant,
+        licence=known,
+        source=source,
+        parts=parts,
+        metadata=metadata,
+        focal=None if facts["head"] == "relative" else weight_metadata.first(firm, "focal"),
+        bin_centres=centres,
+        **facts,
+    )
+
+
+def load_pretrained(
+    source: str,
+    *,
+    version: str | None = None,
+    variant: str | None = None,
+    max_depth: float | None = None,
+    allow_missing: str | None = None,
+    fill: str = "init",
+    dtype: Any = jnp.float32,
+    **build_kwargs: Any,
+) -> tuple[depth_anything.DepthAnything, dict[str, Any]]:
+    """A model and its parameters: `model.apply({"params": params}, images)` gives depth.
+
+    Args:
+      source, version, variant, max_depth, allow_missing, fill: as for `load`.
+      dtype: compute dtype; the parameters stay float32.
+      **build_kwargs: of `models.depth_anything.build`: scan, remat, attention.
+
+    Raises:
+      ValueError: the source holds an encoder alone.
+      Exception: all that `load` raises.
+    """
+    found = load(
+        source,
+        version=version,
+        variant=variant,
+        max_depth=max_depth,
+        allow_missing=allow_missing,
+        fill=fill,
+    )
+    model = model_of(found, dtype=dtype, **build_kwargs)
+    return model, jax.tree.map(jnp.asarray, found.params)
+
+
+def model_of(found: Weights, **how: Any) -> depth_anything.DepthAnything:
+    """The model that loaded weights belong to.
+
+    Args:
+      found: as `load` gives it.
+      **how: of `models.build`: dtype, scan, remat, attention.
+
+    Raises:
+      ValueError: an encoder alone.
+    """
+    if "decoder" not in found.params or found.version is None:
+        raise ValueError(
+            f"{found.source} holds an encoder alone, which predicts no depth: teachers and models "
+            "to score need their decoder too. A training run can start from it (init_from)"
+        )
+    return depth_anything.build(
+        found.variant,
+        version=found.version,
+        head=found.head,
+        max_depth=found.max_depth,
+        bin_centres=found.bin_centres,
+        **how,
+    )
+
+
+def expected_tensors(
+    variant: str,
+    layout: convert.Layout | str,
+    parts: str = "all",
+    bin_centres: str | None = None,
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """{torch name: shape and dtype} of a complete file's parameters, of this size and layout."""
+    name = layout if isinstance(layout, str) else layout.name
+    return dict(_expected(depth_anything.VARIANTS[variant], name, parts, bin_centres))
+
+
+@functools.cache
+def _expected(
+    size: depth_anything.Variant, layout: str, parts: str, bin_centres: str | None
+) -> dict[str, Any]:
+    def initial(key: Any) -> dict[str, Any]:
+        return _initial(key, size, layout, parts, bin_centres)
+
+    return jax.eval_shape(initial, jax.random.key(0))
+
+
+def _initial(
+    key: Any, size: depth_anything.Variant, layout: str, parts: str, bin_centres: str | None
+) -> dict[str, Any]:
+    """Freshly initialised parameters, as torch tensors."""
+    images = jnp.zeros((1, 14 * size.grid, 14 * size.grid, 3))
+    if parts == "encoder":
+        encoder = depth_anything.build_encoder(size, attention="einsum")
+        params = {"encoder": encoder.init(key, images)["params"]}
+    else:
+        bins = "bins" in convert.LAYOUTS[layout].prefixes
+        model = depth_anything.build(
+            size,
+            head="bins" if bins else "relative",
+            max_depth=10.0 if bins else None,  # no shape depends on it
+            bin_centres=bin_centres,
+            attention="einsum",  # see init.init_params
+        )
+        params = model.init(key, images)["params"]
+    return convert.to_torch(params, layout)
+
+
+def _fill(
+    source: str,
+    state: dict[str, Any],
+    layout: convert.Layout,
+    variant: str,
+    parts: str,
+    allow_missing: str | None,
+    fill: str,
+    bin_centres: str | None,
+) -> list[str]:
+    """Compares with the model's tensors; adds to `state` what may be filled, returns its names."""
+    expected = expected_tensors(variant, layout, parts, bin_centres)
+    shapes = {name: tuple(x.shape) for name, x in expected.items()}
+    missing = [name for name in expected if name not in state]
+    filled = [n for n in missing if allow_missing and re.search(allow_missing, n)]
+    missing = [n for n in missing if n not in filled]
+    extra = sorted(name for name in state if name not in expected)
+    misshaped = {
+        name: (tuple(x.shape), shapes[name])
+        for name, x in state.items()
+        if name in shapes and tuple(x.shape) != shapes[name]
+    }
+    if missing or extra or misshaped:
+        cure = f"(compared with {variant!r} in the {layout.name} layout)"
+        if missing:
+            cure += "\nto fill missing tensors give allow_missing=REGEX (--allow-missing REGEX)"
+        if any("register_tokens" in name for name in extra):
+            cure += "\nDINOv2 with registers is another encoder, which Depth Anything does not use"
+        raise convert.TensorMismatch(source, missing, extra, misshaped, cure)
+    if not filled:
+        return filled
+    logging.warning("%s: missing, filled by %s: %s", source, fill, ", ".join(filled))
+
+    if fill == "zeros":
+        state.update({name: np.zeros(shapes[name], np.float32) for name in filled})
+    else:
+        mesh = data_mesh(jax.local_devices()[:1])
+        program = fill_program(filled, mesh, variant, layout.name, parts, bin_centres)
+        state.update(jax.device_get(program(jax.random.key(0))))
+    return filled
+
+
+def fill_program(
+    names: Sequence[str], mesh, variant: str, layout: str, parts: str, bin_centres: str | None
+) -> DeviceProgram:
+    """key -> {name: random tensor}: only the tensors of `names` are computed."""
+
+    def initial(key):
+        size = depth_anything.VARIANTS[variant]
+        tensors = _initial(key, size, layout, parts, bin_centres)
+        return {name: tensors[name] for name in names}
+
+    return device_program("weights.fill", initial, mesh)
+
+
+def _infer_variant(source: str, state: Mapping[str, Any]) -> str:
+    """The variant of this width and number of blocks."""
+    width = next((x.shape[-1] for n, x in state.items() if n.endswith("cls_token")), None)
+    depth = convert.depth_of(state)
+    sizes = depth_anything.VARIANTS.items()
+    fits = [name for name, v in sizes if (v.dim, v.depth) == (width, depth)]
+    if len(fits) == 1:
+        return fits[0]
+    known = ", ".join(f"{name} {v.dim} x {v.depth}" for name, v in sizes)
+    raise ValueError(
+        f"{source}: width {width} and {depth} blocks are those of {fits or 'no variant'} "
+        f"(width x blocks: {known}); pass variant"
+    )
+
+
+def _chain(found: readers.Found) -> list[dict[str, Any]]:
+    """The licence chain: the one in the metadata, else one link of all that is said."""
+    chain = weight_metadata.first(found.hints, "licence_chain")
+    if chain:
+        return [dict(link) for link in chain]
+    said = [hint["licence"] for hint in found.hints if hint.get("licence")]
+    return licences.extend([], "weights", found.name, licences.combine(said))
+
+
+def _at_least_float32(x: np.ndarray) -> np.ndarray:
+    return x if x.dtype.itemsize >= 4 else x.astype(np.float32)

@@ -1,0 +1,259 @@
+"""Reads the tensors of weights files, and gathers what they and their names say about the model.
+
+.safetensors needs no torch. .pth and .bin are read by torch with weights_only=True and by nothing
+else, because a plain unpickle runs whatever code the file carries.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, for safetensors)
+from etils import epath
+from safetensors import SafetensorError, safe_open
+
+from depth_anything_jax.checkpoints import convert, released
+
+DEMO_ENCODER = "demo-encoder"
+METADATA_KEY = "depth_anything_jax"  # of our JSON in a safetensors file's metadata
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+_LOCAL = ("runs/", "./", "../", "/", "~")  # a path, though "owner/name" could be read into it
+_ASSETS = pathlib.Path(__file__).parent.parent / "assets"
+
+
+@dataclasses.dataclass
+class Found:
+    """What lies behind a source.
+
+    Attributes:
+      state: tensors under canonical torch names.
+      hints: what is said about the model, the most reliable first: "origin" (who says so), "firm"
+        (not merely a name), and some of variant, version, head, max_depth, taps, licence.
+      metadata: of the file or checkpoint.
+      name: to be called by in licence chains, without folders of this machine.
+    """
+
+    state: dict[str, Any]
+    hints: list[dict[str, Any]]
+    metadata: dict[str, Any]
+    name: str
+
+
+def find(source: str) -> Found:
+    """Tensors and hints of a file, a folder, a Hub repository or "demo-encoder".
+
+    Raises:
+      FileNotFoundError: nothing there; says what to put where.
+      ImportError: a torch file and no torch.
+      ValueError: something that is no weights file.
+    """
+    if source == DEMO_ENCODER:
+        found = _file(epath.Path(_ASSETS / "demo_encoder.safetensors"))
+        return dataclasses.replace(found, name=DEMO_ENCODER)
+    path = epath.Path(source).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if path.exists():
+        return _file(path)
+    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.startswith(_LOCAL)
+    if hub_id and path.suffix not in (".safetensors", *TORCH_SUFFIXES):
+        known = released.by_repo(source)
+        if known and known.file.endswith(TORCH_SUFFIXES):
+            _torch(source, known)  # before the download, not after it
+        try:
+            found = _folder(epath.Path(released.fetch(source)))
+        except FileNotFoundError as error:
+            if path.parent.is_dir():  # more likely meant than a Hub user of that name
+                raise FileNotFoundError(
+                    f"no such folder: {path}, though {path.parent} is one. "
+                    f"As a name on the Hugging Face Hub: {error}"
+                ) from error
+            raise
+        if known:
+            found.hints.append(_known_hint(known))
+        return dataclasses.replace(found, name=source)
+    raise FileNotFoundError(
+        f"no weights at {source!r}: no such file or folder. A run's folder appears with its first "
+        "checkpoint; else give a .safetensors, .pth or .bin file, a folder of transformers', an "
+        "Orbax checkpoint, a Hugging Face id such as "
+        f"'LiheYoung/depth-anything-small-hf', or {DEMO_ENCODER!r}"
+    )
+
+
+def _folder(folder: epath.Path) -> Found:
+    """A folder of weights files, or an Orbax checkpoint."""
+    shards = folder / "model.safetensors.index.json"
+    if shards.exists():
+        names = sorted(set(json.loads(shards.read_text())["weight_map"].values()))
+    else:
+        names = _weights_file(folder)
+    if not names:
+        return _orbax(folder)
+    parts = [_file(folder / name) for name in names]
+    found = dataclasses.replace(parts[0], name=folder.name)
+    for part in parts[1:]:
+        found.state |= part.state
+    said = [_config_hint(folder / "config.json"), _readme_hint(folder / "README.md")]
+    found.hints[:0] = [hint for hint in said if hint]
+    return found
+
+
+def _weights_file(folder: epath.Path) -> list[str]:
+    present = sorted(p.name for p in folder.iterdir())
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if name in present:
+            return [name]
+    for suffixes in ((".safetensors",), TORCH_SUFFIXES):
+        names = [name for name in present if name.endswith(suffixes)]
+        if len(names) > 1:
+            raise ValueError(f"{folder} holds {', '.join(names)}; give the path of one of them")
+        if names:
+            return names
+    return []
+
+
+def _file(path: epath.Path) -> Found:
+    readers = {".safetensors": _safetensors} | dict.fromkeys(TORCH_SUFFIXES, _pickled)
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: weights are read from {', '.join(readers)} files and folders")
+    with tempfile.TemporaryDirectory() as scratch:
+        local = pathlib.Path(path)
+        if _is_remote(path):
+            local = pathlib.Path(scratch, path.name)
+            path.copy(local)
+            notes = _notes(path)  # a .pth's licence, head and range
+            if notes.exists():
+                notes.copy(_notes(local))
+        state, metadata = readers[path.suffix](local)
+    hints = []
+    if metadata:
+        hints.append({"origin": "its metadata", "firm": True, **metadata})
+    known = released.by_path(path)
+    if known:
+        hints.append(_known_hint(known))
+    return Found(convert.canonical(state), hints, metadata, path.name)
+
+
+def _is_remote(path: epath.Path) -> bool:
+    return "://" in str(path)
+
+
+def _safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(str(path), framework="np") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error})") from error
+    return state, json.loads(metadata.get(METADATA_KEY, "{}"))
+
+
+def _pickled(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    torch = _torch(str(path), released.by_path(path))
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle's own, zip's, torch's: all mean the same here
+        raise ValueError(
+            f"{path} holds more than tensors, or is damaged ({str(error).splitlines()[0]}). Only "
+            "tensors are read, as anything else could run code. If you trust the file, load it "
+            "in torch yourself and save its state_dict() alone"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a dict of tensors")
+    notes = _notes(path)
+    return _to_numpy(state), json.loads(notes.read_text()) if notes.exists() else {}
+
+
+def _notes(path: Any) -> Any:
+    """What `export` writes beside a torch file: the metadata that it cannot hold."""
+    return path.with_name(path.name + ".json")
+
+
+def _to_numpy(tree: Any) -> Any:
+    """Tensors to arrays, in dicts of dicts; what is no tensor stays."""
+    if isinstance(tree, Mapping):
+        return {name: _to_numpy(x) for name, x in tree.items()}
+    if not hasattr(tree, "detach"):
+        return tree
+    tensor = tree.detach()
+    return (
+        tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
+    ).numpy()
+
+
+def _torch(source: str, known: released.Released | None) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        twin = (known and known.twin) or "a .safetensors copy of it"
+        raise ImportError(
+            f"{source} is a torch file, which only torch reads: pip install "
+            f"'depth_anything_jax[torch]', or use {twin} (safetensors, needs no torch)"
+        ) from error
+    return torch
+
+
+def _orbax(folder: epath.Path) -> Found:
+    from depth_anything_jax.checkpoints import orbax_io  # Orbax takes seconds to import
+
+    try:
+        params, meta = orbax_io.load_params(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder} holds neither weights (model.safetensors, …) nor an Orbax checkpoint"
+        ) from error
+    hints = [{"origin": "the checkpoint", "firm": True, **meta}]
+    layout = "zoedepth" if "bins" in params else "official"
+    return Found(convert.to_torch(params, layout), hints, meta, folder.name)
+
+
+def _known_hint(known: released.Released) -> dict[str, Any]:
+    facts = known._asdict()
+    facts = {k: facts[k] for k in ("variant", "version", "head", "max_depth", "licence")}
+    return {"origin": f"the name {known.repo or known.file}", "firm": False, **facts}
+
+
+def _config_hint(path: epath.Path) -> dict[str, Any] | None:
+    """What a config.json says: of transformers, or of the official code's Hub mixin."""
+    if not path.exists():
+        return None
+    config = json.loads(path.read_text())
+    hint: dict[str, Any] = {"origin": "config.json", "firm": True}
+    if "encoder" in config:
+        odd = [name for name in ("use_bn", "use_clstoken") if config.get(name)]
+        if odd:
+            raise ValueError(f"{path}: models with {' and '.join(odd)} are not supported")
+        return {**hint, "variant": config["encoder"]}
+    if config.get("model_type") != "depth_anything":
+        return hint
+    hint["head"] = "relative"
+    if config.get("depth_estimation_type") == "metric":
+        hint["head"] = "sigmoid"
+        hint["max_depth"] = config.get("max_depth")
+    backbone = config.get("backbone_config") or {}
+    if backbone.get("model_type", "dinov2") != "dinov2":
+        raise ValueError(
+            f"{path}: the backbone is {backbone['model_type']!r}; only 'dinov2' is supported"
+        )
+    stages = backbone.get("out_indices") or [
+        int(name.removeprefix("stage")) for name in backbone.get("out_features") or []
+    ]
+    if stages:  # transformers counts from the embedding, 0, and from the last block, -1
+        depth = backbone.get("num_hidden_layers", 12)
+        hint["taps"] = tuple((i if i >= 0 else depth + 1 + i) - 1 for i in stages)
+    return hint
+
+
+def _readme_hint(path: epath.Path) -> dict[str, Any] | None:
+    """The licence that a model card's front matter names."""
+    match = re.match(r"---\n(.*?)\n---", path.read_text(), re.DOTALL) if path.exists() else None
+    match = match and re.search(r"^license: *['\"]?([\w.-]+)", match.group(1), re.MULTILINE)
+    if not match or match.group(1).lower() == "other":
+        return None
+    return {"origin": "README.md", "firm": False, "licence": match.group(1)}

@@ -1,0 +1,1 @@
+"""What the command line of predict shares: inputs, outputs, batches, resuming."""

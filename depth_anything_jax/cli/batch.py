@@ -1,0 +1,309 @@
+"""Many pictures and videos into files: what is done, and what failed."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from depth_anything_jax.cli import inputs, outputs
+from depth_anything_jax.cli.inputs import Item
+from depth_anything_jax.cli.outputs import Style
+from depth_anything_jax.inference.depth import Depth
+from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
+from depth_anything_jax.inference.model import DepthAnything
+from depth_anything_jax.video import process
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What changes the numbers, besides the style; see `DepthAnything`.
+
+    Attributes:
+      input_size: short side of the network's input, pixels; None: the model's own.
+      buckets: lengths of its longer side, or how many; 0: exact shapes.
+      tile: side of tiles, pixels of the picture; 0: none.
+      smooth: of videos: relative maps keep scale and shift from frame to frame.
+      max_len, target_fps, max_res: of videos: frames, frames a second, pixels of the longer side.
+    """
+
+    input_size: int | None = None
+    buckets: int | Sequence[int] = 0
+    tile: int = 0
+    smooth: bool = True
+    max_len: int | None = None
+    target_fps: float | None = None
+    max_res: int | None = None
+
+
+class Problems(list):
+    """(name, what is wrong) of inputs that gave no depth, in the order they came."""
+
+    def add(self, name: str, error: BaseException) -> None:
+        """Keeps one."""
+        text = str(error) or type(error).__name__
+        self.append((name, text.removeprefix(f"{name}: ")))
+
+    def __str__(self) -> str:
+        lines = [f"{len(self)} of the inputs failed:"]
+        return "\n".join(lines + [f"  {name}: {text}" for name, text in self])
+
+
+def run(
+    model: DepthAnything,
+    items: Sequence[Item],
+    out: pathlib.Path,
+    style: Style,
+    options: Options,
+    *,
+    stdin: Callable[[], bytes] = lambda: sys.stdin.buffer.read(),
+) -> Problems:
+    """Writes the depth of all items, pictures first; returns those that failed.
+
+    Args:
+      model: a DepthAnything.
+      items: `api.folders.Item`s.
+      out: folder.
+      style: an `api.outputs.Style`.
+      options: see there.
+      stdin: gives the bytes of the item "-".
+    """
+    problems = Problems()
+    stills = [item for item in items if not item.video]
+    if stills:
+        _pictures(model, stills, out, style, options, problems, stdin)
+    for item in items:
+        if item.video:
+            _video(model, item, out, style, options, problems)
+    return problems
+
+
+def _pictures(
+    model: DepthAnything,
+    items: Sequence[Item],
+    out: pathlib.Path,
+    style: Style,
+    options: Options,
+    problems: Problems,
+    stdin: Callable[[], bytes],
+) -> None:
+    pictures = [stdin() if i.source == inputs.STDIN else i.source for i in items]
+    shared = style.range == "shared" and set(outputs.COLOURED) & set(style.formats)
+    later = [f for f in style.formats if shared and f in outputs.COLOURED]
+    now = [f for f in style.formats if f not in later]
+    ranges: list[tuple[float, float]] = []
+    focals: list[str] = []  # not counted here: threads add to it
+    notes: dict[str, list[str]] = collections.defaultdict(list)
+    drawn = []  # numbers of the pictures whose colours wait for the others'
+
+    with (
+        tempfile.TemporaryDirectory(prefix=".maps.", dir=out) as waiting,
+        _Saver(problems) as saver,
+        _bar(len(items), "picture") as bar,
+    ):
+
+        def write(index: int, depth: Depth) -> None:
+            for note in depth.meta.get("notes", ()):
+                notes[note].append(items[index].source)
+            focals.append(outputs.write(depth, out, items[index].stem, style, now))
+            if later:
+                kept = depth if "side-by-side" in later else dataclasses.replace(depth, image=None)
+                _keep(kept, pathlib.Path(waiting) / f"{index}.npz")
+                ranges.append(depth.colour_range)
+                drawn.append(index)
+
+        for index, result in _stream(model, pictures, style, options):
+            if isinstance(result, Exception):
+                problems.add(items[index].source, result)
+            else:
+                saver.submit(items[index].source, write, index, result)
+            bar.update()
+        saver.wait()
+        limits = outputs.joined(ranges, model.unit is not None)
+        final = dataclasses.replace(style, range=limits)
+        for index in sorted(drawn):
+            try:
+                depth = _kept(pathlib.Path(waiting) / f"{index}.npz")
+                outputs.write(depth, out, items[index].stem, final, later)
+            except OSError as error:
+                problems.add(items[index].source, error)
+    if limits:
+        print(f"colours from {limits[0]:.4g} to {limits[1]:.4g} {model.unit or ''}".rstrip())
+    for note, names in notes.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        print(f"{min(names)}{others}: {note}")
+    if named := [f"{who} ({count})" for who, count in collections.Counter(focals).items() if who]:
+        print(f"focal lengths of the points: {', '.join(named)}")
+
+
+def _stream(
+    model: DepthAnything, pictures: list[Any], style: Style, options: Options
+) -> Iterator[tuple[int, Depth | Exception]]:
+    """(index, Depth or Exception) of each picture; when the network fails, the pictures that are
+    left come one by one, so that only those it fails on are lost."""
+    given: dict[str, Any] = dict(
+        input_size=options.input_size,
+        buckets=options.buckets,
+        tile=options.tile,
+        intrinsics=style.intrinsics,
+        fov=style.fov,
+    )
+    left = dict.fromkeys(range(len(pictures)))
+    try:
+        for index, result in model.stream(pictures, keep_images=style.needs_image, **given):
+            left.pop(index)
+            yield index, result
+    except RuntimeError as error:
+        print(f"\n{error}\nThe {len(left)} pictures that are left go one by one.", file=sys.stderr)
+    for index in left:
+        try:
+            yield index, model(pictures[index], **given)
+        except (OSError, TypeError, ValueError, RuntimeError) as error:
+            yield index, error
+
+
+def _video(
+    model: DepthAnything,
+    item: Item,
+    out: pathlib.Path,
+    style: Style,
+    options: Options,
+    problems: Problems,
+) -> None:
+    targets = outputs.video_outputs(out, item.stem, style)
+    metric = model.unit is not None
+
+    def frames(images: Sequence[Any]) -> list[Any]:
+        found = model(
+            list(images),
+            input_size=options.input_size,
+            tile=options.tile,
+            intrinsics=style.intrinsics,
+            fov=style.fov,
+        )
+        return [depth.depth for depth in found]
+
+    try:
+        (out / item.stem).parent.mkdir(parents=True, exist_ok=True)
+        with _bar(None, "frame", item.source) as bar:
+
+            def progress(done: int, count: int | None) -> None:
+                bar.total = count
+                bar.update(done - bar.n)
+
+            report = process.process(
+                item.source,
+                targets,
+                frames,
+                metric=metric,
+                smooth=options.smooth,
+                limits=_ordered(style.range or "shared"),
+                paint=painter(style, metric),
+                depth_scale=style.png_scale,
+                max_len=options.max_len,
+                target_fps=options.target_fps,
+                max_res=options.max_res,
+                progress=progress,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        problems.add(item.source, error)
+        return
+    for note in report.notes:
+        print(f"{item.source}: {note}")
+    before, after = report.flicker_before, report.flicker_after
+    if before is not None and after is not None:
+        told = _flicker(100 * before, 100 * after, metric)
+        print(f"{item.source}: {told}; {len(report.cuts)} cuts")
+    for problem in report.problems:
+        problems.add(item.source, ValueError(f"{problem}; the {report.frames} frames before"))
+
+
+def _flicker(before: float, after: float, metric: bool) -> str:
+    if metric:  # never smoothed
+        return f"from frame to frame depth changes by {after:.3g} % (temporal alignment error)"
+    return (
+        f"from frame to frame the network changes by {before:.3g} % of its spread, what is written "
+        f"by {after:.3g} %"
+    )
+
+
+def painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], Any]:
+    """A map and (low, high) → RGB uint8, in the style's colours; metres have a bar below."""
+    kind = METRIC if metric else RELATIVE
+
+    def paint(values: Any, limits: tuple[float, float]) -> Any:
+        near, far = limits if metric else limits[::-1]
+        if near == far:
+            far = near + 1 if metric else near - 1
+        picture = Depth(values, kind).to_pil(
+            style.colormap, range=(near, far), invert=style.invert, colorbar=metric
+        )
+        return np.asarray(picture.convert("RGB"))
+
+    return paint
+
+
+def _ordered(limits: Any) -> Any:
+    """Low and high of near and far; a word as it is."""
+    return limits if isinstance(limits, str) else (min(limits), max(limits))
+
+
+def _keep(depth: Depth, path: pathlib.Path) -> None:
+    depth.save(path)
+    if depth.image is not None:
+        np.save(path.with_suffix(".image.npy"), depth.image)
+
+
+def _kept(path: pathlib.Path) -> Any:
+    depth, image = Depth.load(path), path.with_suffix(".image.npy")
+    return dataclasses.replace(depth, image=np.load(image)) if image.exists() else depth
+
+
+class _Saver:
+    """Writes files in threads beside the network; few wait, so that memory stays bounded."""
+
+    def __init__(self, problems: Problems):
+        self._problems = problems
+        self._threads = min(4, os.cpu_count() or 1)
+        self._waiting: collections.deque[tuple[str, concurrent.futures.Future]] = (
+            collections.deque()
+        )
+
+    def __enter__(self) -> _Saver:
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._threads)
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, name: str, call: Callable[..., None], *args: Any) -> None:
+        """Starts a call for the input `name`; waits where too many are under way."""
+        self._waiting.append((name, self._pool.submit(call, *args)))
+        while len(self._waiting) > 2 * self._threads:
+            self._finish()
+
+    def wait(self) -> None:
+        """Returns when all that was submitted is written or among the problems."""
+        while self._waiting:
+            self._finish()
+
+    def _finish(self) -> None:
+        name, future = self._waiting.popleft()
+        try:
+            future.result()
+        except (OSError, ValueError, ImportError) as error:
+            self._problems.add(name, error)
+
+
+def _bar(count: int | None, unit: str, name: str = "") -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=count, unit=unit, desc=name or None, dynamic_ncols=True, smoothing=0.1)

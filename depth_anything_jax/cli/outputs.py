@@ -1,0 +1,198 @@
+"""The files that the predict program writes of a picture's depth, and of a video's."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from depth_anything_jax.inference import depth_files, point_cloud
+from depth_anything_jax.inference.depth import Depth
+from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
+
+# format: end of the file's name
+PICTURES = {
+    "png16": ".depth.png",
+    "npy": ".depth.npy",
+    "npz": ".depth.npz",
+    "pfm": ".depth.pfm",
+    "exr": ".depth.exr",
+    "color": ".color.png",
+    "side-by-side": ".side-by-side.png",
+    "ply": ".ply",
+    "glb": ".glb",
+}
+VIDEOS = {"png16": ".depth.mkv", "color": ".color.mp4", "side-by-side": ".side-by-side.mp4"}
+_VIDEO_STYLES = {"png16": "depth16"}  # where video.process calls it otherwise
+COLOURED = ("color", "side-by-side")
+CLOUDS = ("ply", "glb")
+GAP = 8  # white pixels between a picture and its depth
+
+Limits = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How depth is written.
+
+    Attributes:
+      formats: keys of PICTURES.
+      colormap: a name of matplotlib's, or "grey".
+      invert: near is dark in grey and 16 bits, cold in colours.
+      range: of the colours: "image", "shared", or (near, far) in the map's own values; None: of
+        pictures each its own, of a video's frames shared.
+      png_scale: units of a metric 16-bit PNG in a metre.
+      intrinsics: (fx, fy, cx, cy) in pixels of every picture, or None.
+      fov: degrees that every picture's longer side sees, or None.
+      edge: relative jump of depth at which points are left out.
+      far: metres beyond which points are left out, or None.
+      relative_cloud: points of relative maps too, with what that assumes.
+    """
+
+    formats: tuple[str, ...] = ("png16", "color")
+    colormap: str = "Spectral_r"
+    invert: bool = False
+    range: str | Limits | None = None
+    png_scale: float = 1000.0
+    intrinsics: tuple[float, ...] | None = None
+    fov: float | None = None
+    edge: float = point_cloud.EDGE
+    far: float | None = None
+    relative_cloud: bool = False
+
+    def check(self, kind_unit: str | None) -> None:
+        """Raises ValueError where no map of a model could be written so.
+
+        Args:
+          kind_unit: `DepthAnything.unit`.
+        """
+        unknown = [f for f in self.formats if f not in PICTURES]
+        if unknown or not self.formats:
+            raise ValueError(
+                f"--format {','.join(self.formats)}: {', '.join(unknown) or 'nothing'} is none of "
+                f"{', '.join(PICTURES)}"
+            )
+        wanted = [f for f in self.formats if f in CLOUDS]
+        if wanted and kind_unit is None and not self.relative_cloud:
+            raise ValueError(
+                f"--format {wanted[0]}: this model gives inverse depth up to an unknown scale and "
+                "shift, of which no shape in space follows: use a metric model, or "
+                "--relative-cloud, which takes the shift for 0 and puts the median at 1"
+            )
+        if self.intrinsics and self.fov:
+            raise ValueError("--intrinsics and --fov say the same thing; give one of them")
+        # The rest is checked where it is used: a map of two pixels is enough.
+        sample = Depth(np.array([[1, 2]], np.float32), METRIC if kind_unit else RELATIVE)
+        painted(sample, self)
+        depth_files.check_scale(self.png_scale)
+        if "exr" in self.formats:
+            depth_files.open_exr("--format exr")
+        camera = self.intrinsics or (None if self.fov else (1, 1, 0, 0))
+        sample.to_point_cloud(camera, fov=self.fov, edge=self.edge, far=self.far, relative=True)
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether the picture itself is written."""
+        return bool({"side-by-side", *CLOUDS} & set(self.formats))
+
+
+def paths(
+    folder: pathlib.Path, stem: pathlib.PurePath, style: Style, *, video: bool
+) -> list[pathlib.Path]:
+    """The files of one picture or video, in the order of the formats."""
+    ends = VIDEOS if video else PICTURES
+    return [folder / f"{stem}{ends[f]}" for f in style.formats if f in ends]
+
+
+def write(
+    depth: Depth, folder: pathlib.Path, stem: pathlib.PurePath, style: Style, formats: Any = None
+) -> str:
+    """Writes a picture's depth in all formats, each file whole or not at all.
+
+    Args:
+      depth: with its picture where `style.needs_image`.
+      folder, stem: as for `paths`.
+      style: how.
+      formats: some of the style's; None: all.
+
+    Returns:
+      Who says what the focal length is, where points were written; else "".
+
+    Raises:
+      ValueError: what the map cannot be written as; the message names the file.
+      OSError: a file that cannot be written.
+    """
+    focal = ""
+    for name in style.formats if formats is None else formats:
+        path = folder / f"{stem}{PICTURES[name]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name in COLOURED:
+            picture = painted(depth, style)
+            if name == "side-by-side":
+                picture = beside(depth.image, picture)
+            with depth_files.replaced(path) as part:
+                picture.save(part, format="PNG", compress_level=4)
+        elif name in CLOUDS:
+            points = depth.to_point_cloud(
+                style.intrinsics,
+                fov=style.fov,
+                edge=style.edge,
+                far=style.far,
+                relative=style.relative_cloud,
+            )
+            points.save(path)
+            focal = points.intrinsics.source
+        else:
+            depth.save(path, png_scale=style.png_scale, invert=style.invert)
+    return focal
+
+
+def painted(depth: Depth, style: Style) -> Any:
+    """The map in colours; metres have a bar with their numbers."""
+    limits = style.range if isinstance(style.range, tuple) else None
+    return depth.to_pil(
+        style.colormap, range=limits, invert=style.invert, colorbar=depth.unit is not None
+    )
+
+
+def beside(image: np.ndarray | None, colours: Any) -> Any:
+    """Picture, gap, colours; a colour bar hangs below."""
+    from PIL import Image
+
+    if image is None:
+        raise ValueError("side-by-side needs the picture: keep_images=True")
+    if image.dtype != np.uint8:
+        image = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    width = image.shape[1]
+    out = Image.new("RGB", (2 * width + GAP, colours.height), "white")
+    out.paste(Image.fromarray(image), (0, 0))
+    out.paste(colours.convert("RGB"), (width + GAP, 0))
+    return out
+
+
+def joined(ranges: list[Limits], metric: bool) -> Limits | None:
+    """One (near, far) that holds those of all maps; None where no map has one.
+
+    Args:
+      ranges: `Depth.colour_range` of each.
+      metric: near is the smaller number.
+    """
+    known = [r for r in ranges if all(map(math.isfinite, r))]
+    if not known:
+        return None
+    nears, fars = zip(*known, strict=True)
+    near, far = (min(nears), max(fars)) if metric else (max(nears), min(fars))
+    return (near, far) if near != far else None
+
+
+def video_outputs(
+    folder: pathlib.Path, stem: pathlib.PurePath, style: Style
+) -> dict[str | os.PathLike[str], str]:
+    """{path: style of video.process}."""
+    return {
+        folder / f"{stem}{VIDEOS[f]}": _VIDEO_STYLES.get(f, f) for f in style.formats if f in VIDEOS
+    }

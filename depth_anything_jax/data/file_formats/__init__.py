@@ -1,0 +1,1 @@
+"""Images and label files as arrays; photos with their EXIF."""

@@ -1,0 +1,1 @@
+"""Kinds of sources: folders, RGB-D pairs, manifests, ArrayRecord data sets."""

@@ -1,0 +1,182 @@
+"""Sources that read image and label files: folders of images, RGB-D pairs."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.sources import manifest
+from depth_anything_jax.data.sources.base import (
+    Record,
+    Source,
+    SourceError,
+    check_same_view,
+    label_fields,
+    list_images,
+)
+from depth_anything_jax.data.sources.manifest import Entry
+
+
+class FolderSource:
+    """All images below a folder, sorted; the key is the path relative to it."""
+
+    labelled = False
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        exclude: Sequence[str] = (),
+        files: Sequence[str] | None = None,
+        name: str | None = None,
+    ):
+        """`files` gives relative paths instead of a search; `exclude` drops those that match."""
+        self.root = str(pathlib.Path(path).expanduser())
+        self.name = name or pathlib.Path(self.root).name
+        self.files = list_images(self.root, exclude) if files is None else list(files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def key(self, index: int) -> str:
+        """The path relative to the folder."""
+        return self.files[index]
+
+    def __getitem__(self, index: int) -> Record:
+        key = self.files[index]
+        return {"key": key, "image": formats.read_image(os.path.join(self.root, key))}
+
+
+class RGBDSource:
+    """Pairs of image and label, one manifest entry each (see `manifest`)."""
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        root: str | os.PathLike[str],
+        *,
+        labelled: bool = True,
+        name: str | None = None,
+    ):
+        """`labelled=False` gives the images alone.
+
+        Raises:
+          SourceError: labels are wanted, and entries name none.
+        """
+        without = [e.rgb for e in entries if e.depth is None] if labelled else []
+        if without:
+            raise SourceError(
+                f"{name or root}: {len(without)} of {len(entries)} entries have no 'depth' (first: "
+                f"{without[0]}); add it, or set labelled=False to use the images alone"
+            )
+        self.root = str(root)
+        self.entries = list(entries)
+        self.labelled = labelled
+        self.name = name or pathlib.Path(self.root).name
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def key(self, index: int) -> str:
+        """The image's path as the manifest has it."""
+        return self.entries[index].rgb
+
+    def __getitem__(self, index: int) -> Record:
+        entry = self.entries[index]
+        record: Record = {
+            "key": entry.rgb,
+            "image": formats.read_image(self._path(entry.rgb)),
+            "dataset": entry.dataset,
+            "domain": entry.domain,
+        }
+        if entry.has_camera:
+            record["camera"] = entry.camera(*record["image"].shape[:2])
+        if self.labelled:
+            record["kind"] = entry.kind
+            record |= self._label(entry)
+            check_same_view(
+                entry.rgb, record["image"], {k: record[k] for k in ("disparity", "valid", "sky")}
+            )
+        return record
+
+    def _path(self, relative: str) -> str:
+        return os.path.join(self.root, relative)
+
+    def _label(self, entry: Entry) -> Record:
+        assert entry.depth is not None  # checked when the source was made
+        path = self._path(entry.depth)
+        values, sky = formats.decode_label_and_sky(
+            formats.read_bytes(path), path, entry.label_format
+        )
+        masks = {"sky": sky}
+        for field in ("valid", "sky"):
+            if path := getattr(entry, field):
+                masks[field] = mask = formats.read_mask(self._path(path))
+                if mask.shape != values.shape:
+                    raise formats.FormatError(
+                        f"{path}: {field} mask is {mask.shape}, its label {entry.depth} "
+                        f"{values.shape}"
+                    )
+        masks["sky"] |= sky
+        return label_fields(values, entry.kind, shift_known=entry.shift_known, **masks)
+
+
+def rgbd(
+    path: str,
+    *,
+    root: str | None = None,
+    depth_root: str | None = None,
+    datasets: Sequence[str] | None = None,
+    domains: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    scenes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    labelled: bool = True,
+    name: str | None = None,
+    **defaults: Any,
+) -> Source:
+    """The pairs of a manifest or a list file.
+
+    Args:
+      path: of the manifest, or of its folder.
+      root: folder of the images; None: the manifest's.
+      depth_root: folder of the labels, where it is another.
+      datasets, domains, splits, scenes: entries with one of these values; None: all.
+      exclude: patterns of image names to leave out.
+      labelled, name: as for `RGBDSource`.
+      defaults: fields of entries that do not say them (`manifest.DEFAULT_FIELDS`).
+
+    Raises:
+      SourceError: no manifest, or no entry is left.
+    """
+    entries, folder = manifest.load(path, defaults)
+    entries = manifest.select(
+        entries, path, datasets=datasets, domains=domains, splits=splits, scenes=scenes,
+        exclude=exclude,
+    )  # fmt: skip
+    if depth_root is not None or (root is not None and str(path).endswith(".txt")):
+        entries = [manifest.moved(e, depth_root) for e in entries]
+    return RGBDSource(entries, root or folder, labelled=labelled, name=name)
+
+
+def pairs(
+    images: str,
+    depths: str,
+    *,
+    exclude: Sequence[str] = (),
+    labelled: bool = True,
+    name: str | None = None,
+    **defaults: Any,
+) -> Source:
+    """The images of one folder with the labels of another that have their names.
+
+    Args:
+      images, depths: folders.
+      exclude, labelled, name, defaults: as for `rgbd`.
+
+    Raises:
+      SourceError: a folder is missing, or images have no label.
+    """
+    entries, root = manifest.pair_folders(images, depths, list_images(images, exclude), defaults)
+    return RGBDSource(entries, root, labelled=labelled, name=name or pathlib.Path(images).name)

@@ -1,0 +1,132 @@
+"""Writes records as TFDS data sets: features, label encodings, examples."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from depth_anything_jax.data import camera
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.sources.base import Source, SourceError, unwrapped
+from depth_anything_jax.data.sources.files import FolderSource, RGBDSource
+
+ENCODINGS = ("png16", "float32")
+
+
+def label_encoding(source: Source) -> str:
+    """How a source's labels are kept without loss: "png16" for plain 16-bit files, or "float32"."""
+    base, indices = unwrapped(source, range(len(source)))
+    if not isinstance(base, RGBDSource):
+        return "float32"
+    for index in indices:
+        spec, depth = base.entries[index].label_format, base.entries[index].depth or ""
+        reader, _, sky_above = formats.FORMATS[spec.fmt or formats.guess_format(depth)]
+        as_is = not (spec.absolute or spec.offset or sky_above or spec.sky_above)
+        if reader != "png16" or not as_is:
+            return "float32"
+    return "png16"
+
+
+def mask_fields(source: Source) -> list[str]:
+    """The mask files that a manifest names ("valid", "sky"); rendered sources have "sky"."""
+    base, indices = unwrapped(source, range(len(source)))
+    if isinstance(base, RGBDSource):
+        entries = [base.entries[i] for i in indices]
+        masks = [f for f in ("valid", "sky") if any(getattr(e, f) for e in entries)]
+        by_depth = any(e.label_format.tells_sky for e in entries)
+        return masks + ["sky"] * (by_depth and "sky" not in masks)
+    return ["sky"]
+
+
+def features(labelled: bool, encoding: str | None, masks: list[str]) -> Any:
+    """The TFDS features of a prepared data set (a `tfds.features.FeaturesDict`)."""
+    import tensorflow_datasets as tfds
+
+    kinds = tfds.features
+    spec: dict[str, Any] = {
+        "key": kinds.Text(),
+        "dataset": kinds.Text(),
+        "domain": kinds.Text(),
+        "image": kinds.Image(shape=(None, None, 3)),
+    }
+    if labelled:
+        if encoding not in ENCODINGS:
+            raise ValueError(f"label encoding {encoding!r}: one of {', '.join(ENCODINGS)}")
+        spec["depth"] = (
+            kinds.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png")
+            if encoding == "png16"
+            else kinds.Tensor(shape=(None, None), dtype=np.float32, encoding="zlib")
+        )
+        spec |= {
+            "scale": kinds.Scalar(np.float32),
+            "kind": kinds.Text(),
+            "shift_known": kinds.Scalar(np.bool_),
+            "K": kinds.Tensor(shape=(9,), dtype=np.float32),
+        }
+        for mask in masks:
+            spec[mask] = kinds.Image(shape=(None, None, 1), dtype=np.uint8, encoding_format="png")
+    return kinds.FeaturesDict(spec)
+
+
+def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]) -> dict[str, Any]:
+    """Record `index` as `features` wants it.
+
+    Everything is read and decoded, so that no broken file gets in. JPEG and PNG files are kept byte
+    for byte, unless readers disagree about them (EXIF rotation, alpha, grey, 16 bits): those become
+    PNG.
+
+    Args:
+      source: images, or images with labels.
+      index: of the record.
+      encoding: of the label: "png16", "float32", or None for images alone.
+      masks: fields to store.
+
+    Raises:
+      FormatError, OSError: a broken file; SourceError: a label without one valid pixel.
+    """
+    record = source[index]
+    base, (inner,) = unwrapped(source, [index])
+    out: dict[str, Any] = {
+        "key": record["key"],
+        "dataset": record.get("dataset", ""),
+        "domain": record.get("domain", ""),
+    }
+    data = None
+    if isinstance(base, FolderSource | RGBDSource):
+        data = formats.read_bytes(os.path.join(base.root, record["key"]))
+    plain = data is not None and formats.is_plain_rgb(data)
+    out["image"] = data if plain else formats.encode_png(record["image"])
+    if encoding is None:
+        return out
+    if not record["valid"].any():
+        raise SourceError("its label has no valid pixel")
+    c = camera.of(record)
+    fx, fy, cx, cy = np.zeros(4) if c is None else c
+    out["K"] = np.array([fx, 0, cx, 0, fy, cy, 0, 0, c is not None], np.float32)
+    out["shift_known"] = bool(record["shift_known"])
+    out["kind"] = record.get("kind", "disparity")
+    if isinstance(base, RGBDSource):
+        out["depth"], out["scale"] = _encode_file(base, inner, encoding)
+    else:
+        d = record["disparity"].astype(np.float32)
+        if out["kind"] == "depth":  # metres stay metres; rendered scenes stay disparity, to the bit
+            d = np.divide(1, d, out=np.zeros_like(d), where=record["valid"])
+        out["depth"], out["scale"] = d, 1.0
+    for mask in masks:
+        out[mask] = formats.encode_png(record[mask].astype(np.uint8) * 255)
+    return out
+
+
+def _encode_file(source: RGBDSource, index: int, encoding: str) -> tuple[Any, float]:
+    entry = source.entries[index]
+    assert entry.depth is not None  # read already
+    path = os.path.join(source.root, entry.depth)
+    data = formats.read_bytes(path)
+    spec = entry.label_format
+    if encoding == "float32":
+        return formats.decode_label(data, path, spec), 1.0
+    fixed = formats.FORMATS[spec.fmt or formats.guess_format(path)][1]
+    scale = spec.scale if spec.scale is not None else fixed
+    assert scale is not None  # decode_label has refused it otherwise
+    raw = formats.decode_raw(data, path, bits=16)
+    return formats.encode_png(raw), scale

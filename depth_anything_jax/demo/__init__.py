@@ -1,0 +1,1 @@
+"""The whole method on rendered scenes: `python -m depth_anything_jax.demo`."""

@@ -1,0 +1,96 @@
+"""A demo on its way: scenes, stages, scores and report, what it says of them, and its clock."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from depth_anything_jax.data.scenes.source import SceneSource, fill_cache
+from depth_anything_jax.demo.plan import Plan
+from depth_anything_jax.demo.stages import Marks, Stage, cores, default_jobs, run_stages
+
+
+class Progress:
+    """What is done of a demo; one for each call, which goes on where the last one stopped."""
+
+    def __init__(self, plan: Plan, every: list[Stage]):
+        titles = ["scenes", *(stage.title for stage in every), "scores", "report"]
+        self._heads = {title: f"[{k}/{len(titles)}] {title}" for k, title in enumerate(titles, 1)}
+        self._plan, self._every = plan, every
+        self.marks = Marks(plan.folder)
+        self._begun = self._clock = time.monotonic()
+
+    def say(self, title: str, text: str) -> None:
+        """A line of a stage."""
+        sys.stdout.write(f"{self._heads[title]}: {text}\n")  # one write, so that lines stay whole
+        sys.stdout.flush()
+
+    def _mark(self, title: str, command: Sequence[str], seconds: float) -> None:
+        """A stage is done; what the clock says since the last one counts as the demo's time."""
+        self.marks.set(title, command, seconds)
+        now, before = time.monotonic(), self.marks.read().get("all", {}).get("seconds", 0.0)
+        self.marks.set("all", [], before + now - self._clock)
+        self._clock = now
+
+    def run(self, sets: list[SceneSource], jobs: int) -> bool:
+        """Renders the scenes and runs the stages that are not done; whether there were any."""
+        self.say("scenes", ", ".join(s.name for s in sets))
+        identity = [str(s.folder) for s in sets]
+        _render(sets, lambda text: self.say("scenes", text))
+        if not self.marks.done("scenes", identity):
+            self._mark("scenes", identity, time.monotonic() - self._begun)
+        todo = []
+        for stage in self._every:
+            if self.marks.done(stage.title, stage.command):
+                self.say(stage.title, "done already")
+            else:
+                todo.append(stage)
+        run_stages(
+            todo,
+            self._plan,
+            lambda stage, line: self.say(stage.title, line),
+            lambda stage, seconds: self._mark(stage.title, stage.command, seconds),
+            jobs=jobs or default_jobs(),
+        )
+        return bool(todo)
+
+    def scored(self, score: Callable, identity: list[str], ran: bool) -> Any:
+        """What `score` gives, which is passed a way to tell lines."""
+        start = time.monotonic()
+        self.say("scores", f"{self._plan.split} sets")
+        scores = score(lambda text: self.say("scores", text))
+        if ran or not self.marks.done("scores", identity):
+            self._mark("scores", identity, time.monotonic() - start)
+        return scores
+
+    def written(self) -> None:
+        """The last line."""
+        from depth_anything_jax.utils.formatting import (duration)
+
+        call = duration(time.monotonic() - self._begun)
+        self.say("report", f"{self._plan.path('report.html')} written, {call} in this call")
+
+
+def _render(sets: list[SceneSource], tell: Callable[[str], None]) -> None:
+    from depth_anything_jax.utils.formatting import (duration)
+
+    def show(done: int, total: int, seconds: float) -> None:
+        left = duration(seconds / done * (total - done))
+        tell(f"{done}/{total} rendered  {done / seconds:.0f}/s  ETA {left}")
+
+    fill_cache(sets, processes=len(cores()), progress=_sometimes(show))
+
+
+def _sometimes(show, every: float = 5.0):
+    """Calls `show` at most every so many seconds, and at the end."""
+    last = [0.0]
+
+    def maybe(done: int, total: int, *rest: Any) -> None:
+        now = time.monotonic()
+        if now - last[0] >= every or done == total:
+            last[0] = now
+            show(done, total, *rest)
+
+    return maybe

@@ -1,0 +1,263 @@
+"""A run of the program with its folder: the log that it resumes from, its share, its report.
+
+with Session(folder, facts, resume=True) as session:
+    ledger = session.ledger(candidate, source, …)
+    …
+    session.show(candidate, source, rows, images, rules)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import importlib.metadata
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from depth_anything_jax.data.pseudo_labels import label_store
+from depth_anything_jax.evaluation.protocols.protocol import Protocol
+from depth_anything_jax.evaluation.protocols.table import TABLE
+from depth_anything_jax.evaluation.report import gallery, tables
+from depth_anything_jax.evaluation.runner import process_share
+from depth_anything_jax.evaluation.runner.predictors import Candidate
+from depth_anything_jax.evaluation.runner.process_share import Share
+from depth_anything_jax.evaluation.runner.score_log import Ledger, Log
+from depth_anything_jax.evaluation.runner.stream import Rulebook
+from depth_anything_jax.evaluation.scores.aggregate import ImageScores
+from depth_anything_jax.utils.version import __version__
+from depth_anything_jax.visualization import html_report
+
+LOG = "log.jsonl"
+EACH, EACH_CORRUPTED = 3, 1  # images shown of the worst, the median and the best
+
+
+def log_name(share: Share) -> str:
+    """The log of one process: log.jsonl of the first, log-1.jsonl of the second."""
+    return f"log-{share.index}.jsonl" if share.index else LOG
+
+
+def new_folder(folder: str | pathlib.Path, *, resume: bool = False) -> pathlib.Path:
+    """The folder of a run, made where it is not there.
+
+    Args:
+      resume: it may hold a run that was not finished, or nothing.
+
+    Raises:
+      ValueError: it holds something else: scores may have taken hours; or it is no local path.
+    """
+    if "://" in str(folder):
+        raise ValueError(
+            f"--out={folder}: the log grows line by line, which a bucket does not allow; give a "
+            "local or mounted folder, and copy it afterwards"
+        )
+    path = pathlib.Path(folder).expanduser()
+    there = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if there and not resume:
+        cure = ", or go on with --resume" if (path / LOG).is_file() else ""
+        raise ValueError(
+            f"--out={folder} is there and not empty; choose another or remove it{cure}"
+        )
+    if there and not (path / LOG).is_file():
+        raise ValueError(f"--out={folder} holds no {LOG} to resume from; choose another")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def folder_of_all(folder: str | None, share: Share, *, resume: bool = False) -> pathlib.Path | None:
+    """`new_folder` for several processes: the first looks whether it may be used, before any other
+    writes into it; None without a folder."""
+    if not folder:
+        return None
+    path, problem = pathlib.Path(folder).expanduser(), None
+    try:
+        if share.index == 0:
+            new_folder(folder, resume=resume)
+    except Exception as error:
+        problem = error
+    share.agree(problem)
+    path.mkdir(parents=True, exist_ok=True)  # on another host it may be another disk
+    return path
+
+
+class Session:
+    """What a run keeps; without a folder nothing, and it works alike.
+
+    Args:
+      folder: for the log and the report.
+      facts: everything that scores depend on and that is known at the start, as JSON values.
+      resume: go on where the log in the folder ends.
+      share: which of several processes this is.
+      title: heading of the report.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path | None = None,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        resume: bool = False,
+        share: Share = process_share.ALL,
+        title: str = "Depth evaluation",
+    ):
+        self.folder, self.share, self.title = folder, share, title
+        self.speed: list[dict[str, Any]] = []
+        self._facts = {**_versions(), **(facts or {}), "processes": share.count}
+        self._resume = resume
+        self._log: Log | None = None
+        self._not_before = 0.0
+        self._sections: list[str] = []
+        self._switches: dict[str, Protocol] = {}
+        self._uses: dict[str, dict[str, None]] = {}  # hash → protocol, set and view under it
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.share.index == 0
+
+    def ledger(self, candidate: Candidate, source: Any, **facts: Any) -> Ledger:
+        """The ledger of a candidate on a source; in the same order in every run.
+
+        Raises:
+          ValueError: the log is of another run.
+        """
+        if self.folder is None:
+            return Ledger(self.share)
+        if self._log is None:  # not before there is something to log: errors leave no trace
+            path = self.folder / log_name(self.share)
+            self._log = Log(path, self._facts, resume=self._resume, share=self.share)
+        facts |= {
+            "checkpoint": candidate.name,
+            "identity": candidate.identity,
+            "kind": candidate.kind,
+            "images": len(source),
+            "keys": label_store.keys_digest(source),
+            **getattr(source, "facts", {}),
+        }
+        return self._log.ledger(facts)
+
+    def note(self, part: str, stats: Any, ledger: Ledger, seconds: float) -> None:
+        """Tells and keeps how a part went: images a second, compiled programs.
+
+        Args:
+          part: what it was.
+          stats: `predictor.Stats` of it, None where nothing runs in batches.
+          ledger: of the part, complete.
+          seconds: that it took.
+        """
+        fresh = ledger.images - ledger.before
+        row = {"part": part, "images": fresh, "scored_before": ledger.before}
+        row |= {"seconds": round(seconds, 3), "images_per_second": round(fresh / seconds, 3)}
+        said = f"{fresh} images in {seconds:.1f} s, {fresh / seconds:.1f} a second"
+        if ledger.before:
+            said += f"; {ledger.before} were scored before"
+        if stats is not None:
+            row |= {"programs": len(stats.shapes), "padding": stats.padding}
+            row |= {"shapes": sorted(stats.shapes)}
+            said += f"; shapes of input, a compiled program each: {len(stats.shapes)}"
+        self.speed.append(row)
+        if self.first:
+            print(said, file=sys.stderr, flush=True)
+
+    def show(
+        self,
+        candidate: Candidate,
+        source: Any,
+        rows: Sequence[Mapping[str, Any]],
+        images: Sequence[ImageScores],
+        rules: Rulebook,
+    ) -> None:
+        """Adds a source's images to the report; only the first process does, only with a folder.
+
+        Args:
+          rows: of the table, of one view.
+          images: those of all its sets, skipped ones too.
+          rules: of that view.
+        """
+        if self.folder is None or not self.first:
+            return
+        for row in rows:
+            mine = [i for i in images if i.protocol == row["hash"]]
+            mine = [i for i in mine if (i.dataset or row["reader"]) == row["set"]]
+            each = EACH_CORRUPTED if row.get("severity") else EACH
+            figures, switches = gallery.section(
+                candidate, source, mine, rules, self.folder, each=each
+            )
+            if not figures:  # pairs of points
+                continue
+            self._switches |= switches
+            use = f"{row['protocol']} on {row['set']} as {row['view']}"
+            self._uses.setdefault(row["hash"], {})[use] = None
+            heading = f"{row['checkpoint']} on {row['set']}"
+            if row.get("severity"):
+                heading += f", {row['corruption']} {row['severity']}"
+            said = f"{row['view']}, {row['protocol']} {row['hash']}, {row['images']} images"
+            text = f"<h2>{html.escape(heading)}</h2><p>{html.escape(said)}</p>{figures}"
+            self._sections.append(text)
+
+    def write(
+        self,
+        rows: Sequence[dict[str, Any]],
+        images: Sequence[dict[str, Any]],
+        relative: Sequence[dict[str, Any]] = (),
+        *,
+        last: bool = True,
+    ) -> None:
+        """All files as far as the run has come; only the first process does, with a folder.
+
+        Args:
+          last: False: another time, if writing would take more than a tenth of the run's time.
+        """
+        start = time.monotonic()
+        if self.folder is None or not self.first or (start < self._not_before and not last):
+            return
+        tables.write(self.folder, rows, images, relative, self.speed)
+        body = [html_report.tables(tables.text(rows, relative)), "<h2>Images</h2>"]
+        body += [gallery.legend(), *self._sections]
+        body += ["<h2>Protocols</h2><p>Numbers are comparable exactly when their hashes agree.</p>"]
+        for digest, protocol in self._switches.items():
+            uses = html.escape("; ".join(self._uses[digest]))
+            body += [f"<h3>{digest}</h3><p>{uses}</p>", _facts(json.loads(protocol.canonical))]
+        body += ["<h2>Run</h2>", _facts(self._facts)]
+        page = html_report.page(self.title, "".join(body), style=gallery.STYLE)
+        (self.folder / "report.html").write_text(page, encoding="utf-8")
+        now = time.monotonic()
+        self._not_before = now + 9 * (now - start)
+
+    def close(self) -> None:
+        """Closes the log."""
+        if self._log is not None:
+            self._log.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def _versions() -> dict[str, str]:
+    """What computes: other versions may give other digits."""
+    table = hashlib.sha256(repr(TABLE).encode()).hexdigest()
+    names = ("jax", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"version": __version__, "protocols": table, **found}
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    """Names and values as a table; those that nobody gave are left out."""
+    cells = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(_said(value))}</td></tr>"
+        for name, value in facts.items()
+        if value not in (None, "", [], {})
+    )
+    return f"<table>{cells}</table>"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}={v}" for k, v in value.items() if v is not None)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,235 @@
+"""What an evaluation says: a row for each set, its table for people, files for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from depth_anything_jax.evaluation.scores import aggregate, pairs
+from depth_anything_jax.evaluation.scores.aggregate import NAN, ImageScores
+from depth_anything_jax.evaluation.scores.metrics import PairScore
+
+COLUMNS = {
+    "abs_rel": "AbsRel",
+    "delta1": "δ1",
+    "delta2": "δ2",
+    "delta3": "δ3",
+    "rmse": "RMSE",
+    "rmse_log": "RMSE log",
+    "log10": "log10",
+    "silog": "SILog",
+    "norm_l1": "norm. L1",
+    "boundary1": "boundary F1, 1 px",
+    "boundary2": "2 px",
+    "boundary3": "3 px",
+    "accuracy": "pairs right",
+    "whdr": "WHDR",
+}
+# In the table only where a published number stands beside them; always in the files.
+_SELDOM = ("delta2", "delta3", "rmse_log")
+_NAMED = 3  # images that a note names
+Row = dict[str, Any]
+
+
+def rows(
+    images: Sequence[ImageScores], about: Mapping[str, Any], *, reader: str, split: int, how: str
+) -> list[Row]:
+    """A row for each set in a source, and protocol; of pairs also one for each kind of scene.
+
+    Args:
+      images: scored and skipped ones of one source.
+      about: fields that every row begins with: checkpoint, kind, view, protocol.
+      reader: the source's name with its options, "kitti?split=midas_161".
+      split: images of the whole split.
+      how: as in `aggregate.means`.
+    """
+    found: list[Row] = []
+    for dataset, digest in sorted({(i.dataset, i.protocol) for i in images}):
+        mine = [i for i in images if (i.dataset, i.protocol) == (dataset, digest)]
+        name = dataset or reader
+        row = {**about, "reader": reader, "hash": digest, "aggregate": how, "read": len(images)}
+        row["split"] = split
+        measure = pairs.MEASURES.get(reader.partition("?")[0])
+        if measure is None:
+            found.append(_row(row, name, mine, aggregate.means(mine, how)))
+            continue
+        for category, score in pairs.pool(mine).items():
+            whole = category == "all"
+            part = mine if whole else [i for i in mine if i.sequence == category]
+            value = score.accuracy if measure == "accuracy" else pairs.whdr(score)
+            label = name if whole else f"{name}/{category}"
+            found.append(_row(row, label, part, {measure: value}, score))
+    return found
+
+
+def _row(
+    row: Row,
+    name: str,
+    images: Sequence[ImageScores],
+    values: Mapping[str, float],
+    score: PairScore | None = None,
+) -> Row:
+    skipped = sum(bool(i.why) for i in images)
+    blank = dict.fromkeys((*aggregate.METRICS, "accuracy", "whdr"), NAN)
+    return {
+        **row,
+        "set": name,
+        "images": len(images) - skipped,
+        "skipped": skipped,
+        "notes": _notes(images),
+        "pairs": score.n if score else 0,
+        "ties": score.ties if score else 0,
+        **blank,
+        **values,
+    }
+
+
+def _notes(images: Sequence[ImageScores]) -> list[str]:
+    """What a mean does not tell: images that it leaves out, and those that look wrong."""
+    left_out: dict[str, list[str]] = {}
+    for image in images:
+        if image.why:
+            left_out.setdefault(image.why, []).append(image.key)
+    found = [f"not scored, {why}: {_some(keys)}" for why, keys in left_out.items()]
+    for text, keys in (
+        ("negative scale, the prediction is upside down", [i.key for i in images if i.scale < 0]),
+        ("predictions that are not finite", [i.key for i in images if i.not_finite]),
+    ):
+        if keys:
+            found.append(f"{text}: {_some(keys)}")
+    return found
+
+
+def _some(keys: Sequence[str]) -> str:
+    return f"{len(keys)} images ({', '.join(keys[:_NAMED])}{', …' if len(keys) > _NAMED else ''})"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A Markdown table of the sets' rows; what no set has is left out."""
+    beside = {name for r in rows for p in r["published"] for name in p["values"]}
+    columns = {
+        c: t
+        for c, t in COLUMNS.items()
+        if (c not in _SELDOM or c in beside) and any(not math.isnan(r[c]) for r in rows)
+    }
+    viewed = any(r["view"] != r["kind"] for r in rows)
+    compared = any(r["published"] for r in rows)
+    corrupted = any("corruption" in r for r in rows)
+    heads = ["checkpoint", "set", *["corruption"] * corrupted, *["scored as"] * viewed]
+    heads += ["protocol", "images"]
+    heads += [*columns.values(), *["published (ours / theirs)"] * compared]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for r in rows:
+        cells = [r["checkpoint"], r["set"], *[_corruption(r)] * corrupted, *[r["view"]] * viewed]
+        cells.append(f"{r['protocol']} {r['hash']}")
+        cells.append(_count(r))
+        cells += ["" if math.isnan(r[c]) else f"{r[c]:.4f}" for c in columns]
+        cells += [_published(r)] * compared
+        lines.append("| " + " | ".join(cells) + " |")
+    notes = [
+        f"{r['set']}, {p['title']}: {note}"
+        for r in rows for p in r["published"] for note in p["notes"]
+    ]  # fmt: skip
+    notes += [f"{r['set']}: {note}" for r in rows for note in r["not_compared"]]
+    notes += [
+        f"{r['protocol']}: AbsRel and RMSE are of disparity, RMSE in 1/m"
+        for r in rows
+        if r.get("space") == "disparity"
+    ]
+    notes += [f"{r['checkpoint']} on {_place(r)}: {n}" for r in rows for n in r.get("notes", ())]
+    if notes:
+        lines += ["", *(f"- {note}." for note in dict.fromkeys(notes))]
+    return "\n".join(lines)
+
+
+def _place(row: Row) -> str:
+    """Where a note belongs: set, corruption, view where there are several."""
+    parts = [row["set"], _corruption(row), "" if row["view"] == row["kind"] else row["view"]]
+    return ", ".join(filter(None, parts))
+
+
+def _corruption(row: Row) -> str:
+    name, severity = row.get("corruption", ""), row.get("severity", 0)
+    return f"mean of {severity}" if name == "mean" else f"{name} {severity or ''}".strip()
+
+
+def _count(row: Row) -> str:
+    text = f"{row['images']}"
+    if row["pairs"]:
+        text += f", {row['pairs']} pairs, {row['ties']} ties"
+    if row["skipped"]:
+        text += f" (+{row['skipped']} skipped)"
+    if row["read"] < row["split"]:
+        text += f"; {row['read']} of {row['split']} read"
+    return text
+
+
+def _published(row: Row) -> str:
+    """ "V2, table 2: AbsRel 0.045 (1.01), δ1 0.979 (0.999)"."""
+    found = []
+    for p in row["published"]:
+        values = [
+            f"{COLUMNS.get(name, name)} {value:.4g} ({p['ratios'][name]:.3f})"
+            for name, value in p["values"].items()
+        ]
+        found.append(f"{p['title']}: {', '.join(values)}")
+    return "; ".join(found)
+
+
+def relative_table(relative: Sequence[Row]) -> str:
+    """A Markdown table of `relative.rows`, in per cent: above 0 is better than the reference."""
+    columns = [
+        c for c in COLUMNS if c not in _SELDOM and any(not math.isnan(r[c]) for r in relative)
+    ]
+    several = any("over" in r for r in relative)
+    heads = ["checkpoint", "relative to", *["over"] * several, "sets", "images"]
+    heads += [*(COLUMNS[c] for c in columns), "mRI"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for r in relative:
+        numbers = [
+            f"{100 * r[c]:+.1f} %" if not math.isnan(r[c]) else "" for c in (*columns, "mri")
+        ]
+        cells = [r["checkpoint"], r["relative_to"], *[r.get("over", "")] * several]
+        cells += [str(r["sets"]), str(r["images"]), *numbers]
+        lines.append("| " + " | ".join(cells) + " |")
+    left_out = [f"{r['checkpoint']}: {name}" for r in relative for name in r["left_out"]]
+    if left_out:
+        lines += ["", f"- Not scored by both under one protocol: {'; '.join(left_out)}."]
+    return "\n".join(lines)
+
+
+def text(rows: Sequence[Row], relative: Sequence[Row] = ()) -> str:
+    """The tables for people."""
+    return table(rows) + (f"\n\n{relative_table(relative)}" if relative else "")
+
+
+def write(
+    path: pathlib.Path,
+    rows: Sequence[Row],
+    images: Sequence[Row],
+    relative: Sequence[Row] = (),
+    speed: Sequence[Row] = (),
+) -> None:
+    """table.md, scores.json {"sets": …, "images": …, "relative": …, "speed": …} (NaN is null), and
+    scores.csv of the images."""
+
+    def plain(row: Row) -> Row:
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+
+    (path / "table.md").write_text(text(rows, relative) + "\n", encoding="utf-8")
+    found = {
+        "sets": [plain(r) for r in rows],
+        "images": [plain(r) for r in images],
+        "relative": [plain(r) for r in relative],
+        "speed": list(speed),
+    }
+    (path / "scores.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    with open(path / "scores.csv", "w", newline="", encoding="utf-8") as file:
+        names = dict.fromkeys(name for row in images for name in row)
+        writer = csv.DictWriter(file, fieldnames=list(names))
+        writer.writeheader()
+        writer.writerows(plain(r) for r in images)

@@ -1,0 +1,1 @@
+"""Runs predictors over evaluation sets: reading, predicting, scoring, resuming."""

@@ -1,0 +1,222 @@
+"""Scores of a model on labelled images, per image and per set, under a protocol.
+
+The network sees the whole image (or the protocol's frame of it) at its official size: short side
+`input_size`, multiples of 14, bicubic, or as the network's own transform has it; everything after
+that is `scoring`. The protocol without a name is `golden`: least squares in disparity, caps by
+domain, image means.
+
+The trainer's loop and the demo call `evaluate`; nothing here knows flags or files. A source may be
+any sequence of records, a list in memory too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from depth_anything_jax.data import transforms
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.protocols.protocol import Protocol
+from depth_anything_jax.evaluation.runner import predictors, stream
+from depth_anything_jax.evaluation.runner.predictors import Candidate
+from depth_anything_jax.evaluation.runner.score_log import Ledger, Scored
+from depth_anything_jax.evaluation.scores import aggregate
+from depth_anything_jax.evaluation.scores.aggregate import ImageScores
+from depth_anything_jax.inference.predictor import Predict
+
+METRICS = ("abs_rel", "delta1", "norm_l1")
+
+
+class Scores(NamedTuple):
+    """Means over images.
+
+    Attributes:
+      abs_rel, delta1, norm_l1: over all images that have them; NaN where none has.
+      sets: the same for each data set, {"name": {"images": n, "abs_rel": …}}.
+      per_image: in the source's order.
+      skipped: keys of images that could not be scored.
+      skipped_images: what is known of those, and why.
+    """
+
+    abs_rel: float
+    delta1: float
+    norm_l1: float
+    sets: dict[str, dict[str, float]]
+    per_image: list[ImageScores]
+    skipped: list[str]
+    skipped_images: list[ImageScores]
+
+    def of(self, name: str) -> np.ndarray:
+        """One metric of every image, float64 (n,): for paired intervals."""
+        return np.array([getattr(s, name) for s in self.per_image], np.float64)
+
+
+def evaluate(
+    predict: Predict,
+    source: Sequence[Mapping[str, Any]] | Any,
+    *,
+    kind: str = "disparity-affine",
+    protocol: str | Protocol = "golden",
+    size: int | None = None,
+    cap: float | None = None,
+    boundary: bool = False,
+    batch_size: int = 1,
+    limit: int = 0,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+    transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
+) -> Scores:
+    """Scores of a model on a labelled source.
+
+    Args:
+      predict: normalised images (b, h, w, 3) → maps (b, h, w) of what `kind` says: disparity for
+        "disparity-affine", as `predictor.Predictor` gives it of any head, depth for the others. It
+        is called with `batch_size` images of one shape; jit compiles once per shape.
+      source: labelled records.
+      kind: one of protocol.KINDS.
+      protocol: a name, whose switches go by each record's set and domain, or switches for all.
+      size: short side of the network's input; None: the protocol's.
+      cap: metres, for all images; None: the protocol's.
+      boundary: whether boundary F1 is wanted.
+      batch_size: images at a time.
+      limit: the first so many records; 0: all.
+      threads: that read ahead, and as many that score.
+      progress: called with (images done, images in all).
+      transform: makes the network's input.
+
+    Raises:
+      ValueError: a record without a label, no image could be scored, or a size for a network whose
+        inputs all have one shape.
+      Exception: what reading a record raised; an evaluation leaves nothing out silently.
+    """
+    changed = {"input_size": size, "max_depth": cap}
+    return evaluate_candidate(
+        predictors.of_network(predict, kind=kind, batch_size=batch_size, transform=transform),
+        source,
+        protocol=protocol,
+        switches={k: v for k, v in changed.items() if v is not None},
+        boundary=boundary,
+        limit=limit,
+        threads=threads,
+        progress=progress,
+    )
+
+
+def evaluate_candidate(
+    candidate: Candidate,
+    source: Sequence[Mapping[str, Any]] | Any,
+    *,
+    protocol: str | Protocol = "",
+    switches: Mapping[str, Any] | None = None,
+    boundary: bool = False,
+    limit: int = 0,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+    ledger: Ledger | None = None,
+) -> Scores:
+    """Scores of anything that predicts, as the kind that it is: see `evaluate_views`."""
+    (found,) = evaluate_views(
+        candidate,
+        source,
+        views=(candidate.kind,),
+        protocol=protocol,
+        switches=switches,
+        boundary=boundary,
+        limit=limit,
+        threads=threads,
+        progress=progress,
+        ledger=ledger,
+    ).values()
+    return found
+
+
+def evaluate_views(
+    candidate: Candidate,
+    source: Sequence[Mapping[str, Any]] | Any,
+    *,
+    views: Sequence[str],
+    protocol: str | Protocol = "",
+    switches: Mapping[str, Any] | None = None,
+    boundary: bool = False,
+    limit: int = 0,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+    ledger: Ledger | None = None,
+) -> dict[str, Scores]:
+    """Scores of anything that predicts, as each of several kinds, from one look at each image.
+
+    Other arguments and errors are those of `evaluate`; without a protocol it is
+    `protocol.default`'s of the first view. What a candidate has no prediction of is not scored and
+    named among the skipped. Records of point pairs are scored by `pairs.Rules`.
+
+    Args:
+      views: kinds that the prediction is or can be made (`protocol.VIEWS`).
+      switches: of the protocol, changed.
+      ledger: what it knows is not scored again, and what is scored it is told at once. Of several
+        processes each scores its share, of which `progress` tells, and gets all scores.
+    """
+    for view in views:
+        protocols.check_view(candidate.kind, view)
+    changed = dict(switches or {})
+    if "input_size" in changed and candidate.own_size:
+        raise ValueError(
+            f"input_size={changed['input_size']}: every input of "
+            f"{candidate.name or 'this network'} has one shape, its own; leave the size out"
+        )
+    rules = stream.Rulebook(views, protocol or protocols.default(views[0]), changed)
+    count = min(limit or len(source), len(source))
+    groups: Sequence[Any] = range(count)
+    if rules.per == "sequence":
+        groups = [stream.sequence_of(source, i) for i in range(count)]
+    ledger = Ledger() if ledger is None else ledger
+    indices = ledger.todo(groups)
+
+    def told() -> Iterator[Scored]:
+        done, mine = ledger.progress()
+        if done and progress is not None:
+            progress(done, mine)
+        wanted = {i: groups[i] for i in indices}
+        for scored in stream.scores(
+            candidate, source, wanted, rules, boundary=boundary, threads=threads
+        ):
+            yield scored
+            done += len(scored)
+            if progress is not None:
+                progress(done, mine)
+
+    found = ledger.collect(told())
+    result = {}
+    for view in views:
+        images = [found[i][view] for i in sorted(found)]
+        if all(i.why for i in images):
+            first = f" ({images[0].key}: {images[0].why})" if images else ""
+            raise ValueError(f"none of {count} images could be scored{first}")
+        result[view] = summarise(images, rules.aggregate)
+    return result
+
+
+def summarise(images: Sequence[ImageScores], how: str = "image") -> Scores:
+    """Means of image scores, over all and per set; skipped images are named."""
+    scored = [i for i in images if not i.why]
+    by_set: dict[str, list[ImageScores]] = {}
+    for image in scored:
+        by_set.setdefault(image.dataset, []).append(image)
+    sets = {
+        name: {"images": len(part), **_chosen(aggregate.means(part, how))}
+        for name, part in by_set.items()
+    }
+    total = _chosen(aggregate.means(scored, how))
+    left_out = [i for i in images if i.why]
+    return Scores(
+        **total,
+        sets=sets,
+        per_image=scored,
+        skipped=[i.key for i in left_out],
+        skipped_images=left_out,
+    )
+
+
+def _chosen(means: dict[str, float]) -> dict[str, float]:
+    return {name: means[name] for name in METRICS}

@@ -1,0 +1,377 @@
+"""What can be scored: checkpoints, transformers' models, files of any tool, and baselines.
+
+    make("runs/student")               weights of ours, PyTorch's or the hub's, as `pretrained.load`
+    make("transformers:FOLDER_OR_ID")  any depth-estimation model of transformers (extra [torch])
+    make("predictions:FOLDER", kind=…) files beside the images' names: .npy .npz .png .pfm .exr
+    make("baseline:gt")                also zero and mean: what any evaluator must get right
+
+A prediction is of a kind, which decides how it may be aligned:
+  disparity-affine  inverse depth up to scale and shift (Depth Anything, MiDaS)
+  depth-affine      depth up to scale and shift (Marigold)
+  depth-scale       depth up to scale
+  metric            metres
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from depth_anything_jax.data import transforms
+from depth_anything_jax.data.sources.base import check_same_view
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.protocols.protocol import (
+    KINDS,
+    Protocol,
+    ProtocolError,
+    Switches,
+)
+from depth_anything_jax.evaluation.runner import prediction_files
+from depth_anything_jax.evaluation.runner.prediction_files import SUFFIXES
+from depth_anything_jax.evaluation.scores import scoring
+from depth_anything_jax.utils import interpolation
+
+BASELINES = ("zero", "mean", "gt")
+# Kinds of transformers' models by model_type; Depth Anything's config says it itself.
+TRANSFORMERS_KINDS = {
+    "dpt": "disparity-affine",  # MiDaS 3.0 and 3.1; others may predict metres: `make`'s kind
+    "glpn": "metric",
+    "zoedepth": "metric",
+    "depth_pro": "metric",
+}
+
+Record = Mapping[str, Any]
+Maps = Iterator[tuple[Any, np.ndarray]]
+
+
+class Candidate(NamedTuple):
+    """Something that predicts, by looking at images or by knowing records; one of the two.
+
+    Attributes:
+      name: as it was asked for.
+      kind: one of KINDS.
+      prepare: RGB image (h, w, 3) uint8, short side that the protocol asks for → what `look` takes;
+        called in threads.
+      look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
+      know: record, protocol → the map of its whole image, or None where there is none.
+      own_size: `prepare` does not go by the side asked for: its inputs all have one shape.
+      learned_at: short side at which a network learned its metres, which are others at another.
+      identity: what tells these weights or files from others of the same name.
+      stats: what `look` did to its last images, where it runs in batches.
+      origin: the name under which these weights were released, as far as they tell: what
+        `published.model_of` takes.
+      focal: of a network that predicts canonical depth (`outputs.to_metres`).
+    """
+
+    name: str
+    kind: str
+    prepare: Callable[[np.ndarray, int], Any] = transforms.network_input
+    look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
+    know: Callable[[Record, Switches], np.ndarray | None] | None = None
+    own_size: bool = False
+    learned_at: int | None = None
+    identity: str = ""
+    stats: Any = None
+    origin: str = ""
+    focal: float | None = None
+
+
+def make(
+    source: str,
+    *,
+    kind: str | None = None,
+    batch_size: int = 0,
+    keys: Sequence[str] = (),
+    known: Sequence[str] = (),
+    allow_missing_files: bool = False,
+    load: Mapping[str, Any] | None = None,
+) -> Candidate:
+    """A candidate from its name.
+
+    Args:
+      source: see the module's docstring.
+      kind: one of KINDS; needed by predictions:, taken for transformers' "dpt" models, whose config
+        does not say what they predict, and only checked where the source knows it.
+      batch_size: images at a time, for weights; 0: one a device.
+      keys: the images that will be asked for; predictions: must have a file for each.
+      known: images that are there too, and whose files therefore are no strangers.
+      allow_missing_files: predictions: may lack some of them; those are not predicted.
+      load: further arguments of `pretrained.load`.
+
+    Raises:
+      ValueError: an unknown baseline or kind, a kind that contradicts the source, files
+        that are missing or that belong to no image (all listed).
+      FileNotFoundError: no such folder or weights.
+      ImportError: PyTorch is needed and not there.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind={kind!r}: one of {', '.join(KINDS)}")
+    prefix, _, rest = source.partition(":")
+    if prefix == "baseline":
+        return _baseline(source, rest, kind or "disparity-affine")
+    if prefix == "predictions":
+        return _files(source, rest, kind, keys, known, allow_missing_files)
+    if prefix == "transformers":
+        found = _transformers(rest, kind)
+    else:
+        found = _weights(source, batch_size, load or {})
+    if kind not in (None, found.kind):
+        raise ValueError(f"kind={kind!r}, but {source} predicts {found.kind}; leave kind out")
+    return found
+
+
+# Baselines
+
+
+def _baseline(source: str, name: str, kind: str) -> Candidate:
+    if name not in BASELINES:
+        raise ValueError(f"{source}: baselines are {', '.join(BASELINES)}")
+
+    def know(record: Record, protocol: Switches) -> np.ndarray:
+        if not isinstance(protocol, Protocol):  # pairs of points
+            if name != "zero":
+                raise ProtocolError(
+                    f"{source}: {record['key']} has pairs of points and no depth that {name!r} "
+                    "could be taken from; baseline:zero has every pair a tie, and predictions: "
+                    "brings maps"
+                )
+            return np.zeros(record["image"].shape[:2])
+        whole = np.full(record["valid"].shape, np.nan)
+        window = protocols.window(protocol.frame, *whole.shape)
+        whole[window] = scoring.truth(record, kind, protocol)
+        counts = np.isfinite(whole)
+        if name == "zero":
+            whole[counts] = 0
+        elif name == "mean" and counts.any():
+            whole[counts] = whole[counts].mean()
+        return whole
+
+    return Candidate(source, kind, know=know)
+
+
+# Files of any tool
+
+
+def _files(
+    source: str,
+    folder: str,
+    kind: str | None,
+    keys: Sequence[str],
+    known: Sequence[str],
+    allow_missing: bool,
+) -> Candidate:
+    if kind is None:
+        raise ValueError(f"{source}: files do not say what they are; give kind: {', '.join(KINDS)}")
+    root = pathlib.Path(folder).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{source}: no folder {root}")
+    found: dict[str, pathlib.Path] = {}
+    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES):
+        stem = path.relative_to(root).with_suffix("").as_posix()
+        if stem in found:
+            raise ValueError(f"{source}: {path} and {found[stem]} are of one image; remove one")
+        found[stem] = path
+    owners: dict[str, str] = {}
+    for key in (*keys, *known):
+        other = owners.setdefault(_stem(key), key)
+        if other != key:
+            raise ValueError(
+                f"{source}: the images {other} and {key} would share a file; score them apart"
+            )
+    missing = [key for key in keys if _stem(key) not in found]
+    extra = [str(path) for stem, path in found.items() if stem not in owners]
+    problems = []
+    if missing and not allow_missing:
+        problems.append(f"{len(missing)} of {len(keys)} images have no file: {_some(missing)}")
+    if extra:
+        problems.append(f"{len(extra)} files belong to no image: {_some(extra)}")
+    if problems:
+        raise ValueError(
+            f"{source}: {'; '.join(problems)}. A file has its image's path and stem ("
+            + ", ".join(SUFFIXES)
+            + ")"
+        )
+
+    def know(record: Record, protocol: Switches) -> np.ndarray | None:
+        path = found.get(_stem(record["key"]))
+        if path is None:
+            return None
+        values = prediction_files.read(path, kind)
+        check_same_view(str(path), record["image"], {"prediction": values})
+        return values
+
+    digest = hashlib.sha256()
+    for stem, path in found.items():
+        facts = path.stat()
+        digest.update(f"{stem}\n{facts.st_size} {facts.st_mtime_ns}\n".encode(errors="replace"))
+    return Candidate(source, kind, know=know, identity=digest.hexdigest())
+
+
+def _stem(key: str) -> str:
+    return str(pathlib.PurePosixPath(key).with_suffix(""))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+# Networks
+
+
+def of_network(
+    predict: Callable[[np.ndarray], Any],
+    *,
+    kind: str,
+    batch_size: int = 1,
+    name: str = "",
+    transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
+) -> Candidate:
+    """A function of normalised images (b, h, w, 3) → maps (b, h, w) of what `kind` says.
+
+    It is called with exactly `batch_size` images of one shape, made by the transform: at the
+    protocol's size where that keeps the aspect ratio.
+    """
+    from depth_anything_jax.inference.predictor import (
+        Input,
+        Stats,
+        predict_all,
+    )
+
+    stats = Stats()
+
+    def look(images: Iterable[tuple[Any, np.ndarray]]) -> Maps:
+        stats.clear()
+        inputs = (Input(tag, image) for tag, image in images)
+        for out in predict_all(predict, inputs, batch_size=batch_size, stats=stats):
+            yield out.tag, out.map
+
+    def prepare(image: np.ndarray, size: int) -> np.ndarray:
+        return transform(image, size if transform.keep_aspect else None)
+
+    fixed = not transform.keep_aspect
+    return Candidate(name, kind, prepare, look, own_size=fixed, stats=stats)
+
+
+def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate:
+    from depth_anything_jax.checkpoints import pretrained
+    from depth_anything_jax.models.dtypes import compute_dtype
+    from depth_anything_jax.utils.param_paths import fingerprint
+
+    found = pretrained.load(source, **load)
+    # Imported weights have one link; whatever was trained from them has another.
+    chain = found.metadata["licence_chain"]
+    whole = [link["role"] for link in chain] == ["weights"] and "filled" not in found.metadata
+    made = of_model(
+        pretrained.model_of(found, dtype=compute_dtype("auto")),
+        found.params,
+        batch_size=batch_size,
+        name=source,
+        transform=found.input,
+        focal=found.focal,
+    )
+    return made._replace(
+        identity=fingerprint(found.params), origin=chain[0]["source"] if whole else ""
+    )
+
+
+def of_model(
+    model: Any,
+    params: Any,
+    *,
+    batch_size: int = 0,
+    name: str = "",
+    transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
+    focal: float | None = None,
+) -> Candidate:
+    """One of our models with its parameters; its head says the kind.
+
+    Args:
+      batch_size: images at a time; 0: one a device.
+      transform: makes its input.
+      focal: see Candidate.
+    """
+    from depth_anything_jax.inference.predictor import Predictor
+    from depth_anything_jax.models.outputs import as_said, is_metric
+
+    predictor = Predictor(model, params, output=as_said)
+    metric = is_metric(model)
+    made = of_network(
+        predictor,
+        kind="metric" if metric else "disparity-affine",
+        batch_size=batch_size or len(predictor.devices),
+        name=name,
+        transform=transform,
+    )
+    side = transform.short_side if metric and not made.own_size else None
+    return made._replace(focal=focal, learned_at=side)
+
+
+def _without_padding(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The map of an image of this shape, of which ZoeDepth's processor had padded the sides.
+
+    The processor's own way back needs torchvision, which nothing else of it does.
+    """
+    (height, width), (above, left) = shape, map(scoring.padding, shape)
+    padded = interpolation.resize(values, (height + 2 * above, width + 2 * left), "bicubic")
+    return padded[above : above + height, left : left + width]
+
+
+def _transformers(source: str, asked: str | None) -> Candidate:
+    try:
+        import torch
+        from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+    except ImportError as error:
+        raise ImportError(
+            f"transformers:{source} needs PyTorch and transformers ({error}): pip install "
+            "'depth_anything_jax[torch]'"
+        ) from error
+    try:
+        processor = AutoImageProcessor.from_pretrained(source)
+        model = AutoModelForDepthEstimation.from_pretrained(source).eval()
+    except OSError as error:
+        raise FileNotFoundError(
+            f"transformers:{source}: {error}\nWithout a network, download the model's folder "
+            "(config.json, preprocessor_config.json, model.safetensors) and give its path"
+        ) from error
+    model_type = model.config.model_type
+    kind = asked if asked and model_type == "dpt" else TRANSFORMERS_KINDS.get(model_type)
+    if model_type == "depth_anything":
+        metric = model.config.depth_estimation_type == "metric"
+        kind = "metric" if metric else "disparity-affine"
+    if kind is None:
+        known = ", ".join([*TRANSFORMERS_KINDS, "depth_anything"])
+        raise ValueError(
+            f"transformers:{source} is a {model_type!r}; what it predicts is known of {known}"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+
+    def prepare(image: np.ndarray, size: int) -> tuple[tuple[int, int], Any]:
+        """In its own way and size, whatever the protocol asks for."""
+        inputs = processor(images=np.ascontiguousarray(image), return_tensors="pt")
+        return image.shape[:2], inputs
+
+    def look(images: Iterable[tuple[Any, Any]]) -> Maps:
+        for tag, (shape, inputs) in images:
+            with torch.inference_mode():
+                outputs = model(**inputs.to(device))
+            found = outputs.predicted_depth[0]
+            if model_type == "depth_pro":  # inverse depth of a canonical camera; its field of view
+                (post,) = processor.post_process_depth_estimation(outputs, target_sizes=[shape])
+                found = post["predicted_depth"]
+            values = found.float().cpu().numpy()
+            if model_type == "zoedepth" and processor.do_pad:
+                values = _without_padding(values, shape)
+            yield tag, values
+
+    from depth_anything_jax.utils.param_paths import fingerprint
+
+    tensors = {k: v.float().cpu().numpy() for k, v in model.state_dict().items()}
+    identity = fingerprint(tensors)
+    return Candidate(
+        f"transformers:{source}", kind, prepare, look, identity=identity, origin=source
+    )

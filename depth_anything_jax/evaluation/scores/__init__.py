@@ -1,0 +1,1 @@
+"""Metrics and means in numpy float64."""

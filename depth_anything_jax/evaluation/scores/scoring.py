@@ -1,0 +1,355 @@
+"""Scores of predictions against records under a protocol.
+
+    image = scoring.score(prediction, "disparity-affine", record, protocol)
+    means = aggregate.means(images, protocol.aggregate)
+
+A prediction holds disparity for the kind "disparity-affine" and depth for the others, at any
+resolution, of the view that the network saw. Records are those of `data.sources` (disparity, valid,
+kind) or of evaluation sets (depth in metres, valid).
+
+Where a prediction is not finite it takes no part in the fit and counts in every metric, so that
+nobody gains by leaving out the hard pixels: an infinite depth is as far as the protocol allows (the
+cap, or else the label's farthest), an infinite disparity and NaN as near. A constant prediction
+becomes the constant that fits best, in the space of the fit. A depth of zero or below is worth what
+`metrics.errors` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.protocols.protocol import Protocol
+from depth_anything_jax.evaluation.scores import metrics
+from depth_anything_jax.evaluation.scores.aggregate import BOUNDARIES, NAN, ImageScores
+from depth_anything_jax.utils import interpolation, scale_shift
+from depth_anything_jax.utils.scale_shift import Alignment
+
+Record = Mapping[str, Any]
+Map = Num[np.ndarray, "h w"]
+# The float32 disparity of a depth at the cap may invert to either side of it; real depths nearest
+# to a cap differ by 1e-5 of it or more.
+DISPARITY_ROUNDING = 1e-6
+
+
+class Target(NamedTuple):
+    """A label as a protocol sees it, inside its frame.
+
+    Attributes:
+      valid: pixels that are scored.
+      depth: metres at those pixels, None for labels of disparity in no known unit.
+      disparity: the same pixels in 1/m, or in the label's unit.
+    """
+
+    valid: Bool[np.ndarray, "H W"]
+    depth: Float[np.ndarray, " n"] | None
+    disparity: Float[np.ndarray, " n"]
+
+
+def is_depth(record: Record) -> bool:
+    """Whether a record's label is depth in metres, stored as such or as 1 / depth."""
+    if "depth" in record:
+        return True
+    kind = "depth" if record.get("shift_known", False) else "disparity"
+    return record.get("kind", kind) == "depth"
+
+
+def target(record: Record, protocol: Protocol) -> Target:
+    """What of a record's label counts, and its values."""
+    stored = record["depth"] if "depth" in record else record["disparity"]
+    rows, columns = protocols.window(protocol.frame, *stored.shape)
+    values, valid = stored[rows, columns], record["valid"][rows, columns]
+    inside = np.zeros_like(valid)
+    inside[protocols.window(protocol.crop, *valid.shape)] = True
+    valid = valid & inside & np.isfinite(values)
+    if not is_depth(record):
+        return Target(valid, None, values[valid].astype(np.float64))
+    if protocol.cap_mode == "clip" and record.get("sky") is not None:
+        sky = record["sky"][rows, columns] & inside
+        if "depth" in record:
+            values = np.where(sky & ~valid, np.float32(np.inf), values)
+        else:
+            values = np.where(sky & ~valid, np.float32(0), values)
+        valid = valid | sky
+    at = np.flatnonzero(valid)
+    with np.errstate(divide="ignore"):
+        chosen = values.ravel()[at].astype(np.float64)
+        depth, disparity = (chosen, 1 / chosen) if "depth" in record else (1 / chosen, chosen)
+    keep = _in_range(depth, protocol, 0.0 if "depth" in record else DISPARITY_ROUNDING)
+    if protocol.outlier_ratio and keep.any():
+        keep &= depth <= protocol.outlier_ratio * np.quantile(depth[keep], 0.01)
+    if protocol.cap_mode == "clip":
+        depth = np.minimum(depth, protocol.max_depth)
+        disparity = np.maximum(disparity, 1 / protocol.max_depth)
+    if not keep.all():
+        valid, depth, disparity = valid.copy(), depth[keep], disparity[keep]
+        valid.ravel()[at[~keep]] = False
+    return Target(valid, depth, disparity)
+
+
+def _in_range(depth: np.ndarray, protocol: Protocol, rounding: float) -> np.ndarray:
+    # Labels are float32 numbers, so that 1 mm is what float32 holds of it.
+    low, high = (float(np.float32(v)) for v in (protocol.min_depth, protocol.max_depth))
+    if protocol.strict:
+        keep = depth > low * (1 + rounding)
+        inside = depth < high / (1 + rounding)
+    else:
+        keep = (depth >= low / (1 + rounding)) & (depth > 0)
+        inside = depth <= high * (1 + rounding)
+    return keep if protocol.cap_mode == "clip" else keep & inside
+
+
+def to_label(
+    prediction: Map, record: Record, protocol: Protocol, *, whole: bool = False
+) -> Float[np.ndarray, "H W"]:
+    """A prediction at the size of the label's frame, float64.
+
+    Args:
+      prediction: of the view that the network saw: the frame with the protocol's padding.
+      whole: it shows the whole image instead, unpadded, as other tools' files do; the frame is cut
+        from it.
+    """
+    stored = record["depth"] if "depth" in record else record["disparity"]
+    size = stored.shape
+    rows, columns = protocols.window(protocol.frame, *size)
+    if whole:
+        return interpolation.resize(prediction, size, protocol.resize)[rows, columns]
+    height, width = len(range(size[0])[rows]), len(range(size[1])[columns])
+    if protocol.pad == "none":
+        return interpolation.resize(prediction, (height, width), protocol.resize)
+    above, left = padding(height), padding(width)
+    padded = (height + 2 * above, width + 2 * left)
+    full = interpolation.resize(prediction, padded, protocol.resize)
+    return full[above : above + height, left : left + width]
+
+
+def padding(side: int) -> int:
+    """Pixels that ZoeDepth's inference reflects at either end of a side."""
+    return int(math.sqrt(side / 2) * 3)
+
+
+def convert(values: Map, kind: str, view: str) -> Map:
+    """A prediction of one kind as another that holds less (`protocol.VIEWS`).
+
+    Raises:
+      ProtocolError: the view would need what the prediction does not know.
+    """
+    protocols.check_view(kind, view)
+    both_disparity = kind == view == "disparity-affine"
+    return values if view != "disparity-affine" or both_disparity else _inverse(values)
+
+
+def _inverse(depth: np.ndarray) -> np.ndarray:
+    """1 / depth; what is not finite stays so and on its side: an infinite depth becomes -inf."""
+    disparity = 1 / np.maximum(depth, metrics.TINY)
+    finite = np.isfinite(depth)
+    return disparity if finite.all() else np.where(finite, disparity, -depth)
+
+
+def in_space(x: np.ndarray, kind: str, protocol: Protocol) -> np.ndarray:
+    """Predictions in the space in which they are aligned."""
+    to_disparity = protocol.alignment == "lsq-disparity" and kind != "disparity-affine"
+    return _inverse(x) if to_disparity else x
+
+
+def _solve(x: np.ndarray, found: Target, protocol: Protocol) -> Alignment:
+    """The alignment of the predictions at a target's pixels."""
+    if protocol.alignment == "none":
+        return scale_shift.NONE
+    in_disparity = protocol.alignment == "lsq-disparity"
+    y = found.disparity if in_disparity or found.depth is None else found.depth
+    if protocol.align_on != "all":
+        pick = (
+            scale_shift.grid(found.valid, 64)
+            if protocol.align_on == "grid-64"
+            else scale_shift.thin(found.valid, 1024)
+        )
+        position = np.zeros(found.valid.size, np.int64)
+        position[found.valid.ravel()] = np.arange(y.size)
+        if pick.size:  # a reduction may miss every one of a few pixels: then they are all used
+            x, y = x[position[pick]], y[position[pick]]
+    if not np.isfinite(x).any():
+        x = np.zeros_like(x)  # says nothing, like a constant
+    # Looked up here by name: one place to solve, and one to replace in a test.
+    solver = {
+        "median": lambda: scale_shift.median_scale(x, y),
+        "lsq-disparity": lambda: scale_shift.least_squares(x, y),
+        "lsq-depth": lambda: scale_shift.least_squares(x, y),
+        "lsq-depth-scale": lambda: scale_shift.least_squares_scale(x, y),
+        "l1-depth": lambda: scale_shift.l1(x, y, 1 / y),
+        "l1-depth-scale": lambda: scale_shift.l1_scale(x, y, 1 / y),
+    }
+    return solver[protocol.alignment]()
+
+
+def aligned_depth(
+    x: Float[np.ndarray, "*s"], alignment: Alignment, protocol: Protocol, farthest: float
+) -> Float[np.ndarray, "*s"]:
+    """Metres from predictions in the space of the alignment: floor, inverse, clamp.
+
+    Args:
+      farthest: the label's largest valid depth.
+    """
+    near = max(protocol.min_depth, metrics.TINY)
+    far = protocol.max_depth if math.isfinite(protocol.max_depth) else farthest
+    with np.errstate(invalid="ignore"):
+        depth = alignment.scale * x + alignment.shift
+        if protocol.alignment == "lsq-disparity":
+            floor = protocol.disparity_floor
+            if isinstance(floor, str):
+                floor = 1 / (protocol.max_depth if floor == "cap" else farthest)
+            depth = 1 / np.maximum(depth, floor, out=depth)
+    bad = ~np.isfinite(x)
+    if bad.any():
+        depth[bad] = np.clip(np.nan_to_num(depth[bad], nan=near, posinf=far), near, far)
+    if protocol.clamp:
+        np.clip(depth, near, protocol.max_depth, out=depth)
+    return depth
+
+
+def unscored(record: Record, protocol: protocols.Switches) -> ImageScores:
+    """What is known of an image before it is scored."""
+    sequence = record.get("sequence", record.get("scene", ""))
+    return ImageScores(record["key"], record.get("dataset", ""), sequence, protocol=protocol.hash)
+
+
+def score(
+    prediction: Map,
+    kind: str,
+    record: Record,
+    protocol: Protocol,
+    *,
+    alignment: Alignment | None = None,
+    boundary: bool = False,
+    whole: bool = False,
+) -> ImageScores:
+    """Scores of one prediction.
+
+    Args:
+      prediction: see `to_label`; disparity for "disparity-affine", depth for other kinds.
+      kind: one of protocol.KINDS.
+      record: as a labelled source gives it.
+      protocol: for this record's set and domain, and for the kind.
+      alignment: found elsewhere, for a whole sequence; None: this image's.
+      boundary: whether boundary F1 is wanted; it costs more than all the rest.
+      whole: see `to_label`.
+
+    Raises:
+      ProtocolError: the alignment makes no sense for the kind, or for a label without metres.
+    """
+    protocol.check_kind(kind)
+    blank = unscored(record, protocol)
+    found = target(record, protocol)
+    n = found.disparity.size
+    if n < protocol.min_valid:
+        return blank._replace(n=n, why=f"{n} valid pixels, {protocol.min_valid} are needed")
+    if found.depth is None and protocol.alignment != "lsq-disparity":
+        raise protocols.ProtocolError(
+            f"{record['key']}: alignment {protocol.alignment!r} needs depth in metres, and the "
+            "label is disparity without a unit; use 'lsq-disparity'"
+        )
+    full = to_label(prediction, record, protocol, whole=whole)
+    raw = full[found.valid]
+    x = in_space(raw, kind, protocol)
+    a = _solve(x, found, protocol) if alignment is None else alignment
+    disparity = _inverse(raw) if kind in ("depth-scale", "metric") else raw
+    norm_l1 = NAN if kind == "depth-affine" else _normalised_l1(disparity, found.disparity)
+    not_finite = x.size - int(np.count_nonzero(np.isfinite(raw)))
+    scores = blank._replace(
+        norm_l1=norm_l1, scale=a.scale, shift=a.shift, n=n, not_finite=not_finite
+    )
+    if found.depth is None:
+        return _in_units_of_the_label(scores, x, a, found, protocol)
+    farthest = float(found.depth.max())
+    depth = aligned_depth(x, a, protocol, farthest)
+    if protocol.space == "depth":
+        errors = metrics.errors(depth, found.depth)
+    else:
+        errors = metrics.errors(_inverse(depth), found.disparity)
+        errors = errors._replace(i_rmse=1000 * errors.rmse)
+    scores = scores._replace(**errors._asdict())
+    if boundary:
+        pred = aligned_depth(in_space(full, kind, protocol), a, protocol, farthest)
+        truth = np.ones(found.valid.shape)
+        truth[found.valid] = found.depth
+        f1 = metrics.boundary_f1(pred, truth, found.valid, radii=tuple(BOUNDARIES.values()))
+        scores = scores._replace(boundary1=f1[0], boundary2=f1[1], boundary3=f1[2])
+    return scores
+
+
+def _normalised_l1(x: np.ndarray, y: np.ndarray) -> float:
+    """Of disparities; what is not finite is as near as the nearest finite one, −inf as far."""
+    finite = np.isfinite(x)
+    if not finite.all():
+        some = x[finite] if finite.any() else np.zeros(1)
+        x = np.nan_to_num(x, nan=np.max(some), posinf=np.max(some), neginf=np.min(some))
+    return metrics.normalised_l1(x[None], y[None], np.ones((1, x.size), bool))
+
+
+def _in_units_of_the_label(
+    scores: ImageScores, x: np.ndarray, a: Alignment, found: Target, protocol: Protocol
+) -> ImageScores:
+    """Of a disparity without a unit: metrics in disparity, if those are asked for."""
+    positive = found.disparity > 0  # stereo's farthest point has no ratio
+    if protocol.space == "depth" or not positive.any():
+        return scores
+    values = np.nan_to_num(a.scale * x + a.shift, nan=0.0, posinf=0.0, neginf=0.0)
+    errors = metrics.errors(values[positive], found.disparity[positive])
+    return scores._replace(**errors._asdict())._replace(i_rmse=NAN, n=int(positive.sum()))
+
+
+def score_sequence(
+    predictions: Sequence[Map],
+    kind: str,
+    records: Sequence[Record],
+    protocol: Protocol,
+    *,
+    boundary: bool = False,
+    whole: bool = False,
+) -> list[ImageScores]:
+    """Scores of the frames of one sequence, with one scale and shift for all of them.
+
+    The sums of the fit are kept, not the pixels; both sequences are read twice.
+    """
+    protocol.check_kind(kind)
+    parts = []
+    for prediction, record in zip(predictions, records, strict=True):
+        found = target(record, protocol)
+        if found.disparity.size < protocol.min_valid or protocol.alignment == "none":
+            continue
+        full = to_label(prediction, record, protocol, whole=whole)
+        x = in_space(full[found.valid], kind, protocol)
+        y = found.depth if protocol.alignment.startswith("lsq-depth") else found.disparity
+        if np.isfinite(x).any() and y is not None:
+            parts.append(scale_shift.moments(x, y))
+    shared = scale_shift.NONE
+    if protocol.alignment != "none":
+        with_shift = protocol.alignment != "lsq-depth-scale"
+        shared = (
+            scale_shift.solve(scale_shift.merge(parts), shift=with_shift)
+            if parts
+            else Alignment(0.0, 0.0)
+        )
+    return [
+        score(p, kind, r, protocol, alignment=shared, boundary=boundary, whole=whole)
+        for p, r in zip(predictions, records, strict=True)
+    ]
+
+
+def truth(record: Record, kind: str, protocol: Protocol) -> Float[np.ndarray, "H W"]:
+    """The label itself as a prediction of a kind, as the protocol sees it; NaN where nothing is.
+
+    Scores AbsRel 0 and δ1 1, to rounding, under every protocol: whatever does not is broken.
+    """
+    found = target(record, protocol)
+    values = found.disparity if kind == "disparity-affine" else found.depth
+    if values is None:
+        raise protocols.ProtocolError(f"{record['key']}: no depth in a label of disparity")
+    out = np.full(found.valid.shape, NAN)
+    out[found.valid] = values
+    return out

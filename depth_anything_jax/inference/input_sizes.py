@@ -1,0 +1,101 @@
+"""The size at which the network sees a picture, and pictures that no network should see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from depth_anything_jax.data import buckets, transforms
+from depth_anything_jax.inference import images
+
+# Patches of one picture. Attention's scores of ViT-S take 6.4 GB of float32 at this many where they
+# are held at once, and 518 x 6216 pixels (1:12) come to it. Our choice.
+MAX_TOKENS = 16384
+
+
+def of_network(
+    pixels: Sequence[int],
+    input_size: int,
+    lengths: Sequence[int] = (),
+    *,
+    most: int = MAX_TOKENS,
+    shrink: bool = False,
+) -> tuple[int, int]:
+    """Height and width of the network's input for a picture.
+
+    Args:
+      pixels: height and width of the picture.
+      input_size: its shorter side, before rounding to patches.
+      lengths: that its longer side may have; none: the official one.
+      most: patches.
+      shrink: takes the largest smaller input_size that has no more than `most` patches.
+
+    Raises:
+      ValueError: more patches than `most`; says what to do.
+    """
+
+    def at(size: int) -> tuple[int, int]:
+        return buckets.label_shape(pixels[0], pixels[1], size, lengths)
+
+    def tokens(shape: tuple[int, int]) -> int:
+        return shape[0] * shape[1] // transforms.PATCH**2
+
+    shape = at(input_size)
+    if tokens(shape) <= most:
+        return shape
+    smaller = (n * transforms.PATCH for n in range(input_size // transforms.PATCH, 0, -1))
+    fits = next((n for n in smaller if tokens(at(n)) <= most), None)
+    if shrink and fits is not None:
+        return at(fits)
+    cure = "crop it"
+    if fits is not None:
+        cure += f", give input_size={fits} or less, or tile={max(14, min(pixels[:2]))}"
+    raise ValueError(
+        f"a picture of {pixels[0]}x{pixels[1]} pixels would go to the network as {shape[0]}x"
+        f"{shape[1]}, {tokens(shape):,} patches, and memory grows with their square; the limit is "
+        f"max_tokens={most:,}: {cure}"
+    )
+
+
+def lengths(pictures: Iterable[Any], input_size: int, chosen: int | Sequence[int]) -> Sequence[int]:
+    """The lengths that the longer side may have: `chosen` themselves, or so many, from a sample of
+    the pictures (which reads up to 256 of them); none for 0.
+
+    Raises:
+      ValueError: lengths that are no multiples of 14; a number, and pictures that are no sequence;
+        none of the sample can be read.
+    """
+    if not isinstance(chosen, int):
+        bad = [n for n in chosen if n % transforms.PATCH or n < transforms.PATCH]
+        if bad:
+            raise ValueError(f"buckets={list(chosen)}: {bad} are no multiples of 14")
+        return list(chosen)
+    if chosen < 0:
+        raise ValueError(f"buckets={chosen}: how many lengths, or the lengths themselves")
+    if not chosen or not pictures:
+        return []
+    if not isinstance(pictures, Sequence):
+        raise ValueError(
+            f"buckets={chosen} are chosen from a sample, which needs a list; of an iterator give "
+            "the lengths: buckets=(518, 686, 924)"
+        )
+    return buckets.sampled(_Pictures(pictures), input_size, chosen)
+
+
+class _Pictures:
+    """Pictures as a data source, of which `buckets.sampled` asks the shapes."""
+
+    name = "the pictures"
+
+    def __init__(self, pictures: Sequence[Any]):
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": images.read(self._pictures[index]).pixels}
+
+    def key(self, index: int) -> str:
+        """The picture's number, for messages."""
+        return str(index)

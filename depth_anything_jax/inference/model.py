@@ -1,0 +1,328 @@
+"""`DepthAnything`: a model with its weights, called on pictures.
+
+Whole pictures at their exact official shape, pictures of one shape in batches over all local
+devices. `input_sizes` decides the network's size, `processing` what goes around it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from depth_anything_jax.checkpoints import pretrained
+from depth_anything_jax.data import transforms
+from depth_anything_jax.inference import (
+    camera_intrinsics,
+    compilation_cache,
+    images,
+    input_sizes,
+    predictor,
+    processing,
+    tiles,
+)
+from depth_anything_jax.inference.depth import Depth
+from depth_anything_jax.inference.depth_files import METRIC
+from depth_anything_jax.models.dtypes import compute_dtype
+from depth_anything_jax.models.outputs import as_said
+
+DEFAULT = "depth-anything/Depth-Anything-V2-Small-hf"
+_THREADS = min(8, os.cpu_count() or 2)
+
+
+class DepthAnything:
+    """A model that says how far away things are in pictures.
+
+    Attributes:
+      kind: `depth_files.RELATIVE` ("relative inverse depth") or `depth_files.METRIC` ("metric
+        depth").
+      unit: "m" of a metric model, else None.
+      source: what the weights were asked for as.
+      variant, version: size ("vits" …) and "v1" or "v2".
+      licence: SPDX name of the weights' licence, or None where it is unknown.
+      dtype: that the network computes in.
+      devices: that it runs on: all of this process.
+      cache: folder where compiled programs are kept for the next process, or None.
+    """
+
+    def __init__(
+        self,
+        found: pretrained.Weights,
+        *,
+        dtype: str = "auto",
+        batch_size: int = 0,
+        attention: str = "auto",
+        max_tokens: int = input_sizes.MAX_TOKENS,
+    ):
+        """Of weights that are loaded already; see `from_pretrained`."""
+        self.cache = compilation_cache.switch_on()
+        self.devices = jax.local_devices()
+        if batch_size < 0 or batch_size % len(self.devices):
+            fit = max(1, round(batch_size / len(self.devices))) * len(self.devices)
+            raise ValueError(
+                f"batch_size={batch_size} does not divide over {len(self.devices)} devices; use "
+                f"{fit}, or 0 to have it chosen"
+            )
+        self.dtype = compute_dtype(dtype)
+        self.source, self.variant, self.version = found.source, found.variant, found.version
+        self.licence = found.licence
+        self.recipe = processing.recipe_of(found)
+        self.kind = self.recipe.kind
+        self.unit = "m" if self.kind == METRIC else None
+        self._max_tokens = max_tokens
+        self._batch_size = batch_size or predictor.usual_batch(self.devices)
+        self._model = pretrained.model_of(found, dtype=self.dtype, attention=attention)
+        self._params = found.params
+        self._predictors: dict[int, predictor.Predictor] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str] = DEFAULT,
+        *,
+        dtype: str = "auto",
+        batch_size: int = 0,
+        attention: str = "auto",
+        max_tokens: int = input_sizes.MAX_TOKENS,
+        **load: Any,
+    ) -> DepthAnything:
+        """A model from the Hugging Face Hub, a file, a folder or a training run.
+
+        Args:
+          source: "owner/name" on the Hub, of transformers' layout or the official one; a
+            .safetensors or .pth file; a folder of transformers'; a run of this project.
+          dtype: "float32", "bfloat16", or "auto": bfloat16 on TPUs and on GPUs that have it.
+          batch_size: pictures of one shape that run at a time, a multiple of the devices; 0: eight
+            on each GPU or TPU core, one on a CPU.
+          attention: as for `models.build`.
+          max_tokens: patches (14 x 14 pixels) of one picture beyond which it is refused, because
+            memory grows with their square.
+          **load: of `pretrained.load`, for what the weights do not say: version="v1",
+            max_depth=20.0, allow_missing=REGEX, fill="zeros".
+
+        Raises:
+          FileNotFoundError: nothing there, or no network; the message says what to put where.
+          ImportError: a .pth file and no PyTorch.
+          ValueError: something about the weights is unknown or contradicts the arguments; an
+            encoder alone; a batch size that does not divide over the devices.
+        """
+        found = pretrained.load(os.fspath(source), **load)
+        return cls(
+            found, dtype=dtype, batch_size=batch_size, attention=attention, max_tokens=max_tokens
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"DepthAnything({self.source!r}: {self.variant} {self.version}, {self.kind}, "
+            f"{self.dtype} on {len(self.devices)} {self.devices[0].platform})"
+        )
+
+    def __call__(
+        self,
+        image: Any,
+        *,
+        input_size: int | None = None,
+        buckets: int | Sequence[int] = 0,
+        tile: int = 0,
+        intrinsics: Any = None,
+        fov: float | None = None,
+    ) -> Any:
+        """Depth of a picture, or of each picture of a list.
+
+        Args:
+          image: a path, the bytes of a file, a PIL image or an RGB array (see `images.read`); or a
+            list, tuple or iterator of those, of any sizes.
+          input_size: shorter side at which the network sees a picture; more shows finer detail,
+            but far from what it was trained at the large-scale layout suffers. None: the model's
+            own (518 of the released ones). V1's metric models have inputs of one shape, and take
+            none.
+          buckets: K: the longer side becomes one of K lengths, chosen from a sample of the list, or
+            the nearest of these lengths; pictures are stretched, never padded. A folder of free
+            shapes then compiles 2 K programs and not hundreds. 0: exact shapes.
+          tile: side in pixels of the picture: it is cut into overlapping squares that each run
+            at `input_size`, are aligned to the whole picture's map and blended: detail of large
+            pictures. 0: none.
+          intrinsics: of all these pictures: (fx, fy, cx, cy) in pixels, or a 3 x 3 matrix. None:
+            what each one's EXIF tells. Kept in the result, for point clouds; metric models with a
+            canonical focal length need them.
+          fov: instead of `intrinsics`, degrees that the longer side of each picture sees.
+
+        Returns:
+          A `Depth` at the picture's size, or a list of them in order.
+
+        Raises:
+          TypeError, OSError, ValueError: as `images.read`; a picture too long and thin for
+            max_tokens (with what to do); of a list always ValueError, with the picture's number.
+          RuntimeError: the network failed, most often for want of memory.
+        """
+        several = isinstance(image, list | tuple | Iterator)
+        pictures = list(image) if several else [image]
+        results: list[Any] = [None] * len(pictures)
+        found = self.stream(
+            pictures,
+            input_size=input_size,
+            buckets=buckets,
+            tile=tile,
+            intrinsics=intrinsics,
+            fov=fov,
+            keep_images=True,
+        )
+        for index, result in found:
+            if isinstance(result, Exception):
+                if not several:
+                    raise result
+                path = isinstance(pictures[index], str | os.PathLike)
+                name = f" ({pictures[index]})" if path else ""
+                raise ValueError(f"picture {index} of the list{name}: {result}") from result
+            results[index] = result
+        return results if several else results[0]
+
+    def stream(
+        self,
+        pictures: Iterable[Any],
+        *,
+        input_size: int | None = None,
+        buckets: int | Sequence[int] = 0,
+        tile: int = 0,
+        intrinsics: Any = None,
+        fov: float | None = None,
+        keep_images: bool = False,
+    ) -> Iterator[tuple[int, Depth | Exception]]:
+        """(index, Depth) of each picture as it is done, for folders and videos that no memory
+        holds: pictures are read ahead in threads, and a few wait for others of their shape.
+
+        In order where all pictures have one shape. A picture that cannot be read or is refused
+        gives the exception in its place; nothing else stops.
+
+        Args:
+          pictures: consumed lazily; a list or tuple where `buckets` is a number.
+          input_size, buckets, tile, intrinsics, fov: as for a call.
+          keep_images: results hold their picture too (`Depth.image`), for coloured point clouds.
+
+        Raises:
+          ValueError: options that no picture could run with.
+          RuntimeError: the network failed.
+        """
+        if input_size is not None and input_size < transforms.PATCH:
+            raise ValueError(f"input_size={input_size}: {transforms.PATCH} pixels or more")
+        if tile < 0 or 0 < tile < transforms.PATCH:
+            raise ValueError(f"tile={tile}: {transforms.PATCH} pixels of the picture or more, or 0")
+        self.recipe.check_size(input_size, buckets)
+        short = input_size or self.recipe.input.short_side
+        lengths = input_sizes.lengths(pictures, short, buckets)
+        if intrinsics is not None and fov is not None:
+            raise ValueError("intrinsics and fov say the same thing; give one of them")
+        fixed = None if intrinsics is None else camera_intrinsics.given(intrinsics)
+        count = len(pictures) if isinstance(pictures, Sequence) else None
+
+        def read(numbered: tuple[int, Any]) -> tuple[images.Picture, np.ndarray]:
+            picture = images.read(numbered[1])
+            if fixed is not None:
+                picture = picture._replace(intrinsics=fixed)
+            elif fov is not None:
+                seen = camera_intrinsics.of_fov(fov, picture.pixels.shape)
+                picture = picture._replace(intrinsics=seen)
+            self.recipe.check(picture.intrinsics)
+            size, most = picture.pixels.shape, self._max_tokens
+            # Where tiles bring the detail, the whole may be seen smaller.
+            shape = self.recipe.shape(size, input_size, lengths, most=most, shrink=bool(tile))
+            return picture, self.recipe.prepare(picture.pixels, shape)
+
+        failed: list[tuple[int, Exception]] = []
+        found = predictor.read_ahead(read, enumerate(pictures), threads=_THREADS)
+        if tile:
+            for (index, _), value in found:
+                if not isinstance(value, Exception):
+                    value = self._tiled(value[0], value[1], tile, input_size, keep_images)
+                yield index, value
+            return
+
+        def inputs() -> Iterator[predictor.Input]:
+            for (index, _), value in found:
+                if isinstance(value, Exception):
+                    failed.append((index, value))
+                    continue
+                picture, prepared = value
+                if not keep_images:  # only its shape is needed from here on
+                    empty = np.broadcast_to(np.uint8(0), picture.pixels.shape)
+                    picture = picture._replace(pixels=empty)
+                yield predictor.Input((index, picture), prepared)
+
+        for (index, picture), output in self._maps(inputs(), count):
+            yield from failed
+            failed.clear()
+            values = self.recipe.finish(output, picture.pixels.shape[:2], picture.intrinsics)
+            yield index, self._depth(picture, values, output.shape, keep_images)
+        yield from failed
+
+    def _maps(
+        self, inputs: Iterable[predictor.Input], count: int | None
+    ) -> Iterator[tuple[Any, np.ndarray]]:
+        """What the network says of each prepared picture, as batches of one shape fill up.
+
+        One picture runs on one device; more are spread over all of them.
+        """
+        devices = self.devices[:1] if count == 1 else self.devices
+        batch = self._batch_size
+        if count is not None:
+            batch = min(batch, math.ceil(max(1, count) / len(devices)) * len(devices))
+        if len(devices) not in self._predictors:
+            self._predictors[len(devices)] = predictor.Predictor(
+                self._model, self._params, devices=devices, output=as_said
+            )
+        predict = self._predictors[len(devices)]
+        waiting = max(32, 2 * batch)  # of 4 MB each
+        outputs = predictor.predict_all(predict, inputs, batch_size=batch, max_waiting=waiting)
+        for output in outputs:
+            yield output.tag, output.map
+
+    def _tiled(
+        self,
+        picture: images.Picture,
+        prepared: np.ndarray,
+        tile: int,
+        input_size: int | None,
+        keep: bool,
+    ) -> Depth:
+        """The whole picture's map, with the detail of its tiles."""
+        pixels, network = picture.pixels, prepared.shape[:2]
+        ((_, output),) = self._maps([predictor.Input(None, prepared)], 1)
+        whole = self.recipe.finish(output, pixels.shape[:2], picture.intrinsics)
+        windows = tiles.windows(pixels.shape[:2], tile)
+        if len(windows) == 1:
+            return self._depth(picture, whole, network, keep)
+        size = windows[0].height, windows[0].width
+        shape = self.recipe.shape(size, input_size, most=self._max_tokens, shrink=True)
+        inputs = (predictor.Input(w, self.recipe.prepare(pixels[w.slices], shape)) for w in windows)
+        maps = (
+            (window, self.recipe.finish(output, size, picture.intrinsics))
+            for window, output in self._maps(inputs, len(windows))
+        )
+        return self._depth(picture, tiles.blend(whole, maps), network, keep)
+
+    def _depth(
+        self, picture: images.Picture, values: np.ndarray, network: Sequence[int], keep: bool
+    ) -> Depth:
+        path = pathlib.Path(self.source)
+        meta: dict[str, Any] = {
+            "model": path.name if path.exists() else self.source,
+            "licence": self.licence,
+            "network": [int(n) for n in network],
+        }
+        if picture.notes:
+            meta["notes"] = list(picture.notes)
+        most = self.recipe.farthest(picture.intrinsics, values.shape, network)
+        if most is not None:
+            meta["max_depth"] = most
+        return Depth(
+            depth=values,
+            kind=self.kind,
+            image=picture.pixels if keep else None,
+            intrinsics=picture.intrinsics,
+            meta=meta,
+        )

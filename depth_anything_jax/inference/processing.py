@@ -1,0 +1,134 @@
+"""What belongs around a network: how a picture becomes its input, its output a map of the picture.
+
+`recipe_of` is the one place where weights decide it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from depth_anything_jax.checkpoints import pretrained
+from depth_anything_jax.data import camera as cameras
+from depth_anything_jax.data import transforms
+from depth_anything_jax.inference import camera_intrinsics, input_sizes
+from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
+from depth_anything_jax.models.outputs import focal_length, to_metres
+from depth_anything_jax.utils import interpolation
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one model is used.
+
+    Attributes:
+      kind: RELATIVE or METRIC, of what it puts out.
+      to_picture: rule of `interpolation.resize` that brings its output to the picture's size.
+      input: how a picture becomes its input (`pretrained.Weights.input`).
+      focal: pixels of the network's input, of a metric model that predicts for a canonical camera
+        of this focal length: its depth belongs to any other in proportion.
+      max_depth: where a metric model ends, by what its network says.
+    """
+
+    kind: str
+    to_picture: str
+    input: transforms.InputTransform = transforms.OFFICIAL_INPUT
+    focal: float | None = None
+    max_depth: float | None = None
+
+    def check(self, intrinsics: camera_intrinsics.Intrinsics | None) -> None:
+        """Raises ValueError where the model needs a camera and there is none."""
+        if self.focal is not None and intrinsics is None:
+            raise ValueError(
+                "this model's metres depend on the focal length, and the picture's EXIF has none: "
+                "pass intrinsics=(fx, fy, cx, cy) in pixels of the picture (--intrinsics)"
+            )
+
+    def check_size(self, input_size: int | None, buckets: int | Sequence[int]) -> None:
+        """Raises ValueError where inputs all have one shape, and the call asks for another."""
+        self.input.refuse_size(input_size)
+        if isinstance(self.input.size, tuple) and buckets:
+            raise ValueError(
+                f"buckets={buckets}: every input of this network is {self.input.size[0]}x"
+                f"{self.input.size[1]} pixels; use 0"
+            )
+
+    def shape(
+        self, pixels: Sequence[int], input_size: int | None, lengths: Sequence[int] = (), **how: Any
+    ) -> tuple[int, int]:
+        """Height and width of the network's input for a picture.
+
+        Args:
+          pixels: height and width of the picture.
+          input_size: another short side than the model's own; None: that.
+          lengths, **how: as for `input_sizes.of_network`.
+        """
+        if isinstance(self.input.size, tuple):
+            return self.input.size
+        return input_sizes.of_network(pixels, input_size or self.input.size, lengths, **how)
+
+    def prepare(self, image: np.ndarray, shape: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
+        """RGB (uint8, or float in 0-1) → the network's input of this shape."""
+        return self.input.at(image, *shape)
+
+    def finish(
+        self,
+        output: Float[np.ndarray, "H W"],
+        shape: tuple[int, int],
+        intrinsics: camera_intrinsics.Intrinsics | None = None,
+    ) -> Float[np.ndarray, "h w"]:
+        """The network's output → the map at the picture's (or a tile's) size, float32.
+
+        Args:
+          output: as the network's head says it.
+          shape: of the map.
+          intrinsics: in pixels of the map; see `check`.
+        """
+        self.check(intrinsics)
+        values = interpolation.resize(output, shape, self.to_picture, np.float32)
+        return self._metres(values, intrinsics, shape, output.shape)
+
+    def farthest(
+        self,
+        intrinsics: camera_intrinsics.Intrinsics | None,
+        shape: Sequence[int],
+        network: Sequence[int],
+    ) -> float | None:
+        """Metres at which the map of a picture ends; None of a relative model.
+
+        Args:
+          intrinsics: in pixels of the picture.
+          shape, network: height and width of the picture and of the network's input.
+        """
+        if self.max_depth is None:
+            return None
+        return float(self._metres(self.max_depth, intrinsics, shape, network))
+
+    def _metres(
+        self,
+        values: Any,
+        intrinsics: camera_intrinsics.Intrinsics | None,
+        shape: Sequence[int],
+        network: Sequence[int],
+    ) -> Any:
+        if self.focal is None or intrinsics is None:
+            return values
+        old, new = ((int(s[0]), int(s[1])) for s in (shape, network))
+        seen = cameras.resized(np.array(intrinsics[:4], np.float32), old, new)
+        return to_metres(values, focal_length(seen), self.focal)
+
+
+def recipe_of(found: pretrained.Weights) -> Recipe:
+    """The recipe that loaded weights were trained for.
+
+    How the official code brings the output to the picture's size: V1's run.py interpolates with
+    align_corners=False, V2's infer_image (relative and metric) and V1's metric code with True.
+    """
+    kind = RELATIVE if found.head == "relative" else METRIC
+    plain = found.version == "v1" and kind == RELATIVE
+    back = "bilinear" if plain else "bilinear-corners"
+    return Recipe(kind, back, found.input, found.focal, found.max_depth)

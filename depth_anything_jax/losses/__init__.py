@@ -1,0 +1,1 @@
+"""Losses in jnp: affine-invariant relative loss, SiLog, masked medians."""

@@ -1,0 +1,1 @@
+"""Meshes, shardings, device programs and processes."""

@@ -1,0 +1,335 @@
+"""A second home for a run's checkpoints: a mounted folder that may lose files, fill up or go away.
+
+    python -m depth_anything_jax.train … --workdir=runs/student --mirror=/mnt/drive/student
+
+A run works on the machine's own disk, which a notebook's machine takes with it when it goes. A
+mounted Drive is no place to work: files that are written twice never arrive, folders of many files
+fail, the mount drops. So it receives each finished checkpoint as one file that is written once,
+
+    step_00001000.21504000.3f…c2.tar       step, bytes, SHA-256
+      run.json                             the run's settings: which run this is
+      metrics.jsonl                        its curves
+      checkpoints/1000/…                   what Orbax wrote
+
+under a temporary name and then renamed. The newest two stay. A run that starts takes the newest
+intact one back where its work folder has none that is newer, so that the same command goes on from
+there on another machine. TensorBoard's files and pictures are not mirrored: the curves are in
+metrics.jsonl. Nor are pseudo labels, which the mirrored teacher makes again.
+
+The work is done in a thread: the run neither waits for the mirror (but at its end) nor dies of it.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, cast
+
+from depth_anything_jax.checkpoints import orbax_io
+
+KEEP = 2  # the newest, and one more for when a Drive loses it
+_NAME = re.compile(r"step_(\d+)\.(\d+)\.([0-9a-f]{64})\.tar")
+_PART = ".part"
+_ABOUT = "run.json"
+_BESIDE = ("metrics.jsonl", "metrics.superseded.jsonl")  # what else of a work folder goes along
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """One checkpoint in a mirror, as its name describes it."""
+
+    path: pathlib.Path
+    step: int
+    size: int
+    digest: str
+
+    def cut(self) -> str:
+        """What is wrong with its length, "" where nothing is."""
+        size = self.path.stat().st_size
+        return "" if size == self.size else f"has {size:,} of its {self.size:,} bytes"
+
+    def broken(self) -> str:
+        """What is wrong with it, "" where it is intact; reads all of it.
+
+        Raises:
+          OSError: it cannot be read, which says nothing about what is in it.
+        """
+        if problem := self.cut():
+            return problem
+        with open(self.path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return "" if digest == self.digest else f"has the SHA-256 {digest[:8]}…, not its name's"
+
+    def about(self) -> dict[str, Any]:
+        """The settings of the run that wrote it.
+
+        Raises:
+          OSError, tarfile.TarError, ValueError: it cannot be read.
+        """
+        with tarfile.open(self.path, "r:") as tar:
+            member = tar.next()  # the first: nothing else of the file is read
+            if member is None or member.name != _ABOUT:
+                raise ValueError(f"{self.path.name} does not start with {_ABOUT}")
+            return json.load(cast(BinaryIO, tar.extractfile(member)))
+
+
+def archives(folder: pathlib.Path) -> list[Archive]:
+    """Everything in a mirror that carries the name of a checkpoint, newest first."""
+    found = []
+    for path in folder.iterdir():
+        if match := _NAME.fullmatch(path.name):
+            found.append(Archive(path, int(match[1]), int(match[2]), match[3]))
+    return sorted(found, key=lambda a: (-a.step, a.path.name))
+
+
+class Mirror:
+    """The mirror of one run: `restore` before the run looks for its checkpoints, then `start`.
+
+    Args:
+      folder: the mirror, made if only its last part is missing; "" for none.
+      workdir: the run's work folder.
+      active: False on every process but one: the calls stay valid and do nothing.
+      tell: takes lines for the person who waits, from the thread too; print, if not given.
+      poll: seconds between looks for a new checkpoint.
+
+    Raises:
+      ValueError: a folder or work folder that is not local, or a file.
+      FileNotFoundError: the folder that should hold the mirror is not there.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        workdir: str,
+        *,
+        active: bool = True,
+        tell: Callable[[str], None] | None = None,
+        poll: float = 1.0,
+    ):
+        self._active = bool(folder) and active
+        if not self._active:
+            return
+        for name, path in (("mirror", folder), ("workdir", workdir)):
+            if "://" in path:
+                raise ValueError(
+                    f"{name}={path}: a mirror is a mounted folder beside a local work folder; a "
+                    "bucket keeps what it is given, so work there directly: "
+                    "--workdir=gs://BUCKET/NAME, without --mirror"
+                )
+        self.folder, self._workdir = (
+            pathlib.Path(os.path.abspath(os.path.expanduser(p))) for p in (folder, workdir)
+        )
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"mirror={folder}: this is a file; name a folder")
+        if not self.folder.parent.is_dir():
+            # Making it would write beside the Drive, on the disk that goes with the machine.
+            raise FileNotFoundError(
+                f"mirror={folder}: there is no folder {self.folder.parent}; mount the Drive first, "
+                "or make that folder"
+            )
+        self.folder.mkdir(exist_ok=True)
+        self._tell, self._poll = tell or functools.partial(print, flush=True), poll
+        self._checked: dict[str, str] = {}  # by name: what is wrong, once all of it was read
+        self._done = self._failed = -1  # newest step that is mirrored, last that could not be
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    def restore(self, check: Callable[[dict[str, Any]], None]) -> int | None:
+        """Brings the newest intact checkpoint into the work folder if that has none as new.
+
+        Args:
+          check: called with what `start` was given by the run that wrote the mirror; raises where
+            this is not the same run.
+
+        Returns:
+          The step that was brought back, or None.
+        """
+        if not self._active:
+            return None
+        for rest in self._workdir.glob("restoring-*"):  # of a start that was killed here
+            shutil.rmtree(rest, ignore_errors=True)
+        local = self._newest_local()
+        latest = -1 if local is None else int(local.name)
+        for archive in archives(self.folder):
+            try:
+                problem = archive.cut() if archive.step <= latest else self._broken(archive)
+                about = {} if problem else archive.about()
+            except (OSError, tarfile.TarError, ValueError) as error:
+                problem = f"cannot be read ({type(error).__name__}: {error})"
+            if problem:
+                self._tell(f"mirror: {archive.path} {problem}; looking for an older one")
+                continue
+            check(about)
+            self._done = archive.step
+            if archive.step <= latest:
+                return None
+            self._unpack(archive)
+            self._tell(f"mirror: step {archive.step:,} is brought back from {archive.path}")
+            return archive.step
+        return None
+
+    def start(self, about: Mapping[str, Any]) -> None:
+        """From now on every finished checkpoint goes to the mirror.
+
+        Args:
+          about: which run this is, as JSON values.
+        """
+        if not self._active:
+            return
+        self._about = json.dumps(dict(about)).encode()
+        self._thread = threading.Thread(target=self._watch, name="mirror", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Mirrors the last checkpoint, once more where that failed, and ends the thread."""
+        if self._active and self._thread is not None:
+            self._closing.set()
+            self._thread.join()
+            self._thread = None
+
+    # In the thread
+
+    def _watch(self) -> None:
+        while True:
+            closing = self._closing.wait(self._poll)
+            self._look(closing)
+            if closing:
+                return
+
+    def _look(self, last: bool) -> None:
+        """Mirrors the newest checkpoint; one that failed is tried again at the `last` look only."""
+        step = -1
+        try:
+            newest = self._newest_local()
+            step = -1 if newest is None else int(newest.name)
+            if newest is None or step <= self._done or (step == self._failed and not last):
+                return
+            begun = time.monotonic()
+            size = self._write(newest)
+        except Exception as error:  # whatever it is, the run is worth more than its mirror
+            self._failed = step
+            there = f"step {self._done:,}" if self._done >= 0 else "nothing"
+            self._tell(
+                f"mirror: step {step:,} is not in {self.folder} ({type(error).__name__}: {error}); "
+                + (f"what it has is {there}" if last else "the next checkpoint is tried again")
+            )
+            return
+        self._done = step
+        seconds = time.monotonic() - begun
+        self._tell(f"mirror: step {step:,}, {size / 1e6:,.1f} MB in {seconds:.1f} s")
+        try:
+            self._prune()
+        except OSError as error:
+            self._tell(f"mirror: older files stay in {self.folder} ({error})")
+
+    def _newest_local(self) -> pathlib.Path | None:
+        # Orbax gives a step its name when all of it is written.
+        found = orbax_io.find(self._workdir / "checkpoints")
+        return None if found is None else pathlib.Path(found)
+
+    def _write(self, source: pathlib.Path) -> int:
+        step = int(source.name)
+        part = self.folder / f"step_{step:08d}.tar{_PART}"
+        with contextlib.ExitStack() as stack:
+            # All are opened before any is read: the run may delete the step before a slow Drive
+            # has it, and what is open stays readable.
+            files = []
+            for path in sorted(p for p in source.rglob("*") if p.is_file()):
+                inside = path.relative_to(source).as_posix()
+                file = stack.enter_context(open(path, "rb"))
+                files.append((f"checkpoints/{source.name}/{inside}", file))
+            for name in _BESIDE:
+                if (self._workdir / name).is_file():
+                    files.append((name, stack.enter_context(open(self._workdir / name, "rb"))))
+            try:
+                with open(part, "wb") as raw:
+                    out = _Counted(raw)
+                    with tarfile.open(fileobj=cast(Any, out), mode="w|") as tar:
+                        tar.addfile(_member(_ABOUT, len(self._about)), io.BytesIO(self._about))
+                        for name, file in files:
+                            tar.addfile(_member(name, os.fstat(file.fileno()).st_size), file)
+                    raw.flush()
+                    os.fsync(raw.fileno())
+                arrived = part.stat().st_size
+                if arrived != out.size:
+                    raise OSError(f"{part} has {arrived:,} of {out.size:,} bytes")
+                name = f"step_{step:08d}.{out.size}.{out.digest.hexdigest()}.tar"
+                os.rename(part, self.folder / name)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    part.unlink()
+                raise
+        self._checked[name] = ""
+        return out.size
+
+    def _prune(self) -> None:
+        """Removes all but the newest intact ones, and what killed runs left half-written."""
+        kept: set[int] = set()
+        for archive in archives(self.folder):
+            if len(kept) < KEEP and archive.step not in kept and not self._broken(archive):
+                kept.add(archive.step)
+            else:
+                archive.path.unlink()
+        for rest in self.folder.glob(f"step_*.tar{_PART}"):
+            rest.unlink()
+
+    def _broken(self, archive: Archive) -> str:
+        """As `Archive.broken`, but each file is read once."""
+        name = archive.path.name
+        if name not in self._checked:
+            self._checked[name] = archive.broken()
+        return self._checked[name]
+
+    # In the caller's thread
+
+    def _unpack(self, archive: Archive) -> None:
+        if not hasattr(tarfile, "data_filter"):
+            raise RuntimeError(
+                f"Python {platform.python_version()} cannot unpack {archive.path} safely (tarfile "
+                "has no filters); use 3.11.4 or newer"
+            )
+        checkpoints = self._workdir / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        aside = pathlib.Path(tempfile.mkdtemp(prefix="restoring-", dir=self._workdir))
+        with tarfile.open(archive.path, "r:") as tar:
+            tar.extractall(aside, filter="data")
+        for name in _BESIDE:
+            if (aside / name).exists():
+                os.replace(aside / name, self._workdir / name)
+        step = checkpoints / str(archive.step)
+        # Last, because a start that is killed before this restores again.
+        os.rename(aside / "checkpoints" / step.name, step)
+        shutil.rmtree(aside)
+
+
+class _Counted:
+    """A file to write to, with the size and the SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self.size, self.digest = file, 0, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        """As a file's; returns the number of bytes."""
+        self._file.write(data)
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """Says nothing of the user or the machine."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime = size, int(time.time())
+    return info

@@ -1,0 +1,343 @@
+"""What a person sees of a run: a console line with ETA, JSONL, TensorBoard, pictures, a profile.
+
+    work folder/
+      metrics.jsonl              one object a line: step, time and every scalar; always written
+      metrics.superseded.jsonl   lines of steps that a resumed run did again (only if there are any)
+      strips/NAME_STEP.png       pictures, RGB | label | prediction
+      events.out.tfevents.*      the same for TensorBoard
+
+A run that resumes from step k continues metrics.jsonl after step k; what an interrupted run had
+logged beyond k is moved aside, so that each step stands in the file once. Nothing here knows the
+model, defines flags or blocks on the device: scalars come as numbers.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+
+from depth_anything_jax.utils.formatting import duration
+
+_MIRROR_SECONDS = 60.0  # remote files are replaced whole, so not at every line
+
+
+class Report:
+    """Writes scalars and pictures of one run into its work folder, and prints its step lines.
+
+    The loop tells the clock what it does, and asks for a line when one is due:
+
+        report = Report(workdir, total_steps=20_000, every=50, resumed_from=None)
+        with report.waiting(): batch = next(batches)
+        ...
+        report.step(examples=48)
+        if report.due(step): report.log(step, {"loss": loss})
+        report.close()
+
+    Args:
+      workdir: a local folder or gs://...; made if missing. Remote files are mirrored once a minute
+        and by close(), because object stores cannot append.
+      total_steps: the step that ETA counts to.
+      every: steps between lines.
+      resumed_from: the restored step; None for a fresh start, which supersedes all old lines.
+      tensorboard: also write TensorBoard event files.
+      active: False on every process but one: nothing is written or printed, the calls stay valid.
+      show: scalars on the console line, in this order, by the part of their name after the last
+        "/"; None shows those without a "/".
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        total_steps: int,
+        every: int = 50,
+        resumed_from: int | None = None,
+        tensorboard: bool = True,
+        active: bool = True,
+        show: Sequence[str] | None = None,
+        printer: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        if every < 1:
+            raise ValueError(f"every is {every} steps between lines; use 1 or more")
+        self.total_steps, self.every, self.show = total_steps, every, show
+        self._print = printer or (lambda text: print(text, flush=True))
+        self._clock, self._active = clock, active
+        self._writer: Any = None
+        self._remote: epath.Path | None = None
+        self._restart_interval()
+        self._recent = (0.0, 0.0)  # seconds and steps, older ones weigh less: for ETA
+        # The first step compiles, and its numbers are waited for: rates start behind the second.
+        self._unsteady = 2
+        if not active:
+            return
+        self._folder = pathlib.Path(os.path.expanduser(os.fspath(workdir)))
+        if _is_remote(workdir):
+            self._remote = epath.Path(workdir)
+            self._remote.mkdir(parents=True, exist_ok=True)
+            self._scratch = tempfile.TemporaryDirectory(prefix="report-")
+            self._folder = pathlib.Path(self._scratch.name)
+            for name in ("metrics.jsonl", "metrics.superseded.jsonl"):
+                if (self._remote / name).exists():
+                    (self._folder / name).write_bytes((self._remote / name).read_bytes())
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _supersede(self._folder, resumed_from)
+        self._jsonl = open(self._folder / "metrics.jsonl", "a", encoding="utf-8")
+        self._mirrored: dict[str, tuple[int, float]] = {}
+        self._mirror_at = clock() + _MIRROR_SECONDS
+        if tensorboard:
+            from tensorboardX import SummaryWriter  # only here: half a second of imports
+
+            purge = 0 if resumed_from is None else resumed_from + 1
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge, flush_secs=30)
+
+    # The clock
+
+    def _restart_interval(self) -> None:
+        self._since, self._steps, self._examples = self._clock(), 0, 0
+        self._waited = self._paused = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time inside counts as waiting for data."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._waited += self._clock() - start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside (evaluation, a picture) counts neither as a step nor as waiting."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._paused += self._clock() - start
+
+    def step(self, examples: int) -> None:
+        """One step is done, over `examples` images of the global batch."""
+        if self._unsteady:
+            self._unsteady -= 1
+            self._restart_interval()
+            return
+        self._steps += 1
+        self._examples += examples
+
+    def due(self, step: int) -> bool:
+        """Whether a line belongs after this step (counted from 1): every so often, and the last."""
+        return step % self.every == 0 or step == self.total_steps
+
+    def rates(self) -> dict[str, float]:
+        """images_per_second, seconds_per_step and data_wait_share since the last call.
+
+        Empty while only the first two steps are done.
+        """
+        elapsed = self._clock() - self._since - self._paused
+        steps, examples, waited = self._steps, self._examples, self._waited
+        self._restart_interval()
+        if steps == 0 or elapsed <= 0:
+            return {}
+        self._recent = 0.7 * self._recent[0] + elapsed, 0.7 * self._recent[1] + steps
+        return {
+            "rate/images_per_second": examples / elapsed,
+            "rate/seconds_per_step": elapsed / steps,
+            "rate/data_wait_share": waited / elapsed,
+        }
+
+    # The output
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Scalars of a step into every place: files with the rates added, and the console line."""
+        rates = self.rates()
+        self.scalars(step, {**values, **rates})
+        self.line(step, values, rates)
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line of scalars to metrics.jsonl and TensorBoard.
+
+        Raises:
+          ValueError: a value that is not a single number, by name.
+        """
+        numbers = {name: _number(name, value) for name, value in values.items()}
+        if not self._active:
+            return
+        # JSON has no NaN: such values are written as strings that float() reads.
+        row = {k: v if math.isfinite(v) else str(v) for k, v in numbers.items()}
+        self._jsonl.write(json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n")
+        self._jsonl.flush()
+        if self._writer is not None:
+            for name, number in numbers.items():
+                self._writer.add_scalar(name, number, step)
+        if self._remote is not None and self._clock() >= self._mirror_at:
+            self._mirror()
+
+    def images(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
+        """Write RGB pictures to strips/NAME_STEP.png ("/" becomes "-") and TensorBoard."""
+        if not self._active:
+            return
+        from PIL import Image
+
+        (self._folder / "strips").mkdir(exist_ok=True)
+        for name, picture in pictures.items():
+            file = self._folder / "strips" / f"{name.replace('/', '-')}_{step:08d}.png"
+            Image.fromarray(picture).save(file)
+            if self._writer is not None:
+                self._writer.add_image(name, picture, step, dataformats="HWC")
+
+    def line(
+        self, step: int, values: Mapping[str, Any], rates: Mapping[str, float] | None = None
+    ) -> None:
+        """Print one line: step, share done, scalars, rates and the time to go."""
+        if not self._active:
+            return
+        shown = self.show if self.show is not None else [k for k in values if "/" not in k]
+        parts = [
+            f"{k.rpartition('/')[2]} {_number(k, values[k]):.4g}" for k in shown if k in values
+        ]
+        width = len(f"{self.total_steps:,}")
+        head = f"step {step:>{width},}/{self.total_steps:,} {step / self.total_steps:4.0%}"
+        tail = []
+        if rates:
+            tail = [
+                f"{rates['rate/images_per_second']:.3g} img/s",
+                f"{rates['rate/seconds_per_step']:.3g} s/step",
+                f"data {rates['rate/data_wait_share']:.0%}",
+            ]
+        seconds, steps = self._recent
+        if steps and step < self.total_steps:
+            tail.append(f"ETA {duration((self.total_steps - step) * seconds / steps)}")
+        self._print("  ".join([head, *parts] + (["|", *tail] if tail else [])))
+
+    def text(self, message: str) -> None:
+        """Print a message once, from the active process only."""
+        if self._active:
+            self._print(message)
+
+    def flush(self) -> None:
+        """Bring everything written so far to the work folder."""
+        if not self._active:
+            return
+        if self._writer is not None:
+            self._writer.flush()
+        if self._remote is not None:
+            self._mirror()
+
+    def close(self) -> None:
+        """Flush and close the files; the report cannot be used afterwards."""
+        if not self._active:
+            return
+        self._jsonl.close()
+        if self._writer is not None:
+            self._writer.close()
+        if self._remote is not None:
+            self._mirror()
+            self._scratch.cleanup()
+        self._active = False
+
+    def _mirror(self) -> None:
+        assert self._remote is not None
+        for file in sorted(p for p in self._folder.rglob("*") if p.is_file()):
+            name, stat = file.relative_to(self._folder).as_posix(), file.stat()
+            state = (stat.st_size, stat.st_mtime)
+            if self._mirrored.get(name) != state:
+                (self._remote / name).parent.mkdir(parents=True, exist_ok=True)
+                (self._remote / name).write_bytes(file.read_bytes())
+                self._mirrored[name] = state
+        self._mirror_at = self._clock() + _MIRROR_SECONDS
+
+
+def _is_remote(path: str | os.PathLike[str]) -> bool:
+    return "://" in os.fspath(path)
+
+
+def _number(name: str, value: Any) -> float:
+    array = np.asarray(value)
+    if array.size != 1:
+        raise ValueError(f"scalar {name!r} has shape {array.shape}; reduce it to one number")
+    return float(array.reshape(()))
+
+
+def _supersede(folder: pathlib.Path, resumed_from: int | None) -> None:
+    """Move lines beyond the restored step, and one that a kill cut short, out of metrics.jsonl."""
+    file = folder / "metrics.jsonl"
+    if not file.exists():
+        return
+    kept: list[str] = []
+    moved: list[str] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            keep = resumed_from is not None and json.loads(line)["step"] <= resumed_from
+        except (ValueError, KeyError, TypeError):
+            keep = False
+        (kept if keep else moved).append(line + "\n")
+    if not moved:
+        return
+    # The aside copy first: a kill between the two writes repeats lines there, and loses none.
+    with open(folder / "metrics.superseded.jsonl", "a", encoding="utf-8") as aside:
+        aside.writelines(moved)
+    temporary = folder / "metrics.jsonl.tmp"
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a work folder's metrics.jsonl, in the order written; NaN comes back as a float.
+
+    Raises:
+      FileNotFoundError: the folder holds no metrics.jsonl.
+    """
+    rows = []
+    for line in (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        rows.append({k: float(v) if isinstance(v, str) else v for k, v in row.items()})
+    return rows
+
+
+class ProfileWindow:
+    """Records a JAX profile of a window of steps on request; `tensorboard` with xprof shows it.
+
+    Args:
+      workdir: the trace goes to workdir/plugins/profile.
+      first, last: the steps to record, counted like the loop's; without them nothing is.
+
+    Raises:
+      ValueError: only one of the two, or a last step before the first.
+    """
+
+    def __init__(
+        self, workdir: str | os.PathLike[str], first: int | None = None, last: int | None = None
+    ):
+        if (first is None) != (last is None) or not (first or 0) <= (last or 0):
+            raise ValueError(f"profile window ({first}, {last}): give the first and the last step")
+        self._workdir = os.fspath(workdir)
+        self._window = range(0) if first is None or last is None else range(first, last + 1)
+        self._running = False
+
+    def before(self, step: int) -> None:
+        """Call before each step: starts and stops the trace at the window's edges."""
+        inside = step in self._window
+        if self._running and not inside:
+            self.close()
+        elif inside and not self._running:
+            import jax
+
+            jax.profiler.start_trace(self._workdir)
+            self._running = True
+
+    def close(self) -> None:
+        """Stop a running trace; harmless otherwise."""
+        if self._running:
+            import jax
+
+            jax.profiler.stop_trace()
+            self._running = False

@@ -1,0 +1,314 @@
+"""What the trainer tells about itself: the first page, memory, signs of a dead model, pictures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from depth_anything_jax.data import registry, source_checks, transforms
+from depth_anything_jax.data.examples import Failure
+from depth_anything_jax.data.pseudo_labels import label_store
+from depth_anything_jax.data.sources.base import Source, Subset
+from depth_anything_jax.evaluation.runner import loop, predictors
+from depth_anything_jax.evaluation.scores import aggregate
+from depth_anything_jax.losses import relative
+from depth_anything_jax.models import outputs
+from depth_anything_jax.models.outputs import is_metric
+from depth_anything_jax.parallel import processes
+from depth_anything_jax.parallel.device_programs import (
+    DeviceProgram,
+    batch_sharding,
+    device_program,
+    replicated,
+)
+from depth_anything_jax.training import optim, perturb
+from depth_anything_jax.utils import param_paths
+from depth_anything_jax.visualization import colormaps
+
+# More zeros than this in the first output: a ReLU head that no gradient will ever reach.
+DEAD_SHARE = 0.99
+ROWS = 4  # pictures of each part of a batch
+NAMES = 100_000  # of a source that processes compare: a tenth of a second
+FULL_SHARE = 0.9  # .97 in a run that stayed where it was; a fresh head has 1 / pixels
+
+
+def describe(
+    config, mesh, shapes, networks, start: int, meta: dict[str, Any], *, resumed: bool = False
+) -> str:
+    """The page printed before the first step."""
+    leaves = param_paths.leaves_by_path(shapes)
+    learns = param_paths.leaves_by_path(
+        optim.trainable(shapes, (*optim.UNUSED, *config.optim.freeze))
+    )
+    total = sum(int(np.prod(x.shape)) for x in leaves.values())
+    learning = sum(int(np.prod(x.shape)) for p, x in leaves.items() if learns[p])
+    dtype = np.dtype(networks.student.encoder.dtype).name
+    frozen = [
+        n for n, net in (("encoder", networks.frozen_encoder), ("teacher", networks.teacher)) if net
+    ]
+    head = config.model.head
+    if is_metric(networks.student):
+        focal = f" at a focal length of {config.camera.focal:g} px" if config.camera.focal else ""
+        head += f" up to {config.model.max_depth:g} m{focal}"
+    whole = isinstance(config.input_size, tuple)
+    pixels = "whole images at {} x {}".format(*config.input_size) if whole else config.input_size
+    lines = [
+        f"{config.model.variant} {config.model.version} {head}, {total:,} parameters, "
+        f"{learning:,} learn; frozen beside it: {', '.join(frozen) or 'nothing'}",
+        f"{mesh.size} {jax.devices()[0].platform} devices as data {mesh.shape['data']} x fsdp "
+        f"{mesh.shape['fsdp']}, {jax.process_count()} processes; {dtype} compute; batch "
+        f"{config.batch_size} of {pixels} px, accumulation {config.accumulation}",
+        f"{'continues after' if start else 'starts at'} step {start} of {config.total_steps}",
+    ]
+    if resumed and config.init_from:
+        lines.append(
+            f"init_from={config.init_from} is not read again: the run goes on from its own"
+        )
+    for link in meta.get("licence_chain", []):
+        lines.append(f"{link['role']}: {link['source']} ({link['licence']})")
+    return "\n".join(lines)
+
+
+def memory(compiled) -> str:
+    """Bytes per device that the compiled step needs, as a line."""
+    found = compiled.memory_analysis()
+    if found is None:
+        return "memory: this backend does not tell"
+    gib = 2.0**30
+    return (
+        f"memory per device: {found.argument_size_in_bytes / gib:.2f} GiB of arrays, "
+        f"{found.temp_size_in_bytes / gib:.2f} GiB while computing"
+    )
+
+
+def profile_window(config) -> tuple[int | None, int | None]:
+    """First and last step to profile; None for both: nothing."""
+    first, last = config.log.profile
+    return (first, last) if last > first else (None, None)
+
+
+def tell_failure(failure: Failure) -> None:
+    """A line for a record that cannot be read; each process tells of its own."""
+    several = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
+    print(f"{several}cannot be read, the next record stands in: {failure}", flush=True)
+
+
+def check_same_data(found: Mapping[str, Sequence[Source]]) -> None:
+    """Refuses several processes that would read different records under one name.
+
+    Counts and names are compared, of a large source every so-manieth name: a file that is missing
+    or one too many moves all behind it. What is in the files is not.
+
+    Args:
+      found: the sources of each part of the batch.
+
+    Raises:
+      ValueError: names the source, and what each process has.
+    """
+    if jax.process_count() == 1:
+        return
+    facts = {}
+    for part, members in found.items():
+        for i, source in enumerate(members):
+            shown = range(0, len(source), max(1, len(source) // NAMES))
+            digest = label_store.keys_digest(Subset(source, shown))
+            facts[f"data.{part}[{i}], {source.name},"] = (
+                f"{len(source)} records (names {digest[:8]})"
+            )
+    processes.check_alike(
+        facts, "Every host needs the same files under the same path: docs/scaling.md"
+    )
+
+
+class Unseen:
+    """The metrics of every step, on the device until they are looked at.
+
+    The device never waits for a look at an earlier step than its newest one, and all steps are
+    looked at, so that the first number that is not finite is told with the step where it arose.
+    """
+
+    LIMIT = 64  # steps that may wait: a step's metrics are some forty small buffers
+
+    def __init__(self, config):
+        self._config = config
+        self._steps: list[tuple[int, Any, int]] = []
+        self._last: tuple[int, dict[str, float]] = (0, {})
+
+    def add(self, done: int, metrics, failures: int) -> None:
+        """The device scalars of a step, and how many records had failed by then."""
+        self._steps.append((done, metrics, failures))
+        if len(self._steps) > self.LIMIT:
+            self.look(done - 1)
+
+    def look(self, step: int) -> dict[str, float]:
+        """The numbers of `step`, which is the last one looked at or newer.
+
+        Raises:
+          FloatingPointError: a number of this or an earlier step is not finite; names the first.
+        """
+        due = [s for s in self._steps if s[0] <= step]
+        self._steps = self._steps[len(due) :]
+        for (done, _, failures), metrics in zip(
+            due, jax.device_get([s[1] for s in due]), strict=True
+        ):
+            numbers = {k: float(v) for k, v in metrics.items()}
+            bad = [f"{k} is {v}" for k, v in numbers.items() if not math.isfinite(v)]
+            if bad:
+                raise FloatingPointError(
+                    f"step {done}: {', '.join(bad)}; all checkpoints are from before. Lower "
+                    "optim.encoder_lr and optim.decoder_lr; --config.log.images=1 draws the steps "
+                    "before it"
+                )
+            numbers |= rates(self._config, done - 1) | {"data/failures": failures}
+            self._last = done, numbers
+        assert self._last[0] == step
+        return self._last[1]
+
+
+def check_alive(metrics: dict[str, float]) -> None:
+    """Raises FloatingPointError where the first output has no gradient almost everywhere.
+
+    Zeros of a ReLU in more than DEAD_SHARE of the pixels, a sigmoid's ends in FULL_SHARE, or not
+    one label within a metric head's range.
+    """
+    if "labelled/log_bias" in metrics and metrics["labelled/valid_share"] == 0:
+        raise FloatingPointError(
+            "no pixel of the first batch has a label between loss.min_depth and model.max_depth "
+            "(in canonical metres under camera.focal): nothing is learned from such a batch. Are "
+            "the labels in another unit (fmt and scale, docs/data.md)? Else widen the range"
+        )
+    for part in ("labelled", "unlabelled"):
+        zeros = metrics.get(f"{part}/pred_zero_share", 0.0)
+        if zeros > DEAD_SHARE:
+            raise FloatingPointError(
+                f"{zeros:.1%} of the first {part} prediction is exactly 0: the head's last ReLU is "
+                "dead and no gradient will reach it. Start the head from this package's "
+                "initialiser (init_parts='encoder'), or another seed"
+            )
+    largest = metrics.get("labelled/pred_max_share", 0.0)
+    ends = largest + metrics.get("labelled/pred_zero_share", 0.0)
+    if largest and ends > FULL_SHARE:
+        raise FloatingPointError(
+            f"{ends:.1%} of the first prediction is its largest depth or 0: the head's sigmoid is "
+            "full and hardly a gradient passes it. What the weights hand over is too large for a "
+            "new last layer: the relative loss knows no scale, and a high optim.decoder_lr lets it "
+            "grow. Train them with a lower one, or take the encoder alone (init_parts='encoder')"
+        )
+
+
+def rates(config, step: int) -> dict[str, float]:
+    """The learning rates of update `step` (from 0)."""
+    factor = float(
+        optim.schedule(config.optim.schedule, config.total_steps, config.optim.warmup)(step)
+    )
+    groups = optim.GROUPS if config.model.head == "bins" else ("encoder", "decoder")
+    return {f"lr/{group}": config.optim[f"{group}_lr"] * factor for group in groups}
+
+
+def strips_program(student, mesh) -> DeviceProgram:
+    """(params, images in [0, 1] (b, h, w, 3), n) -> disparity of the first n, everywhere."""
+
+    def disparity(params, images, n):
+        return outputs.disparity(student, params, perturb.normalise(images))[:n]
+
+    return device_program("train.strips", disparity, mesh, out_shardings=replicated(mesh), static=2)
+
+
+def gather_program(mesh) -> DeviceProgram:
+    """A tree of parameters -> the same, whole on every device."""
+    return device_program("train.gather", lambda x: x, mesh, out_shardings=replicated(mesh))
+
+
+def predictor(student, mesh):
+    """(params on the mesh, images in [0, 1] (n, h, w, 3)) -> disparity (n, h, w), in numpy.
+
+    Every process calls it, with the same few images. They are handed out to the devices in turn,
+    so that each computes one or, of more images than devices, its share.
+    """
+
+    program = strips_program(student, mesh)
+
+    def predict(params, images):
+        n = len(images)
+        shape = (-(-n // mesh.size) * mesh.size, *images.shape[1:])
+        dealt = jax.make_array_from_callback(
+            shape, batch_sharding(mesh), lambda index: images[np.arange(shape[0])[index[0]] % n]
+        )
+        return np.asarray(program(params, dealt, n))
+
+    return predict
+
+
+def strips(predict, params, batch, *, rows: int = ROWS) -> dict[str, np.ndarray]:
+    """Pictures RGB | label | prediction of this process's first rows, by part of the batch."""
+    drawn = {}
+    for part, x in batch.items():
+        x = {k: np.asarray(v[:rows]) for k, v in x.items()}
+        if jax.process_count() > 1:  # every process computes, on the first one's rows
+            x = multihost_utils.broadcast_one_to_all(x)
+        images = x["image"]
+        prediction = predict(params, images)
+        if "disparity" in x:
+            label, valid = relative.prepare_label(
+                *(jnp.asarray(x[k]) for k in ("disparity", "valid", "sky", "shift_known"))
+            )
+        else:
+            label, valid = np.zeros_like(prediction), np.zeros(prediction.shape, bool)
+        drawn[part] = colormaps.strips(
+            images, np.asarray(label), np.asarray(valid), prediction, rows=rows
+        )
+    return drawn
+
+
+class Evaluator:
+    """Scores the student on config.eval.data, by the same code as everywhere: eval/SET/METRIC.
+
+    Metric heads in metres, unaligned, under the protocol zoe; others under golden. The running
+    average is scored where there is one. One process scores; the others go on.
+    """
+
+    def __init__(self, config, student, mesh):
+        self._config, self._student = config, student
+        found = (
+            [registry.make(registry.parse(s)) for s in config.eval.data]
+            if config.eval.every
+            else []
+        )
+        source_checks.check(
+            found, metres=False, cameras=bool(config.camera.focal), field="eval.data"
+        )
+        self._sources = {source.name: source for source in found}
+        self._gather = gather_program(mesh)
+
+    def __call__(self, state) -> dict[str, float]:
+        """Scalars of the state's parameters."""
+        params = jax.device_get(self._gather(state.params if state.ema is None else state.ema))
+        if jax.process_index():
+            processes.meet(f"scores after step {int(state.step)}")
+            return {}
+        candidate = predictors.of_model(
+            self._student,
+            params,
+            transform=transforms.training_input(self._config.input_size),
+            focal=self._config.camera.focal or None,
+        )
+        metres = candidate.kind == "metric"
+        size = {} if candidate.own_size else {"input_size": self._config.input_size}
+        wanted = ("abs_rel", "rmse", "delta1") if metres else loop.METRICS
+        scalars: dict[str, float] = {}
+        for name, source in self._sources.items():
+            scores = loop.evaluate_candidate(
+                candidate,
+                source,
+                protocol="zoe" if metres else "golden",
+                switches=size,
+                limit=self._config.eval.limit,
+            )
+            means = aggregate.means(scores.per_image)
+            scalars |= {f"eval/{name}/{score}": means[score] for score in wanted}
+        processes.meet(f"scores after step {int(state.step)}")
+        return scalars

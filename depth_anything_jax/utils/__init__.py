@@ -1,0 +1,1 @@
+"""What several folders need, each module named after what it does."""

@@ -1,0 +1,15 @@
+"""Numbers as text."""
+
+
+def duration(seconds: float | int) -> str:
+    """A length of time as a person says it: "45 s", "12 min", "3 h 05 min", "2 d 4 h"."""
+    seconds = max(0.0, float(seconds))
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24} h"

@@ -1,0 +1,1 @@
+"""Colours, colour bars and HTML pages."""
