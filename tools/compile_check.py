@@ -161,6 +161,8 @@ def check(
         return figures(other, found, program, chosen, **fields)
 
     def fits(batch: int) -> bool:
+        if batch == config.batch_size:
+            return fitting
         try:
             needed = compiled(batch).needed
             said = f"{needed / topologies.GIB:.2f} GiB"
