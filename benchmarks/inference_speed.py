@@ -134,7 +134,7 @@ def first_result(folder: str) -> None:
 def prepare(folder: str) -> None:
     """Random weights of ViT-S that make the output vary, for both who compare."""
     from depth_anything_jax.models import VARIANTS
-    from tests import reference_model
+    from tests.helpers import reference_model
 
     model = reference_model.random_model(VARIANTS["vits"], images()[:, :70, :70])
     model.save_pretrained(folder)

@@ -15,10 +15,10 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
-import tests.shapes  # noqa: E402, F401  (the import hook below finds it by name)
+import tests.helpers.shapes  # noqa: E402, F401  (the import hook below finds it by name)
 
 jax.config.update("jax_num_cpu_devices", 8)
-jaxtyping.install_import_hook("depth_anything_jax", "tests.shapes.checker")
+jaxtyping.install_import_hook("depth_anything_jax", "tests.helpers.shapes.checker")
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's worker pool reads absl flags, which pytest never parses
 

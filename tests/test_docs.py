@@ -242,7 +242,7 @@ def test_the_method_page_is_complete():
             "[`step.cutmix`](../depth_anything_jax/losses/relative.py)",
             "`step.cutmix` is not in",
         ),
-        (named_tests, "`tests/test_losses.py::test_nothing`", "no such test"),
+        (named_tests, "`tests/losses/test_relative.py::test_nothing`", "no such test"),
         (named_tests, "`tests/nowhere.py::test_nothing`", "no such test"),
         (names, "`relative.cutmics`", "no such function or field"),
         (names, "`loss.trimm`", "no such function or field"),

@@ -14,7 +14,7 @@ from depth_anything_jax.losses import relative
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import logger
 from depth_anything_jax.utils import param_paths
-from tests.test_data_prepare import prepare
+from tests.helpers.prepare_data import prepare
 
 SIZE = 28
 SMALL = {

@@ -16,7 +16,7 @@ from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.report import session, tables
 from depth_anything_jax.evaluation.runner import predictors
 from depth_anything_jax.evaluation.scores.aggregate import ImageScores
-from tests import benchmark_files
+from tests.helpers import benchmark_files
 
 SCENES = "scenes:A?count=2&size=28"
 SMALL = {"input_size": 28}

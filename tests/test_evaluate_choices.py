@@ -14,7 +14,7 @@ from depth_anything_jax.evaluation.protocols import table
 from depth_anything_jax.evaluation.report import published, tables
 from depth_anything_jax.evaluation.runner import loop, predictors
 from depth_anything_jax.evaluation.scores import pairs, relative
-from tests import benchmark_files
+from tests.helpers import benchmark_files
 
 H, W = 48, 64
 PROGRAM = [sys.executable, "-m", "depth_anything_jax.evaluate"]

@@ -21,7 +21,7 @@ from depth_anything_jax.inference import compilation_cache
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
 from depth_anything_jax.video import process, reader
-from tests import api_models, video_files
+from tests.helpers import api_models, video_files
 
 OPTIONS = batch.Options(input_size=56)
 

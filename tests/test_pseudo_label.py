@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,35 +19,14 @@ from depth_anything_jax.data.pseudo_labels.label_store import LabelStore
 from depth_anything_jax.data.registry import attach
 from depth_anything_jax.inference import predictor
 from depth_anything_jax.training import step
-from tests.test_labelling import SIZE, run
-from tests.test_labels import Photos
+from tests.helpers.labelling import SIZE, run
+from tests.helpers.photos import Photos
+from tests.helpers.small_networks import KERNEL, Convolution, MetricConvolution, random_params
 
 TINY = models.Variant(16, 4, 1, 32, 8, (8, 8, 8, 8), (0, 1, 2, 3), grid=2)
 
 
 # Devices, and the online teacher
-
-
-class Convolution:
-    """A model as small as can be: one 3x3 convolution."""
-
-    head = "relative"
-
-    def apply(self, variables, images):
-        kernel = variables["params"]["kernel"]
-        return jax.lax.conv_general_dilated(
-            images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )[..., 0]
-
-
-class MetricConvolution(Convolution):
-    head = "sigmoid"
-
-    def apply(self, variables, images):
-        return 20 * jax.nn.sigmoid(super().apply(variables, images) - 3)
-
-
-KERNEL = {"kernel": np.random.default_rng(0).normal(0, 1, (3, 3, 3, 1)).astype(np.float32)}
 
 
 def test_eight_devices_label_like_one(tmp_path):
@@ -101,18 +79,6 @@ class Squares(Photos):
     def __getitem__(self, index):
         image = np.random.default_rng(index).integers(0, 256, (45, 45, 3), np.uint8)
         return {"key": self.key(index), "image": image}
-
-
-def random_params(model, size):
-    """Parameters of the right shapes (the initialiser takes longer to compile than the rest)."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
-
-    def draw(x):
-        fan_in = max(1, int(np.prod(x.shape[:-1])))
-        return jnp.asarray(rng.standard_normal(x.shape) * (2 / fan_in) ** 0.5 + 0.1, x.dtype)
-
-    return jax.tree.map(draw, shapes["params"])
 
 
 @pytest.mark.parametrize("head", ["relative", "sigmoid"])

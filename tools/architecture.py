@@ -38,7 +38,8 @@ Written by `python tools/architecture.py` from the modules' docstrings; a test h
 ## Layers
 
 A folder imports itself and what stands above it in this table, nothing below and nothing beside it;
-functions that import later count, too (`tests/test_house.py`). The last rows are the programs.
+functions that import later count, too (`tests/test_repository_rules.py`). The last rows are the
+programs.
 
 | folder | what lives there | imports |
 | --- | --- | --- |

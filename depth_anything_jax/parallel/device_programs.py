@@ -4,7 +4,7 @@ Networks read the mesh while they are traced (`placement`): the fused attention 
 cannot be partitioned by the compiler and must know it. A program therefore carries its mesh and
 enters it whenever it is traced or called, whatever mesh is in context outside. `jax.jit` stands
 nowhere else in the package, and each name below is run on several devices and compiled for TPU
-topologies by the tests (tests/test_device_programs.py holds both).
+topologies by the tests (tests/parallel/test_device_programs.py holds both).
 """
 
 from collections.abc import Callable, Sequence

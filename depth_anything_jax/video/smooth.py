@@ -18,7 +18,7 @@ so that no object leaves a ghost and no edge is washed out.
   - At a cut everything begins anew: the picture jumps, or the maps no longer agree.
 An exact sequence, objects moving or not, is left as it is: scale 1, shift 0.
 
-All constants are our choice, made on rendered clips (tests/test_video_smooth.py).
+All constants are our choice, made on rendered clips (tests/video/test_smooth.py).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import config_checks, optim, perturb
 from depth_anything_jax.training import init as initial
 from depth_anything_jax.training.step import Networks, make_train_step, new_state
-from tests import reference_model
+from tests.helpers import reference_model
 from tests.twin import jax_networks
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"

@@ -301,7 +301,7 @@ NAMED = {
             "window(nearest(record[field], geometry.height, geometry.width))",
             "window(np.roll(nearest(record[field], geometry.height, geometry.width), 1, 1))",
         ),
-        "test_data_transforms.test_image_and_label_share_crop_and_flip",
+        "data.test_transforms.test_image_and_label_share_crop_and_flip",
         {},
     ),
     "label not flipped with its image": (
@@ -310,7 +310,7 @@ NAMED = {
             "window(nearest(record[field], geometry.height, geometry.width))",
             "nearest(record[field], geometry.height, geometry.width)[rows, columns].copy()",
         ),
-        "test_data_transforms.test_image_and_label_share_crop_and_flip",
+        "data.test_transforms.test_image_and_label_share_crop_and_flip",
         {},
     ),
     "sky and valid swapped in the crop": (
@@ -319,12 +319,12 @@ NAMED = {
             "nearest(record[field],",
             "nearest(record[{'sky': 'valid', 'valid': 'sky'}.get(field, field)],",
         ),
-        "test_data_transforms.test_image_and_label_share_crop_and_flip",
+        "data.test_transforms.test_image_and_label_share_crop_and_flip",
         {},
     ),
     "sky and invalid swapped in the label": (
         TWIN["sky and invalid swapped"],
-        "test_losses.test_labels_equal_the_formulas",
+        "losses.test_relative.test_labels_equal_the_formulas",
         {"x64": None, "use_sky": True},
     ),
     "1:2 turned round": (
@@ -333,14 +333,14 @@ NAMED = {
             '{"labelled": part * ratio[0], "unlabelled": part * ratio[1]}',
             '{"labelled": part * ratio[1], "unlabelled": part * ratio[0]}',
         ),
-        "test_preflight.test_student_labels_must_pair_with_sources",
+        "training.test_config_checks.test_student_labels_must_pair_with_sources",
         {},
     ),
     "whole gradient to every tie at the median": (
         Mutation(
             "losses.order_statistics.masked_median:jvp", "share / jnp.maximum(ties, 1)", "share"
         ),
-        "test_losses.test_affine_invariant_equals_the_formulas_on_hostile_maps",
+        "losses.test_relative.test_affine_invariant_equals_the_formulas_on_hostile_maps",
         {"x64": None, "config": "paper"},
     ),
     "a flat prediction skipped": (
@@ -349,14 +349,14 @@ NAMED = {
             "jnp.where(used, p - d, 0)",
             "jnp.where(used & (_spread(flat + 0.0, mask) == 0), p - d, 0)",
         ),
-        "test_losses.test_cutmix_equals_the_formulas_on_hostile_maps",
+        "losses.test_relative.test_cutmix_equals_the_formulas_on_hostile_maps",
         {"x64": None, "config": "paper"},
     ),
     "no clamp of the prediction's scale": (
         Mutation(
             "losses.relative._map_loss", "jnp.where(flat, MIN_DEVIATION, deviation)", "deviation"
         ),
-        "test_losses.test_cutmix_equals_the_formulas_on_hostile_maps",
+        "losses.test_relative.test_cutmix_equals_the_formulas_on_hostile_maps",
         {"x64": None, "config": "paper"},
     ),
     # The twin cannot: at the one pixel of the median it cancels, and other zeros are rare.
@@ -366,7 +366,7 @@ NAMED = {
             "x * lax.stop_gradient(jnp.sign(x))",
             "jnp.where(x >= 0, x, -x)",
         ),
-        "test_losses.test_cutmix_equals_the_formulas_on_hostile_maps",
+        "losses.test_relative.test_cutmix_equals_the_formulas_on_hostile_maps",
         {"x64": None, "config": "default and gradient term"},
     ),
 }

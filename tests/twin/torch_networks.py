@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import transformers
 
-from tests import reference_model
+from tests.helpers import reference_model
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 

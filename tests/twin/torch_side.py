@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from tests import colour_reference
+from tests.helpers import colour_reference
 from tests.torch_reference import losses
 
 WEIGHTS = {"labelled": 1 / 3, "unlabelled": 1 / 3, "features": 1 / 3}  # V1 §3.3

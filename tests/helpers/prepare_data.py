@@ -1,0 +1,26 @@
+"""Runs tools/prepare_data.py."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+TOOL = ROOT / "tools" / "prepare_data.py"
+
+
+def command(*arguments):
+    return [sys.executable, str(TOOL), *map(str, arguments)]
+
+
+def environment():
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def prepare(*arguments):
+    return subprocess.run(
+        command(*arguments), env=environment(), capture_output=True, text=True, timeout=120
+    )
