@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
     c.labelled_ratio = 1
     c.unlabelled_ratio = 2
     c.accumulation = 1
-    # Side of the square training crop, a multiple of 14 (V1, appendix). Under a bins head (height,
-    # width): whole images are brought to it, whatever their shape.
+    # Side of the square training crop, a multiple of the patch size (V1, appendix). Under a bins
+    # head (height, width): whole images are brought to it, whatever their shape.
     c.input_size = 518
     c.dtype = "auto"  # bfloat16 on TPUs and GPUs that have it, else float32
     # How hard XLA tries to make the step fast: 0 as it does by itself; -1 compiles it for a TPU up

@@ -164,7 +164,8 @@ def _main(
         stills = [i.source for i in items if not i.video and i.source != STDIN]
         model.recipe.check_size(options.input_size, options.buckets)
         short = options.input_size or model.recipe.input.short_side
-        lengths = input_sizes.lengths(stills, short, options.buckets)
+        patch_size = model.recipe.input.encoder.patch_size
+        lengths = input_sizes.lengths(stills, short, options.buckets, patch_size=patch_size)
         options = dataclasses.replace(options, buckets=lengths)
     problems = batch.run(model, todo, out, style, options)
     done = len(todo) - len({name for name, _ in problems})

@@ -7,10 +7,10 @@
         --data tfds:data/sa1b --out gs://bucket/labels/sa1b
 
 Every image is labelled whole, at its exact official shape: short side --size, the longer one in
-proportion, both multiples of 14; a teacher with a bins head sees every image at its own one shape.
-Images of one shape share a batch; a program is compiled for each shape. Where a data set has
-hundreds of shapes, --buckets K resizes the longer side to the nearest of K lengths (chosen from the
-data; nothing is padded).
+proportion, both multiples of the patch size; a teacher with a bins head sees every image at its
+own one shape. Images of one shape share a batch; a program is compiled for each shape. Where a data
+set has hundreds of shapes, --buckets K resizes the longer side to the nearest of K lengths (chosen
+from the data; nothing is padded).
 
 A killed run continues with the same command and loses the shard it was at. With several processes
 (started alike on each host, with --distributed) every process labels shards of its own. Exit
@@ -143,7 +143,9 @@ def main() -> None:
         "data", None, "folder of images, or a source as 'type:path?field=value'", required=True
     )
     out = text("out", None, "folder for the labels, local or gs://", required=True)
-    size = number("size", None, "short side of the network's input, multiple of 14; else its own")
+    size = number(
+        "size", None, "short side of the network's input, multiple of its patch size; else its own"
+    )
     dtype = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "of the teacher")
     buckets = number("buckets", 0, "lengths the longer side may have; 0: exact shapes")
     flip = flags.DEFINE_boolean("flip", False, "average with the mirrored image's label")

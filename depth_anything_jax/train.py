@@ -115,6 +115,7 @@ def _train(
         labelled_batch=sizes["labelled"],
         unlabelled_batch=sizes["unlabelled"],
         size=config.input_size,
+        patch_size=networks.student.spec.patch_size,
         seed=config.seed,
         start_step=start,
         process_index=jax.process_index(),

@@ -96,12 +96,12 @@ def test_records_and_online_teacher_meet_on_identical_input(tmp_path, monkeypatc
     )  # fmt: skip
     monkeypatch.setitem(registry.TYPES, "squares", lambda labelled=None: source)
     # A flip is not part of the identical input.
-    centre = transforms.centre_geometry(45, 45, SIZE)
+    centre = transforms.centre_geometry(45, 45, SIZE, patch_size=14)
     monkeypatch.setattr(transforms, "draw_geometry", lambda *args, **kwargs: centre)
     config = {"unlabelled": {"type": "squares", "labels": {"path": str(tmp_path / "out")}}}
     online = jax.jit(lambda images: step.label_online(model, params, {"image": images}, 1))
     with pipeline.train_batches(
-        config, labelled_batch=0, unlabelled_batch=batch, size=SIZE, seed=0
+        config, labelled_batch=0, unlabelled_batch=batch, size=SIZE, seed=0, patch_size=14
     ) as batches:
         for _ in range(4):
             seen = next(batches)["unlabelled"]

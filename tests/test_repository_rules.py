@@ -127,13 +127,55 @@ def test_data_knows_no_jax(file):
     optional = {"h5py", "scipy", "pillow_heif"}
     assert third_party(file) <= allowed | optional | {"tqdm", "etils"} | TYPES
     assert not third_party(file, at_import=True) & optional
-    assert all(below(name, "data", "utils.interpolation") for name in own(file)), own(file)
+    assert all(
+        below(name, "data", "utils.interpolation", "utils.encoders") for name in own(file)
+    ), own(file)
+
+
+ENCODERS = f"{PACKAGE}/utils/encoders.py"
+METRES = {f"{PACKAGE}/data/scenes/outdoors.py"}  # lengths and counts that happen to be 14
+# An audit that shares no code with the package, its ImageNet statistics included.
+INDEPENDENT = {"tools/audit.py"}
+
+
+def encoder_constants(tree: ast.Module) -> list[str]:
+    """Patch size, its old name and ImageNet's statistics in code, the patch size in texts too."""
+    found = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=int() | float()) if node.value in (14, 0.485, 0.229):
+                found.append(str(node.value))
+            case ast.Constant(value=str()):
+                text = r"multiples? of 14|\bpatch\w*\W+14\b|\b14[ -]pixel"
+                found += re.findall(text, node.value)
+            case ast.Name(id="PATCH") | ast.Attribute(attr="PATCH") | ast.alias(name="PATCH"):
+                found.append("PATCH")
+    return found
+
+
+def test_the_scan_sees_constants_of_an_encoder():
+    lines = {
+        "PATCH = 2": ["PATCH"],
+        "from a import PATCH": ["PATCH"],
+        "b.PATCH": ["PATCH"],
+        "f(14.0, [0.485, 0.456, 0.406])": ["14.0", "0.485"],
+        'f"{x} is no multiple of 14"': ["multiple of 14"],
+        "f(140, '14', f'{x:14}', 0.14)": [],
+    }
+    assert {line: encoder_constants(ast.parse(line)) for line in lines} == lines
+
+
+@pytest.mark.parametrize("file", sources(PACKAGE, "tools", "configs"), ids=lambda p: p.stem)
+def test_constants_of_an_encoder_stand_in_its_description(file):
+    """Another encoder has another patch size and other statistics: ask its record."""
+    if file.relative_to(ROOT).as_posix() not in {ENCODERS, *METRES, *INDEPENDENT}:
+        assert encoder_constants(tree_of(file)) == []
 
 
 # What only computes: in the evaluation numpy alone.
 NUMPY = (
     "evaluation.protocols", "evaluation.scores", "evaluation.report.tables",
-    "utils.interpolation", "utils.scale_shift",
+    "utils.interpolation", "utils.scale_shift", "utils.encoders",
 )  # fmt: skip
 PURE = ("losses", "models", "training.perturb", "parallel.placement", *NUMPY)
 CORE = [p for p in sources(PACKAGE) if below(module_of(p), *PURE)]

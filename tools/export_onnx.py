@@ -1,4 +1,4 @@
-"""A checkpoint to ONNX: any batch, height and width, the two sides multiples of 14.
+"""A checkpoint to ONNX: any batch, height and width, in multiples of the patch size.
 
     python tools/export_onnx.py CKPT DST
 
@@ -36,13 +36,13 @@ PROTOBUF_BYTES = 1.9e9  # a file of 2 GB cannot be read; larger weights lie besi
 MISSING = "ONNX export needs torch, transformers, onnx, onnxscript and onnxruntime: "
 MISSING += "pip install 'depth_anything_jax[onnx]'"
 USE = """\
-Runs in onnxruntime; batch, height and width are free, both sides multiples of 14:
+Runs in onnxruntime; batch, height and width are free, both sides multiples of {patch_size}:
 
 ```python
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-(depth,) = session.run(None, {"images": images})  # float32 (batch, 3, height, width)
+(depth,) = session.run(None, {{"images": images}})  # float32 (batch, 3, height, width)
 ```
 """
 
@@ -91,7 +91,8 @@ def export_onnx(found: pretrained.Weights, destination: str) -> dict[tuple[int, 
     differences = {f"{h}x{w}": error for (h, w), error in errors.items()}
     metadata["program"] = {"format": "onnx", "opset": OPSET, "difference_from_jax": differences}
     (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
-    (folder / "README.md").write_text(export.card(found, metadata, USE.strip()))
+    text = USE.strip().format(patch_size=found.input.encoder.patch_size)
+    (folder / "README.md").write_text(export.card(found, metadata, text))
     return errors
 
 
@@ -138,14 +139,15 @@ def to_onnx(found: pretrained.Weights) -> Any:
     dim = torch.export.Dim
     batch, rows, columns = dim("batch"), dim("rows", min=2), dim("columns", min=2)
     # Three different sizes, none of them 0, 1 or the trained one, so that nothing is specialised.
-    images = torch.zeros(2, 3, 14 * 5, 14 * 7)
+    side = found.input.encoder.patch_size
+    images = torch.zeros(2, 3, side * 5, side * 7)
     with torch.no_grad():
         return torch.onnx.export(
             Depth().eval(),
             (images,),
             input_names=["images"],
             output_names=["depth"],
-            dynamic_shapes={"images": {0: batch, 2: 14 * rows, 3: 14 * columns}},
+            dynamic_shapes={"images": {0: batch, 2: side * rows, 3: side * columns}},
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -191,7 +193,7 @@ def use_official_positions(model: Any) -> None:
 
 
 def refuse_other_sizes(model: Any) -> None:
-    """Embeds patches by a reshape, which fails where a side is no multiple of 14.
+    """Embeds patches by a reshape, which fails where a side is no multiple of the patch size.
 
     The convolution would drop what is left over at the border, and nobody would notice.
     """
@@ -220,7 +222,8 @@ def compare(found: pretrained.Weights, path: pathlib.Path) -> dict[tuple[int, in
     grid = VARIANTS[found.variant].grid
     errors = {}
     for batch, rows, columns in ((1, grid, grid), (2, grid, grid + 5), (1, grid // 2 + 1, grid)):
-        size = (14 * rows, 14 * columns)
+        side = found.input.encoder.patch_size
+        size = (side * rows, side * columns)
         images = np.random.default_rng(rows).normal(size=(batch, *size, 3)).astype(np.float32)
         ours = np.asarray(jax.jit(model.apply)({"params": params}, images))
         channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))

@@ -21,7 +21,6 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from depth_anything_jax.checkpoints import convert, export, pretrained
-from depth_anything_jax.models import dinov2
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # What jax itself puts into a program with a symbolic batch; it is gone once the batch is known.
@@ -48,18 +47,18 @@ def export_stablehlo(
     Args:
       found: as `pretrained.load` gives them, with a decoder.
       destination: a new or empty folder.
-      size: height and width of the images, multiples of 14; a bins head has one only.
+      size: height and width of the images, multiples of the patch size; a bins head has one only.
 
     Raises:
       FileExistsError: something is there already.
-      ValueError: a side is no multiple of 14, a size that is not the bins head's, or the weights
-        are an encoder alone.
+      ValueError: a side is no multiple of the patch size, a size that is not the bins head's, or
+        the weights are an encoder alone.
     """
     folder = export.unused(destination, empty=True)
     # "einsum" and scan: plain operations, which all platforms have, and no kernel. How `models`
     # writes resizes and the last layer is chosen by the machine that exports; the result is not.
     model = pretrained.model_of(found, attention="einsum")
-    dinov2.patch_grid(*size)
+    found.input.encoder.patch_grid(*size)
     if not found.input.keep_aspect and size != found.input.size:
         height, width = export.own_size(found)
         raise ValueError(

@@ -40,7 +40,7 @@ def load_pictures(count: int, seed: int, cache: str) -> tuple[np.ndarray, np.nda
 
     if fill_cache([source], progress=show):
         print()
-    # the centres of the points: 14 pixels hold four
+    # the centres of the points: a patch's side holds four
     at = (np.arange(GRID * CELLS) * SIZE / (GRID * CELLS) + 1.75).astype(int)
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     semantic = np.empty((count, len(at), len(at)), np.uint8)
@@ -71,7 +71,7 @@ def make_step(encoder, tx, args):
     def loss_of(params, key, images, semantic):
         n = len(images)
         views = jnp.concatenate([distort(k, images) for k in jax.random.split(key)])
-        out = encoder.apply({"params": params["encoder"]}, perturb.normalise(views))
+        out = encoder.apply({"params": params["encoder"]}, perturb.normalise(views, encoder.spec))
         logits = out.tokens @ params["head"]["kernel"] + params["head"]["bias"]
         logits = logits.reshape(2 * n, GRID, GRID, CELLS, CELLS, len(SEMANTICS))
         logits = logits.transpose(0, 1, 3, 2, 4, 5)
@@ -165,15 +165,16 @@ def pretrain(args: argparse.Namespace) -> None:
     )
     card = args.out.with_suffix(".md")
     facts = {**numbers, "rendered": rendered, "trained": trained, "cores": len(stages.cores())}
+    facts["patch"] = encoder.spec.patch_size
     card.write_text(CARD.format(args=args, **facts))
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.2f} MB) and {card}")
 
 
 CARD = """# The demo's encoder
 
-A ViT (dim 128, depth 4, patch 14, trained at 112 x 112) that takes DINOv2's place in `make demo`:
-it starts teacher and student and is the frozen encoder of the feature loss. float16, the tensor
-names of DINOv2's own releases. Licence: Apache-2.0, as the code.
+A ViT (dim 128, depth 4, patch {patch}, trained at 112 x 112) that takes DINOv2's place in
+`make demo`: it starts teacher and student and is the frozen encoder of the feature loss. float16,
+the tensor names of DINOv2's own releases. Licence: Apache-2.0, as the code.
 
 - Data: {args.images} rendered pictures of the domain "mixture" (seed {args.seed}): rooms,
   courtyards, streets and valleys under every look that the demo's domains have: the kinds of places

@@ -145,5 +145,6 @@ def predict(
 def parameters(network) -> Any:
     """Shapes of a network's parameters."""
     plain = models.with_plain_attention(network)
-    image = jnp.zeros((1, 14, 14, 3))
+    side = network.spec.patch_size
+    image = jnp.zeros((1, side, side, 3))
     return jax.eval_shape(lambda: plain.init(jax.random.key(0), image)["params"])

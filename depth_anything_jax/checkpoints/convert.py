@@ -12,6 +12,7 @@ import numpy as np
 
 from depth_anything_jax.checkpoints.param_names import LAYOUTS, TABLE, Layout, Row
 from depth_anything_jax.models.bins import ATTRACTORS
+from depth_anything_jax.utils.encoders import DINOV2
 
 # Buffers in ZoeDepth's files: 0 … bins - 1 and bins - 1.
 _CONSTANTS = tuple(
@@ -132,7 +133,8 @@ def detect_layout(names: Iterable[str]) -> Layout:
     other = {
         "core.core.pretrained.model.": "on MiDaS' BEiT encoder, not on Depth Anything's",
         "patch_transformer.": "for two domains (NK), with a router between two heads",
-        "metric_head.": "of transformers, which upsamples the patch grid 16 times and not 14 times",
+        "metric_head.": "of transformers, which upsamples the patch grid 16 times and not "
+        f"{DINOV2.patch_size} times",
     }
     for prefix, what in other.items():
         if has(prefix):

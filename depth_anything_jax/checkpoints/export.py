@@ -23,8 +23,6 @@ _POSITIONS = (
     "At sizes other than the trained one, transformers interpolates the position embedding without "
     "the official code's offset of 0.1 patches, so its maps differ slightly there."
 )
-# ImageNet statistics, with which DINOv2 was trained (torchvision's).
-_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
@@ -86,20 +84,21 @@ def describe_program(weights: Weights, layout: str) -> dict[str, Any]:
       layout: "NHWC" or "NCHW", of the input.
     """
     metric = weights.head != "relative"
+    encoder = weights.input.encoder
     facts = describe(weights)
     facts["input"] |= {  # after the transform: size, keep_aspect, resize
         "layout": layout,
         "dtype": "float32",
         "colours": "RGB",
         "normalisation": "(image / 255 - mean) / std",
-        "mean": _MEAN,
-        "std": _STD,
-        "multiple": 14,
+        "mean": list(encoder.mean),
+        "std": list(encoder.std),
+        "multiple": encoder.patch_size,
     }
     if weights.input.is_official:
         facts["input"]["size_rule"] = (
             "the short side becomes `size`, the long side keeps the aspect ratio, both rounded to "
-            "multiples of 14; OpenCV's INTER_CUBIC, not clipped"
+            f"multiples of {encoder.patch_size}; OpenCV's INTER_CUBIC, not clipped"
         )
     facts["output"] = {
         "layout": layout.replace("C", ""),
@@ -119,7 +118,7 @@ def own_size(weights: Weights) -> tuple[int, int]:
     one that needs no resized positions is its trained one.
     """
     if weights.head == "relative":
-        side = 14 * depth_anything.VARIANTS[weights.variant].grid
+        side = depth_anything.VARIANTS[weights.variant].image_size
         return side, side
     size = weights.input.size
     return size if isinstance(size, tuple) else (size, size)
@@ -155,7 +154,8 @@ def _layout_of(weights: Weights, layout: str) -> convert.Layout:
         if layout == "hf":
             raise ValueError(
                 "transformers has no network for Depth Anything with a bins head (its ZoeDepth "
-                "upsamples the patch grid 16 times, not 14); export the official layout instead"
+                f"upsamples the patch grid 16 times, not {weights.input.encoder.patch_size}); "
+                "export the official layout instead"
             )
         layout = "zoedepth"
     return convert.LAYOUTS[encoder_only[layout] if weights.parts == "encoder" else layout]
@@ -211,9 +211,9 @@ def hf_config(weights: Weights) -> dict[str, Any]:
         "num_attention_heads": size.heads,
         "mlp_ratio": 4,  # ViT-G's SwiGLU takes two thirds of it, rounded up to eights
         "use_swiglu_ffn": size.swiglu,
-        "image_size": 14 * size.grid,
-        "patch_size": 14,
-        "layer_norm_eps": 1e-6,
+        "image_size": size.image_size,
+        "patch_size": size.encoder.patch_size,
+        "layer_norm_eps": size.encoder.layer_norm_epsilon,
         "hidden_act": "gelu",
         "qkv_bias": True,
     }
@@ -238,7 +238,7 @@ def hf_config(weights: Weights) -> dict[str, Any]:
             "apply_layernorm": True,
             "reshape_hidden_states": False,
         },
-        "patch_size": 14,
+        "patch_size": size.encoder.patch_size,
         "reassemble_hidden_size": size.dim,
         "reassemble_factors": [4, 2, 1, 0.5],
         "neck_hidden_sizes": list(size.out_channels),
@@ -254,18 +254,19 @@ def hf_config(weights: Weights) -> dict[str, Any]:
 def hf_preprocessor(weights: Weights) -> dict[str, Any]:
     """transformers' preprocessor_config.json, as the released ports have it, at its own size."""
     height, width = own_size(weights)
+    encoder = weights.input.encoder
     return {
         "image_processor_type": "DPTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
         "keep_aspect_ratio": True,
-        "ensure_multiple_of": 14,
+        "ensure_multiple_of": encoder.patch_size,
         "resample": 3,  # PIL's bicubic
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": _MEAN,
-        "image_std": _STD,
+        "image_mean": list(encoder.mean),
+        "image_std": list(encoder.std),
         "do_pad": False,
         "size_divisor": None,
     }

@@ -137,7 +137,7 @@ LAYOUTS: dict[str, Layout] = {
     for layout in (
         Layout("official", "torch", {"encoder": "pretrained.", "decoder": "depth_head."}),
         # V1's metric models, in ZoeDepth's code. transformers' ZoeDepth cannot hold them: it
-        # upsamples the patch grid 16 times, where Depth Anything does it 14 times.
+        # upsamples the patch grid 16 times, where Depth Anything does it to the image's size.
         Layout(
             "zoedepth",
             "torch",

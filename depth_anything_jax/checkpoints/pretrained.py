@@ -54,7 +54,7 @@ class Weights:
     source: str
     parts: str
     metadata: dict[str, Any]
-    input: transforms.InputTransform = transforms.OFFICIAL_INPUT
+    input: transforms.InputTransform
     bin_centres: str | None = None
     focal: float | None = None
 
@@ -218,7 +218,7 @@ def _initial(
     key: Any, size: depth_anything.Variant, layout: str, parts: str, bin_centres: str | None
 ) -> dict[str, Any]:
     """Freshly initialised parameters, as torch tensors."""
-    images = jnp.zeros((1, 14 * size.grid, 14 * size.grid, 3))
+    images = jnp.zeros((1, size.image_size, size.image_size, 3))
     if parts == "encoder":
         encoder = depth_anything.build_encoder(size, attention="einsum")
         params = {"encoder": encoder.init(key, images)["params"]}

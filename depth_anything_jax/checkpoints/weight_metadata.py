@@ -11,6 +11,7 @@ from absl import logging
 
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import depth_anything
+from depth_anything_jax.utils.encoders import EncoderSpec
 
 
 def facts(
@@ -24,9 +25,11 @@ def facts(
 ) -> dict[str, Any]:
     """version, head, max_depth and input, from the arguments, the hints and whether the tensors are
     a bins head's; raises where none tells."""
+    encoder = depth_anything.VARIANTS[variant].encoder
     if parts == "encoder":  # the same whichever of its blocks are tapped
         version = version or first(hints, "version")
-        return {"version": version, "head": "relative", "max_depth": None}
+        seen = transforms.official_input(encoder)
+        return {"version": version, "head": "relative", "max_depth": None, "input": seen}
     hints = [{**hint, **_version_of_taps(source, hint, variant, version)} for hint in hints]
     for name, given in (("version", version), ("max_depth", max_depth)):
         for hint in hints:
@@ -53,7 +56,7 @@ def facts(
             "the same tensors: pass max_depth if it is one",
             source,
         )
-    seen = _input_of(source, hints, head)
+    seen = _input_of(source, hints, head, encoder)
     if head == "relative":
         if max_depth is not None:
             raise ValueError(f"{source}: max_depth={max_depth} for a relative head; leave it out")
@@ -87,16 +90,18 @@ def _head_of(
     return head
 
 
-def _input_of(source: str, hints: list[dict[str, Any]], head: str) -> transforms.InputTransform:
+def _input_of(
+    source: str, hints: list[dict[str, Any]], head: str, encoder: EncoderSpec
+) -> transforms.InputTransform:
     """The network's input: what the metadata say, else that of the released models of this head."""
     said = first(hints, "input")
     if said is not None:
         try:
-            return transforms.InputTransform.from_json(said)
+            return transforms.InputTransform.from_json(said, encoder)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
     if head != "bins":
-        return transforms.OFFICIAL_INPUT
+        return transforms.official_input(encoder)
     if first(firm(hints), "head") == "bins":  # written by something of ours, which has a say
         raise ValueError(f"{source}: its metadata do not say the bins head's input ('input')")
     return transforms.BINS_INPUT

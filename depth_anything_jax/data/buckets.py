@@ -22,7 +22,7 @@ def choose(shapes: Sequence[tuple[int, int]], k: int) -> list[int]:
     """The K longer sides nearest to those of a sample of network shapes.
 
     Exact: minimises the summed |log| of the stretch over the sample (one-dimensional k-medians by
-    dynamic programming over the distinct lengths, which are few: multiples of 14).
+    dynamic programming over the distinct lengths, which are few: multiples of the patch size).
 
     Args:
       shapes: (height, width) of the network's input, one for each image.
@@ -51,9 +51,11 @@ def choose(shapes: Sequence[tuple[int, int]], k: int) -> list[int]:
     return [int(lengths[j]) for j in best[n][1]]
 
 
-def label_shape(height: int, width: int, size: int, buckets: Sequence[int] = ()) -> tuple[int, int]:
+def label_shape(
+    height: int, width: int, size: int, buckets: Sequence[int] = (), *, patch_size: int
+) -> tuple[int, int]:
     """Shape at which an image is labelled: official, or the longer side at a bucket's length."""
-    shape = transforms.network_size(height, width, size)
+    shape = transforms.network_size(height, width, size, patch_size=patch_size)
     if not buckets:
         return shape
     longer = max(shape)
@@ -61,7 +63,7 @@ def label_shape(height: int, width: int, size: int, buckets: Sequence[int] = ())
     return (nearest, shape[1]) if shape[0] == longer else (shape[0], nearest)
 
 
-def sampled(source: Source, size: int, k: int) -> list[int]:
+def sampled(source: Source, size: int, k: int, *, patch_size: int) -> list[int]:
     """The K best lengths for a source, from images at evenly spaced positions.
 
     Raises:
@@ -71,7 +73,7 @@ def sampled(source: Source, size: int, k: int) -> list[int]:
     for index in np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)):
         try:
             height, width = source[int(index)]["image"].shape[:2]
-            shapes.append(transforms.network_size(height, width, size))
+            shapes.append(transforms.network_size(height, width, size, patch_size=patch_size))
         except Exception:  # a broken image is reported when its turn comes
             continue
     if not shapes:

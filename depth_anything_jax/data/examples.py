@@ -85,6 +85,7 @@ class Examples:
         weights: Sequence[float] | None,
         *,
         size: int | tuple[int, int],
+        patch_size: int,
         seed: int,
         labels: bool,
         metric: bool = False,
@@ -95,7 +96,7 @@ class Examples:
         `metric` one that is not in metres, too, and `with_camera` one without a camera."""
         self.metric, self.with_camera, self.augment = metric, with_camera, augment
         self.part, self.sources, self.size, self.seed = part, list(sources), size, seed
-        self.labels = labels
+        self.labels, self.patch_size = labels, patch_size
         sizes = [len(s) for s in sources]
         self.starts = np.cumsum([0, *sizes])
         self.plan = plan(sizes, weights, seed, part)
@@ -141,7 +142,9 @@ class Examples:
         rng = np.random.default_rng([self.seed, PARTS.index(self.part), index])
         record = augment_lib.cut(record, self.augment.window)
         height, width = record["image"].shape[:2]
-        geometry = transforms.draw_geometry(rng, height, width, self.size)
+        geometry = transforms.draw_geometry(
+            rng, height, width, self.size, patch_size=self.patch_size
+        )
         if self.augment.rotate:
             degrees = rng.uniform(-self.augment.rotate, self.augment.rotate)
             record = augment_lib.rotated(record, degrees)

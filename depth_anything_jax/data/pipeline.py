@@ -196,6 +196,7 @@ def train_batches(
     labelled_batch: int,
     unlabelled_batch: int,
     size: int | tuple[int, int],
+    patch_size: int,
     seed: int,
     start_step: int = 0,
     process_index: int = 0,
@@ -212,7 +213,8 @@ def train_batches(
         must be metres), "camera" (records must have one, and the labelled part carries it) and
         "augment" (fields of `augment.Augment`, of the labelled part).
       labelled_batch, unlabelled_batch: global batch sizes; a part of size 0 is left out.
-      size: side of the square crops, or height and width of whole images; multiples of 14.
+      size: side of the square crops, or height and width of whole images; multiples of
+        `patch_size`, the encoder's.
       seed: of shuffles and augmentations.
       start_step: step of the first batch.
       process_index, process_count: this process among all.
@@ -228,8 +230,8 @@ def train_batches(
       SourceError, ManifestError: a source that is not as described.
       DataError: from `next`, when too many records fail.
     """
-    if any(side <= 0 or side % transforms.PATCH for side in transforms.sides(size)):
-        raise ValueError(f"size={size} is not a multiple of the {transforms.PATCH}-pixel patch")
+    if any(side <= 0 or side % patch_size for side in transforms.sides(size)):
+        raise ValueError(f"size={size} is not a multiple of the {patch_size}-pixel patch")
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index} of process_count={process_count}")
     mix = data_cfg.get("mix") or "size"
@@ -255,6 +257,7 @@ def train_batches(
             sources,
             _weights(specs, part, mix),
             size=size,
+            patch_size=patch_size,
             seed=seed,
             labels=part == "labelled" or any(s.get("labels") for s in specs),
             metric=part == "labelled" and bool(data_cfg.get("metric")),
@@ -293,8 +296,9 @@ def _count(data_cfg: Mapping[str, Any], field: str, default: int) -> int:
 class _Validation:
     """Record → network input and label, without chance."""
 
-    def __init__(self, source: Source, size: int, crop: str):
+    def __init__(self, source: Source, size: int, patch_size: int, crop: str):
         self.source, self.size, self.crop = source, size, crop
+        self.patch_size = patch_size
 
     def __len__(self) -> int:
         return len(self.source)
@@ -304,11 +308,13 @@ class _Validation:
         height, width = record["image"].shape[:2]
         example = {k: v for k, v in record.items() if k != "image"}
         if self.crop == "centre":
-            geometry = transforms.centre_geometry(height, width, self.size)
+            geometry = transforms.centre_geometry(
+                height, width, self.size, patch_size=self.patch_size
+            )
             example |= transforms.apply_geometry(record, geometry, self.size)
             example.pop("K", None)  # of the image as stored
         else:
-            resized = transforms.network_size(height, width, self.size)
+            resized = transforms.network_size(height, width, self.size, patch_size=self.patch_size)
             example["image"] = transforms.resize_image(record["image"], *resized)
             if (c := camera.of(record)) is not None:
                 example["camera"] = camera.resized(c, (height, width), resized)
@@ -320,6 +326,7 @@ def validation_examples(
     source: Source,
     *,
     size: int,
+    patch_size: int,
     crop: str = "none",
     process_index: int = 0,
     process_count: int = 1,
@@ -330,6 +337,7 @@ def validation_examples(
     Args:
       source: records.
       size: short side of the network's input.
+      patch_size: of the encoder.
       crop: "none" gives the image at its network size and the label at its own; "centre" the
         central size × size square of both.
       process_index, process_count: record i goes to process i mod process_count.
@@ -343,7 +351,7 @@ def validation_examples(
         raise ValueError(f"crop={crop!r}: one of none, centre")
     if not range(process_index, len(source), process_count):
         return
-    dataset = grain.MapDataset.source(_Validation(source, size, crop))
+    dataset = grain.MapDataset.source(_Validation(source, size, patch_size, crop))
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     iterator = iter(dataset[process_index::process_count].to_iter_dataset(read))
     try:

@@ -1,13 +1,13 @@
 """Geometry of the network's input: size rule, resize, crop, flip, normalisation (numpy and OpenCV).
 
 Decisions, all of them the official pre-processing of Depth Anything V1 and V2:
-  - the short side becomes `size` ("lower_bound"), both sides a multiple of the 14-pixel patch,
-    rounded half to even as `np.round` does;
+  - the short side becomes `size` ("lower_bound"), both sides a multiple of the encoder's patch
+    size, rounded half to even as `np.round` does;
   - images are resized by OpenCV's bicubic kernel (A = -0.75, no antialiasing) in floating point and
     *not* clipped: values overshoot [0, 1] at sharp edges. We use float32 where the official code
     uses float64 (3e-5 away, six times faster); resizing uint8 would be .17 away;
   - labels and masks are resized to the image's network size by nearest neighbour;
-  - ImageNet mean and standard deviation.
+  - the encoder's mean and standard deviation (`utils.encoders`).
 
 The metric-bins models have another input; `InputTransform` says which a network's is.
 
@@ -28,11 +28,9 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 
 from depth_anything_jax.data import camera
 from depth_anything_jax.utils import interpolation
+from depth_anything_jax.utils.encoders import DINOV2, EncoderSpec
 
-PATCH = 14  # side of a DINOv2 ViT-*/14 patch
 SIZE = 518  # Depth Anything V1 §4.1: 37 patches
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 RESIZES = ("bicubic", "bilinear-corners")
 METHODS = ("lower_bound", "upper_bound", "minimal")
 LABEL_FIELDS = ("disparity", "valid", "sky")
@@ -55,7 +53,7 @@ def network_size(
     width: int,
     size: int = SIZE,
     *,
-    multiple: int = PATCH,
+    patch_size: int,
     method: str = "lower_bound",
     keep_aspect: bool = True,
 ) -> tuple[int, int]:
@@ -63,15 +61,15 @@ def network_size(
 
     `lower_bound`: no side ends below `size`; `upper_bound`: none above; `minimal`: as little
     scaling as possible. Without `keep_aspect` both sides go to `size`. (MiDaS' resize rule, which
-    Depth Anything uses with size 518, multiple 14, lower_bound.)
+    Depth Anything uses with size 518 and lower_bound.) Both become multiples of `patch_size`.
 
     Raises:
       ValueError: a side is not positive, or `method` is unknown.
     """
     if height <= 0 or width <= 0:
         raise ValueError(f"an image of {height}x{width} pixels has no network size")
-    if size < multiple:
-        raise ValueError(f"size={size} is below one patch of {multiple} pixels")
+    if size < patch_size:
+        raise ValueError(f"size={size} is below one patch of {patch_size} pixels")
     if method not in METHODS:
         raise ValueError(f"unknown resize method {method!r}: one of {', '.join(METHODS)}")
     scale_h, scale_w = size / height, size / width
@@ -84,12 +82,12 @@ def network_size(
             scale_h = scale_w = scale_w if abs(1 - scale_w) < abs(1 - scale_h) else scale_h
 
     def side(length: float) -> int:
-        new = int(np.round(length / multiple)) * multiple  # half to even
+        new = int(np.round(length / patch_size)) * patch_size  # half to even
         if method == "lower_bound" and new < size:
-            new = math.ceil(length / multiple) * multiple
+            new = math.ceil(length / patch_size) * patch_size
         if method == "upper_bound" and new > size:
-            new = math.floor(length / multiple) * multiple
-        return max(new, multiple)
+            new = math.floor(length / patch_size) * patch_size
+        return max(new, patch_size)
 
     return side(scale_h * height), side(scale_w * width)
 
@@ -116,27 +114,15 @@ def resize_nearest(label: Shaped[np.ndarray, "h w"], height: int, width: int) ->
     return out.view(np.bool_) if label.dtype == np.bool_ else out
 
 
-def normalise(image: Float[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w 3"]:
-    """ImageNet normalisation of RGB in [0, 1], in the image's own precision."""
-    mean, std = IMAGENET_MEAN.astype(image.dtype), IMAGENET_STD.astype(image.dtype)
-    return (image - mean) / std
-
-
 def network_input(
-    image: UInt8[np.ndarray, "h w 3"],
-    size: int = SIZE,
-    *,
-    method: str = "lower_bound",
-    keep_aspect: bool = True,
+    image: UInt8[np.ndarray, "h w 3"], size: int = SIZE
 ) -> Float[np.ndarray, "H W 3"]:
-    """The network's input for a whole RGB image: resized and normalised, float32.
+    """The input of Depth Anything V1 and V2 for a whole RGB image: resized, normalised, float32.
 
     Before normalisation it equals the official float64 pre-processing to 1e-4: the only difference
     is that OpenCV's float32 path rounds source positions to float32.
     """
-    height, width = image.shape[:2]
-    new_h, new_w = network_size(height, width, size, method=method, keep_aspect=keep_aspect)
-    return normalise(resize_image(image, new_h, new_w))
+    return OFFICIAL_INPUT(image, size)
 
 
 def resize_corners(
@@ -175,21 +161,25 @@ class InputTransform:
       size: short side, or the (height, width) of every input.
       keep_aspect: as `size` says; written out for who reads the metadata.
       resize: "bicubic", or "bilinear-corners": align_corners=True.
+      encoder: of the network: patch size and normalisation. Not in the metadata, whose "variant"
+        says it.
 
     Raises:
-      ValueError: sides that are no multiples of 14, an unknown resize, or a `keep_aspect` that
-        contradicts the size.
+      ValueError: sides that are no multiples of the patch size, an unknown resize, or a
+        `keep_aspect` that contradicts the size.
     """
 
     size: int | tuple[int, int]
     keep_aspect: bool
     resize: str
+    encoder: EncoderSpec
 
     def __post_init__(self) -> None:
         sides = self.size if isinstance(self.size, tuple) else (self.size,)
-        if any(s <= 0 or s % PATCH for s in sides):
+        if not self.encoder.fits(*sides):
             raise ValueError(
-                f"input size {self.size}: one side, or height and width, in multiples of {PATCH}"
+                f"input size {self.size}: one side, or height and width, in multiples of "
+                f"{self.encoder.patch_size}"
             )
         if self.keep_aspect != isinstance(self.size, int):
             raise ValueError(
@@ -224,7 +214,9 @@ class InputTransform:
           ValueError: a size, for a network whose inputs all have the same height and width.
         """
         if isinstance(self.size, int):
-            height, width = network_size(image.shape[0], image.shape[1], size or self.size)
+            height, width = image.shape[:2]
+            patch_size = self.encoder.patch_size
+            height, width = network_size(height, width, size or self.size, patch_size=patch_size)
         else:
             self.refuse_size(size)
             height, width = self.size
@@ -238,7 +230,7 @@ class InputTransform:
     ) -> Float[np.ndarray, "H W 3"]:
         """The same at a height and width that something else has decided."""
         resize = resize_image if self.resize == "bicubic" else resize_corners
-        return normalise(resize(image, height, width))
+        return self.encoder.normalise(resize(image, height, width))
 
     def refuse_size(self, size: int | None) -> None:
         """Raises where inputs all have the same height and width, and a short side is given."""
@@ -255,8 +247,8 @@ class InputTransform:
         return {"size": size, "keep_aspect": self.keep_aspect, "resize": self.resize}
 
     @classmethod
-    def from_json(cls, said: Any) -> InputTransform:
-        """From the metadata.
+    def from_json(cls, said: Any, encoder: EncoderSpec) -> InputTransform:
+        """From the metadata of a network with this encoder.
 
         Raises:
           ValueError: it is none.
@@ -268,12 +260,8 @@ class InputTransform:
         sides = size if isinstance(size, list) else [size]
         if len(sides) > 2 or not all(isinstance(s, int) for s in sides):
             raise ValueError(f"input size {size!r}: one side, or [height, width]")
-        return cls(**{**said, "size": tuple(size) if isinstance(size, list) else size})
-
-
-OFFICIAL_INPUT = InputTransform(SIZE, True, "bicubic")  # V1, V2, V2's metric models
-# V1's metric models: `img_size` of ZoeDepth's configuration in V1, and how its core resizes.
-BINS_INPUT = InputTransform((392, 518), False, "bilinear-corners")
+        size = tuple(size) if isinstance(size, list) else size
+        return cls(**{**said, "size": size}, encoder=encoder)
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -281,11 +269,21 @@ def sides(size: int | tuple[int, int]) -> tuple[int, int]:
     return size if isinstance(size, tuple) else (size, size)
 
 
-def training_input(size: int | tuple[int, int]) -> InputTransform:
+def training_input(size: int | tuple[int, int], encoder: EncoderSpec) -> InputTransform:
     """The input of a network that was trained at a size: of crops, or of whole images."""
     if isinstance(size, int):
-        return InputTransform(size, True, "bicubic")
-    return InputTransform((size[0], size[1]), False, "bilinear-corners")
+        return InputTransform(size, True, "bicubic", encoder)
+    return InputTransform((size[0], size[1]), False, "bilinear-corners", encoder)
+
+
+def official_input(encoder: EncoderSpec) -> InputTransform:
+    """Depth Anything's input for an encoder: crops of SIZE, or of the nearest multiple."""
+    return training_input(encoder.nearest(SIZE), encoder)
+
+
+OFFICIAL_INPUT = official_input(DINOV2)  # V1, V2, V2's metric models
+# V1's metric models: `img_size` of ZoeDepth's configuration in V1, and how its core resizes.
+BINS_INPUT = training_input((392, 518), DINOV2)
 
 
 def draw_geometry(
@@ -294,6 +292,7 @@ def draw_geometry(
     width: int,
     size: int | tuple[int, int],
     *,
+    patch_size: int,
     flip: float = 0.5,
 ) -> Geometry:
     """Draws crop corner and flip for an image of `height` × `width` pixels.
@@ -301,12 +300,16 @@ def draw_geometry(
     Args:
       rng: consumed in a fixed order (top, left, flip) whatever the image's size.
       height, width: of the image as stored.
-      size: side of the square crop, a multiple of 14; or height and width of whole images.
+      size: side of the square crop, a multiple of the patch size; or height and width of whole
+        images.
+      patch_size: of the encoder, in pixels.
       flip: probability of a horizontal flip.
     """
     crop_h, crop_w = sides(size)
     whole = isinstance(size, tuple)
-    new_h, new_w = (crop_h, crop_w) if whole else network_size(height, width, crop_h)
+    new_h, new_w = crop_h, crop_w
+    if not whole:
+        new_h, new_w = network_size(height, width, crop_h, patch_size=patch_size)
     u_top, u_left, u_flip = rng.random(3)
     return Geometry(
         height=new_h,
@@ -317,9 +320,9 @@ def draw_geometry(
     )
 
 
-def centre_geometry(height: int, width: int, size: int) -> Geometry:
+def centre_geometry(height: int, width: int, size: int, *, patch_size: int) -> Geometry:
     """The geometry of a centre crop without flip."""
-    new_h, new_w = network_size(height, width, size)
+    new_h, new_w = network_size(height, width, size, patch_size=patch_size)
     return Geometry(new_h, new_w, (new_h - size) // 2, (new_w - size) // 2, False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from depth_anything_jax.data import buckets, transforms
+from depth_anything_jax.data import buckets
 from depth_anything_jax.inference import images
 
 # Patches of one picture. Attention's scores of ViT-S take 6.4 GB of float32 at this many where they
@@ -18,6 +18,7 @@ def of_network(
     input_size: int,
     lengths: Sequence[int] = (),
     *,
+    patch_size: int,
     most: int = MAX_TOKENS,
     shrink: bool = False,
 ) -> tuple[int, int]:
@@ -27,6 +28,7 @@ def of_network(
       pixels: height and width of the picture.
       input_size: its shorter side, before rounding to patches.
       lengths: that its longer side may have; none: the official one.
+      patch_size: of the encoder, in pixels.
       most: patches.
       shrink: takes the largest smaller input_size that has no more than `most` patches.
 
@@ -35,21 +37,21 @@ def of_network(
     """
 
     def at(size: int) -> tuple[int, int]:
-        return buckets.label_shape(pixels[0], pixels[1], size, lengths)
+        return buckets.label_shape(pixels[0], pixels[1], size, lengths, patch_size=patch_size)
 
     def tokens(shape: tuple[int, int]) -> int:
-        return shape[0] * shape[1] // transforms.PATCH**2
+        return shape[0] * shape[1] // patch_size**2
 
     shape = at(input_size)
     if tokens(shape) <= most:
         return shape
-    smaller = (n * transforms.PATCH for n in range(input_size // transforms.PATCH, 0, -1))
+    smaller = (n * patch_size for n in range(input_size // patch_size, 0, -1))
     fits = next((n for n in smaller if tokens(at(n)) <= most), None)
     if shrink and fits is not None:
         return at(fits)
     cure = "crop it"
     if fits is not None:
-        cure += f", give input_size={fits} or less, or tile={max(14, min(pixels[:2]))}"
+        cure += f", give input_size={fits} or less, or tile={max(patch_size, min(pixels[:2]))}"
     raise ValueError(
         f"a picture of {pixels[0]}x{pixels[1]} pixels would go to the network as {shape[0]}x"
         f"{shape[1]}, {tokens(shape):,} patches, and memory grows with their square; the limit is "
@@ -57,18 +59,20 @@ def of_network(
     )
 
 
-def lengths(pictures: Iterable[Any], input_size: int, chosen: int | Sequence[int]) -> Sequence[int]:
+def lengths(
+    pictures: Iterable[Any], input_size: int, chosen: int | Sequence[int], *, patch_size: int
+) -> Sequence[int]:
     """The lengths that the longer side may have: `chosen` themselves, or so many, from a sample of
     the pictures (which reads up to 256 of them); none for 0.
 
     Raises:
-      ValueError: lengths that are no multiples of 14; a number, and pictures that are no sequence;
-        none of the sample can be read.
+      ValueError: lengths that are no multiples of the patch size; a number, and pictures that
+        are no sequence; none of the sample can be read.
     """
     if not isinstance(chosen, int):
-        bad = [n for n in chosen if n % transforms.PATCH or n < transforms.PATCH]
+        bad = [n for n in chosen if n % patch_size or n < patch_size]
         if bad:
-            raise ValueError(f"buckets={list(chosen)}: {bad} are no multiples of 14")
+            raise ValueError(f"buckets={list(chosen)}: {bad} are no multiples of {patch_size}")
         return list(chosen)
     if chosen < 0:
         raise ValueError(f"buckets={chosen}: how many lengths, or the lengths themselves")
@@ -79,7 +83,7 @@ def lengths(pictures: Iterable[Any], input_size: int, chosen: int | Sequence[int
             f"buckets={chosen} are chosen from a sample, which needs a list; of an iterator give "
             "the lengths: buckets=(518, 686, 924)"
         )
-    return buckets.sampled(_Pictures(pictures), input_size, chosen)
+    return buckets.sampled(_Pictures(pictures), input_size, chosen, patch_size=patch_size)
 
 
 class _Pictures:

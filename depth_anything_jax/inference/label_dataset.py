@@ -99,7 +99,7 @@ def label_source(
         the same teacher only.
       transform: makes the network's input. Where it loses the aspect ratio, the label gets it back
         (bilinear, at the input's short side).
-      size: short side of the network's input, a multiple of 14; None: the transform's.
+      size: short side of the network's input, a multiple of the patch size; None: the transform's.
       dtype: what the teacher computes in, for the card.
       flip: average with the flipped label of the flipped image.
       buckets: 0 for exact shapes, else how many lengths the longer side may have.
@@ -117,19 +117,22 @@ def label_source(
 
     Raises:
       LabelError: the folder holds labels of other images, of another teacher or made otherwise.
-      ValueError: a size that is no multiple of 14, a source in which nothing can be read, or a size
-        or buckets for a teacher whose inputs are made otherwise.
+      ValueError: a size that is no multiple of the patch size, a source in which nothing can be
+        read, or a size or buckets for a teacher whose inputs are made otherwise.
     """
     transform.refuse_size(size)
     if buckets and not transform.is_official:
         raise ValueError(f"buckets={buckets}: this teacher's input is {transform.as_json()}; use 0")
     size = transform.short_side if size is None else size
-    if size % transforms.PATCH or size <= 0:
-        fit = max(transforms.PATCH, round(size / transforms.PATCH) * transforms.PATCH)
-        raise ValueError(f"size={size} is no multiple of {transforms.PATCH}; use {fit}")
+    encoder = transform.encoder
+    patch_size = encoder.patch_size
+    if not encoder.fits(size):
+        raise ValueError(f"size={size} is no multiple of {patch_size}; use {encoder.nearest(size)}")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: use 1 or more")
-    chosen = buckets_lib.sampled(source, size, buckets) if buckets else []
+    chosen: list[int] = []
+    if buckets:
+        chosen = buckets_lib.sampled(source, size, buckets, patch_size=patch_size)
     identity: dict[str, Any] = {
         "source": {"count": len(source), "keys_sha256": label_store.keys_digest(source)},
         "teacher": dict(teacher),
@@ -158,8 +161,8 @@ def label_source(
         image = source[index]["image"]
         image_hw = (image.shape[0], image.shape[1])
         if buckets:
-            shape = buckets_lib.label_shape(image_hw[0], image_hw[1], size, chosen)
-            pixels = transforms.normalise(transforms.resize_image(image, *shape))
+            shape = buckets_lib.label_shape(*image_hw, size, chosen, patch_size=patch_size)
+            pixels = transform.at(image, *shape)
         else:
             pixels = transform(image, size if transform.keep_aspect else None)
         # The source's key, by which readers ask: a packed record has its file's name beside it.
@@ -188,7 +191,9 @@ def label_source(
                 index, key, image_hw = y.tag
                 disparity = y.map
                 if not transform.keep_aspect:
-                    shape = transforms.network_size(image_hw[0], image_hw[1], size)
+                    shape = transforms.network_size(
+                        image_hw[0], image_hw[1], size, patch_size=patch_size
+                    )
                     disparity = interpolation.resize(disparity, shape, "bilinear-corners")
                     disparity = disparity.astype(np.float32)
                 if np.isfinite(disparity).any():

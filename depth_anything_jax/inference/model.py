@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from depth_anything_jax.checkpoints import pretrained
-from depth_anything_jax.data import transforms
 from depth_anything_jax.inference import (
     camera_intrinsics,
     compilation_cache,
@@ -100,7 +99,7 @@ class DepthAnything:
           batch_size: pictures of one shape that run at a time, a multiple of the devices; 0: eight
             on each GPU or TPU core, one on a CPU.
           attention: as for `models.build`.
-          max_tokens: patches (14 x 14 pixels) of one picture beyond which it is refused, because
+          max_tokens: patches of one picture beyond which it is refused, because
             memory grows with their square.
           **load: of `pretrained.load`, for what the weights do not say: version="v1",
             max_depth=20.0, allow_missing=REGEX, fill="zeros".
@@ -208,13 +207,14 @@ class DepthAnything:
           ValueError: options that no picture could run with.
           RuntimeError: the network failed.
         """
-        if input_size is not None and input_size < transforms.PATCH:
-            raise ValueError(f"input_size={input_size}: {transforms.PATCH} pixels or more")
-        if tile < 0 or 0 < tile < transforms.PATCH:
-            raise ValueError(f"tile={tile}: {transforms.PATCH} pixels of the picture or more, or 0")
+        patch_size = self.recipe.input.encoder.patch_size
+        if input_size is not None and input_size < patch_size:
+            raise ValueError(f"input_size={input_size}: {patch_size} pixels or more")
+        if tile < 0 or 0 < tile < patch_size:
+            raise ValueError(f"tile={tile}: {patch_size} pixels of the picture or more, or 0")
         self.recipe.check_size(input_size, buckets)
         short = input_size or self.recipe.input.short_side
-        lengths = input_sizes.lengths(pictures, short, buckets)
+        lengths = input_sizes.lengths(pictures, short, buckets, patch_size=patch_size)
         if intrinsics is not None and fov is not None:
             raise ValueError("intrinsics and fov say the same thing; give one of them")
         fixed = None if intrinsics is None else camera_intrinsics.given(intrinsics)

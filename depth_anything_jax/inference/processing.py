@@ -36,7 +36,7 @@ class Recipe:
 
     kind: str
     to_picture: str
-    input: transforms.InputTransform = transforms.OFFICIAL_INPUT
+    input: transforms.InputTransform
     focal: float | None = None
     max_depth: float | None = None
 
@@ -69,7 +69,8 @@ class Recipe:
         """
         if isinstance(self.input.size, tuple):
             return self.input.size
-        return input_sizes.of_network(pixels, input_size or self.input.size, lengths, **how)
+        size, patch_size = input_size or self.input.size, self.input.encoder.patch_size
+        return input_sizes.of_network(pixels, size, lengths, patch_size=patch_size, **how)
 
     def prepare(self, image: np.ndarray, shape: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
         """RGB (uint8, or float in 0-1) → the network's input of this shape."""

@@ -8,6 +8,7 @@ from depth_anything_jax.models.depth_anything import (
     Variant,
     build,
     build_encoder,
+    variant_of,
     with_plain_attention,
 )
 from depth_anything_jax.models.dinov2 import EncoderOutput
@@ -21,5 +22,6 @@ __all__ = [
     "Variant",
     "build",
     "build_encoder",
+    "variant_of",
     "with_plain_attention",
 ]

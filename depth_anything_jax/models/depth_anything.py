@@ -14,10 +14,11 @@ from jaxtyping import Array, Float
 
 from depth_anything_jax.models.attention import BACKENDS
 from depth_anything_jax.models.bins import CENTRES, MetricBins
-from depth_anything_jax.models.dinov2 import DINOv2, EncoderOutput, patch_grid, remat_policy
+from depth_anything_jax.models.dinov2 import DINOv2, EncoderOutput, remat_policy
 from depth_anything_jax.models.dpt import DPT
 from depth_anything_jax.models.dpt import HEADS as DECODER_HEADS
 from depth_anything_jax.models.outputs import MIN_DEPTH
+from depth_anything_jax.utils.encoders import DINOV2, EncoderSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Variant:
       v2_taps: tapped blocks of V2 (0-based); V1 taps the last four.
       grid: side of the trained patch grid.
       swiglu: gated feed-forward network.
+      encoder: what all sizes of its encoder have in common.
     """
 
     dim: int
@@ -45,6 +47,12 @@ class Variant:
     v2_taps: tuple[int, int, int, int]
     grid: int = 37
     swiglu: bool = False
+    encoder: EncoderSpec = DINOV2
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square images that the encoder was trained at."""
+        return self.encoder.patch_size * self.grid
 
     def taps(self, version: str) -> tuple[int, ...]:
         """Tapped blocks (0-based) of "v1" or "v2"."""
@@ -53,6 +61,8 @@ class Variant:
         return self.v2_taps if version == "v2" else tuple(range(self.depth - 4, self.depth))
 
 
+# The network of each kind of encoder.
+NETWORKS: dict[str, type[nn.Module]] = {DINOV2.name: DINOv2}
 VERSIONS = ("v1", "v2")
 HEADS = (*DECODER_HEADS, "bins")
 
@@ -73,7 +83,7 @@ class DepthAnything(nn.Module):
     """Normalised images to depth.
 
     Attributes:
-      encoder: images -> EncoderOutput; any encoder with 14-pixel patches and four taps.
+      encoder: images -> EncoderOutput of four taps; its description is `spec`.
       decoder: taps, patch grid -> map.
       bins: the decoder's maps -> metres; None: the decoder's output is the model's.
     """
@@ -87,13 +97,19 @@ class DepthAnything(nn.Module):
         """One of HEADS."""
         return self.decoder.head if self.bins is None else "bins"
 
+    @property
+    def spec(self) -> EncoderSpec:
+        """The encoder's description: patch size and normalisation of the images."""
+        return self.encoder.spec
+
     def __call__(
         self, images: Float[Array, "b h w 3"], return_features: bool = False
     ) -> Float[Array, "b h w"] | tuple[Float[Array, "b h w"], EncoderOutput]:
-        """Depth of ImageNet-normalised RGB images, NHWC, both sides multiples of 14.
+        """Depth of normalised RGB images, NHWC, both sides multiples of the patch size.
 
         Args:
-          images: batch in any float dtype; the modules' `dtype` decides the compute dtype.
+          images: normalised as `spec` says, in any float dtype; the modules' `dtype` decides the
+            compute dtype.
           return_features: hand out the encoder's output too.
 
         Returns:
@@ -101,10 +117,10 @@ class DepthAnything(nn.Module):
           with `return_features` a pair (depth, EncoderOutput).
 
         Raises:
-          ValueError: a side is no multiple of 14.
+          ValueError: a side is no multiple of the patch size.
         """
         features = self.encoder(images)
-        grid = patch_grid(images.shape[1], images.shape[2])
+        grid = self.spec.patch_grid(images.shape[1], images.shape[2])
         if self.bins is None:
             depth = self.decoder(features.taps, grid)
         else:
@@ -156,12 +172,14 @@ def build(
             f"bin_centres={bin_centres!r} with head={head!r}: one of {', '.join(CENTRES)}, and for "
             "head='bins' only"
         )
-    size = _variant(variant)
+    size = variant_of(variant)
     encoder = build_encoder(
         size, version=version, dtype=dtype, scan=scan, remat=remat, attention=attention
     )
     own, metres = (head, max_depth) if head in DECODER_HEADS else ("relative", None)
-    decoder = DPT(size.features, size.out_channels, own, metres, dtype, remat)
+    decoder = DPT(
+        size.features, size.out_channels, size.encoder.patch_size, own, metres, dtype, remat
+    )
     if head != "bins":
         return DepthAnything(encoder, decoder)
     return DepthAnything(
@@ -178,21 +196,22 @@ def build_encoder(
     remat: str = "none",
     attention: str = "auto",
     taps: tuple[int, ...] | None = None,
-) -> DINOv2:
+) -> nn.Module:
     """The encoder alone: `apply({"params": params["encoder"]}, images)` gives an EncoderOutput.
 
     Arguments and errors as for `build`; `taps` instead of the version's: () for `tokens` alone.
     """
-    size = _variant(variant)
+    size = variant_of(variant)
     remat_policy(remat)
     if attention not in BACKENDS:
         raise ValueError(f"attention={attention!r} is unknown; choose one of {', '.join(BACKENDS)}")
-    return DINOv2(
+    return NETWORKS[size.encoder.name](
         dim=size.dim,
         depth=size.depth,
         heads=size.heads,
         hidden=size.hidden,
         taps=size.taps(version) if taps is None else taps,
+        spec=size.encoder,
         grid=size.grid,
         swiglu=size.swiglu,
         dtype=dtype,
@@ -214,7 +233,12 @@ def with_plain_attention(network: Any, **encoder_fields: Any) -> Any:
     return network.clone(attention="einsum", **encoder_fields)
 
 
-def _variant(variant: str | Variant) -> Variant:
+def variant_of(variant: str | Variant) -> Variant:
+    """The size of that name in VARIANTS, or the Variant itself.
+
+    Raises:
+      ValueError: no such name; lists those there are.
+    """
     if isinstance(variant, Variant):
         return variant
     if variant not in VARIANTS:

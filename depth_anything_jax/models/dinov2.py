@@ -1,4 +1,4 @@
-"""DINOv2 vision transformer (ViT-S/B/L/G with 14-pixel patches), as Depth Anything uses it.
+"""DINOv2 vision transformer (ViT-S/B/L/G), as Depth Anything uses it.
 
 The module declares the parameters; the arithmetic is in pure functions of a dict. Parameters of
 the blocks are stacked, (depth, ...), whatever layers are tapped: the same tree serves a scan over
@@ -8,9 +8,9 @@ backward pass would keep what is carried, it runs in segments between the taps, 
 the stack; equal segments that follow each other are a scan of scans, because each copy of the block
 costs compilation.
 
-Decisions of the released models (Oquab et al. 2023; Depth Anything V1/V2 code): LayerNorm epsilon
-1e-6, exact GELU, biases everywhere, LayerScale without a small start, no registers, no dropout;
-the final LayerNorm is applied to every tapped output.
+Decisions of the released models (Oquab et al. 2023; Depth Anything V1/V2 code): exact GELU, biases
+everywhere, LayerScale without a small start, no registers, no dropout; the final LayerNorm is
+applied to every tapped output. Numbers that differ between encoders stand in `utils.encoders`.
 """
 
 import itertools
@@ -28,11 +28,12 @@ from depth_anything_jax.models.pointwise import gelu, widen
 from depth_anything_jax.models.products import matmul, patch_product
 from depth_anything_jax.models.resize import resize_position_embedding
 from depth_anything_jax.parallel.placement import split_batch
-
-PATCH = 14
-LAYER_NORM_EPSILON = 1e-6
+from depth_anything_jax.utils.encoders import EncoderSpec
 
 Params = Mapping[str, Any]
+
+# Rules by name: (learned table, patch grid) -> positions of all tokens.
+POSITIONS = {"learned-bicubic": resize_position_embedding}
 
 # What the backward pass keeps of each block (and of each stage of the decoder); the rest is
 # computed again. "dots" keeps the products of activations with weights, convolutions included.
@@ -171,6 +172,7 @@ class DINOv2(nn.Module):
       heads: attention heads.
       hidden: width inside the feed-forward network.
       taps: blocks (0-based) whose output is handed on, rising.
+      spec: patch size, prefix tokens, LayerNorm epsilon, position scheme.
       grid: side of the trained patch grid; 37 for the released models (518 pixels).
       swiglu: gated feed-forward network (ViT-G) instead of GELU.
       dtype: compute dtype of everything but norms and softmax.
@@ -184,6 +186,7 @@ class DINOv2(nn.Module):
     heads: int
     hidden: int
     taps: tuple[int, ...]
+    spec: EncoderSpec
     grid: int = 37
     swiglu: bool = False
     dtype: Any = jnp.float32
@@ -193,14 +196,16 @@ class DINOv2(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> EncoderOutput:
-        """Encodes normalised RGB images whose sides are multiples of 14.
+        """Encodes normalised RGB images whose sides are multiples of the patch size.
 
         Raises:
-          ValueError: a side is no multiple of 14, or `remat` or `attention` is no known name.
+          ValueError: a side is no multiple of the patch size, or `remat` or `attention` is no
+            known name.
         """
-        rows, columns = patch_grid(images.shape[1], images.shape[2])
+        grid = self.spec.patch_grid(images.shape[1], images.shape[2])
+        patch, prefix = self.spec.patch_size, self.spec.prefix_tokens
         params = {
-            "patch_embed": Affine((PATCH, PATCH, 3, self.dim), name="patch_embed")(),
+            "patch_embed": Affine((patch, patch, 3, self.dim), name="patch_embed")(),
             "cls_token": self.param("cls_token", nn.initializers.normal(1e-6), (1, 1, self.dim)),
             "pos_embed": self.param("pos_embed", sincos_position, self.grid, self.dim),
             "blocks": _Blocks(self.dim, self.hidden, self.swiglu, self.depth, name="blocks")(),
@@ -209,7 +214,7 @@ class DINOv2(nn.Module):
         # In the released checkpoints, for masked pre-training; no forward pass here uses it.
         self.param("mask_token", nn.initializers.zeros, (1, self.dim))
 
-        x = split_batch(embed(params, images, (rows, columns), self.dtype))
+        x = split_batch(embed(params, images, grid, self.spec, self.dtype))
         tapped: dict[int, Array] = {}
         if self.scan and self.taps and self.remat != "none":
             x, tapped = self._tapping_scan(params["blocks"], x)
@@ -217,18 +222,25 @@ class DINOv2(nn.Module):
             for start, length, count in groups(segments(self.taps, self.depth)):
                 x, outputs = self._run(params["blocks"], x, start, length, count)
                 tapped |= {start + (i + 1) * length - 1: y for i, y in enumerate(outputs)}
-        normed = {i: layer_norm(params["norm"], y) for i, y in tapped.items()}
+        epsilon = self.spec.layer_norm_epsilon
+        normed = {i: layer_norm(params["norm"], y, epsilon) for i, y in tapped.items()}
         return EncoderOutput(
-            taps=tuple(normed[i][:, 1:] for i in self.taps),
+            taps=tuple(normed[i][:, prefix:] for i in self.taps),
             cls=tuple(normed[i][:, 0] for i in self.taps),
-            tokens=normed[self.depth - 1][:, 1:],
+            tokens=normed[self.depth - 1][:, prefix:],
         )
 
     def _step(self) -> Callable[[Array, Params], tuple[Array, None]]:
         """(tokens, parameters of a block) -> (tokens, None), as `scan` wants it."""
 
         def step(x: Array, params: Params) -> tuple[Array, None]:
-            x = block(params, x, heads=self.heads, backend=self.attention)
+            x = block(
+                params,
+                x,
+                heads=self.heads,
+                backend=self.attention,
+                epsilon=self.spec.layer_norm_epsilon,
+            )
             return split_batch(x), None
 
         policy = remat_policy(self.remat)
@@ -292,45 +304,35 @@ def groups(segments: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
     return [(same[0][0], n, len(same)) for n, same in runs]
 
 
-def patch_grid(height: int, width: int) -> tuple[int, int]:
-    """Patches (rows, columns) of an image of that many pixels.
-
-    Raises:
-      ValueError: a side is no positive multiple of 14.
-    """
-    if height % PATCH or width % PATCH or min(height, width) <= 0:
-        raise ValueError(
-            f"images are {height} x {width} pixels; both sides must be multiples of {PATCH}: "
-            f"resize them, e.g. to {max(round(height / PATCH), 1) * PATCH} x "
-            f"{max(round(width / PATCH), 1) * PATCH}"
-        )
-    return height // PATCH, width // PATCH
-
-
 def embed(
-    params: Params, images: Float[Array, "b h w 3"], grid: tuple[int, int], dtype: Any
+    params: Params,
+    images: Float[Array, "b h w 3"],
+    grid: tuple[int, int],
+    spec: EncoderSpec,
+    dtype: Any,
 ) -> Float[Array, "b n d"]:
     """Patch embedding, class token first, plus positions, in `dtype`."""
+    patch = spec.patch_size
     rows, columns = grid
     b = images.shape[0]
-    x = images.astype(dtype).reshape(b, rows, PATCH, columns, PATCH, 3)
+    x = images.astype(dtype).reshape(b, rows, patch, columns, patch, 3)
     x = widen(patch_product(x, params["patch_embed"]["kernel"])).reshape(b, rows * columns, -1)
     x = (x + params["patch_embed"]["bias"].astype(x.dtype)).astype(dtype)
-    positions = resize_position_embedding(params["pos_embed"], grid)
+    positions = POSITIONS[spec.positions](params["pos_embed"], grid)
     cls = jnp.broadcast_to(params["cls_token"], (b, 1, x.shape[-1]))
     return (jnp.concatenate([cls, x], axis=1) + positions).astype(dtype)
 
 
 def block(
-    params: Params, x: Float[Array, "b n d"], *, heads: int, backend: str
+    params: Params, x: Float[Array, "b n d"], *, heads: int, backend: str, epsilon: float
 ) -> Float[Array, "b n d"]:
     """One transformer block with the parameters of one layer, in x's dtype."""
     b, n, d = x.shape
-    qkv = dense(params["attn"]["qkv"], layer_norm(params["norm1"], x))
+    qkv = dense(params["attn"]["qkv"], layer_norm(params["norm1"], x, epsilon))
     q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, heads, d // heads), 2, 0)
     y = dense(params["attn"]["proj"], attention(q, k, v, backend=backend).reshape(b, n, d))
     x = add_scaled(params["ls1"], x, y)
-    y = feed_forward(params["mlp"], layer_norm(params["norm2"], x))
+    y = feed_forward(params["mlp"], layer_norm(params["norm2"], x, epsilon))
     return add_scaled(params["ls2"], x, y)
 
 
@@ -360,11 +362,11 @@ def add_scaled(
     return (widen(x) + params["gamma"].astype(wide.dtype) * wide).astype(x.dtype)
 
 
-def layer_norm(params: Params, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+def layer_norm(params: Params, x: Float[Array, "*b d"], epsilon: float) -> Float[Array, "*b d"]:
     """LayerNorm over the last axis, computed in at least float32, returned in x's dtype."""
     y = widen(x)
     y = y - y.mean(axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + epsilon)
     return (y * params["scale"].astype(y.dtype) + params["bias"].astype(y.dtype)).astype(x.dtype)
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from depth_anything_jax.models.dinov2 import PATCH, remat_policy
+from depth_anything_jax.models.dinov2 import remat_policy
 from depth_anything_jax.models.pointwise import widen
 from depth_anything_jax.models.products import convolution, gathered, matmul
 from depth_anything_jax.models.resize import resize_bilinear
@@ -163,7 +163,7 @@ class DecoderMaps(NamedTuple):
     """What a head on top of the decoder may look at.
 
     Attributes:
-      relative: the decoder's own output, 14x the patch grid.
+      relative: the decoder's own output, at the image's size.
       activation: what its last convolution sees, of the same size, HEAD_HIDDEN channels.
       layer4_rn: the coarsest map before fusion.
       fused: outputs of the fusion blocks, coarse to fine (refinenet4 to refinenet1).
@@ -181,6 +181,7 @@ class DPT(nn.Module):
     Attributes:
       features: channels of the fused maps.
       out_channels: channels of the four maps before fusion, fine to coarse.
+      patch_size: of the encoder: the output has so many pixels a patch, from side to side.
       head: "relative" (ReLU: disparity up to scale and shift) or "sigmoid" (times max_depth:
         metres).
       max_depth: metres, for the sigmoid head.
@@ -191,6 +192,7 @@ class DPT(nn.Module):
 
     features: int
     out_channels: tuple[int, int, int, int]
+    patch_size: int
     head: str = "relative"
     max_depth: float | None = None
     dtype: Any = jnp.float32
@@ -203,7 +205,7 @@ class DPT(nn.Module):
         grid: tuple[int, int],
         return_maps: bool = False,
     ) -> Float[Array, "b h w"] | DecoderMaps:
-        """Decodes four taps of a patch grid (rows, columns) to a map of 14x its size.
+        """Decodes four taps of a patch grid (rows, columns) to a map of the image's size.
 
         With `return_maps` the maps on the way are handed out too.
 
@@ -281,7 +283,7 @@ class DPT(nn.Module):
     def _read_out(
         self, x: Float[Array, "b h w c"]
     ) -> tuple[Float[Array, "b H W"], Float[Array, "b H W f"]]:
-        """The finest map, 8x the patch grid, to one value a pixel, 14x the patch grid.
+        """The finest map, 8x the patch grid, to one value a pixel of the image.
 
         Beside it, what the last convolution saw.
 
@@ -289,7 +291,7 @@ class DPT(nn.Module):
         symmetric weights a third of all seeds start at zero everywhere, and no gradient ever
         reaches them.
         """
-        size = (x.shape[1] // 8 * PATCH, x.shape[2] // 8 * PATCH)
+        size = (x.shape[1] // 8 * self.patch_size, x.shape[2] // 8 * self.patch_size)
         x = Conv(self.features // 2, 3, self.dtype, name="output_conv1")(x)
         x = resize_bilinear(x, size)
         last = jax.nn.relu(Conv(HEAD_HIDDEN, 3, self.dtype, wide=True, name="output_conv2_0")(x))

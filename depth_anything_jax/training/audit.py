@@ -63,6 +63,7 @@ class Auditor:
                 "recomputed are the relative losses; leave it out"
             )
         self._left, self._config = steps, config
+        self._encoder = networks.student.spec
         self._folder = epath.Path(workdir) / "audit"
         self._observe = program(networks, config, mesh)
         wide = jnp.dtype(networks.student.encoder.dtype).itemsize >= 4
@@ -100,7 +101,7 @@ class Auditor:
         arrays = dump(found, reported, self._config, done, self._exact)
         with (self._folder / f"step_{done:06d}.npz").open("wb") as file:
             np.savez(file, **arrays)
-        for name, sheet in audit_sheets.sheets(arrays).items():
+        for name, sheet in audit_sheets.sheets(arrays, self._encoder).items():
             ok, encoded = cv2.imencode(".png", sheet[..., ::-1])
             assert ok
             (self._folder / f"step_{done:06d}_{name}.png").write_bytes(encoded.tobytes())

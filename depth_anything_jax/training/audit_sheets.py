@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from depth_anything_jax.training import perturb
+from depth_anything_jax.utils.encoders import EncoderSpec
 from depth_anything_jax.visualization.colormaps import GREY, colourise
 
 SIDE = 224  # pixels of a tile, whatever the crop
@@ -14,12 +14,19 @@ BOX, TRIMMED = (255, 255, 0), (255, 0, 0)
 NEAREST = cv2.INTER_NEAREST
 
 
-def sheets(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """RGB sheets of ROWS examples each, by name: "labelled_000" starts with example 0."""
+def sheets(arrays: dict[str, np.ndarray], encoder: EncoderSpec) -> dict[str, np.ndarray]:
+    """RGB sheets of ROWS examples each, by name: "labelled_000" starts with example 0.
+
+    Args:
+      arrays: what `audit.dump` gives.
+      encoder: the student's, as whose input the images stand in the arrays.
+    """
     found = {}
     for part, draw in (("labelled", _labelled_row), ("unlabelled", _unlabelled_row)):
         prefix = f"{part}/"
         x = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
+        if "image" in x:
+            x["image"] = encoder.denormalise(x["image"])
         for first in range(0, len(x.get("prediction", ())), ROWS):
             rows = [draw(x, i) for i in range(first, min(first + ROWS, len(x["prediction"])))]
             found[f"{part}_{first:03d}"] = np.concatenate([_head(arrays, part, rows[0]), *rows])
@@ -62,7 +69,7 @@ def _unlabelled_row(x, i: int) -> np.ndarray:
     def own(j):
         return _label(x["own_label"][j], x["own_valid"][j])
 
-    fed = _photo(x["image"][i], normalised=True)
+    fed = _photo(x["image"][i])
     tiles = [
         _tile(_photo(x["source_image"][i]), f"{i}: from the data", "what the teacher labelled"),
         _tile(_photo(x["source_image"][mate]), f"{mate}: its partner", "from the data"),
@@ -84,9 +91,7 @@ def _unlabelled_row(x, i: int) -> np.ndarray:
     return _row(*tiles)
 
 
-def _photo(image, normalised: bool = False) -> np.ndarray:
-    if normalised:
-        image = image * np.array(perturb.IMAGENET_STD) + np.array(perturb.IMAGENET_MEAN)
+def _photo(image) -> np.ndarray:
     return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
@@ -106,7 +111,7 @@ def _residual(value, used, kept) -> np.ndarray:
 def _tokens(image, kept) -> np.ndarray:
     """The image; grey over the patches that the margin leaves out, a line around the others."""
     side = (SIDE, SIDE)
-    rows = image.shape[0] // 14
+    rows = round((kept.size * image.shape[0] / image.shape[1]) ** 0.5)
     cells = cv2.resize(kept.reshape(rows, -1).astype(np.uint8), side, interpolation=NEAREST)
     image = cv2.resize(image, side, interpolation=NEAREST)
     shown = np.where(cells[..., None] > 0, image, image // 5 + GREY * 4 // 5)

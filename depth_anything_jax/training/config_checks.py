@@ -11,7 +11,7 @@ import runpy
 from collections.abc import Mapping
 from typing import Any
 
-from depth_anything_jax import configs
+from depth_anything_jax import configs, models
 from depth_anything_jax.data import registry
 
 TEACHERS = ("none", "records", "files", "online")
@@ -109,15 +109,16 @@ def _check_size(config) -> None:
     """One side of square crops; under a bins head height and width of whole images."""
     size, head = config.input_size, config.model.head
     sides = size if isinstance(size, tuple) else (size,)
+    encoder = models.variant_of(config.model.variant).encoder
     if len(sides) != (2 if head == "bins" else 1):
         raise ValueError(
             f"input_size={size} with model.head={head!r}: a bins head sees whole images, of one "
             "height and width, such as (392, 518); all others learn from square crops of one side"
         )
-    if any(s % 14 or s <= 0 for s in sides):
-        fits = tuple(max(14, round(s / 14) * 14) for s in sides)
+    if not encoder.fits(*sides):
+        fits = tuple(encoder.nearest(s) for s in sides)
         fit = fits if isinstance(size, tuple) else fits[0]
-        raise ValueError(f"input_size={size} is no multiple of 14; use {fit}")
+        raise ValueError(f"input_size={size} is no multiple of {encoder.patch_size}; use {fit}")
 
 
 def data_config(config) -> dict[str, Any]:

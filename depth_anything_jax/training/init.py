@@ -46,7 +46,7 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
         "licence_chain": [],
     }
     if m.head != "relative":  # what it was trained to see, and its metres are right for
-        meta["input"] = transforms.training_input(config.input_size).as_json()
+        meta["input"] = transforms.training_input(config.input_size, student.spec).as_json()
     frozen: dict[str, Any] = {}
     encoder = teacher = None
     if config.unlabelled_ratio and config.loss.weights[2]:
@@ -60,6 +60,11 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
                 f"frozen_encoder={config.frozen_encoder!r} is {loaded.variant} ({student_dim} "
                 f"wide), the student {m.variant} ({models.VARIANTS[m.variant].dim} wide): L_feat "
                 "compares features of the same size"
+            )
+        if encoder.spec != student.spec:
+            raise ValueError(
+                f"frozen_encoder={config.frozen_encoder!r} is a {encoder.spec.name}, the student's "
+                f"encoder a {student.spec.name}: L_feat compares tokens of the same patches"
             )
     if config.unlabelled_ratio and config.teacher == "online":
         loaded = pretrained.load(
@@ -139,7 +144,7 @@ def init_params(student, config):
     plain = models.with_plain_attention(student)
 
     def init(key):
-        size = 14 * models.VARIANTS[config.model.variant].grid
+        size = models.VARIANTS[config.model.variant].image_size
         return plain.init(key, jnp.zeros((1, size, size, 3)))["params"]
 
     return init

@@ -213,7 +213,7 @@ def strips_program(student, mesh) -> DeviceProgram:
     """(params, images in [0, 1] (b, h, w, 3), n) -> disparity of the first n, everywhere."""
 
     def disparity(params, images, n):
-        return outputs.disparity(student, params, perturb.normalise(images))[:n]
+        return outputs.disparity(student, params, perturb.normalise(images, student.spec))[:n]
 
     return device_program("train.strips", disparity, mesh, out_shardings=replicated(mesh), static=2)
 
@@ -293,7 +293,7 @@ class Evaluator:
         candidate = predictors.of_model(
             self._student,
             params,
-            transform=transforms.training_input(self._config.input_size),
+            transform=transforms.training_input(self._config.input_size, self._student.spec),
             focal=self._config.camera.focal or None,
         )
         metres = candidate.kind == "metric"

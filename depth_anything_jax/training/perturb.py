@@ -20,9 +20,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from depth_anything_jax.losses.order_statistics import at_least_float32
+from depth_anything_jax.utils.encoders import EncoderSpec
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's rounding of ITU-R 601
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # values of `ColourFactors.order`
 
@@ -65,10 +64,9 @@ def example_keys(
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(start + jnp.arange(n, dtype=jnp.uint32))
 
 
-def normalise(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """Images in [0, 1] as the encoder wants them: less ImageNet's mean, over its deviation."""
-    images = at_least_float32(images)
-    return (images - jnp.array(IMAGENET_MEAN, images.dtype)) / jnp.array(IMAGENET_STD, images.dtype)
+def normalise(images: Float[Array, "b h w 3"], encoder: EncoderSpec) -> Float[Array, "b h w 3"]:
+    """The encoder's input of RGB images in [0, 1], in at least float32."""
+    return encoder.normalise(at_least_float32(images))
 
 
 def colour(

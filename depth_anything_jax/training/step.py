@@ -24,6 +24,7 @@ from depth_anything_jax.models.outputs import canonical_ratio, focal_length, is_
 from depth_anything_jax.models.outputs import disparity as disparity_of
 from depth_anything_jax.parallel.device_programs import DeviceProgram, device_program, replicated
 from depth_anything_jax.training import optim, perturb
+from depth_anything_jax.utils.encoders import EncoderSpec
 
 
 @flax.struct.dataclass
@@ -44,9 +45,11 @@ class Networks:
     """The student and, where the method asks for them, the two networks that never learn.
 
     Attributes:
-      student: (b, h, w, 3) normalised images -> depth, and features on request.
+      student: (b, h, w, 3) normalised images -> depth, and features on request; its `spec`
+        describes its encoder, and the frozen one's.
       frozen_encoder: DINOv2 for the feature alignment; its parameters are frozen["encoder"].
-      teacher: labels the clean crop inside the step; its parameters are frozen["teacher"].
+      teacher: labels the clean crop inside the step, normalised as its own `spec` says; its
+        parameters are frozen["teacher"].
     """
 
     student: nn.Module
@@ -150,29 +153,29 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
 
 def step_inputs(networks: Networks, config, step, frozen, batch) -> dict[str, dict[str, Any]]:
     """What the student sees and what it is asked for at a step, of the whole batch, by part."""
-    inputs = {}
+    inputs, encoder = {}, networks.student.spec
     if "labelled" in batch and config.model.head != "relative":
-        inputs["labelled"] = metric_inputs(batch["labelled"], config)
+        inputs["labelled"] = metric_inputs(batch["labelled"], config, encoder)
     elif "labelled" in batch:
-        inputs["labelled"] = labelled_inputs(batch["labelled"], use_sky=config.loss.sky)
+        inputs["labelled"] = labelled_inputs(batch["labelled"], encoder, use_sky=config.loss.sky)
     if "unlabelled" in batch:
         seen = batch["unlabelled"]
         if networks.teacher is not None:
             seen = label_online(networks.teacher, frozen["teacher"], seen, config.accumulation)
         keys = perturb.example_keys(config.seed, step, seen["image"].shape[0])
-        inputs["unlabelled"] = unlabelled_inputs(seen, keys, config)
+        inputs["unlabelled"] = unlabelled_inputs(seen, keys, config, encoder)
     return inputs
 
 
-def labelled_inputs(batch, *, use_sky: bool) -> dict[str, jax.Array]:
+def labelled_inputs(batch, encoder: EncoderSpec, *, use_sky: bool) -> dict[str, jax.Array]:
     """Images as they are (the paper distorts only unlabelled ones), labels normalised to 0-1."""
     label, valid = relative.prepare_label(
         batch["disparity"], batch["valid"], batch["sky"], batch["shift_known"], use_sky=use_sky
     )
-    return {"image": perturb.normalise(batch["image"]), "label": label, "valid": valid}
+    return {"image": perturb.normalise(batch["image"], encoder), "label": label, "valid": valid}
 
 
-def metric_inputs(batch, config) -> dict[str, jax.Array]:
+def metric_inputs(batch, config, encoder: EncoderSpec) -> dict[str, jax.Array]:
     """Images as they are, and depth in metres, or in canonical metres where camera.focal is set."""
     ratio = None
     if config.camera.focal:
@@ -185,10 +188,10 @@ def metric_inputs(batch, config) -> dict[str, jax.Array]:
         min_depth=config.loss.min_depth,
         max_depth=config.model.max_depth,
     )
-    return {"image": perturb.normalise(batch["image"]), "depth": depth, "valid": valid}
+    return {"image": perturb.normalise(batch["image"], encoder), "depth": depth, "valid": valid}
 
 
-def unlabelled_inputs(batch, keys, config) -> dict[str, jax.Array]:
+def unlabelled_inputs(batch, keys, config, encoder: EncoderSpec) -> dict[str, jax.Array]:
     """The paper's perturbation S and CutMix, on images and teacher labels alike (section 3.2).
 
     Every image is distorted on its own, then mixed with the one before it in the global batch:
@@ -211,13 +214,13 @@ def unlabelled_inputs(batch, keys, config) -> dict[str, jax.Array]:
         return perturb.mix(x, perturb.partner(x), mask)
 
     inputs = {
-        "image": perturb.normalise(mixed(strong)),
+        "image": perturb.normalise(mixed(strong), encoder),
         "label": mixed(label),
         "valid": mixed(valid),
         "mask": mask,
     }
     if config.loss.feat_input == "clean":
-        inputs["frozen_image"] = perturb.normalise(mixed(clean))
+        inputs["frozen_image"] = perturb.normalise(mixed(clean), encoder)
     elif config.loss.feat_input == "shuffled":
         # A control: another image, half a batch away, whose partner is another one too.
         inputs["frozen_image"] = jnp.roll(inputs["image"], clean.shape[0] // 2, axis=0)
@@ -228,7 +231,7 @@ def label_online(teacher: nn.Module, params, batch, accumulation: int) -> dict[s
     """The unlabelled batch with the frozen teacher's disparity of each clean crop."""
 
     def predict(images):
-        return disparity_of(teacher, params, perturb.normalise(images))
+        return disparity_of(teacher, params, perturb.normalise(images, teacher.spec))
 
     disparity = unsplit(jax.lax.map(predict, split(batch["image"], accumulation)))
     everywhere = jnp.ones(disparity.shape, bool)

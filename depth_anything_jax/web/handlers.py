@@ -260,7 +260,8 @@ class Work:
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> None:
         try:
-            input_sizes.of_network(shape, transforms.SIZE)
+            patch_size = self.model.recipe.input.encoder.patch_size
+            input_sizes.of_network(shape, transforms.SIZE, patch_size=patch_size)
         except ValueError as error:  # its cures are arguments that a page does not have
             h, w = shape
             raise Problem(f"{name}: {w} × {h} is too long and thin: crop it") from error

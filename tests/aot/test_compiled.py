@@ -174,7 +174,7 @@ def test_shapes_are_those_of_a_real_batch(tiny):
     batches = pipeline.train_batches(
         config_checks.data_config(c),
         labelled_batch=8, unlabelled_batch=16, size=SIZE, seed=0, start_step=0,
-        process_index=0, process_count=1, on_failure=print,
+        process_index=0, process_count=1, on_failure=print, patch_size=14,
     )  # fmt: skip
     real = sharding.put_batch(next(batches), mesh)
     batches.close()

@@ -11,12 +11,13 @@ import pytest
 from depth_anything_jax.checkpoints import convert, export, orbax_io, pretrained, readers, released
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, bins
+from depth_anything_jax.utils.encoders import DINOV2
 from tests import parity
 from tests.helpers.small_networks import FAST_TO_COMPILE
 from tools import export_stablehlo, export_torch, import_torch
 
 TINY = Variant(64, 6, 2, 256, 16, (8, 16, 24, 32), (1, 2, 4, 5), grid=4)
-INPUT = transforms.InputTransform((42, 56), False, "bilinear-corners")
+INPUT = transforms.InputTransform((42, 56), False, "bilinear-corners", DINOV2)
 K_IDX, K_MINUS_1 = (
     f"conditional_log_binomial.log_binomial_transform.{n}" for n in ("k_idx", "K_minus_1")
 )

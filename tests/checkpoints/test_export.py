@@ -12,6 +12,7 @@ import pytest
 from depth_anything_jax.checkpoints import convert, export, licences, orbax_io, pretrained, readers
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, build_encoder
+from depth_anything_jax.utils.encoders import DINOV2
 from tests import parity
 from tools import export_torch, import_torch
 
@@ -57,6 +58,7 @@ def random_weights(variant="tiny", version="v2", max_depth=None, parts="all"):
         source="run",
         parts=parts,
         metadata={"licence_chain": CHAIN},
+        input=transforms.OFFICIAL_INPUT,
     )
 
 
@@ -140,9 +142,11 @@ def test_preprocessor_loads(tmp_path, reference_model):
 
 def test_metres_are_asked_for_at_the_size_that_they_were_learned_at():
     """At another, the focal length in pixels is another, and so are the metres."""
-    metric = dataclasses.replace(random_weights(max_depth=20), input=transforms.training_input(42))
+    metric = dataclasses.replace(
+        random_weights(max_depth=20), input=transforms.training_input(42, DINOV2)
+    )
     assert export.hf_preprocessor(metric)["size"] == {"height": 42, "width": 42}
-    relative = dataclasses.replace(random_weights(), input=transforms.training_input(42))
+    relative = dataclasses.replace(random_weights(), input=transforms.training_input(42, DINOV2))
     assert export.hf_preprocessor(relative)["size"] == {"height": 56, "width": 56}
 
 

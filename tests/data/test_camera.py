@@ -16,6 +16,7 @@ from depth_anything_jax.data.sources.base import Subset
 from depth_anything_jax.evaluation.runner import loop, predictors
 from depth_anything_jax.models.outputs import canonical_ratio, focal_length, to_metres
 from depth_anything_jax.training import step
+from depth_anything_jax.utils.encoders import DINOV2
 
 FOCAL = 250.0  # canonical, of the models here
 
@@ -56,7 +57,10 @@ def test_resize_crop_and_flip_carry_the_camera(hw, flip, monkeypatch):
     # As images are resized, half-pixel centres; labels' nearest neighbours lie half a pixel off.
     monkeypatch.setattr(transforms, "resize_nearest", lambda x, h, w: cv2.resize(x + 0.0, (w, h)))
     c = np.array([80.0, 85.0, 40.3, 31.9])
-    size, geometry = 28, transforms.Geometry(*transforms.network_size(*hw, 42), 0, 0, flip)
+    size, geometry = (
+        28,
+        transforms.Geometry(*transforms.network_size(*hw, 42, patch_size=14), 0, 0, flip),
+    )
     geometry = geometry._replace(top=(geometry.height - 28) // 2, left=(geometry.width - 28) // 3)
     record = {"image": np.zeros((*hw, 3), np.uint8), "camera": c, "shift_known": True}
     for field in ("valid", "sky"):
@@ -129,10 +133,10 @@ def test_labels_do_not_depend_on_the_focal_length_nor_metres_on_the_input_size()
     c.model = ConfigDict({"max_depth": 500.0})
 
     def asked(record, size):
-        geometry = transforms.centre_geometry(112, 112, size)
+        geometry = transforms.centre_geometry(112, 112, size, patch_size=14)
         example = transforms.apply_geometry(record, geometry, size)
         batch = {k: jnp.asarray(v)[None] for k, v in example.items()}
-        found = step.metric_inputs(batch, c)
+        found = step.metric_inputs(batch, c, DINOV2)
         return found["depth"][0], found["valid"][0], example
 
     own, valid, example = asked(record, 112)
@@ -231,7 +235,9 @@ def test_a_sources_camera_is_for_entries_that_have_none(pairs):
 
 def batches(spec, **how):
     how = {"labelled": [spec], "threads": 0, **how}
-    return pipeline.train_batches(how, labelled_batch=2, unlabelled_batch=0, size=28, seed=0)
+    return pipeline.train_batches(
+        how, labelled_batch=2, unlabelled_batch=0, size=28, seed=0, patch_size=14
+    )
 
 
 def test_batches_carry_cameras_where_they_are_asked_for_and_only_there(pairs):

@@ -51,7 +51,7 @@ def data(tmp_path_factory):
 def batches(data, count, *, start_step=0, **options):
     """`count` batches as a list."""
     sizes = {"labelled_batch": 4, "unlabelled_batch": 8, "size": SIZE, "seed": 7} | options
-    with train_batches(data, start_step=start_step, **sizes) as stream:
+    with train_batches(data, start_step=start_step, **sizes, patch_size=14) as stream:
         got = list(itertools.islice(stream, count))
         assert stream.step == start_step + count
     return got
@@ -162,14 +162,16 @@ def test_augmentations_differ_between_epochs_and_rows(data):
 def test_each_example_is_its_record_under_its_own_geometry(data):
     """Row j of step s is example i = s·B + j: the planned record, cropped as (seed, i) draws."""
     source = registry.make(data["labelled"][0])
-    reader = examples.Examples("labelled", [source], None, size=SIZE, seed=7, labels=True)
+    reader = examples.Examples(
+        "labelled", [source], None, size=SIZE, seed=7, labels=True, patch_size=14
+    )
     got = batches(data, 2)
     for step, row in itertools.product(range(2), range(4)):
         index = step * 4 + row
         _, number = reader.record_of(index)
         record = source[number]
         rng = np.random.default_rng([7, 0, index])
-        geometry = transforms.draw_geometry(rng, 30, 44, SIZE)
+        geometry = transforms.draw_geometry(rng, 30, 44, SIZE, patch_size=14)
         expected = transforms.apply_geometry(record, geometry, SIZE)
         for field, value in expected.items():
             np.testing.assert_array_equal(got[step]["labelled"][field][row], value)
@@ -193,10 +195,12 @@ SIZES = {"labelled_batch": 0, "unlabelled_batch": 6, "size": SIZE, "seed": 3}
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_failed_record_is_replaced_by_its_neighbour_and_counted(data, broken, workers):
     whole = data | {"unlabelled": data["unlabelled"][:1]}
-    with train_batches(whole, **SIZES) as stream:
+    with train_batches(whole, **SIZES, patch_size=14) as stream:
         expected = list(itertools.islice(stream, 6))
     told = []
-    with train_batches(broken | {"workers": workers}, **SIZES, on_failure=told.append) as stream:
+    with train_batches(
+        broken | {"workers": workers}, **SIZES, on_failure=told.append, patch_size=14
+    ) as stream:
         got = list(itertools.islice(stream, 6))
         planned = [n for b in expected for n in which(b)]
         assert planned.count(5) >= 2
@@ -216,14 +220,14 @@ def test_a_failed_record_is_replaced_by_its_neighbour_and_counted(data, broken, 
 def test_the_last_record_is_followed_by_the_first(data, broken):
     folder = broken["unlabelled"][0]["path"]
     shutil.copy(f"{folder}/005.png", f"{folder}/010.png")
-    with train_batches(broken, **SIZES) as stream:
+    with train_batches(broken, **SIZES, patch_size=14) as stream:
         numbers = {n for b in itertools.islice(stream, 6) for n in which(b)}
     assert numbers == set(range(11)) - {5, 10}
 
 
 def test_too_many_failures_stop_the_run(broken, monkeypatch):
     monkeypatch.setattr(pipeline, "FAILURE_MINIMUM", 24)
-    with train_batches(broken, **SIZES) as stream:
+    with train_batches(broken, **SIZES, patch_size=14) as stream:
         for _ in range(3):  # 18 examples: too few to judge
             next(stream)
         assert stream.failures > 0
@@ -237,7 +241,7 @@ def test_too_many_failures_stop_the_run(broken, monkeypatch):
 def test_few_failures_do_not(broken, monkeypatch):
     monkeypatch.setattr(pipeline, "FAILURE_MINIMUM", 24)
     monkeypatch.setattr(pipeline, "FAILURE_LIMIT", 0.5)
-    with train_batches(broken, **SIZES) as stream:
+    with train_batches(broken, **SIZES, patch_size=14) as stream:
         list(itertools.islice(stream, 10))
         assert 0 < stream.failures < 30
 
@@ -248,14 +252,16 @@ def test_a_source_that_cannot_be_read_stops_at_once(data, tmp_path, workers):
         (tmp_path / f"{i}.jpg").write_text("<html>not found</html>")
     dead = {"unlabelled": {"type": "folder", "path": str(tmp_path)}, "workers": workers}
     with (
-        train_batches(dead, **SIZES) as stream,
+        train_batches(dead, **SIZES, patch_size=14) as stream,
         pytest.raises(DataError, match=r"3 unlabelled records in a row(.|\n)*\.jpg: FormatError"),
     ):
         next(stream)
 
 
 def test_closed_batches_say_so(data):
-    stream = train_batches(data, labelled_batch=4, unlabelled_batch=0, size=SIZE, seed=0)
+    stream = train_batches(
+        data, labelled_batch=4, unlabelled_batch=0, size=SIZE, seed=0, patch_size=14
+    )
     next(stream)
     stream.close()
     stream.close()
@@ -266,7 +272,9 @@ def test_closed_batches_say_so(data):
 def test_wrong_configs_are_refused(data):
     def make(cfg=data, **options):
         train_batches(
-            cfg, **({"labelled_batch": 4, "unlabelled_batch": 8, "size": SIZE, "seed": 0} | options)
+            cfg,
+            **({"labelled_batch": 4, "unlabelled_batch": 8, "size": SIZE, "seed": 0} | options),
+            patch_size=14,
         )
 
     with pytest.raises(ValueError, match="size=30 is not a multiple of the 14"):
@@ -314,7 +322,7 @@ def test_unlabelled_images_carry_the_labels_they_are_given(data, tmp_path):
 
 def test_validation_covers_a_source_once(data):
     source = registry.make(data["labelled"][0])
-    whole = list(pipeline.validation_examples(source, size=SIZE))
+    whole = list(pipeline.validation_examples(source, size=SIZE, patch_size=14))
     assert [e["index"] for e in whole] == list(range(7))
     first = whole[0]
     assert first["key"] == "000.png" and first["image_hw"] == (30, 44)
@@ -323,22 +331,26 @@ def test_validation_covers_a_source_once(data):
     np.testing.assert_array_equal(first["image"], expected)
     parts = [
         [e["index"] for e in pipeline.validation_examples(
-            source, size=SIZE, process_index=i, process_count=3, threads=0)]
+            source, size=SIZE, process_index=i, process_count=3, threads=0, patch_size=14)]
         for i in range(3)
     ]  # fmt: skip
     assert parts == [[0, 3, 6], [1, 4], [2, 5]]
-    none = pipeline.validation_examples(source, size=SIZE, process_index=8, process_count=9)
+    none = pipeline.validation_examples(
+        source, size=SIZE, process_index=8, process_count=9, patch_size=14
+    )
     assert list(none) == []
 
 
 def test_validation_by_centre_crop(data):
     source = registry.make(data["labelled"][0])
-    example = next(iter(pipeline.validation_examples(source, size=SIZE, crop="centre")))
+    example = next(
+        iter(pipeline.validation_examples(source, size=SIZE, crop="centre", patch_size=14))
+    )
     expected = transforms.resize_image(source[0]["image"], SIZE, 42)[:, 7:35]
     np.testing.assert_array_equal(example["image"], expected)
     assert example["disparity"].shape == example["valid"].shape == (SIZE, SIZE)
     with pytest.raises(ValueError, match="crop='center'"):
-        next(pipeline.validation_examples(source, size=SIZE, crop="center"))
+        next(pipeline.validation_examples(source, size=SIZE, crop="center", patch_size=14))
 
 
 def test_real_pairs_and_photos_make_batches(shared):
@@ -346,7 +358,9 @@ def test_real_pairs_and_photos_make_batches(shared):
         "labelled": {"type": "rgbd", "path": str(shared / "data" / "labelled")},
         "unlabelled": {"type": "folder", "path": str(shared / "data" / "photos")},
     }
-    with train_batches(cfg, labelled_batch=4, unlabelled_batch=8, size=112, seed=0) as stream:
+    with train_batches(
+        cfg, labelled_batch=4, unlabelled_batch=8, size=112, seed=0, patch_size=14
+    ) as stream:
         for batch in itertools.islice(stream, 3):
             image = batch["unlabelled"]["image"]
             assert 0.1 < image.mean() < 0.9 and np.isfinite(image).all()

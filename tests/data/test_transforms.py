@@ -8,6 +8,7 @@ import pytest
 
 from depth_anything_jax.data import transforms
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.utils.encoders import DINOV2
 
 # (h, w) → network size at 518, lower_bound; worked out with the official rule.
 OFFICIAL_SIZES = {
@@ -26,29 +27,29 @@ OFFICIAL_SIZES = {
 
 @pytest.mark.parametrize("hw", OFFICIAL_SIZES, ids=str)
 def test_network_size_is_the_official_one(hw):
-    assert transforms.network_size(*hw) == OFFICIAL_SIZES[hw]
-    assert transforms.network_size(*hw[::-1]) == OFFICIAL_SIZES[hw][::-1]
+    assert transforms.network_size(*hw, patch_size=14) == OFFICIAL_SIZES[hw]
+    assert transforms.network_size(*hw[::-1], patch_size=14) == OFFICIAL_SIZES[hw][::-1]
 
 
 def test_rounding_is_half_to_even():
-    assert transforms.network_size(518, 525) == (518, 532)  # 37.5 patches → 38
-    assert transforms.network_size(518, 539) == (518, 532)  # 38.5 patches → 38
-    assert transforms.network_size(14, 35, 14) == (14, 28)  # 2.5 → 2
-    assert transforms.network_size(14, 49, 14) == (14, 56)  # 3.5 → 4
+    assert transforms.network_size(518, 525, patch_size=14) == (518, 532)  # 37.5 patches → 38
+    assert transforms.network_size(518, 539, patch_size=14) == (518, 532)  # 38.5 patches → 38
+    assert transforms.network_size(14, 35, 14, patch_size=14) == (14, 28)  # 2.5 → 2
+    assert transforms.network_size(14, 49, 14, patch_size=14) == (14, 56)  # 3.5 → 4
 
 
 def test_other_methods_and_sizes():
-    assert transforms.network_size(480, 640, 518, method="upper_bound") == (392, 518)
-    assert transforms.network_size(480, 640, 518, method="minimal") == (518, 686)
-    assert transforms.network_size(480, 1280, 1300, method="minimal") == (490, 1302)
-    assert transforms.network_size(480, 640, keep_aspect=False) == (518, 518)
-    assert transforms.network_size(1, 1, 112) == (112, 112)
+    assert transforms.network_size(480, 640, 518, method="upper_bound", patch_size=14) == (392, 518)
+    assert transforms.network_size(480, 640, 518, method="minimal", patch_size=14) == (518, 686)
+    assert transforms.network_size(480, 1280, 1300, method="minimal", patch_size=14) == (490, 1302)
+    assert transforms.network_size(480, 640, keep_aspect=False, patch_size=14) == (518, 518)
+    assert transforms.network_size(1, 1, 112, patch_size=14) == (112, 112)
     with pytest.raises(ValueError, match="lower-bound.*lower_bound, upper_bound, minimal"):
-        transforms.network_size(10, 10, method="lower-bound")
+        transforms.network_size(10, 10, method="lower-bound", patch_size=14)
     with pytest.raises(ValueError, match="0x640"):
-        transforms.network_size(0, 640)
+        transforms.network_size(0, 640, patch_size=14)
     with pytest.raises(ValueError, match="size=10 is below one patch"):
-        transforms.network_size(480, 640, 10)
+        transforms.network_size(480, 640, 10, patch_size=14)
 
 
 def cubic_matrix(source: int, target: int) -> np.ndarray:
@@ -73,7 +74,7 @@ def cubic_matrix(source: int, target: int) -> np.ndarray:
 )
 def test_resize_equals_float64_bicubic(hw, size):
     image = np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8)  # noise: the worst case
-    height, width = transforms.network_size(*hw, size)
+    height, width = transforms.network_size(*hw, size, patch_size=14)
     rows, columns = cubic_matrix(hw[0], height), cubic_matrix(hw[1], width)
     expected = np.einsum("ih,hwc,jw->ijc", rows, image / 255.0, columns, optimize=True)
     got = transforms.resize_image(image, height, width)
@@ -93,7 +94,7 @@ def test_resize_of_the_same_size_changes_nothing():
 @pytest.mark.parametrize("hw", [(480, 640), (375, 1242), (1216, 1936), (60, 80)], ids=str)
 def test_labels_are_resized_by_nearest_neighbour(hw):
     label = np.random.default_rng(2).random(hw, np.float32)
-    height, width = transforms.network_size(*hw)
+    height, width = transforms.network_size(*hw, patch_size=14)
     got = transforms.resize_nearest(label, height, width)
     # OpenCV takes the reciprocal of the scale: 608 lies a rounding above row 259 of 1216 → 518.
     rows = np.floor(np.arange(height) * (1 / (height / hw[0]))).astype(int)
@@ -116,12 +117,6 @@ def test_network_input_equals_the_official_one(shared):
         assert np.all(np.abs(got - golden.astype(np.float64)) <= tolerance), entry["image"]
 
 
-def test_normalise_inverts():
-    image = np.random.default_rng(3).random((5, 6, 3), np.float32)
-    back = transforms.normalise(image) * transforms.IMAGENET_STD + transforms.IMAGENET_MEAN
-    np.testing.assert_allclose(back, image, rtol=0, atol=1e-6)  # float32 rounding
-
-
 def record(height, width):
     """An image whose red channel is its label: whatever moves one must move the other."""
     red = np.random.default_rng(4).integers(1, 256, (height, width), np.uint8)
@@ -139,7 +134,7 @@ def test_image_and_label_share_crop_and_flip():
     example = record(56, 84)
     flips, corners = 0, set()
     for seed in range(40):
-        geometry = transforms.draw_geometry(np.random.default_rng(seed), 56, 84, 56)
+        geometry = transforms.draw_geometry(np.random.default_rng(seed), 56, 84, 56, patch_size=14)
         out = transforms.apply_geometry(example, geometry, 56)
         assert out["image"].shape == (56, 56, 3) and out["disparity"].shape == (56, 56)
         red = np.round(out["image"][..., 0] * 255)
@@ -158,7 +153,8 @@ def test_image_and_label_share_crop_and_flip():
 
 def test_corners_reach_both_ends():
     drawn = {
-        transforms.draw_geometry(np.random.default_rng(s), 28, 42, 28).left for s in range(300)
+        transforms.draw_geometry(np.random.default_rng(s), 28, 42, 28, patch_size=14).left
+        for s in range(300)
     }
     assert drawn == set(range(15))  # 42 - 28 + 1 places
 
@@ -174,7 +170,7 @@ def test_label_of_another_resolution_follows_the_image():
 
 
 def test_image_alone_has_no_label_fields():
-    geometry = transforms.centre_geometry(30, 90, 28)
+    geometry = transforms.centre_geometry(30, 90, 28, patch_size=14)
     assert geometry == transforms.Geometry(28, 84, 0, 28, False)
     out = transforms.apply_geometry({"image": np.zeros((30, 90, 3), np.uint8)}, geometry, 28)
     assert set(out) == {"image"}
@@ -205,7 +201,7 @@ def test_the_bins_heads_input():
         assert see(np.zeros((*hw, 3), np.uint8)).shape == (392, 518, 3)
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     expected = transforms.resize_corners(image, 392, 518)
-    np.testing.assert_array_equal(see(image), transforms.normalise(expected))
+    np.testing.assert_array_equal(see(image), DINOV2.normalise(expected))
     with pytest.raises(ValueError, match="size=364: every input of this network is 392x518"):
         see(image, 364)
 
@@ -223,13 +219,13 @@ def test_a_whole_image_of_one_shape_keeps_its_label_and_camera_with_it():
         "camera": np.array([50.0, 80.0, 20.0, 10.0]),
     }
     rng, size = np.random.default_rng(0), (28, 98)
-    geometries = [transforms.draw_geometry(rng, 40, 60, size) for _ in range(20)]
+    geometries = [transforms.draw_geometry(rng, 40, 60, size, patch_size=14) for _ in range(20)]
     assert {g[:4] for g in geometries} == {(28, 98, 0, 0)}
     assert {g.flip for g in geometries} == {True, False}
     straight = transforms.Geometry(28, 98, 0, 0, False)
     out = transforms.apply_geometry(record, straight, size)
-    seen = transforms.InputTransform(size, False, "bilinear-corners")(image)
-    np.testing.assert_array_equal(transforms.normalise(out["image"]), seen)
+    seen = transforms.InputTransform(size, False, "bilinear-corners", DINOV2)(image)
+    np.testing.assert_array_equal(DINOV2.normalise(out["image"]), seen)
     # The label's pixel is the image's: half a pixel, by nearest neighbour, is as near as it gets.
     red, green = out["image"][..., 0] * 255 / 2, out["image"][..., 1] * 255 / 3
     assert np.abs(out["disparity"] % 100 - red).max() <= 0.5 + 1e-4  # float32
@@ -257,7 +253,7 @@ def test_the_official_input_is_network_input():
 @pytest.mark.parametrize("see", [transforms.OFFICIAL_INPUT, transforms.BINS_INPUT], ids=str)
 def test_an_input_survives_json(see):
     written = json.loads(json.dumps(see.as_json()))
-    assert transforms.InputTransform.from_json(written) == see
+    assert transforms.InputTransform.from_json(written, DINOV2) == see
     assert written["keep_aspect"] is see.keep_aspect
     for fields, message in (
         ({"resize": "area"}, "input resize 'area': one of bicubic, bilinear-corners"),
@@ -268,6 +264,6 @@ def test_an_input_survives_json(see):
         ({"crop": 3}, "crop.* is none: keep_aspect, resize, size are needed"),
     ):
         with pytest.raises(ValueError, match=message):
-            transforms.InputTransform.from_json(written | fields)
+            transforms.InputTransform.from_json(written | fields, DINOV2)
     with pytest.raises(ValueError, match="input 518 is none"):
-        transforms.InputTransform.from_json(518)
+        transforms.InputTransform.from_json(518, DINOV2)

@@ -18,7 +18,7 @@ from depth_anything_jax.data.pipeline import train_batches
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)
 data = {"labelled": {"type": "scenes", "domain": "A", "count": 4, "size": 28}, "workers": 2}
-stream = train_batches(data, labelled_batch=2, unlabelled_batch=0, size=28, seed=0)
+stream = train_batches(data, labelled_batch=2, unlabelled_batch=0, size=28, patch_size=14, seed=0)
 next(stream)
 print("started", flush=True)
 sys.stdin.readline()

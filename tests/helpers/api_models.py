@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from depth_anything_jax.checkpoints import pretrained
+from depth_anything_jax.data import transforms
 from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.models import build, dpt
 from tests.helpers.small_networks import KERNEL, Convolution, MetricConvolution
@@ -31,7 +32,16 @@ def found(*, max_depth: float | None = None, version: str = "v2") -> pretrained.
     params = jax.tree_util.tree_map_with_path(random, shapes)
     chain = {"licence_chain": []}
     return pretrained.Weights(
-        params, "demo", version, head, max_depth, "Apache-2.0", "random", "all", chain
+        params,
+        "demo",
+        version,
+        head,
+        max_depth,
+        "Apache-2.0",
+        "random",
+        "all",
+        chain,
+        input=transforms.OFFICIAL_INPUT,
     )
 
 

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from depth_anything_jax import models
+from depth_anything_jax.utils.encoders import DINOV2
 
 
 class Convolution:
     """A model as small as can be: one 3x3 convolution."""
 
     head = "relative"
+    spec = DINOV2
 
     def apply(self, variables, images):
         kernel = variables["params"]["kernel"]
@@ -63,6 +65,8 @@ def random_leaf(path, leaf):
 class Patches(nn.Module):
     """An encoder of one product: the mean colour of each patch."""
 
+    spec = DINOV2
+
     @nn.compact
     def __call__(self, images):
         b, h, w, _ = images.shape
@@ -73,6 +77,8 @@ class Patches(nn.Module):
 
 class Small(nn.Module):
     """A student with such an encoder, whose decoder looks at single pixels."""
+
+    spec = DINOV2
 
     def setup(self):
         self.encoder, self.decoder = Patches(), nn.Dense(1)

@@ -21,6 +21,7 @@ from depth_anything_jax.data.pseudo_labels import join
 from depth_anything_jax.data.pseudo_labels.label_codec import LabelError
 from depth_anything_jax.data.pseudo_labels.label_store import LabelStore
 from depth_anything_jax.inference import label_dataset, predictor
+from depth_anything_jax.utils.encoders import DINOV2
 from depth_anything_jax.utils.param_paths import fingerprint
 from tests.helpers.labelling import SIZE, TEACHER, run
 from tests.helpers.photos import Photos
@@ -370,14 +371,14 @@ def test_a_bucket_for_each_length_changes_nothing():
     found = buckets.choose(shapes, 8)
     assert found == [518, 686, 924]
     for h, w in [(480, 640), (640, 480), (500, 500), (1080, 1920)]:
-        official = transforms.network_size(h, w)
-        assert buckets.label_shape(h, w, 518, found) == official
+        official = transforms.network_size(h, w, patch_size=14)
+        assert buckets.label_shape(h, w, 518, found, patch_size=14) == official
 
 
 def test_buckets_snap_the_longer_side_only():
-    assert buckets.label_shape(480, 640, 518, [518, 700]) == (518, 700)
-    assert buckets.label_shape(640, 480, 518, [518, 700]) == (700, 518)
-    assert buckets.label_shape(480, 1000, 518, [518, 700]) == (518, 700)
+    assert buckets.label_shape(480, 640, 518, [518, 700], patch_size=14) == (518, 700)
+    assert buckets.label_shape(640, 480, 518, [518, 700], patch_size=14) == (700, 518)
+    assert buckets.label_shape(480, 1000, 518, [518, 700], patch_size=14) == (518, 700)
 
 
 def test_bucketed_labels_are_resized_not_padded(tmp_path):
@@ -387,12 +388,14 @@ def test_bucketed_labels_are_resized_not_padded(tmp_path):
     (bucket,) = card["identity"]["input"]["buckets"]
     assert {b.shape[1:3] for b in network.batches} == {(28, bucket), (bucket, 28)}
     store = LabelStore(tmp_path / "out")
-    shape = buckets.label_shape(33, 33, SIZE, [bucket])
-    whole = transforms.normalise(transforms.resize_image(source[2]["image"], *shape))
+    shape = buckets.label_shape(33, 33, SIZE, [bucket], patch_size=14)
+    whole = DINOV2.normalise(transforms.resize_image(source[2]["image"], *shape))
     np.testing.assert_allclose(store.read(2, "p/2.jpg").disparity, whole.mean(-1), atol=5e-5)
     # The student sees its own shape, and the label follows.
     record = join.with_labels(source, store)[2]
-    example = transforms.apply_geometry(record, transforms.centre_geometry(33, 33, SIZE), SIZE)
+    example = transforms.apply_geometry(
+        record, transforms.centre_geometry(33, 33, SIZE, patch_size=14), SIZE
+    )
     assert example["disparity"].shape == example["image"].shape[:2] == (28, 28)
 
 

@@ -22,6 +22,7 @@ from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.models import build
 from depth_anything_jax.models.outputs import as_said
 from depth_anything_jax.utils import interpolation
+from depth_anything_jax.utils.encoders import DINOV2
 from tests import parity
 from tests.helpers import api_models
 from tests.helpers.small_networks import KERNEL, MetricConvolution
@@ -283,7 +284,7 @@ def test_a_canonical_camera_scales_metres(tmp_path):
 
 def test_a_model_sees_the_input_it_was_trained_with():
     """V1's metric models: one shape, another rule of resizing, V2's way back to the picture."""
-    seen = transforms.InputTransform((28, 42), False, "bilinear-corners")
+    seen = transforms.InputTransform((28, 42), False, "bilinear-corners", DINOV2)
     weights = api_models.found(max_depth=20.0, version="v1")
     model = DepthAnything(dataclasses.replace(weights, input=seen))
     model._model, model._params = MetricConvolution(), KERNEL
@@ -299,7 +300,7 @@ def test_a_model_sees_the_input_it_was_trained_with():
     with pytest.raises(ValueError, match="buckets=2: every input .* use 0"):
         model(pictures, buckets=2)
     larger = dataclasses.replace(
-        api_models.found(), input=transforms.InputTransform(56, True, "bicubic")
+        api_models.found(), input=transforms.InputTransform(56, True, "bicubic", DINOV2)
     )
     assert DepthAnything(larger).recipe.shape((60, 80), None) == (56, 70)
 
@@ -338,9 +339,9 @@ def test_thin_pictures_are_refused_with_what_to_do(model):
         model(thin)
     (fits,) = [int(w[11:]) for w in str(error.value).split() if w.startswith("input_size=")]
     assert fits % 14 == 0
-    assert input_sizes.of_network(thin.shape, fits)[0] == fits
+    assert input_sizes.of_network(thin.shape, fits, patch_size=14)[0] == fits
     with pytest.raises(ValueError, match="max_tokens=16,384"):
-        input_sizes.of_network(thin.shape, fits + 14)
+        input_sizes.of_network(thin.shape, fits + 14, patch_size=14)
     small = api_models.instant(max_tokens=15)
     with pytest.raises(ValueError, match=r"max_tokens=15: crop it, give input_size=42 or less"):
         small(api_models.photo(), input_size=56)

@@ -177,7 +177,7 @@ def test_fifty_seeds_start_alive():
 
     The control is the decoder with PyTorch's default start, where that happens to many seeds.
     """
-    decoder = DPT(TINY.features, TINY.out_channels)
+    decoder = DPT(TINY.features, TINY.out_channels, 14)
 
     def zeros(params, taps):
         return (decoder.apply({"params": params}, taps, (3, 3)) == 0).mean()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.checkpoints import licences, pretrained
+from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, build
 from tests import parity
 from tests.helpers.small_networks import random_leaf
@@ -40,6 +41,7 @@ def random_weights(max_depth=None):
         source="run",
         parts="all",
         metadata={"licence_chain": CHAIN},
+        input=transforms.OFFICIAL_INPUT,
     )
 
 

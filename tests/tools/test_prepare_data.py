@@ -143,7 +143,7 @@ def test_wrong_split_and_feature_are_named(prepared):
 def test_training_reads_them(prepared):
     cfg = {"labelled": {"type": "tfds", "path": str(prepared["out"] / "mine")}, "threads": 2}
     with pipeline.train_batches(
-        cfg, labelled_batch=5, unlabelled_batch=0, size=14, seed=0
+        cfg, labelled_batch=5, unlabelled_batch=0, size=14, seed=0, patch_size=14
     ) as stream:
         batch = next(stream)["labelled"]
     assert batch["valid"].any((1, 2)).all() and stream.failures == 0

@@ -22,6 +22,7 @@ from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import audit, audit_sheets
 from depth_anything_jax.training.step import Networks
 from depth_anything_jax.utils import param_paths
+from depth_anything_jax.utils.encoders import DINOV2
 from tests.helpers import hostile
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -232,6 +233,7 @@ class Answers(nn.Module):
     """In the place of a network: its "parameters" are what it answers, whatever it is asked."""
 
     head = "relative"
+    spec = DINOV2
 
     def __call__(self, images, return_features=False):
         given = self.variables["params"]
@@ -299,7 +301,7 @@ def test_hostile_maps_are_confirmed_under_every_setting(fields, tmp_path, capsys
     counted = x["unlabelled/unlabelled_count"]
     assert 0 < counted.sum() < len(counted)
     del x["unlabelled/token_kept"]  # tokens that are no grid of these maps
-    assert audit_sheets.sheets(x).keys() >= {"unlabelled_000", "labelled_008"}  # of any map
+    assert audit_sheets.sheets(x, DINOV2).keys() >= {"unlabelled_000", "labelled_008"}  # of any map
 
 
 def reversed_margin(monkeypatch):

@@ -18,11 +18,12 @@ from depth_anything_jax.models import VARIANTS, Variant, build
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import init
 from depth_anything_jax.utils import interpolation
+from depth_anything_jax.utils.encoders import DINOV2
 from tests.helpers.demo_configs import small_student
 from tests.helpers.small_networks import FAST_TO_COMPILE
 
 TINY = Variant(16, 4, 1, 32, 8, (8, 8, 8, 8), (0, 1, 2, 3), grid=2)
-INPUT = transforms.InputTransform((28, 42), False, "bilinear-corners")
+INPUT = transforms.InputTransform((28, 42), False, "bilinear-corners", DINOV2)
 
 
 class Photos:
@@ -131,7 +132,7 @@ def test_pseudo_labels_get_the_aspect_ratio_back(path, metres, tmp_path):
     for i in range(2):
         image = source[i]["image"]
         label = store.read(i, source.key(i))
-        shape = transforms.network_size(*image.shape[:2], 28)
+        shape = transforms.network_size(*image.shape[:2], 28, patch_size=14)
         assert label.disparity.shape == shape == ((42, 28), (28, 28))[i]
         expected = interpolation.resize(1 / metres(image), shape, "bilinear-corners")
         # 16 bits of the label's range, and float32

@@ -25,6 +25,7 @@ from depth_anything_jax.inference import label_dataset
 from depth_anything_jax.models.dtypes import compute_dtype
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import audit_sheets, init, step
+from depth_anything_jax.utils.encoders import DINOV2
 from tests.helpers.run_comparison import (
     Story,
     check,
@@ -118,6 +119,7 @@ class Encoder(nn.Module):
 
     dtype: Any
     attention: str = "none"
+    spec = DINOV2
 
     @nn.compact
     def __call__(self, images):
@@ -139,6 +141,7 @@ class Decoder(nn.Module):
 
 class Pixels(nn.Module):
     head = "relative"
+    spec = DINOV2
     encoder: Encoder
     decoder: Decoder
 
@@ -178,7 +181,9 @@ def inside(setting: Setting, workdir, data) -> Story:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "make_mesh", lambda *a: make(*a, devices=devices))
         patch.setattr(init, "networks", pixel_networks)
-        patch.setattr(audit_sheets, "sheets", lambda arrays: {})  # takes longer than the run
+        patch.setattr(
+            audit_sheets, "sheets", lambda arrays, encoder: {}
+        )  # takes longer than the run
         if setting.float64:
             widen(patch.setattr)
         config = runpy.run_path(str(configs.folder() / "student.py"))["get_config"]("demo")

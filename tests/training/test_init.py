@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from depth_anything_jax import models
 from depth_anything_jax.checkpoints import convert, licences, orbax_io, pretrained, readers
+from depth_anything_jax.data import transforms
 from depth_anything_jax.data.pseudo_labels import label_codec
 from depth_anything_jax.data.pseudo_labels.label_store import LabelWriter
 from depth_anything_jax.parallel import sharding
@@ -187,7 +188,7 @@ def test_a_sigmoid_starts_from_the_decoder_under_a_bins_head(params, mesh, monke
     loaded = pretrained.Weights(
         params={**params, "bins": {"conv2": {"bias": np.zeros(3)}}}, variant="demo", version="v2",
         head="bins", max_depth=10.0, licence=None, source="x", parts="all",
-        metadata={"licence_chain": []},
+        metadata={"licence_chain": []}, input=transforms.OFFICIAL_INPUT,
     )  # fmt: skip
     monkeypatch.setattr(pretrained, "load", lambda *_, **__: loaded)
     c = small_student(init_from="x", init_parts="decoder", **SIGMOID)

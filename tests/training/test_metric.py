@@ -20,6 +20,7 @@ from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import config_checks, logger, optim
 from depth_anything_jax.training.step import Networks, jit_train_step, make_train_step, new_state
 from depth_anything_jax.utils import param_paths
+from depth_anything_jax.utils.encoders import DINOV2
 from tests.helpers.small_networks import Small
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -303,7 +304,7 @@ def test_a_bins_head_learns_on_a_relative_model(on_relative):
     assert steps[-1]["lr/encoder"] == 0 == steps[-1]["update_norm/encoder"]
     found = pretrained.load(str(folder))
     assert (found.head, found.max_depth, found.focal) == ("bins", 20.0, 20.0)
-    assert found.input == transforms.InputTransform((28, 42), False, "bilinear-corners")
+    assert found.input == transforms.InputTransform((28, 42), False, "bilinear-corners", DINOV2)
     assert set(found.params) == {"encoder", "decoder", "bins"}
     ours, theirs = (param_paths.leaves_by_path(p) for p in (found.params, start.params))
     for name in theirs:  # the relative model came along, and its decoder learns with the head

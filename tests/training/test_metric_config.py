@@ -141,7 +141,9 @@ def test_an_evaluation_set_can_be_learned_from(tmp_path):
     assert packed["kind"] == "depth" and packed["K"][0] == np.float32(725.0087)
     np.testing.assert_allclose(packed["depth"][1:], 12.5, rtol=1e-6)  # float32
     assert (packed["depth"][0] == 0).all()
-    reader = examples.Examples("labelled", [source], None, size=14, seed=0, labels=True)
+    reader = examples.Examples(
+        "labelled", [source], None, size=14, seed=0, labels=True, patch_size=14
+    )
     assert reader.read(0)[0]["disparity"].shape == (14, 14)
     with pytest.raises(ValueError, match="vkitti2 has no option 'splitt'; did you mean 'split'"):
         registry.make(registry.parse(f"benchmark:vkitti2?path={tmp_path}&splitt=list"))
@@ -212,7 +214,7 @@ class One:
 def test_augmentations_leave_crop_and_flip_as_they_were_and_change_with_the_example():
     def read(how, index=0):
         reader = examples.Examples(
-            "labelled", [One()], None, size=28, seed=3, labels=True, augment=how
+            "labelled", [One()], None, size=28, seed=3, labels=True, augment=how, patch_size=14
         )
         return reader.read(index)[0]
 

@@ -21,6 +21,7 @@ from depth_anything_jax.training.step import (
     unlabelled_inputs,
 )
 from depth_anything_jax.utils import param_paths
+from depth_anything_jax.utils.encoders import DINOV2
 from tests.helpers.demo_configs import careful_student
 from tests.helpers.run_comparison import SHIFT
 from tests.helpers.small_networks import Patches, Small
@@ -203,7 +204,7 @@ def features_of(c, networks, params, frozen, data, keys):
 
     @jax.jit  # one program, where separate operations would each be compiled
     def compute(data, keys):
-        inputs = unlabelled_inputs(data, keys, c)
+        inputs = unlabelled_inputs(data, keys, c, DINOV2)
         return inputs, loss_parts(networks, params, frozen, {"unlabelled": inputs}, c.loss)
 
     inputs, parts = compute(data, keys)
@@ -260,7 +261,7 @@ def test_the_frozen_encoder_sees_what_the_config_says(feat_input, distort, monke
     mask = np.asarray(inputs["mask"])
     assert 0 < mask.mean() < 1
     mixed = np.where(mask[..., None], np.roll(data["image"], 1, axis=0), data["image"])
-    clean = perturb.normalise(jnp.asarray(mixed))
+    clean = perturb.normalise(jnp.asarray(mixed), DINOV2)
     assert np.allclose(inputs["image"], clean, atol=1e-6) is not distort  # float32
     other = np.roll(inputs["image"], 2, axis=0)  # neither the image nor its partner
     seen = {"student": inputs["image"], "clean": clean, "shuffled": other}[feat_input]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from depth_anything_jax.checkpoints import convert
+from depth_anything_jax.utils.encoders import DINOV2
 
 
 class Features(NamedTuple):
@@ -21,6 +22,8 @@ def dense(features: int, name: str, **kwargs) -> nn.Dense:
 
 
 class Encoder(nn.Module):
+    spec = DINOV2
+
     @nn.compact
     def __call__(self, images):
         x = jnp.tanh(dense(8, "colours")(images))
@@ -37,6 +40,7 @@ class Decoder(nn.Module):
 
 class Pixels(nn.Module):
     head = "relative"
+    spec = DINOV2
     encoder: nn.Module = dataclasses.field(default_factory=Encoder)
     decoder: nn.Module = dataclasses.field(default_factory=Decoder)
 

@@ -60,8 +60,8 @@ TWIN = {
     ),
     "partner's pixels undistorted": Mutation(
         "training.step.unlabelled_inputs",
-        "perturb.normalise(mixed(strong))",
-        "perturb.normalise(perturb.mix(strong, perturb.partner(clean), mask))",
+        "perturb.normalise(mixed(strong), encoder)",
+        "perturb.normalise(perturb.mix(strong, perturb.partner(clean), mask), encoder)",
     ),
     "the other neighbour's label": Mutation(
         "training.step.unlabelled_inputs",
@@ -74,7 +74,9 @@ TWIN = {
         "pred, label, valid, None, *how[:-1], None",
     ),
     "image not normalised": Mutation(
-        "training.step.unlabelled_inputs", "perturb.normalise(mixed(strong))", "mixed(strong)"
+        "training.step.unlabelled_inputs",
+        "perturb.normalise(mixed(strong), encoder)",
+        "mixed(strong)",
     ),
     # --- the loss of a map
     "prediction's scale detached": Mutation(
@@ -161,8 +163,8 @@ TWIN = {
     ),
     "labelled images distorted": Mutation(
         "training.step.labelled_inputs",
-        'perturb.normalise(batch["image"])',
-        'perturb.normalise(perturb._grey(batch["image"]) + 0 * batch["image"])',
+        'perturb.normalise(batch["image"], encoder)',
+        'perturb.normalise(perturb._grey(batch["image"]) + 0 * batch["image"], encoder)',
     ),
     # --- the step
     "losses added, not averaged": Mutation(

@@ -25,12 +25,14 @@ from typing import Any
 import numpy as np
 
 from depth_anything_jax.data.scenes.render import DOMAINS, SEMANTICS, render
+from depth_anything_jax.utils.encoders import DINOV2
 
 __all__ = ["DOMAINS", "SEMANTICS", "SceneSource", "fill_cache", "render"]
 
 # Part of the cache's folder names: raise it with every change that alters what a file holds.
 VERSION = 4  # with cameras
 CACHE = "runs/scenes"
+SMALLEST = DINOV2.patch_size  # pixels from side to side: our choice, one patch
 _CHUNK = 50  # pictures in one file of the cache
 
 
@@ -49,7 +51,7 @@ class SceneSource:
       name: of the source in logs.
 
     Raises:
-      ValueError: unknown domain, or a size or count below 1.
+      ValueError: unknown domain, a size below SMALLEST, or a count below 1.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class SceneSource:
     ):
         if domain not in DOMAINS:
             raise ValueError(f"unknown scene domain {domain!r}; there are {', '.join(DOMAINS)}")
-        if count < 1 or size < 14:
-            raise ValueError(f"scenes need count >= 1 and size >= 14, got {count} and {size}")
+        if count < 1 or size < SMALLEST:
+            raise ValueError(
+                f"scenes need count >= 1 and size >= {SMALLEST}, got {count} and {size}"
+            )
         if fov is not None and not 10 <= fov <= 150:
             raise ValueError(f"scenes with fov={fov}: use 10 to 150 degrees")
         self.fov = fov

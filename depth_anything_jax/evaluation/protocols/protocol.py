@@ -104,7 +104,7 @@ class Protocol(Switches):
       aggregate: mean of image scores; over all pixels together; or of the means of sequences.
       flip: whether the prediction is the mean with that of the mirrored image.
       pad: "zoe" reflects int(√(side / 2) · 3) pixels around the image before the network sees it.
-      input_size: the network's short side, multiples of 14.
+      input_size: the network's short side; multiples of the patch size.
       min_valid: an image with fewer valid pixels is not scored.
     """
 

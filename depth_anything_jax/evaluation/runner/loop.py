@@ -1,9 +1,9 @@
 """Scores of a model on labelled images, per image and per set, under a protocol.
 
 The network sees the whole image (or the protocol's frame of it) at its official size: short side
-`input_size`, multiples of 14, bicubic, or as the network's own transform has it; everything after
-that is `scoring`. The protocol without a name is `golden`: least squares in disparity, caps by
-domain, image means.
+`input_size`, multiples of the patch size, bicubic, or as the network's own transform has it;
+everything after that is `scoring`. The protocol without a name is `golden`: least squares in
+disparity, caps by domain, image means.
 
 The trainer's loop and the demo call `evaluate`; nothing here knows flags or files. A source may be
 any sequence of records, a list in memory too.

@@ -69,7 +69,7 @@ class Candidate(NamedTuple):
 
     name: str
     kind: str
-    prepare: Callable[[np.ndarray, int], Any] = transforms.network_input
+    prepare: Callable[[np.ndarray, int], Any] = transforms.OFFICIAL_INPUT
     look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
     know: Callable[[Record, Switches], np.ndarray | None] | None = None
     own_size: bool = False
@@ -282,16 +282,16 @@ def of_model(
     model: Any,
     params: Any,
     *,
+    transform: transforms.InputTransform,
     batch_size: int = 0,
     name: str = "",
-    transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
     focal: float | None = None,
 ) -> Candidate:
     """One of our models with its parameters; its head says the kind.
 
     Args:
-      batch_size: images at a time; 0: one a device.
       transform: makes its input.
+      batch_size: images at a time; 0: one a device.
       focal: see Candidate.
     """
     from depth_anything_jax.inference.predictor import Predictor

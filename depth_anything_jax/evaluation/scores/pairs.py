@@ -35,7 +35,7 @@ class Rules(protocols.Switches):
     Attributes:
       resize: how the prediction is brought to the image's size; the released inference code's.
       flip: whether the prediction is the mean with that of the mirrored image.
-      input_size: the network's short side, multiples of 14.
+      input_size: the network's short side; multiples of the patch size.
     """
 
     resize: str = "bilinear-corners"

@@ -39,7 +39,7 @@ def make_store(path, source, shard_size=3, errors=()):
                 broken[key] = "torn file"
                 records.append(label_codec.encode_invalid(key, "torn file"))
                 continue
-            shape = transforms.network_size(*image.shape[:2], size=SIZE)
+            shape = transforms.network_size(*image.shape[:2], size=SIZE, patch_size=14)
             label = brightness(transforms.resize_image(image, *shape))
             records.append(label_codec.encode(label, key, image.shape[:2]))
         writer.write_shard(shard, records, broken)
@@ -104,7 +104,7 @@ def test_position_i_is_record_i_across_shards(tmp_path):
         expected = brightness(
             transforms.resize_image(
                 source[i]["image"],
-                *transforms.network_size(*source[i]["image"].shape[:2], size=SIZE),
+                *transforms.network_size(*source[i]["image"].shape[:2], size=SIZE, patch_size=14),
             )
         )
         found = store.read(i, source.key(i)).disparity
@@ -193,7 +193,7 @@ def test_label_and_image_crop_stay_aligned_to_the_pixel(tmp_path):
     flips = 0
     for i in range(6):
         record = joined[i]
-        geometry = transforms.draw_geometry(rng, *record["image"].shape[:2], SIZE)
+        geometry = transforms.draw_geometry(rng, *record["image"].shape[:2], SIZE, patch_size=14)
         flips += geometry.flip
         example = transforms.apply_geometry(record, geometry, SIZE)
         # 16 bits of a range below 1.2.
@@ -280,7 +280,12 @@ def test_spawned_workers_read_the_same_batches(tmp_path, photo_folder):
     found = {}
     for workers in (0, 1):
         with pipeline.train_batches(
-            config | {"workers": workers}, labelled_batch=0, unlabelled_batch=4, size=SIZE, seed=3
+            config | {"workers": workers},
+            labelled_batch=0,
+            unlabelled_batch=4,
+            size=SIZE,
+            seed=3,
+            patch_size=14,
         ) as batches:
             found[workers] = [next(batches)["unlabelled"] for _ in range(2)]
     for one, other in zip(found[0], found[1], strict=True):
