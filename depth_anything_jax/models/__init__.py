@@ -11,7 +11,7 @@ from depth_anything_jax.models.depth_anything import (
     variant_of,
     with_plain_attention,
 )
-from depth_anything_jax.models.dinov2 import EncoderOutput
+from depth_anything_jax.models.vit import EncoderOutput
 
 __all__ = [
     "HEADS",

@@ -22,11 +22,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from depth_anything_jax.models import dpt
-from depth_anything_jax.models.dinov2 import remat_policy
 from depth_anything_jax.models.dpt import DecoderMaps
 from depth_anything_jax.models.outputs import MIN_DEPTH
 from depth_anything_jax.models.pointwise import widen
 from depth_anything_jax.models.resize import resize_bilinear
+from depth_anything_jax.models.vit import remat_policy
 
 Conv = functools.partial(dpt.Conv, split=False)  # sharding.RULES: a copy on every device
 
@@ -158,7 +158,7 @@ class MetricBins(nn.Module):
         where the last one starts.
       centres: "softplus" (V1's released models) or "normed".
       dtype: compute dtype of all but the last convolution of each network inside.
-      remat: name of a policy in dinov2.REMAT, applied to what has the images' size.
+      remat: name of a policy in vit.REMAT, applied to what has the images' size.
     """
 
     max_depth: float

@@ -14,10 +14,11 @@ from jaxtyping import Array, Float
 
 from depth_anything_jax.models.attention import BACKENDS
 from depth_anything_jax.models.bins import CENTRES, MetricBins
-from depth_anything_jax.models.dinov2 import DINOv2, EncoderOutput, remat_policy
+from depth_anything_jax.models.dinov2 import DINOv2
 from depth_anything_jax.models.dpt import DPT
 from depth_anything_jax.models.dpt import HEADS as DECODER_HEADS
 from depth_anything_jax.models.outputs import MIN_DEPTH
+from depth_anything_jax.models.vit import EncoderOutput, ViT, remat_policy
 from depth_anything_jax.utils.encoders import DINOV2, EncoderSpec
 
 
@@ -62,7 +63,7 @@ class Variant:
 
 
 # The network of each kind of encoder.
-NETWORKS: dict[str, type[nn.Module]] = {DINOV2.name: DINOv2}
+NETWORKS: dict[str, type[ViT]] = {DINOV2.name: DINOv2}
 VERSIONS = ("v1", "v2")
 HEADS = (*DECODER_HEADS, "bins")
 
@@ -196,7 +197,7 @@ def build_encoder(
     remat: str = "none",
     attention: str = "auto",
     taps: tuple[int, ...] | None = None,
-) -> nn.Module:
+) -> ViT:
     """The encoder alone: `apply({"params": params["encoder"]}, images)` gives an EncoderOutput.
 
     Arguments and errors as for `build`; `taps` instead of the version's: () for `tokens` alone.

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from depth_anything_jax.models.dinov2 import remat_policy
 from depth_anything_jax.models.pointwise import widen
 from depth_anything_jax.models.products import convolution, gathered, matmul
 from depth_anything_jax.models.resize import resize_bilinear
+from depth_anything_jax.models.vit import remat_policy
 from depth_anything_jax.parallel.placement import device_count, platform, split_batch
 
 HEADS = ("relative", "sigmoid")  # that are part of the decoder; models.HEADS has all
@@ -33,7 +33,7 @@ class Conv(nn.Module):
       size: side of the kernel, odd.
       dtype: compute dtype.
       stride: step of the kernel.
-      use_bias: has a bias; added in at least float32, see dinov2.dense.
+      use_bias: has a bias; added in at least float32, see vit.dense.
       split: the kernel is one of those that fsdp splits (`sharding.RULES`).
       wide: accumulate and return at least float32. Bfloat16 depth has bands and hundreds of ties
         at the median, hence the head's last two convolutions.
@@ -186,7 +186,7 @@ class DPT(nn.Module):
         metres).
       max_depth: metres, for the sigmoid head.
       dtype: compute dtype up to the last two convolutions, which are at least float32.
-      remat: name of a policy in dinov2.REMAT, applied to each fusion block, and to the last one
+      remat: name of a policy in vit.REMAT, applied to each fusion block, and to the last one
         with the read-out, which then run image by image (not with return_maps).
     """
 

@@ -131,7 +131,7 @@ def student():
 
 def test_a_partitioner_left_to_itself_is_seen(monkeypatch, student):
     for module, name in (
-        ("models.dinov2", "split_batch"),
+        ("models.vit", "split_batch"),
         ("models.products", "whole_kernel"),
         ("models.products", "split_kernel"),
     ):
@@ -159,7 +159,7 @@ def test_a_batch_that_is_not_split_is_seen(monkeypatch, student):
             return x
         return jax.lax.with_sharding_constraint(x, jax.P())
 
-    monkeypatch.setattr("depth_anything_jax.models.dinov2.split_batch", whole)
+    monkeypatch.setattr("depth_anything_jax.models.vit.split_batch", whole)
     program, _ = step_of(student, "v5e:2x4", 8)
     with pytest.raises(AssertionError):
         collective_rules.check_data_parallel(program)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.models import VARIANTS, Variant, build, build_encoder, dinov2, dpt
-from depth_anything_jax.models.dinov2 import REMAT, groups, segments
 from depth_anything_jax.models.dpt import DPT
+from depth_anything_jax.models.vit import REMAT, groups, segments
 from tests import parity
 from tests.helpers.small_networks import FAST_TO_COMPILE, random_leaf
 

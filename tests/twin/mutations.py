@@ -284,12 +284,12 @@ ACCUMULATED = {
 
 MODEL = {
     "features from before the final norm": Mutation(
-        "models.dinov2.DINOv2:__call__",
+        "models.vit.ViT:__call__",
         "tokens=normed[self.depth - 1]",
         "tokens=tapped[self.depth - 1]",
     ),
     "features of the last block but one": Mutation(
-        "models.dinov2.DINOv2:__call__",
+        "models.vit.ViT:__call__",
         "tokens=normed[self.depth - 1]",
         "tokens=normed[[self.depth - 1, self.depth - 1, *self.taps][-2]]",
     ),
