@@ -14,6 +14,7 @@ from depth_anything_jax.checkpoints import convert, licences, orbax_io, pretrain
 from depth_anything_jax.data import transforms
 from depth_anything_jax.data.pseudo_labels import label_codec
 from depth_anything_jax.data.pseudo_labels.label_store import LabelWriter
+from depth_anything_jax.models.depth_anything import NETWORKS
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import init, optim
 from depth_anything_jax.training.step import new_state
@@ -244,6 +245,16 @@ def test_weights_of_another_size_are_refused_with_every_tensor(run, params, mesh
         init.load_initial(c, fresh, shapes, {"licence_chain": []})
     for name, x in param_paths.leaves_by_path(params).items():
         assert f"{name} {x.shape} (here {(2, *x.shape)})" in str(caught.value)
+
+
+def test_a_frozen_encoder_of_another_kind_is_refused(mesh, monkeypatch):
+    demo = models.VARIANTS["demo"]
+    other = dataclasses.replace(demo.encoder, name="other", patch_size=16)
+    monkeypatch.setitem(NETWORKS, "other", NETWORKS[demo.encoder.name])
+    monkeypatch.setitem(models.VARIANTS, "other", dataclasses.replace(demo, encoder=other))
+    c = small_student(**{"model.variant": "other", "frozen_encoder": "demo-encoder"})
+    with pytest.raises(ValueError, match="'demo-encoder' is a dinov2, the student's encoder a oth"):
+        init.networks(c, mesh)
 
 
 def test_an_online_teacher_needs_a_decoder(mesh):
