@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from depth_anything_jax.checkpoints import convert, export, pretrained
+from depth_anything_jax.checkpoints import export, pretrained
+from depth_anything_jax.utils import nested_dicts
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # What jax itself puts into a program with a symbolic batch; it is gone once the batch is known.
@@ -65,10 +66,10 @@ def export_stablehlo(
             f"size {size[0]}x{size[1]}: every input of this network is {height}x{width} pixels; "
             "leave the size out"
         )
-    params = {n: np.ascontiguousarray(x) for n, x in convert.flatten(found.params).items()}
+    params = {n: np.ascontiguousarray(x) for n, x in nested_dicts.flatten(found.params).items()}
 
     def depth(params: dict[str, Any], images: Any) -> Any:
-        return model.apply({"params": convert.unflatten(params)}, images)
+        return model.apply({"params": nested_dicts.unflatten(params)}, images)
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.float32)

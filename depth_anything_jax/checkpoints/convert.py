@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from depth_anything_jax.checkpoints.param_names import LAYOUTS, TABLE, Layout, Row
+from depth_anything_jax.checkpoints.param_names import FLAX, LAYOUTS, TABLE, Layout, Row
 from depth_anything_jax.models.bins import ATTRACTORS
 from depth_anything_jax.utils.encoders import DINOV2
+from depth_anything_jax.utils.nested_dicts import flatten, unflatten
 
 # Buffers in ZoeDepth's files: 0 … bins - 1 and bins - 1.
 _CONSTANTS = tuple(
@@ -30,10 +31,11 @@ _IN_MEMORY = (
 
 
 class TensorMismatch(ValueError):
-    """Tensors of a checkpoint do not fit; the message lists every one.
+    """Tensors of a file or parameters of a checkpoint do not fit; the message lists every one.
 
     Attributes:
-      missing, extra: names; misshaped: {name: (shape in the file, expected shape)}.
+      missing, extra: names, in a checkpoint of ours paths.
+      misshaped: {name: (shape in the file, expected shape)}.
     """
 
     def __init__(
@@ -113,7 +115,8 @@ def bin_centres(state: Mapping[str, Any]) -> str | None:
 
     Normed attractors are pairs of numbers, so their last layer has twice the rows.
     """
-    last = state.get("attractors.0._net.2.bias")
+    names = ("attractors.0._net.2.bias", "bins/attractors_0/net_2/bias")
+    last = next((state[name] for name in names if name in state), None)
     if last is None:
         return None
     return "normed" if last.shape[0] == 2 * ATTRACTORS[0] else "softplus"
@@ -172,9 +175,12 @@ def _names(row: Row, layout: Layout, part: str) -> tuple[str, ...]:
     return tuple(prefix + n for n in ((row.torch,) if layout.family == "torch" else row.hf))
 
 
-def depth_of(names: Iterable[str]) -> int:
-    """Number of transformer blocks: one more than the highest in the canonical names."""
-    found = (re.search(r"(?:blocks|encoder\.layer)\.(\d+)\.", name) for name in names)
+def depth_of(state: Mapping[str, Any]) -> int:
+    """Number of transformer blocks: one more than the highest in the canonical names, or as many as
+    the parameters of ours stack."""
+    if "encoder/blocks/norm1/scale" in state:
+        return len(state["encoder/blocks/norm1/scale"])
+    found = (re.search(r"(?:blocks|encoder\.layer)\.(\d+)\.", name) for name in state)
     return max((int(m.group(1)) + 1 for m in found if m), default=0)
 
 
@@ -233,6 +239,16 @@ def _to_leaf(tensors: list[Any], axes: tuple[int, ...] | None) -> np.ndarray:
     return x if axes is None else x.transpose(axes)
 
 
+def to_tree(state: Mapping[str, Any], layout: Layout, *, source: str = "state") -> dict[str, Any]:
+    """Flax parameters of flat ones: by their paths, or of a torch state dict (`from_torch`)."""
+    return unflatten(state) if layout == FLAX else from_torch(state, layout, source=source)
+
+
+def to_flat(params: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """Flax parameters by the names of a layout: their paths, or `to_torch`."""
+    return flatten(params) if layout == FLAX else to_torch(params, layout)
+
+
 def to_torch(params: Mapping[str, Any], layout: Layout | str) -> dict[str, Any]:
     """A torch state dict of Flax parameters; the inverse of `from_torch`.
 
@@ -270,24 +286,3 @@ def to_torch(params: Mapping[str, Any], layout: Layout | str) -> dict[str, Any]:
         if leaves:
             raise ValueError(f"no torch name is known for the parameters {part}/{sorted(leaves)}")
     return out
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a/b": leaf} of nested dicts."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        out |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
-    return out
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts of {"a/b": leaf}."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        node = tree
-        *folders, name = path.split("/")
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[name] = leaf
-    return tree

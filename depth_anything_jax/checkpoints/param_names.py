@@ -132,6 +132,8 @@ class Layout(NamedTuple):
     prefixes: dict[str, str]
 
 
+# Our own checkpoints: a name is the parameter's path, and no column of the table is needed.
+FLAX = Layout("flax", "flax", {"encoder": "encoder/", "decoder": "decoder/", "bins": "bins/"})
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (

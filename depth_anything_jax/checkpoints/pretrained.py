@@ -2,7 +2,7 @@
 
 `load` reads them and says what they are; `load_pretrained` gives a ready model. Tensors are
 compared with the model's own, so that every missing, superfluous or mis-shaped one is listed at
-once.
+once: those of a file by its own names, parameters of an Orbax checkpoint by their paths.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ def load(
     weight_metadata.one_of("version", version, (None, *depth_anything.VERSIONS))
     weight_metadata.one_of("variant", variant, (None, *depth_anything.VARIANTS))
     found = readers.find(source)
-    state, layout = found.state, convert.detect_layout(found.state)
+    state, layout = found.state, found.layout or convert.detect_layout(found.state)
     if parts is None:
         held = {convert.part_of(name, layout) for name in state}
         parts = "all" if "decoder" in held else "encoder"
@@ -112,7 +112,7 @@ def load(
         found.hints.append(hint)  # only V1's code writes it
     facts = weight_metadata.facts(source, found.hints, variant, version, max_depth, parts, centres)
     filled = _fill(source, state, layout, variant, parts, allow_missing, fill, centres)
-    params = jax.tree.map(_at_least_float32, convert.from_torch(state, layout, source=source))
+    params = jax.tree.map(_at_least_float32, convert.to_tree(state, layout, source=source))
 
     chain = _chain(found)
     metadata = {**found.metadata, "layout": layout.name, "licence_chain": chain}
@@ -199,7 +199,7 @@ def expected_tensors(
     parts: str = "all",
     bin_centres: str | None = None,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """{torch name: shape and dtype} of a complete file's parameters, of this size and layout."""
+    """{name: shape and dtype} of a complete file's parameters, of this size and layout."""
     name = layout if isinstance(layout, str) else layout.name
     return dict(_expected(depth_anything.VARIANTS[variant], name, parts, bin_centres))
 
@@ -217,13 +217,13 @@ def _expected(
 def _initial(
     key: Any, size: depth_anything.Variant, layout: str, parts: str, bin_centres: str | None
 ) -> dict[str, Any]:
-    """Freshly initialised parameters, as torch tensors."""
+    """Freshly initialised parameters, by the names of the layout."""
     images = jnp.zeros((1, size.image_size, size.image_size, 3))
     if parts == "encoder":
         encoder = depth_anything.build_encoder(size, attention="einsum")
         params = {"encoder": encoder.init(key, images)["params"]}
     else:
-        bins = "bins" in convert.LAYOUTS[layout].prefixes
+        bins = bin_centres is not None or layout == "zoedepth"
         model = depth_anything.build(
             size,
             head="bins" if bins else "relative",
@@ -232,7 +232,7 @@ def _initial(
             attention="einsum",  # see init.init_params
         )
         params = model.init(key, images)["params"]
-    return convert.to_torch(params, layout)
+    return convert.to_flat(params, convert.LAYOUTS.get(layout, convert.FLAX))
 
 
 def _fill(
@@ -258,7 +258,8 @@ def _fill(
         if name in shapes and tuple(x.shape) != shapes[name]
     }
     if missing or extra or misshaped:
-        cure = f"(compared with {variant!r} in the {layout.name} layout)"
+        names = "" if layout == convert.FLAX else f" in the {layout.name} layout"
+        cure = f"(compared with {variant!r}{names})"
         if missing:
             cure += "\nto fill missing tensors give allow_missing=REGEX (--allow-missing REGEX)"
         if any("register_tokens" in name for name in extra):

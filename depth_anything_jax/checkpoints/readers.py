@@ -17,6 +17,7 @@ from etils import epath
 from safetensors import SafetensorError, safe_open
 
 from depth_anything_jax.checkpoints import convert, released
+from depth_anything_jax.utils.nested_dicts import flatten
 
 DEMO_ENCODER = "demo-encoder"
 METADATA_KEY = "depth_anything_jax"  # of our JSON in a safetensors file's metadata
@@ -30,17 +31,19 @@ class Found:
     """What lies behind a source.
 
     Attributes:
-      state: tensors under canonical torch names.
+      state: tensors under canonical torch names, or under their paths in a checkpoint of ours.
       hints: what is said about the model, the most reliable first: "origin" (who says so), "firm"
         (not merely a name), and some of variant, version, head, max_depth, taps, licence.
       metadata: of the file or checkpoint.
       name: to be called by in licence chains, without folders of this machine.
+      layout: whose names the tensors have; None: a file's, which the names tell.
     """
 
     state: dict[str, Any]
     hints: list[dict[str, Any]]
     metadata: dict[str, Any]
     name: str
+    layout: convert.Layout | None = None
 
 
 def find(source: str) -> Found:
@@ -209,8 +212,7 @@ def _orbax(folder: epath.Path) -> Found:
             f"{folder} holds neither weights (model.safetensors, …) nor an Orbax checkpoint"
         ) from error
     hints = [{"origin": "the checkpoint", "firm": True, **meta}]
-    layout = "zoedepth" if "bins" in params else "official"
-    return Found(convert.to_torch(params, layout), hints, meta, folder.name)
+    return Found(flatten(params), hints, meta, folder.name, convert.FLAX)
 
 
 def _known_hint(known: released.Released) -> dict[str, Any]:

@@ -8,11 +8,11 @@ import json
 import os
 import pathlib
 import runpy
-from collections.abc import Mapping
 from typing import Any
 
 from depth_anything_jax import configs, models
 from depth_anything_jax.data import registry
+from depth_anything_jax.utils.nested_dicts import flatten
 
 TEACHERS = ("none", "records", "files", "online")
 INIT_PARTS = ("encoder", "decoder", "relative", "params", "all")
@@ -347,7 +347,7 @@ def check_same_run(meta: dict[str, Any], config, *, workdir: str = "", mirror: s
       ValueError: fields that decide what is learned (all but FREE) differ from the checkpoint's.
     """
     defaults, then, now = (
-        _flat(c)
+        flatten(c, ".")
         for c in (_defaults(), meta.get("config", {}), json.loads(config.to_json_best_effort()))
     )
     changed = []
@@ -374,17 +374,6 @@ def check_same_run(meta: dict[str, Any], config, *, workdir: str = "", mirror: s
 def _defaults() -> dict[str, Any]:
     common = runpy.run_path(str(configs.folder() / "common.py"))["get_config"]()
     return json.loads(common.to_json_best_effort())
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """{"optim.clip": 1.0, …}"""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{above}{name}.")
-        else:
-            flat[f"{above}{name}"] = value
-    return flat
 
 
 def _plain(value: Any) -> Any:

@@ -103,8 +103,8 @@ def test_prediction(slice_, host, head):
 def test_a_program_for_one_device():
     """As checkpoints/pretrained.py fills what a file lacks."""
     mesh = data_mesh(topology.of_one_host(described("v5e:2x4", 8))[:1])
-    names = ["pretrained.cls_token", "depth_head.scratch.output_conv2.2.bias"]
-    program = pretrained.fill_program(names, mesh, "tiny", "official", "all", None)
+    names = ["encoder/cls_token", "decoder/output_conv2_2/bias"]
+    program = pretrained.fill_program(names, mesh, "tiny", "flax", "all", None)
     compiled(program.lower(jax.random.key(0)))
 
 

@@ -11,6 +11,7 @@ import pytest
 from depth_anything_jax.checkpoints import convert, export, orbax_io, pretrained, readers, released
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, bins
+from depth_anything_jax.utils import nested_dicts
 from depth_anything_jax.utils.encoders import DINOV2
 from tests import parity
 from tests.helpers.small_networks import FAST_TO_COMPILE
@@ -154,7 +155,7 @@ def test_tools_there_and_back(tmp_path, centres):
         loaded = pretrained.load(file)
         facts = loaded.version, loaded.head, loaded.max_depth, loaded.input, loaded.bin_centres
         assert facts == ("v2", "bins", 12.5, INPUT, centres)
-        same(convert.flatten(loaded.params), convert.flatten(ours(centres).params))
+        same(nested_dicts.flatten(loaded.params), nested_dicts.flatten(ours(centres).params))
         with pytest.raises(ValueError, match="max_depth=80 contradicts"):
             pretrained.load(file, max_depth=80)
     _, meta = orbax_io.load_params(files[1])

@@ -10,6 +10,7 @@ import pytest
 from depth_anything_jax.checkpoints import convert, export, pretrained
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, build
+from depth_anything_jax.utils import nested_dicts
 
 TINY = dataclasses.replace(
     VARIANTS["vits"],
@@ -57,22 +58,22 @@ def test_round_trip_is_bit_exact(variant, layout, dtype):
 
 def test_every_layout_holds_the_same_parameters(variant):
     params = convert.from_torch(random_state(variant, "official"))
-    flat = convert.flatten(params)
+    flat = nested_dicts.flatten(params)
     for layout in ("official", "hf"):
-        again = convert.flatten(convert.from_torch(convert.to_torch(params, layout)))
+        again = nested_dicts.flatten(convert.from_torch(convert.to_torch(params, layout)))
         assert_same(again, flat)
     for layout in ("dinov2", "dinov2-hf"):
         again = convert.from_torch(convert.to_torch(params, layout))
         assert set(again) == {"encoder"}
-        assert_same(convert.flatten(again["encoder"]), convert.flatten(params["encoder"]))
+        assert_same(nested_dicts.flatten(again["encoder"]), nested_dicts.flatten(params["encoder"]))
 
 
 def test_parameters_are_those_of_the_model(variant):
     size = 14 * VARIANTS[variant].grid
     shapes = jax.eval_shape(build(variant).init, jax.random.key(0), np.zeros((1, size, size, 3)))
-    expected = {p: x.shape for p, x in convert.flatten(shapes["params"]).items()}
+    expected = {p: x.shape for p, x in nested_dicts.flatten(shapes["params"]).items()}
     params = convert.from_torch(random_state(variant, "official"))
-    assert {p: x.shape for p, x in convert.flatten(params).items()} == expected
+    assert {p: x.shape for p, x in nested_dicts.flatten(params).items()} == expected
 
 
 def test_names_of_the_released_file(shared):

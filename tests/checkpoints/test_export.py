@@ -12,6 +12,7 @@ import pytest
 from depth_anything_jax.checkpoints import convert, export, licences, orbax_io, pretrained, readers
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, build_encoder
+from depth_anything_jax.utils import nested_dicts
 from depth_anything_jax.utils.encoders import DINOV2
 from tests import parity
 from tools import export_torch, import_torch
@@ -64,7 +65,7 @@ def random_weights(variant="tiny", version="v2", max_depth=None, parts="all"):
 
 def assert_same(ours, theirs):
     """Parameters bit for bit, and all that is known of them."""
-    a, b = convert.flatten(ours.params), convert.flatten(theirs.params)
+    a, b = nested_dicts.flatten(ours.params), nested_dicts.flatten(theirs.params)
     assert set(a) == set(b)
     for name, x in a.items():
         assert x.dtype == b[name].dtype

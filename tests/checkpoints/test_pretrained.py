@@ -5,11 +5,21 @@ import pathlib
 import pickle
 import sys
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
-from depth_anything_jax.checkpoints import convert, export, licences, pretrained, readers, released
+from depth_anything_jax.checkpoints import (
+    convert,
+    export,
+    licences,
+    orbax_io,
+    pretrained,
+    readers,
+    released,
+)
+from depth_anything_jax.utils import nested_dicts
 from tests.helpers.weights_files import assert_holds, state_of, write
 
 REGEX = r"resize_layers\.3\.weight"
@@ -266,11 +276,66 @@ def test_the_file_beside_the_project(shared):
     loaded = pretrained.load(path, allow_missing=REGEX, fill="zeros")
     facts = (loaded.variant, loaded.version, loaded.head, loaded.max_depth, loaded.licence)
     assert facts == ("vits", "v2", "relative", None, "Apache-2.0")
-    sizes = [x.size for x in convert.flatten(loaded.params).values()]
+    sizes = [x.size for x in nested_dicts.flatten(loaded.params).values()]
     assert sum(sizes) == 23_457_985 + 384 * 384 * 9
     assert not loaded.params["decoder"]["resize_layers_3"]["kernel"].any()
     encoder = pretrained.load(path, parts="encoder")
     assert encoder.parts == "encoder" and set(encoder.params) == {"encoder"}
+
+
+# --- checkpoints of our own
+
+
+@pytest.fixture(scope="module")
+def ours(official):
+    return convert.from_torch(official)
+
+
+def saved(folder, params):
+    facts = {"variant": "demo", "version": "v2", "head": "relative"}
+    orbax_io.save_params(folder, params, facts)
+    return str(folder)
+
+
+def test_checkpoints_of_our_own_never_see_torch_names(tmp_path, ours, monkeypatch):
+    for name in ("from_torch", "to_torch", "canonical", "detect_layout"):
+        monkeypatch.setattr(convert, name, None)
+    path = saved(tmp_path / "run", ours)
+    encoder = pretrained.load(path, parts="encoder")
+    assert set(encoder.params) == {"encoder"} and encoder.metadata["layout"] == "flax"
+    jax.tree.map(np.testing.assert_array_equal, pretrained.load(path).params, ours)
+
+
+def test_a_checkpoint_without_its_size_tells_it_by_its_shapes(tmp_path, ours):
+    orbax_io.save_params(tmp_path / "run", ours, {"version": "v2", "head": "relative"})
+    assert pretrained.load(str(tmp_path / "run")).variant == "demo"
+
+
+def test_misfits_of_a_checkpoint_are_listed_by_their_paths(tmp_path, ours):
+    flat = nested_dicts.flatten(ours)
+    del flat["decoder/resize_layers_3/kernel"], flat["encoder/blocks/ls1/gamma"]
+    flat["encoder/extra"] = flat["decoder/projects_0/bias"] = np.zeros(25, np.float32)
+    path = saved(tmp_path / "run", nested_dicts.unflatten(flat))
+    with pytest.raises(convert.TensorMismatch, match="4 tensors do not fit") as caught:
+        pretrained.load(path)
+    assert caught.value.missing == ["decoder/resize_layers_3/kernel", "encoder/blocks/ls1/gamma"]
+    assert caught.value.extra == ["encoder/extra"]
+    assert caught.value.misshaped == {"decoder/projects_0/bias": ((25,), (24,))}
+    assert "pretrained." not in str(caught.value) and "depth_head." not in str(caught.value)
+
+
+@pytest.mark.parametrize("fill", ["init", "zeros"])
+def test_missing_parameters_of_a_checkpoint_are_filled(tmp_path, ours, fill):
+    lost = "decoder/resize_layers_3/kernel"
+    flat = nested_dicts.flatten(ours)
+    kernel = flat.pop(lost)
+    path = saved(tmp_path / "run", nested_dicts.unflatten(flat))
+    loaded = pretrained.load(path, allow_missing="resize_layers_3", fill=fill)
+    assert loaded.metadata["filled"] == {"by": fill, "tensors": [lost]}
+    found = nested_dicts.flatten(loaded.params)
+    assert found[lost].shape == kernel.shape and found[lost].any() == (fill == "init")
+    for path, x in flat.items():
+        np.testing.assert_array_equal(found[path], x)
 
 
 # --- encoders
@@ -294,8 +359,8 @@ def test_encoder_out_of_a_whole_model(tmp_path, official):
     loaded = pretrained.load(path, parts="encoder")
     assert set(loaded.params) == {"encoder"}
     whole = pretrained.load(path, version="v2").params["encoder"]
-    for name, x in convert.flatten(whole).items():
-        np.testing.assert_array_equal(convert.flatten(loaded.params["encoder"])[name], x)
+    for name, x in nested_dicts.flatten(whole).items():
+        np.testing.assert_array_equal(nested_dicts.flatten(loaded.params["encoder"])[name], x)
 
 
 def test_packaged_encoder(tmp_path, monkeypatch):
@@ -309,7 +374,7 @@ def test_packaged_encoder(tmp_path, monkeypatch):
     loaded = pretrained.load("demo-encoder")
     assert (loaded.variant, loaded.parts, loaded.licence) == ("demo", "encoder", "Apache-2.0")
     assert loaded.metadata["licence_chain"] == chain
-    for name, x in convert.flatten(params["encoder"]).items():
-        ours = convert.flatten(loaded.params["encoder"])[name]
+    for name, x in nested_dicts.flatten(params["encoder"]).items():
+        ours = nested_dicts.flatten(loaded.params["encoder"])[name]
         assert ours.dtype == np.float32
         np.testing.assert_array_equal(ours, x.astype(np.float16).astype(np.float32))

@@ -11,6 +11,7 @@ from depth_anything_jax.checkpoints import convert
 from depth_anything_jax.models import VARIANTS, bins, build
 from depth_anything_jax.models.dpt import DecoderMaps
 from depth_anything_jax.models.outputs import is_metric
+from depth_anything_jax.utils import nested_dicts
 from tests import parity
 from tests.helpers.bins_head import RANGE, TINY, head_weights, in_transformers
 from tests.helpers.small_networks import FAST_TO_COMPILE
@@ -102,8 +103,8 @@ def test_values_and_gradients_are_those_of_the_formulas(x64, centres):
     assert parity.relative_error(ours, theirs) <= parity.FLOAT64
     expected = params_of({n: x.grad.numpy() for n, x in tensors.items()})
     pairs = {
-        f"params/{n}": (convert.flatten(grads[0])[n], x)
-        for n, x in convert.flatten(expected).items()
+        f"params/{n}": (nested_dicts.flatten(grads[0])[n], x)
+        for n, x in nested_dicts.flatten(expected).items()
     }
     for name in ("relative", "activation", "layer4_rn"):
         pairs[name] = getattr(grads[1], name), back(getattr(theirs_in, name).grad)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from depth_anything_jax.checkpoints import convert
+from depth_anything_jax.utils import nested_dicts
 from depth_anything_jax.utils.encoders import DINOV2
 
 
@@ -61,9 +61,9 @@ NAMES = {
 
 def from_torch(tensors) -> dict[str, Any]:
     """Our tree of the twin's tensors."""
-    return convert.unflatten({path: np.asarray(tensors[n]).T for path, n in NAMES.items()})
+    return nested_dicts.unflatten({path: np.asarray(tensors[n]).T for path, n in NAMES.items()})
 
 
 def to_torch(tree) -> dict[str, np.ndarray]:
-    leaves = convert.flatten(tree)
+    leaves = nested_dicts.flatten(tree)
     return {name: np.asarray(leaves[path]).T for path, name in NAMES.items()}

@@ -33,6 +33,7 @@ from etils import epath
 
 from depth_anything_jax.data.pseudo_labels.label_codec import Label, LabelError, decode
 from depth_anything_jax.data.sources.base import Source
+from depth_anything_jax.utils.nested_dicts import flatten
 
 CARD = "card.json"
 FORMAT = 1  # of the folder; a reader refuses others
@@ -129,8 +130,7 @@ class LabelWriter:
             raise LabelError(f"{self.folder}: another process should have written {CARD}")
 
     def _check(self, card: Mapping[str, Any]) -> None:
-        old = {k: v for k, v in _flat(card["identity"])}
-        new = {k: v for k, v in _flat(self.identity)}
+        old, new = flatten(card["identity"], "."), flatten(self.identity, ".")
         changed = [
             f"  {name}: {old.get(name)!r} there, {new.get(name)!r} now"
             for name in sorted({*old, *new})
@@ -224,16 +224,6 @@ class LabelWriter:
         ]
         self._write_card(complete=True, shards=files, invalid=invalid, **notes)
         return read_card(self.folder)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{name}.")
-        else:
-            rows.append((prefix + name, value))
-    return rows
 
 
 def _is_remote(path: Any) -> bool:
