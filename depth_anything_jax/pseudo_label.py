@@ -68,6 +68,7 @@ def label(
     from jax.experimental import multihost_utils
 
     from depth_anything_jax.checkpoints import licences, pretrained
+    from depth_anything_jax.checkpoints.bundle import bundle_of
     from depth_anything_jax.inference.predictor import Predictor, usual_batch
     from depth_anything_jax.models.dtypes import compute_dtype
 
@@ -76,8 +77,7 @@ def label(
     compute = compute_dtype(dtype)
 
     def predictor(precision: Any) -> Predictor:
-        model = pretrained.model_of(teacher, dtype=precision, attention=attention)
-        return Predictor(model, teacher.params)
+        return Predictor(*bundle_of(teacher, dtype=precision, attention=attention))
 
     predict = predictor(compute)
     batch_size = batch_size or usual_batch(predict.devices)
@@ -114,7 +114,7 @@ def label(
         transform=teacher.input,
         dtype=str(np.dtype(compute)),
         batch_size=batch_size,
-        shift_known=teacher.head != "relative",
+        shift_known=teacher.is_metric,
         notes={
             "teacher_source": teacher.source,
             "licence": licences.combined(chain),

@@ -125,7 +125,8 @@ def _train(
     monitor.check_same_data(batches.sources)
     step_function = jit_train_step(make_train_step(networks, plan.tx, config), mesh, plan.layout)
     predict = monitor.predictor(networks.student, mesh)
-    evaluator = monitor.Evaluator(config, networks.student, mesh)
+    student = init.student_bundle(config, networks.student, plan.params, meta)
+    evaluator = monitor.Evaluator(config, student, mesh)
     profile = ProfileWindow(workdir, *monitor.profile_window(config))
     mirrored.start({"config": meta["config"]})
 

@@ -9,6 +9,7 @@ import pytest
 
 from depth_anything_jax import evaluate
 from depth_anything_jax.checkpoints import pretrained
+from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.data import transforms
 from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols import table
@@ -210,7 +211,7 @@ def test_published_numbers_stand_in_the_table(sets, monkeypatch):
 )
 def test_only_imported_weights_that_are_whole_know_their_origin(role, more, origin, monkeypatch):
     chain = [{"role": role, "source": "depth_anything_v2_vits", "licence": "Apache-2.0"}]
-    found = pretrained.Weights(
+    found = Weights(
         {"encoder": {}, "decoder": {}}, "vits", "v2", "relative", None, None, "x", "all",
         {"licence_chain": chain, **more}, input=transforms.OFFICIAL_INPUT,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from depth_anything_jax.cli import resume as resuming
 from depth_anything_jax.inference import compilation_cache
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
+from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.video import process, reader
 from tests.helpers import api_models, video_files
 
@@ -30,7 +31,7 @@ OPTIONS = batch.Options(input_size=56)
 def model():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(compilation_cache.VARIABLE, "")
-        return api_models.instant()
+        return DepthAnything(api_models.instant())
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ def test_a_video_in_metres_has_a_bar_of_metres(tmp_path):
     """Under the colours; beside the frame the frame stays above it."""
     clip, out = tmp_path / "clip.mp4", tmp_path / "out"
     video_files.write(clip, video_files.counting(3, 64, 96))
-    metric = api_models.instant(max_depth=20.0)
+    metric = DepthAnything(api_models.instant(max_depth=20.0))
     assert not run(metric, [clip], out, formats=("color", "side-by-side", "png16"))
     heights = {}
     for path in sorted(out.iterdir()):

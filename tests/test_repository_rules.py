@@ -115,6 +115,16 @@ def test_the_scan_sees_lazy_and_nested_imports(tmp_path):
     assert own(file) == {"losses.relative"}
 
 
+# What any module may import: numpy at most.
+PLAIN = (
+    "utils.choices",
+    "utils.encoders",
+    "utils.interpolation",
+    "utils.nested_dicts",
+    "utils.paths",
+)
+
+
 @pytest.mark.parametrize("file", sources("configs"), ids=lambda p: p.name)
 def test_configs_import_nothing(file):
     assert third_party(file) <= {"ml_collections"} and not own(file)
@@ -127,9 +137,7 @@ def test_data_knows_no_jax(file):
     optional = {"h5py", "scipy", "pillow_heif"}
     assert third_party(file) <= allowed | optional | {"tqdm", "etils"} | TYPES
     assert not third_party(file, at_import=True) & optional
-    assert all(
-        below(name, "data", "utils.interpolation", "utils.encoders") for name in own(file)
-    ), own(file)
+    assert all(below(name, "data", *PLAIN) for name in own(file)), own(file)
 
 
 ENCODERS = f"{PACKAGE}/utils/encoders.py"
@@ -175,7 +183,7 @@ def test_constants_of_an_encoder_stand_in_its_description(file):
 # What only computes: in the evaluation numpy alone.
 NUMPY = (
     "evaluation.protocols", "evaluation.scores", "evaluation.report.tables",
-    "utils.interpolation", "utils.scale_shift", "utils.encoders",
+    "utils.scale_shift", *PLAIN,
 )  # fmt: skip
 PURE = ("losses", "models", "training.perturb", "parallel.placement", *NUMPY)
 CORE = [p for p in sources(PACKAGE) if below(module_of(p), *PURE)]
@@ -186,6 +194,17 @@ def test_models_losses_and_metrics_are_pure(file):
     numpy = below(module_of(file), *NUMPY)
     assert third_party(file) <= ({"numpy"} if numpy else {"jax", "flax", "numpy"}) | TYPES
     assert all(below(n, *(NUMPY if numpy else PURE)) for n in own(file)), own(file)
+
+
+def test_one_class_is_called_depth_anything():
+    """The one that people call; the network beneath it is `DepthAnythingNet`."""
+    found = [
+        module_of(file)
+        for file in sources(PACKAGE)
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.ClassDef) and node.name == "DepthAnything"
+    ]
+    assert found == ["inference.model"]
 
 
 PATHS_ONLY = (

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from depth_anything_jax.checkpoints import export, pretrained
+from depth_anything_jax.checkpoints.bundle import Weights, bundle_of
 from depth_anything_jax.models import VARIANTS
 from depth_anything_jax.models.resize import POSITION_OFFSET
 from depth_anything_jax.utils import interpolation
@@ -47,7 +48,7 @@ session = onnxruntime.InferenceSession("model.onnx")
 """
 
 
-def export_onnx(found: pretrained.Weights, destination: str) -> dict[tuple[int, int], float]:
+def export_onnx(found: Weights, destination: str) -> dict[tuple[int, int], float]:
     """Writes graph, metadata and card, and compares onnxruntime with our model.
 
     Args:
@@ -68,7 +69,7 @@ def export_onnx(found: pretrained.Weights, destination: str) -> dict[tuple[int, 
             f"head={found.head!r}: ONNX export goes through transformers, which has the heads "
             f"{', '.join(HEADS)} only"
         )
-    pretrained.model_of(found)  # refuses an encoder alone
+    bundle_of(found)  # refuses an encoder alone
     metadata = export.describe_program(found, "NCHW")
     metadata["input"] |= {"name": "images", "shape": ["batch", 3, "height", "width"]}
     metadata["output"] |= {"name": "depth", "shape": ["batch", "height", "width"]}
@@ -96,7 +97,7 @@ def export_onnx(found: pretrained.Weights, destination: str) -> dict[tuple[int, 
     return errors
 
 
-def to_onnx(found: pretrained.Weights) -> Any:
+def to_onnx(found: Weights) -> Any:
     """The graph, a torch.onnx.ONNXProgram."""
     try:
         import onnxscript  # noqa: F401  (torch.onnx needs it and says so less clearly)
@@ -210,14 +211,14 @@ def refuse_other_sizes(model: Any) -> None:
     patches.forward = types.MethodType(forward, patches)
 
 
-def compare(found: pretrained.Weights, path: pathlib.Path) -> dict[tuple[int, int], float]:
+def compare(found: Weights, path: pathlib.Path) -> dict[tuple[int, int], float]:
     """{(height, width): difference} of onnxruntime and our model on noise, at three sizes."""
     try:
         import onnxruntime
     except ImportError as error:
         raise ImportError(f"{MISSING} ({error})") from error
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    model = pretrained.model_of(found)
+    model = bundle_of(found).network
     params = jax.tree.map(jnp.asarray, found.params)
     grid = VARIANTS[found.variant].grid
     errors = {}

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from depth_anything_jax.checkpoints import export, pretrained
+from depth_anything_jax.checkpoints.bundle import Weights, bundle_of
 from depth_anything_jax.utils import nested_dicts
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -40,9 +41,7 @@ depth = program.call(load_file("params.safetensors"), images)  # float32 {shape}
 """
 
 
-def export_stablehlo(
-    found: pretrained.Weights, destination: str, size: tuple[int, int]
-) -> pathlib.Path:
+def export_stablehlo(found: Weights, destination: str, size: tuple[int, int]) -> pathlib.Path:
     """Writes program, parameters, metadata and card.
 
     Args:
@@ -58,7 +57,7 @@ def export_stablehlo(
     folder = export.unused(destination, empty=True)
     # "einsum" and scan: plain operations, which all platforms have, and no kernel. How `models`
     # writes resizes and the last layer is chosen by the machine that exports; the result is not.
-    model = pretrained.model_of(found, attention="einsum")
+    model = bundle_of(found, attention="einsum").network
     found.input.encoder.patch_grid(*size)
     if not found.input.keep_aspect and size != found.input.size:
         height, width = export.own_size(found)

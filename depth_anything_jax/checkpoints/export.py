@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from depth_anything_jax.checkpoints import convert, licences, readers
-from depth_anything_jax.checkpoints.pretrained import Weights
+from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.models import depth_anything
 
 LAYOUTS = ("official", "hf")
@@ -83,7 +83,7 @@ def describe_program(weights: Weights, layout: str) -> dict[str, Any]:
       weights: with a decoder.
       layout: "NHWC" or "NCHW", of the input.
     """
-    metric = weights.head != "relative"
+    metric = weights.is_metric
     encoder = weights.input.encoder
     facts = describe(weights)
     facts["input"] |= {  # after the transform: size, keep_aspect, resize
@@ -117,7 +117,7 @@ def own_size(weights: Weights) -> tuple[int, int]:
     Metres are right at the input that they were learned at; a relative network takes any, and the
     one that needs no resized positions is its trained one.
     """
-    if weights.head == "relative":
+    if not weights.is_metric:
         side = depth_anything.VARIANTS[weights.variant].image_size
         return side, side
     size = weights.input.size

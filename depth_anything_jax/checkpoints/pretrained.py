@@ -17,46 +17,11 @@ import numpy as np
 from absl import logging
 
 from depth_anything_jax.checkpoints import convert, licences, readers, weight_metadata
-from depth_anything_jax.data import transforms
+from depth_anything_jax.checkpoints.bundle import ModelBundle, Weights, bundle_of
 from depth_anything_jax.models import depth_anything
 from depth_anything_jax.parallel.device_programs import DeviceProgram, data_mesh, device_program
 
 FILLS = ("init", "zeros")
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """Parameters and what they are.
-
-    Attributes:
-      params: {"encoder": …, "decoder": …} and "bins" under a bins head, numpy, at least float32;
-        "encoder" alone for a backbone.
-      variant: name in `models.depth_anything.VARIANTS`.
-      version: "v1" or "v2", which blocks are tapped; None for an encoder that nobody tapped yet.
-      head: "relative", "sigmoid" or "bins".
-      max_depth: metres, of a metric head.
-      focal: pixels, of a metric head that predicts canonical depth (`outputs.to_metres`).
-      licence: SPDX name, the most restrictive along the chain; None: unknown.
-      source: what was asked for.
-      parts: "all" or "encoder".
-      input: how an image becomes the network's input; the bins head's differs from the others'.
-      bin_centres: of a bins head, read off the tensors.
-      metadata: of the file or checkpoint, and "layout", "licence_chain" (see `licences`) and, where
-        tensors were missing, "filled" ({"by": "init" or "zeros", "tensors": names}).
-    """
-
-    params: dict[str, Any]
-    variant: str
-    version: str | None
-    head: str
-    max_depth: float | None
-    licence: str | None
-    source: str
-    parts: str
-    metadata: dict[str, Any]
-    input: transforms.InputTransform
-    bin_centres: str | None = None
-    focal: float | None = None
 
 
 def load(
@@ -144,13 +109,18 @@ def load_pretrained(
     fill: str = "init",
     dtype: Any = jnp.float32,
     **build_kwargs: Any,
-) -> tuple[depth_anything.DepthAnything, dict[str, Any]]:
-    """A model and its parameters: `model.apply({"params": params}, images)` gives depth.
+) -> ModelBundle:
+    """A model and its parameters: `model, params = load_pretrained(source)`, and then
+    `model.apply({"params": params}, images)` gives depth.
 
     Args:
       source, version, variant, max_depth, allow_missing, fill: as for `load`.
       dtype: compute dtype; the parameters stay float32.
       **build_kwargs: of `models.depth_anything.build`: scan, remat, attention.
+
+    Returns:
+      The bundle, with more than those two: the input transform (`bundle.input(photo)`), what comes
+      out, licence and metadata. The parameters are on jax's first device.
 
     Raises:
       ValueError: the source holds an encoder alone.
@@ -164,33 +134,8 @@ def load_pretrained(
         allow_missing=allow_missing,
         fill=fill,
     )
-    model = model_of(found, dtype=dtype, **build_kwargs)
-    return model, jax.tree.map(jnp.asarray, found.params)
-
-
-def model_of(found: Weights, **how: Any) -> depth_anything.DepthAnything:
-    """The model that loaded weights belong to.
-
-    Args:
-      found: as `load` gives it.
-      **how: of `models.build`: dtype, scan, remat, attention.
-
-    Raises:
-      ValueError: an encoder alone.
-    """
-    if "decoder" not in found.params or found.version is None:
-        raise ValueError(
-            f"{found.source} holds an encoder alone, which predicts no depth: teachers and models "
-            "to score need their decoder too. A training run can start from it (init_from)"
-        )
-    return depth_anything.build(
-        found.variant,
-        version=found.version,
-        head=found.head,
-        max_depth=found.max_depth,
-        bin_centres=found.bin_centres,
-        **how,
-    )
+    bundle = bundle_of(found, dtype=dtype, **build_kwargs)
+    return dataclasses.replace(bundle, params=jax.tree.map(jnp.asarray, bundle.params))
 
 
 def expected_tensors(

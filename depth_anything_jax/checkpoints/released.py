@@ -24,7 +24,7 @@ class Released(NamedTuple):
     Attributes:
       repo: its repository on the Hugging Face Hub, or None (the file lies elsewhere).
       file: its weights' file name.
-      variant, version, head, max_depth, licence: as in `pretrained.Weights`; version None: an
+      variant, version, head, max_depth, licence: as in `bundle.Weights`; version None: an
         encoder.
       twin: the repository that has the same weights as .safetensors; None: none has.
     """

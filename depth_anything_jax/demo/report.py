@@ -72,11 +72,11 @@ def predictors(plan: Plan, weights: str) -> Iterator[tuple[str, int, int, Callab
     for seed in plan.seeds:
         yield "constant", seed, plan.size, lambda images: np.repeat(constant[None], len(images), 0)
         for name in plan.runs:
-            model, params = load_pretrained(plan.run(name, seed), scan=False)
-            yield name, seed, plan.size, predictor.Predictor(model, params)
+            student = load_pretrained(plan.run(name, seed), scan=False)
+            yield name, seed, plan.size, predictor.Predictor(*student)
         if weights:
-            model, params = load_pretrained(weights)
-            yield "released", seed, RELEASED_SIZE, predictor.Predictor(model, params)
+            released = load_pretrained(weights)
+            yield "released", seed, RELEASED_SIZE, predictor.Predictor(*released)
 
 
 def score_all(plan: Plan, *, weights: str = "", tell: Callable[[str], None] = print) -> Scores:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from depth_anything_jax.checkpoints import pretrained
+from depth_anything_jax.checkpoints.bundle import ModelBundle, bundle_of
 from depth_anything_jax.inference import (
     camera_intrinsics,
     compilation_cache,
@@ -38,6 +39,7 @@ class DepthAnything:
     """A model that says how far away things are in pictures.
 
     Attributes:
+      bundle: its network, parameters and what they are.
       kind: `depth_files.RELATIVE` ("relative inverse depth") or `depth_files.METRIC` ("metric
         depth").
       unit: "m" of a metric model, else None.
@@ -51,14 +53,12 @@ class DepthAnything:
 
     def __init__(
         self,
-        found: pretrained.Weights,
+        bundle: ModelBundle,
         *,
-        dtype: str = "auto",
         batch_size: int = 0,
-        attention: str = "auto",
         max_tokens: int = input_sizes.MAX_TOKENS,
     ):
-        """Of weights that are loaded already; see `from_pretrained`."""
+        """Of a model that is loaded already; see `from_pretrained`."""
         self.cache = compilation_cache.switch_on()
         self.devices = jax.local_devices()
         if batch_size < 0 or batch_size % len(self.devices):
@@ -67,16 +67,14 @@ class DepthAnything:
                 f"batch_size={batch_size} does not divide over {len(self.devices)} devices; use "
                 f"{fit}, or 0 to have it chosen"
             )
-        self.dtype = compute_dtype(dtype)
-        self.source, self.variant, self.version = found.source, found.variant, found.version
-        self.licence = found.licence
-        self.recipe = processing.recipe_of(found)
+        self.bundle, self.dtype = bundle, bundle.dtype
+        self.source, self.variant, self.version = bundle.source, bundle.variant, bundle.version
+        self.licence = bundle.licence
+        self.recipe = processing.recipe_of(bundle)
         self.kind = self.recipe.kind
         self.unit = "m" if self.kind == METRIC else None
         self._max_tokens = max_tokens
         self._batch_size = batch_size or predictor.usual_batch(self.devices)
-        self._model = pretrained.model_of(found, dtype=self.dtype, attention=attention)
-        self._params = found.params
         self._predictors: dict[int, predictor.Predictor] = {}
 
     @classmethod
@@ -111,9 +109,8 @@ class DepthAnything:
             encoder alone; a batch size that does not divide over the devices.
         """
         found = pretrained.load(os.fspath(source), **load)
-        return cls(
-            found, dtype=dtype, batch_size=batch_size, attention=attention, max_tokens=max_tokens
-        )
+        bundle = bundle_of(found, dtype=compute_dtype(dtype), attention=attention)
+        return cls(bundle, batch_size=batch_size, max_tokens=max_tokens)
 
     def __repr__(self) -> str:
         return (
@@ -273,7 +270,7 @@ class DepthAnything:
             batch = min(batch, math.ceil(max(1, count) / len(devices)) * len(devices))
         if len(devices) not in self._predictors:
             self._predictors[len(devices)] = predictor.Predictor(
-                self._model, self._params, devices=devices, output=as_said
+                *self.bundle, devices=devices, output=as_said
             )
         predict = self._predictors[len(devices)]
         waiting = max(32, 2 * batch)  # of 4 MB each

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from depth_anything_jax.checkpoints import pretrained
+from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.data import camera as cameras
 from depth_anything_jax.data import transforms
 from depth_anything_jax.inference import camera_intrinsics, input_sizes
@@ -28,7 +28,7 @@ class Recipe:
     Attributes:
       kind: RELATIVE or METRIC, of what it puts out.
       to_picture: rule of `interpolation.resize` that brings its output to the picture's size.
-      input: how a picture becomes its input (`pretrained.Weights.input`).
+      input: how a picture becomes its input (`Weights.input`).
       focal: pixels of the network's input, of a metric model that predicts for a canonical camera
         of this focal length: its depth belongs to any other in proportion.
       max_depth: where a metric model ends, by what its network says.
@@ -123,13 +123,13 @@ class Recipe:
         return to_metres(values, focal_length(seen), self.focal)
 
 
-def recipe_of(found: pretrained.Weights) -> Recipe:
+def recipe_of(found: Weights) -> Recipe:
     """The recipe that loaded weights were trained for.
 
     How the official code brings the output to the picture's size: V1's run.py interpolates with
     align_corners=False, V2's infer_image (relative and metric) and V1's metric code with True.
     """
-    kind = RELATIVE if found.head == "relative" else METRIC
-    plain = found.version == "v1" and kind == RELATIVE
+    kind = METRIC if found.is_metric else RELATIVE
+    plain = found.version == "v1" and not found.is_metric
     back = "bilinear" if plain else "bilinear-corners"
     return Recipe(kind, back, found.input, found.focal, found.max_depth)

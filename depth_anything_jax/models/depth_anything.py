@@ -80,7 +80,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-class DepthAnything(nn.Module):
+class DepthAnythingNet(nn.Module):
     """Normalised images to depth.
 
     Attributes:
@@ -140,7 +140,7 @@ def build(
     scan: bool = True,
     remat: str = "none",
     attention: str = "auto",
-) -> DepthAnything:
+) -> DepthAnythingNet:
     """The model of a size, named in VARIANTS or described by a Variant.
 
     Args:
@@ -182,8 +182,8 @@ def build(
         size.features, size.out_channels, size.encoder.patch_size, own, metres, dtype, remat
     )
     if head != "bins":
-        return DepthAnything(encoder, decoder)
-    return DepthAnything(
+        return DepthAnythingNet(encoder, decoder)
+    return DepthAnythingNet(
         encoder, decoder, MetricBins(max_depth, bin_centres or CENTRES[0], dtype, remat)
     )
 

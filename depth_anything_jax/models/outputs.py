@@ -41,7 +41,7 @@ def to_metres(output: Any, focal_input: Any, focal: float | None) -> Any:
       output: canonical depth, or metres where the model has no focal length.
       focal_input: f, in pixels of the network's input, after resizing (`focal_length` of its
         camera); not looked at where the model has none.
-      focal: f_c, the model's (`pretrained.Weights.focal`), None where it has none.
+      focal: f_c, the model's (`bundle.Weights.focal`), None where it has none.
     """
     return output if focal is None else output * (focal_input / focal)
 

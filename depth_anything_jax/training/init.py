@@ -9,6 +9,7 @@ from absl import logging
 
 from depth_anything_jax import models
 from depth_anything_jax.checkpoints import licences, orbax_io, pretrained
+from depth_anything_jax.checkpoints.bundle import ModelBundle, Weights, bundle_of
 from depth_anything_jax.data import transforms
 from depth_anything_jax.data.pseudo_labels import join
 from depth_anything_jax.models.dtypes import compute_dtype
@@ -78,7 +79,7 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
                 f"{loaded.input.as_json()}, and no crops: label with pseudo_label first and use "
                 "teacher='records'"
             )
-        teacher = pretrained.model_of(loaded, **forward_only(config, dtype))
+        teacher = bundle_of(loaded, **forward_only(config, dtype)).network
         frozen["teacher"] = loaded.params
         meta["licence_chain"] = _chain(meta, "teacher", loaded)
     if config.unlabelled_ratio and config.teacher in ("records", "files"):
@@ -89,7 +90,7 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
     return Networks(student, encoder, teacher), jax.device_put(frozen, shardings), meta
 
 
-def student_of(config, dtype) -> models.DepthAnything:
+def student_of(config, dtype) -> models.DepthAnythingNet:
     """The network that learns."""
     m = config.model
     return models.build(
@@ -98,6 +99,22 @@ def student_of(config, dtype) -> models.DepthAnything:
         head=m.head,
         max_depth=m.max_depth or None,
         **(forward_only(config, dtype) | {"remat": m.remat}),
+    )
+
+
+def student_bundle(config, network, params, meta: dict[str, Any]) -> ModelBundle:
+    """The student as its users take it: with the parameters and the metadata of its run."""
+    licence = licences.combined(meta["licence_chain"])
+    return ModelBundle(
+        **{name: meta[name] for name in ("variant", "version", "head", "max_depth", "focal")},
+        network=network,
+        params=params,
+        dtype=network.encoder.dtype,
+        licence=None if licence == licences.UNKNOWN else licence,
+        source="",
+        parts="all",
+        metadata=meta,
+        input=transforms.training_input(config.input_size, network.spec),
     )
 
 
@@ -124,7 +141,7 @@ def forward_only(config, dtype) -> dict[str, Any]:
     return dict(dtype=dtype, scan=m.scan, remat="none", attention=m.attention)
 
 
-def _chain(meta: dict[str, Any], role: str, loaded: pretrained.Weights) -> list[dict[str, Any]]:
+def _chain(meta: dict[str, Any], role: str, loaded: Weights) -> list[dict[str, Any]]:
     """The licences so far, those behind one more network, and that network in its role."""
     history = loaded.metadata["licence_chain"]
     return licences.merge(

@@ -1,5 +1,6 @@
 """What the trainer tells about itself: the first page, memory, signs of a dead model, pictures."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from depth_anything_jax.data import registry, source_checks, transforms
+from depth_anything_jax.checkpoints.bundle import ModelBundle
+from depth_anything_jax.data import registry, source_checks
 from depth_anything_jax.data.examples import Failure
 from depth_anything_jax.data.pseudo_labels import label_store
 from depth_anything_jax.data.sources.base import Source, Subset
@@ -269,9 +271,12 @@ class Evaluator:
 
     Metric heads in metres, unaligned, under the protocol zoe; others under golden. The running
     average is scored where there is one. One process scores; the others go on.
+
+    Args:
+      student: whose parameters, or their shapes, those of each state replace.
     """
 
-    def __init__(self, config, student, mesh):
+    def __init__(self, config, student: ModelBundle, mesh):
         self._config, self._student = config, student
         found = (
             [registry.make(registry.parse(s)) for s in config.eval.data]
@@ -290,12 +295,7 @@ class Evaluator:
         if jax.process_index():
             processes.meet(f"scores after step {int(state.step)}")
             return {}
-        candidate = predictors.of_model(
-            self._student,
-            params,
-            transform=transforms.training_input(self._config.input_size, self._student.spec),
-            focal=self._config.camera.focal or None,
-        )
+        candidate = predictors.of_bundle(dataclasses.replace(self._student, params=params))
         metres = candidate.kind == "metric"
         size = {} if candidate.own_size else {"input_size": self._config.input_size}
         wanted = ("abs_rel", "rmse", "delta1") if metres else loop.METRICS

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.checkpoints import convert, export, orbax_io, pretrained, readers, released
+from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, bins
 from depth_anything_jax.utils import nested_dicts
@@ -126,7 +127,7 @@ def test_a_name_alone_gives_the_range(tmp_path, monkeypatch):
 
 def ours(centres="softplus", **changed):
     state = state_of(centres)
-    return pretrained.Weights(
+    return Weights(
         **{
             "params": convert.from_torch(state),
             "variant": "tiny",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.checkpoints import convert, export, pretrained
+from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, build
 from depth_anything_jax.utils import nested_dicts
@@ -96,7 +97,7 @@ def test_names_that_transformers_saves_and_holds(variant, model, tmp_path):
 
     parts = "encoder" if model == "Dinov2Model" else "all"
     layout = "dinov2-hf" if parts == "encoder" else "hf"
-    what = pretrained.Weights(
+    what = Weights(
         {}, variant, "v2", "relative", None, None, "", parts, {}, input=transforms.OFFICIAL_INPUT
     )
     config = export.hf_config(what)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.checkpoints import convert, export, licences, orbax_io, pretrained, readers
+from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, build_encoder
 from depth_anything_jax.utils import nested_dicts
@@ -49,7 +50,7 @@ def random_weights(variant="tiny", version="v2", max_depth=None, parts="all"):
     expected = pretrained.expected_tensors(variant, layout, parts)
     state = {n: rng.normal(size=x.shape).astype(np.float32) * 0.1 for n, x in expected.items()}
     head = "relative" if max_depth is None else "sigmoid"
-    return pretrained.Weights(
+    return Weights(
         params=convert.from_torch(state),
         variant=variant,
         version=version,

@@ -1,20 +1,21 @@
 """Small models for the tests of the Python API: random weights whose maps vary, and one that is a
 convolution and compiles at once."""
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from depth_anything_jax.checkpoints import pretrained
+from depth_anything_jax.checkpoints.bundle import ModelBundle, Weights, bundle_of
 from depth_anything_jax.data import transforms
 from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.models import build, dpt
 from tests.helpers.small_networks import KERNEL, Convolution, MetricConvolution
 
 
-def found(*, max_depth: float | None = None, version: str = "v2") -> pretrained.Weights:
+def found(*, max_depth: float | None = None, version: str = "v2") -> Weights:
     """Weights of the demo's size; metric with max_depth."""
     head = dpt.HEADS[0 if max_depth is None else 1]
     model = build("demo", version=version, head=head, max_depth=max_depth)
@@ -31,7 +32,7 @@ def found(*, max_depth: float | None = None, version: str = "v2") -> pretrained.
 
     params = jax.tree_util.tree_map_with_path(random, shapes)
     chain = {"licence_chain": []}
-    return pretrained.Weights(
+    return Weights(
         params,
         "demo",
         version,
@@ -47,14 +48,14 @@ def found(*, max_depth: float | None = None, version: str = "v2") -> pretrained.
 
 def small(**options) -> DepthAnything:
     """A relative model of the demo's size."""
-    return DepthAnything(found(), **options)
+    return DepthAnything(bundle_of(found()), **options)
 
 
-def instant(*, max_depth: float | None = None, **options) -> DepthAnything:
-    """A model whose network is one convolution; metric with max_depth."""
-    model = DepthAnything(found(max_depth=max_depth), **options)
-    model._model, model._params = (MetricConvolution if max_depth else Convolution)(), KERNEL
-    return model
+def instant(*, max_depth: float | None = None, version: str = "v2", **changed) -> ModelBundle:
+    """A bundle whose network is one convolution; metric with max_depth."""
+    network = (MetricConvolution if max_depth else Convolution)()
+    bundle = bundle_of(found(max_depth=max_depth, version=version))
+    return dataclasses.replace(bundle, **{"network": network, "params": KERNEL, **changed})
 
 
 def photo(height: int = 60, width: int = 80, seed: int = 0) -> np.ndarray:

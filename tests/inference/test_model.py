@@ -15,6 +15,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import depth_anything_jax
+from depth_anything_jax.checkpoints import pretrained
+from depth_anything_jax.checkpoints.bundle import bundle_of
 from depth_anything_jax.data import transforms
 from depth_anything_jax.inference import compilation_cache as cache
 from depth_anything_jax.inference import images, input_sizes, predictor, processing, tiles
@@ -52,7 +54,7 @@ def model():
     """What goes around a network that is one convolution."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cache.VARIABLE, "")
-        return api_models.instant()
+        return DepthAnything(api_models.instant())
 
 
 def png(image: np.ndarray, **options) -> bytes:
@@ -237,16 +239,14 @@ def test_a_list_of_many_sizes_comes_back_in_order(model, tmp_path):
 
 
 def test_metric_maps_stay_in_metres():
-    found = api_models.found(max_depth=20.0)
-    model = DepthAnything(found)
-    assert model._model.decoder.max_depth == 20
-    model._model = MetricConvolution()
-    model._params = {"kernel": 9 * KERNEL["kernel"]}  # nearer than any floor that 1 / x needs
+    assert bundle_of(api_models.found(max_depth=20.0)).network.decoder.max_depth == 20
+    params = {"kernel": 9 * KERNEL["kernel"]}  # nearer than any floor that 1 / x needs
+    model = DepthAnything(api_models.instant(max_depth=20.0, params=params))
     photo = api_models.photo()
     depth = model(photo, input_size=SIZE)
     assert (model.kind, depth.kind, depth.unit) == ("metric depth", "metric depth", "m")
     images = transforms.network_input(photo, SIZE)[None]
-    raw = np.asarray(model._model.apply({"params": model._params}, images)[0])
+    raw = np.asarray(model.bundle.network.apply({"params": params}, images)[0])
     assert raw.min() < 1e-4 < 19 < raw.max()
     expected = interpolation.resize(raw, photo.shape[:2], "bilinear-corners")
     np.testing.assert_allclose(depth.depth, expected, atol=2e-4)  # float32 of 20 m
@@ -254,8 +254,7 @@ def test_metric_maps_stay_in_metres():
 
 def test_a_canonical_camera_scales_metres(tmp_path):
     """Twice the focal length, twice the depth; in pixels of the network's input."""
-    model = DepthAnything(dataclasses.replace(api_models.found(max_depth=20.0), focal=100.0))
-    model._model, model._params = MetricConvolution(), KERNEL
+    model = DepthAnything(api_models.instant(max_depth=20.0, focal=100.0))
     photo = api_models.photo(56, 70)
     plain = dataclasses.replace(model.recipe, focal=None)
     images = transforms.network_input(photo, 112)[None]  # twice as large
@@ -285,9 +284,7 @@ def test_a_canonical_camera_scales_metres(tmp_path):
 def test_a_model_sees_the_input_it_was_trained_with():
     """V1's metric models: one shape, another rule of resizing, V2's way back to the picture."""
     seen = transforms.InputTransform((28, 42), False, "bilinear-corners", DINOV2)
-    weights = api_models.found(max_depth=20.0, version="v1")
-    model = DepthAnything(dataclasses.replace(weights, input=seen))
-    model._model, model._params = MetricConvolution(), KERNEL
+    model = DepthAnything(api_models.instant(max_depth=20.0, version="v1", input=seen))
     pictures = [api_models.photo(60, 80), api_models.photo(80, 33).astype(np.float32) / 255]
     for photo, depth in zip(pictures, model(pictures), strict=True):
         raw = MetricConvolution().apply({"params": KERNEL}, seen(photo)[None])[0]
@@ -299,9 +296,7 @@ def test_a_model_sees_the_input_it_was_trained_with():
         model(pictures[0], input_size=56)
     with pytest.raises(ValueError, match="buckets=2: every input .* use 0"):
         model(pictures, buckets=2)
-    larger = dataclasses.replace(
-        api_models.found(), input=transforms.InputTransform(56, True, "bicubic", DINOV2)
-    )
+    larger = api_models.instant(input=transforms.InputTransform(56, True, "bicubic", DINOV2))
     assert DepthAnything(larger).recipe.shape((60, 80), None) == (56, 70)
 
 
@@ -342,14 +337,14 @@ def test_thin_pictures_are_refused_with_what_to_do(model):
     assert input_sizes.of_network(thin.shape, fits, patch_size=14)[0] == fits
     with pytest.raises(ValueError, match="max_tokens=16,384"):
         input_sizes.of_network(thin.shape, fits + 14, patch_size=14)
-    small = api_models.instant(max_tokens=15)
+    small = DepthAnything(api_models.instant(), max_tokens=15)
     with pytest.raises(ValueError, match=r"max_tokens=15: crop it, give input_size=42 or less"):
         small(api_models.photo(), input_size=56)
-    assert api_models.instant(max_tokens=20)(api_models.photo(), input_size=56)
+    assert DepthAnything(api_models.instant(), max_tokens=20)(api_models.photo(), input_size=56)
     with pytest.raises(ValueError, match="crop it$"):
         model(np.zeros((1, 60_000, 3), np.uint8))
     assert model(np.zeros((20, 900, 3), np.uint8), input_size=14, tile=300).depth.shape == (20, 900)
-    small = api_models.instant(max_tokens=15)  # of the whole and of a tile
+    small = DepthAnything(api_models.instant(), max_tokens=15)  # of the whole and of a tile
     assert small(np.zeros((20, 200, 3), np.uint8), input_size=56, tile=90).depth.shape == (20, 200)
 
 
@@ -381,13 +376,14 @@ def test_options_that_cannot_work(model, options, words):
         model(api_models.photo(), **options)
 
 
-def test_batches_divide_over_the_devices(model):
+def test_batches_divide_over_the_devices(model, monkeypatch):
     assert model.devices == jax.local_devices()
     with pytest.raises(ValueError, match="does not divide over 8 devices; use 8"):
         api_models.small(batch_size=9)
-    assert DepthAnything(api_models.found(), dtype="bfloat16").dtype == jax.numpy.bfloat16
+    monkeypatch.setattr(pretrained, "load", lambda source: api_models.found())
+    assert DepthAnything.from_pretrained("x", dtype="bfloat16").dtype == jax.numpy.bfloat16
     with pytest.raises(ValueError, match="dtype='float8'"):
-        api_models.small(dtype="float8")
+        DepthAnything.from_pretrained("x", dtype="float8")
 
 
 def test_lazily_and_by_name():
@@ -483,7 +479,7 @@ def jax_cache():
 def test_compiled_programs_are_kept_and_found_again(tmp_path, monkeypatch, jax_cache):
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "kept"))
     monkeypatch.setattr(cache, "LEAST_SECONDS", 0.0)
-    model = api_models.instant()
+    model = DepthAnything(api_models.instant())
     assert model.cache == str(tmp_path / "kept")
     first = model(api_models.photo(), input_size=28)
     kept = {p.name for p in (tmp_path / "kept").iterdir()}
@@ -491,7 +487,7 @@ def test_compiled_programs_are_kept_and_found_again(tmp_path, monkeypatch, jax_c
     hits: list[str] = []
     jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
     jax.clear_caches()  # what another process would not have
-    again = api_models.instant()(api_models.photo(), input_size=28)
+    again = DepthAnything(api_models.instant())(api_models.photo(), input_size=28)
     assert "/jax/compilation_cache/cache_hits" in hits
     runs = {p.name for p in (tmp_path / "kept").glob("jit_run-*-cache")}
     assert len(runs) == 1 and runs <= kept

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.checkpoints import licences, pretrained
+from depth_anything_jax.checkpoints.bundle import Weights, bundle_of
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import VARIANTS, Variant, build
 from tests import parity
@@ -31,7 +32,7 @@ def random_weights(max_depth=None):
     shapes = jax.eval_shape(build(TINY).init, jax.random.key(0), jnp.zeros((1, 28, 28, 3)))
     params = jax.tree_util.tree_map_with_path(random_leaf, shapes["params"])
     head = "relative" if max_depth is None else "sigmoid"
-    return pretrained.Weights(
+    return Weights(
         params=jax.tree.map(np.asarray, params),
         variant="tiny",
         version="v2",
@@ -96,7 +97,7 @@ def test_stablehlo_runs_without_the_package(tmp_path, max_depth, kind, unit):
         [sys.executable, "-c", ELSEWHERE], cwd=folder, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    run = jax.jit(pretrained.model_of(found).apply)
+    run = jax.jit(bundle_of(found).network.apply)
     for name, batch in batches.items():
         want = run({"params": found.params}, batch)
         have = np.load(folder / f"{name}_depth.npy")
@@ -163,7 +164,7 @@ def test_onnx_at_three_sizes(tmp_path, max_depth, kind, unit):
     # A fourth size, by what the card says; sides of 60 pixels are an error, not a picture.
     batch = images(3, 98, 42)
     (depth,) = session.run(None, {"images": batch.transpose(0, 3, 1, 2).copy()})
-    want = jax.jit(pretrained.model_of(found).apply)({"params": found.params}, batch)
+    want = jax.jit(bundle_of(found).network.apply)({"params": found.params}, batch)
     assert parity.relative_error(depth, want) <= export_onnx.TOLERANCE
     for size in ((60, 56), (56, 60)):
         with pytest.raises(Exception, match="Reshape"):

@@ -10,7 +10,8 @@ import pytest
 
 import depth_anything_jax
 from depth_anything_jax import evaluate, pseudo_label
-from depth_anything_jax.checkpoints import export, pretrained
+from depth_anything_jax.checkpoints import export
+from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.data import transforms
 from depth_anything_jax.data.pseudo_labels.label_store import LabelStore
 from depth_anything_jax.evaluation.runner import loop, predictors
@@ -64,7 +65,7 @@ def found(model):
         return (rng.standard_normal(x.shape) * (2 / fan_in) ** 0.5).astype(np.float32)
 
     params = jax.tree.map(draw, shapes)
-    return pretrained.Weights(
+    return Weights(
         params=params, variant="tiny", version="v1", head="bins", max_depth=10.0, licence=None,
         source="run", parts="all", metadata={}, input=INPUT, bin_centres="softplus",
     )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 
 from depth_anything_jax import configs
 from depth_anything_jax.training import config_checks
+from depth_anything_jax.utils.nested_dicts import flatten
 
 HERE = os.getcwd()
 
@@ -49,7 +50,7 @@ def another(value):
 
 
 def test_what_is_learned_cannot_change_and_how_it_is_computed_can():
-    fields = config_checks._flat(config().to_dict())
+    fields = flatten(config().to_dict(), ".")
     free = {"workdir", "init_from", "init_parts", "allow_missing", "fill_missing", "accumulation"}
     free |= {"compile_effort"}
     free |= {"model.scan", "model.remat", "model.attention", "data.workers", "data.threads"}

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from depth_anything_jax import models
 from depth_anything_jax.checkpoints import convert, licences, orbax_io, pretrained, readers
+from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.data import transforms
 from depth_anything_jax.data.pseudo_labels import label_codec
 from depth_anything_jax.data.pseudo_labels.label_store import LabelWriter
@@ -186,7 +187,7 @@ def test_the_relative_network_is_taken_whole_and_only_that(run, metric, params, 
 
 
 def test_a_sigmoid_starts_from_the_decoder_under_a_bins_head(params, mesh, monkeypatch):
-    loaded = pretrained.Weights(
+    loaded = Weights(
         params={**params, "bins": {"conv2": {"bias": np.zeros(3)}}}, variant="demo", version="v2",
         head="bins", max_depth=10.0, licence=None, source="x", parts="all",
         metadata={"licence_chain": []}, input=transforms.OFFICIAL_INPUT,

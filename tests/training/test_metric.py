@@ -14,6 +14,7 @@ import pytest
 
 from depth_anything_jax import configs, evaluate, models, train
 from depth_anything_jax.checkpoints import export, orbax_io, pretrained
+from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.data import transforms
 from depth_anything_jax.data.scenes.source import SceneSource
 from depth_anything_jax.parallel import sharding
@@ -282,7 +283,7 @@ def on_relative(tmp_path_factory):
     pairs = f"pairs:{tmp_path}/rgb?depths={tmp_path}/depth&fmt=nyu&fx=50"
     relative = models.build(TINY, version="v2")
     first = relative.init(jax.random.key(1), jnp.zeros((1, 28, 28, 3)))["params"]
-    start = pretrained.Weights(
+    start = Weights(
         params=jax.tree.map(np.asarray, first), variant="tiny", version="v2", head="relative",
         max_depth=None, licence="MIT", source="start", parts="all", metadata={},
         input=transforms.OFFICIAL_INPUT, bin_centres=None,

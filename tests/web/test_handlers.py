@@ -19,13 +19,13 @@ from PIL import Image
 
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC
+from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.video import process
 from depth_anything_jax.web import handlers as work_lib
 from depth_anything_jax.web import http_server, security
 from depth_anything_jax.web import upload_folder as folder_lib
 from tests.helpers import api_models, video_files
 from tests.helpers.app_files import LOGIN, SECRET, holiday_photo, made_of, surroundings
-from tests.helpers.small_networks import KERNEL, MetricConvolution
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,15 +34,12 @@ def environment(tmp_path_factory):
         yield
 
 
-def metric_model():
-    model = api_models.DepthAnything(api_models.found(max_depth=20.0))
-    model._model, model._params = MetricConvolution(), KERNEL
-    return model
-
-
 @pytest.fixture(scope="module")
 def models(environment):
-    return {"relative": api_models.instant(), "metric": metric_model()}
+    return {
+        "relative": DepthAnything(api_models.instant()),
+        "metric": DepthAnything(api_models.instant(max_depth=20.0)),
+    }
 
 
 @pytest.fixture

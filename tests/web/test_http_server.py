@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from depth_anything_jax.inference.depth import Depth
+from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.web import handlers as work_lib
 from depth_anything_jax.web import http_server, security
 from depth_anything_jax.web import upload_folder as folder_lib
@@ -26,7 +27,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(environment):
-    return api_models.instant()
+    return DepthAnything(api_models.instant())
 
 
 @pytest.fixture

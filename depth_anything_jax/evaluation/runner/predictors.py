@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from depth_anything_jax.evaluation.runner import prediction_files
 from depth_anything_jax.evaluation.runner.prediction_files import SUFFIXES
 from depth_anything_jax.evaluation.scores import scoring
 from depth_anything_jax.utils import interpolation
+
+if TYPE_CHECKING:  # it brings jax, which takes seconds to start
+    from depth_anything_jax.checkpoints.bundle import ModelBundle
 
 BASELINES = ("zero", "mean", "gt")
 # Kinds of transformers' models by model_type; Depth Anything's config says it itself.
@@ -258,56 +261,38 @@ def of_network(
 
 def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate:
     from depth_anything_jax.checkpoints import pretrained
+    from depth_anything_jax.checkpoints.bundle import bundle_of
     from depth_anything_jax.models.dtypes import compute_dtype
     from depth_anything_jax.utils.param_paths import fingerprint
 
-    found = pretrained.load(source, **load)
+    bundle = bundle_of(pretrained.load(source, **load), dtype=compute_dtype("auto"))
     # Imported weights have one link; whatever was trained from them has another.
-    chain = found.metadata["licence_chain"]
-    whole = [link["role"] for link in chain] == ["weights"] and "filled" not in found.metadata
-    made = of_model(
-        pretrained.model_of(found, dtype=compute_dtype("auto")),
-        found.params,
-        batch_size=batch_size,
-        name=source,
-        transform=found.input,
-        focal=found.focal,
-    )
-    return made._replace(
-        identity=fingerprint(found.params), origin=chain[0]["source"] if whole else ""
+    chain = bundle.metadata["licence_chain"]
+    whole = [link["role"] for link in chain] == ["weights"] and "filled" not in bundle.metadata
+    return of_bundle(bundle, batch_size=batch_size)._replace(
+        identity=fingerprint(bundle.params), origin=chain[0]["source"] if whole else ""
     )
 
 
-def of_model(
-    model: Any,
-    params: Any,
-    *,
-    transform: transforms.InputTransform,
-    batch_size: int = 0,
-    name: str = "",
-    focal: float | None = None,
-) -> Candidate:
-    """One of our models with its parameters; its head says the kind.
+def of_bundle(bundle: ModelBundle, *, batch_size: int = 0) -> Candidate:
+    """One of our models, as what it was loaded from is called.
 
     Args:
-      transform: makes its input.
       batch_size: images at a time; 0: one a device.
-      focal: see Candidate.
     """
     from depth_anything_jax.inference.predictor import Predictor
-    from depth_anything_jax.models.outputs import as_said, is_metric
+    from depth_anything_jax.models.outputs import as_said
 
-    predictor = Predictor(model, params, output=as_said)
-    metric = is_metric(model)
+    predictor = Predictor(*bundle, output=as_said)
     made = of_network(
         predictor,
-        kind="metric" if metric else "disparity-affine",
+        kind="metric" if bundle.is_metric else "disparity-affine",
         batch_size=batch_size or len(predictor.devices),
-        name=name,
-        transform=transform,
+        name=bundle.source,
+        transform=bundle.input,
     )
-    side = transform.short_side if metric and not made.own_size else None
-    return made._replace(focal=focal, learned_at=side)
+    side = bundle.input.short_side if bundle.is_metric and not made.own_size else None
+    return made._replace(focal=bundle.focal, learned_at=side)
 
 
 def _without_padding(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
