@@ -8,10 +8,11 @@ A checkout holds them in configs/ at its top; a wheel carries the same files ins
 
 import argparse
 import ast
-import difflib
 import pathlib
 import re
 import shutil
+
+from depth_anything_jax.utils.choices import did_you_mean
 
 _HERE = pathlib.Path(__file__).resolve().parent
 
@@ -63,11 +64,10 @@ def resolve(config: str) -> str:
     if given.parent.as_posix() in (".", "configs") and given.suffix in ("", ".py"):
         if given.stem in shipped:
             return f"{folder() / given.stem}.py{suffix}"
-    nearest = difflib.get_close_matches(given.stem, shipped, n=1)
-    hint = f"did you mean configs/{nearest[0]}.py? " if nearest else ""
     raise FileNotFoundError(
-        f"no config {path!r}: {hint}shipped are {', '.join(shipped)}; "
+        f"no config {path!r}: shipped are {', '.join(shipped)}; "
         "`python -m depth_anything_jax.configs --copy DIR` copies them for editing"
+        + did_you_mean(given.stem, shipped)
     )
 
 

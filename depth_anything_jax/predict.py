@@ -89,8 +89,9 @@ def main() -> None:
     def _run(inputs: list[str]) -> int:
         from depth_anything_jax.cli import batch, outputs
         from depth_anything_jax.cli.inputs import find
+        from depth_anything_jax.utils.paths import is_remote
 
-        if "://" in out.value:
+        if is_remote(out.value):
             raise ValueError(f"--out={out.value}: give a local or mounted folder, and copy it then")
         folder = pathlib.Path(out.value).expanduser()
         items = find(inputs, without=folder)

@@ -36,12 +36,12 @@ def test_a_file_of_ones_own_comes_first(shipped):
 
 
 def test_no_shipped_file_for_a_path_elsewhere(shipped):
-    with pytest.raises(FileNotFoundError, match=r"mine/student\.py.*did you mean configs/student"):
+    with pytest.raises(FileNotFoundError, match=r"mine/student\.py.*did you mean 'student'"):
         configs.resolve("mine/student.py")
 
 
 def test_a_typo_names_the_nearest(shipped):
-    with pytest.raises(FileNotFoundError, match=r"configs/techer\.py.*configs/teacher\.py"):
+    with pytest.raises(FileNotFoundError, match=r"configs/techer\.py.*mean 'teacher'"):
         configs.resolve("configs/techer.py:vits")
 
 

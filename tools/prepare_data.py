@@ -40,6 +40,7 @@ from depth_anything_jax.data.sources.tfds_writer import (
     label_encoding,
     mask_fields,
 )
+from depth_anything_jax.utils.paths import is_remote
 
 VERSION = "1.0.0"
 PROGRESS = ".progress"  # folder of a preparation under way
@@ -247,7 +248,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", options.name):
         parser.error(f"--name {options.name!r}: TFDS wants lower case letters, digits and _")
-    if "://" in options.out:
+    if is_remote(options.out):
         parser.error(f"--out {options.out}: give a local or mounted folder, and copy it then")
     if options.shard_size < 1 or options.workers < 1:
         parser.error("--shard_size and --workers must be at least 1")

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from depth_anything_jax.checkpoints import convert, licences, readers
 from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.models import depth_anything
+from depth_anything_jax.utils.choices import one_of
 
 LAYOUTS = ("official", "hf")
 _FACTS = ("variant", "version", "head", "max_depth", "focal")
@@ -40,8 +41,7 @@ def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
       FileExistsError: something is there already.
       ValueError: another layout or suffix, or a bins head in transformers' layout.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout={layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+    one_of("layout", layout, LAYOUTS)
     path = unused(destination, empty=layout == "hf")
     metadata = describe(weights)
     if layout == "hf":

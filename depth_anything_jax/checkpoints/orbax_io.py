@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from depth_anything_jax.utils import param_paths
+from depth_anything_jax.utils.paths import is_remote
 
 _STATE = "state"
 _STEP = re.compile(r"\d+")
@@ -146,7 +147,7 @@ def _compare(stored, expected, where: str) -> None:
 def _absolute(path) -> epath.Path:
     """Orbax refuses relative paths; gs://… is none, though `epath` would resolve it like one."""
     path = os.fspath(path)
-    return epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
+    return epath.Path(path if is_remote(path) else os.path.abspath(os.path.expanduser(path)))
 
 
 def find(path) -> epath.Path | None:

@@ -20,6 +20,7 @@ from depth_anything_jax.checkpoints import convert, licences, readers, weight_me
 from depth_anything_jax.checkpoints.bundle import ModelBundle, Weights, bundle_of
 from depth_anything_jax.models import depth_anything
 from depth_anything_jax.parallel.device_programs import DeviceProgram, data_mesh, device_program
+from depth_anything_jax.utils.choices import one_of
 
 FILLS = ("init", "zeros")
 
@@ -54,10 +55,10 @@ def load(
       convert.TensorMismatch: lists every missing, superfluous and mis-shaped tensor.
       ValueError: something about the weights is unknown, or an argument contradicts them.
     """
-    weight_metadata.one_of("fill", fill, FILLS)
-    weight_metadata.one_of("parts", parts, (None, "all", "encoder"))
-    weight_metadata.one_of("version", version, (None, *depth_anything.VERSIONS))
-    weight_metadata.one_of("variant", variant, (None, *depth_anything.VARIANTS))
+    one_of("fill", fill, FILLS)
+    one_of("parts", parts, (None, "all", "encoder"))
+    one_of("version", version, (None, *depth_anything.VERSIONS))
+    one_of("variant", variant, (None, *depth_anything.VARIANTS))
     found = readers.find(source)
     state, layout = found.state, found.layout or convert.detect_layout(found.state)
     if parts is None:
@@ -70,7 +71,7 @@ def load(
 
     firm = weight_metadata.firm(found.hints)
     variant = variant or weight_metadata.first(firm, "variant") or _infer_variant(source, state)
-    weight_metadata.one_of(f"{source}: variant", variant, tuple(depth_anything.VARIANTS))
+    one_of(f"{source}: variant", variant, tuple(depth_anything.VARIANTS))
     centres = None if parts == "encoder" else convert.bin_centres(state)
     if layout.name == "zoedepth":
         hint = {"origin": "ZoeDepth's layout", "firm": False, "version": "v1"}

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from depth_anything_jax.checkpoints import convert, released
 from depth_anything_jax.utils.nested_dicts import flatten
+from depth_anything_jax.utils.paths import is_remote
 
 DEMO_ENCODER = "demo-encoder"
 METADATA_KEY = "depth_anything_jax"  # of our JSON in a safetensors file's metadata
@@ -125,7 +126,7 @@ def _file(path: epath.Path) -> Found:
         raise ValueError(f"{path}: weights are read from {', '.join(readers)} files and folders")
     with tempfile.TemporaryDirectory() as scratch:
         local = pathlib.Path(path)
-        if _is_remote(path):
+        if is_remote(path):
             local = pathlib.Path(scratch, path.name)
             path.copy(local)
             notes = _notes(path)  # a .pth's licence, head and range
@@ -139,10 +140,6 @@ def _file(path: epath.Path) -> Found:
     if known:
         hints.append(_known_hint(known))
     return Found(convert.canonical(state), hints, metadata, path.name)
-
-
-def _is_remote(path: epath.Path) -> bool:
-    return "://" in str(path)
 
 
 def _safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:

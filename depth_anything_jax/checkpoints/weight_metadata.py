@@ -11,6 +11,7 @@ from absl import logging
 
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import depth_anything
+from depth_anything_jax.utils.choices import one_of
 from depth_anything_jax.utils.encoders import EncoderSpec
 
 
@@ -131,10 +132,3 @@ def firm(hints: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def first(hints: Iterable[Mapping[str, Any]], name: str) -> Any:
     """What the most reliable of those that know it say of `name`, or None."""
     return next((hint[name] for hint in hints if hint.get(name) is not None), None)
-
-
-def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Raises ValueError where the value is none of those allowed."""
-    if value not in allowed:
-        names = ", ".join(str(x) for x in allowed if x is not None)
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {names}")

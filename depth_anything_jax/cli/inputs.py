@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from depth_anything_jax.data.file_formats import photos
+from depth_anything_jax.utils.paths import is_remote
 from depth_anything_jax.video import reader
 
 STDIN = "-"
@@ -80,7 +81,7 @@ def find(inputs: Sequence[str], *, without: str | os.PathLike[str] | None = None
 def _expand(text: str, *, several: bool) -> list[tuple[str, pathlib.PurePath]]:
     if text == STDIN:
         return [(STDIN, pathlib.PurePath("stdin"))]
-    if "://" in text:
+    if is_remote(text):
         raise ValueError(f"{text}: addresses are not fetched; download it and give the path")
     path = pathlib.Path(text).expanduser()
     if path.is_dir():

@@ -19,7 +19,6 @@ paths and no open files, so that spawned workers can receive them.
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import os
 import pathlib
@@ -30,6 +29,7 @@ from depth_anything_jax.data.pseudo_labels.label_codec import LabelError
 from depth_anything_jax.data.sources import manifest
 from depth_anything_jax.data.sources.base import Source, SourceError, Subset
 from depth_anything_jax.data.sources.files import FolderSource, pairs, rgbd
+from depth_anything_jax.utils.choices import did_you_mean
 
 if TYPE_CHECKING:
     from depth_anything_jax.data.pseudo_labels.join import Labelled
@@ -118,10 +118,9 @@ def _check_fields(kind: str, options: Mapping[str, Any]) -> None:
         known += [p for p in inspect.signature(RecordSource).parameters if p != "path"]
     for field in options:
         if field not in known:
-            near = difflib.get_close_matches(field, known, 1)
             raise SourceError(
                 f"source type {kind!r} has no field {field!r}"
-                + (f"; did you mean {near[0]!r}?" if near else f": it takes {', '.join(known)}")
+                + (did_you_mean(field, known) or f": it takes {', '.join(known)}")
             )
     for field, value in parameters.items():
         if (

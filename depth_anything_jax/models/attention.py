@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from depth_anything_jax.parallel import placement
+from depth_anything_jax.utils.choices import one_of
 
 BACKENDS = ("auto", "einsum", "blocks", "xla", "cudnn", "splash")
 LANES = 128  # splash blocks are multiples of this many tokens
@@ -35,8 +36,7 @@ def attention(
     Raises:
       ValueError: `backend` is not one of BACKENDS, or would narrow float64.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"attention={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    one_of("attention", backend, BACKENDS)
     if backend == "auto":
         scores = q.shape[0] * q.shape[2] * q.shape[1] ** 2
         backend = choose_backend(q.dtype, placement.platform(), scores)

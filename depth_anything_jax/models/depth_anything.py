@@ -19,6 +19,7 @@ from depth_anything_jax.models.dpt import DPT
 from depth_anything_jax.models.dpt import HEADS as DECODER_HEADS
 from depth_anything_jax.models.outputs import MIN_DEPTH
 from depth_anything_jax.models.vit import EncoderOutput, ViT, remat_policy
+from depth_anything_jax.utils.choices import one_of
 from depth_anything_jax.utils.encoders import DINOV2, EncoderSpec
 
 
@@ -57,8 +58,7 @@ class Variant:
 
     def taps(self, version: str) -> tuple[int, ...]:
         """Tapped blocks (0-based) of "v1" or "v2"."""
-        if version not in VERSIONS:
-            raise ValueError(f"version={version!r} is unknown; choose 'v1' or 'v2'")
+        one_of("version", version, VERSIONS)
         return self.v2_taps if version == "v2" else tuple(range(self.depth - 4, self.depth))
 
 
@@ -158,8 +158,7 @@ def build(
     Raises:
       ValueError: an unknown name, or max_depth missing (metric) or superfluous (relative).
     """
-    if head not in HEADS:
-        raise ValueError(f"head={head!r} is unknown; choose one of {', '.join(HEADS)}")
+    one_of("head", head, HEADS)
     if (head == "relative") != (max_depth is None):
         raise ValueError(
             f"head={head!r} with max_depth={max_depth}: a metric head needs max_depth in metres "
@@ -204,8 +203,7 @@ def build_encoder(
     """
     size = variant_of(variant)
     remat_policy(remat)
-    if attention not in BACKENDS:
-        raise ValueError(f"attention={attention!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    one_of("attention", attention, BACKENDS)
     return NETWORKS[size.encoder.name](
         dim=size.dim,
         depth=size.depth,
@@ -242,6 +240,5 @@ def variant_of(variant: str | Variant) -> Variant:
     """
     if isinstance(variant, Variant):
         return variant
-    if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
+    one_of("variant", variant, VARIANTS)
     return VARIANTS[variant]

@@ -19,6 +19,7 @@ from depth_anything_jax.models.products import convolution, gathered, matmul
 from depth_anything_jax.models.resize import resize_bilinear
 from depth_anything_jax.models.vit import remat_policy
 from depth_anything_jax.parallel.placement import device_count, platform, split_batch
+from depth_anything_jax.utils.choices import one_of
 
 HEADS = ("relative", "sigmoid")  # that are part of the decoder; models.HEADS has all
 MANY_PIXELS = 2**17  # of one picture, from which the last convolution is a sum
@@ -214,8 +215,7 @@ class DPT(nn.Module):
         """
         if len(taps) != 4:
             raise ValueError(f"the decoder fuses 4 taps, got {len(taps)}; give the encoder 4 taps")
-        if self.head not in HEADS:
-            raise ValueError(f"head={self.head!r} is unknown; choose one of {', '.join(HEADS)}")
+        one_of("head", self.head, HEADS)
         if (self.head == "sigmoid") != (self.max_depth is not None):
             raise ValueError(
                 f"head={self.head!r} with max_depth={self.max_depth}: the sigmoid head needs "

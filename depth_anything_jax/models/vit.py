@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from depth_anything_jax.models.pointwise import gelu, widen
 from depth_anything_jax.models.products import matmul
 from depth_anything_jax.parallel.placement import split_batch
+from depth_anything_jax.utils.choices import one_of
 from depth_anything_jax.utils.encoders import EncoderSpec
 
 Params = Mapping[str, Any]
@@ -45,8 +46,7 @@ def remat_policy(name: str) -> Callable[..., Any] | None:
     Raises:
       ValueError: no such name; lists those there are.
     """
-    if name not in REMAT:
-        raise ValueError(f"remat={name!r} is unknown; choose one of {', '.join(REMAT)}")
+    one_of("remat", name, REMAT)
     return REMAT[name]
 
 

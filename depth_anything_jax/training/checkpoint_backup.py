@@ -38,6 +38,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, cast
 
 from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.utils.paths import is_remote
 
 KEEP = 2  # the newest, and one more for when a Drive loses it
 _NAME = re.compile(r"step_(\d+)\.(\d+)\.([0-9a-f]{64})\.tar")
@@ -122,7 +123,7 @@ class Mirror:
         if not self._active:
             return
         for name, path in (("mirror", folder), ("workdir", workdir)):
-            if "://" in path:
+            if is_remote(path):
                 raise ValueError(
                     f"{name}={path}: a mirror is a mounted folder beside a local work folder; a "
                     "bucket keeps what it is given, so work there directly: "

@@ -3,7 +3,6 @@
 Every check raises an error that names the field, its value and the cure.
 """
 
-import difflib
 import json
 import os
 import pathlib
@@ -12,7 +11,9 @@ from typing import Any
 
 from depth_anything_jax import configs, models
 from depth_anything_jax.data import registry
+from depth_anything_jax.utils.choices import one_of
 from depth_anything_jax.utils.nested_dicts import flatten
+from depth_anything_jax.utils.paths import is_remote
 
 TEACHERS = ("none", "records", "files", "online")
 INIT_PARTS = ("encoder", "decoder", "relative", "params", "all")
@@ -56,9 +57,9 @@ def check(config, sizes: dict[str, int], workdir: str) -> None:
       ValueError: a field, its value and the cure.
       FileNotFoundError: a page of what to prepare with which command.
     """
-    _one_of("teacher", config.teacher, TEACHERS)
-    _one_of("init_parts", config.init_parts, INIT_PARTS)
-    _one_of("loss.feat_input", config.loss.feat_input, ("student", "clean", "shuffled"))
+    one_of("teacher", config.teacher, TEACHERS)
+    one_of("init_parts", config.init_parts, INIT_PARTS)
+    one_of("loss.feat_input", config.loss.feat_input, ("student", "clean", "shuffled"))
     for field in ("every", "minutes"):
         if config.checkpoint[field] < 0:
             raise ValueError(
@@ -166,8 +167,8 @@ def _check_relative(config) -> None:
 def _check_metric(config, sizes: dict[str, int]) -> None:
     """A metric head learns metres from labels, by SiLog."""
     head, loss = config.model.head, config.loss
-    _one_of("loss.silog", loss.silog, ("v2", "v1"))
-    _one_of("loss.silog_pool", loss.silog_pool, ("image", "batch"))
+    one_of("loss.silog", loss.silog, ("v2", "v1"))
+    one_of("loss.silog_pool", loss.silog_pool, ("image", "batch"))
     if sizes["unlabelled"]:
         raise ValueError(
             f"model.head={head!r} with {sizes['unlabelled']} unlabelled images a batch: metres "
@@ -210,13 +211,6 @@ def _check_metric(config, sizes: dict[str, int]) -> None:
             "init_parts='decoder' with model.head='bins': the bins head reads the relative output, "
             "whose last layer would stay random; use 'relative' (all of a relative model)"
         )
-
-
-def _one_of(field: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        near = difflib.get_close_matches(str(value), known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{field}={value!r}: one of {', '.join(known)}{hint}")
 
 
 def _missing(config, sizes: dict[str, int]) -> list[tuple[str, list[str]]]:
@@ -310,7 +304,7 @@ def _named(paths: list[pathlib.PurePath]) -> str:
 
 def _exists(path: str) -> bool:
     """Whether a local path is there; nobody asks a bucket, nor a source that has no path."""
-    return not path or "://" in path or os.path.exists(os.path.expanduser(path))
+    return not path or is_remote(path) or os.path.exists(os.path.expanduser(path))
 
 
 def page(missing: list[tuple[str, list[str]]]) -> str:
@@ -384,6 +378,6 @@ def _plain(value: Any) -> Any:
         return value
     head, _, query = value.partition("?")
     kind, _, path = head.rpartition(":")
-    local = "://" not in head
-    path = os.path.abspath(os.path.expanduser(path)) if local else path.rstrip("/")
+    local = os.path.abspath(os.path.expanduser(path))
+    path = path.rstrip("/") if is_remote(head) else local
     return kind or "folder", path, sorted(query.split("&"))

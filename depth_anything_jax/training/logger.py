@@ -26,6 +26,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from depth_anything_jax.utils.formatting import duration
+from depth_anything_jax.utils.paths import is_remote
 
 _MIRROR_SECONDS = 60.0  # remote files are replaced whole, so not at every line
 
@@ -81,7 +82,7 @@ class Report:
         if not active:
             return
         self._folder = pathlib.Path(os.path.expanduser(os.fspath(workdir)))
-        if _is_remote(workdir):
+        if is_remote(workdir):
             self._remote = epath.Path(workdir)
             self._remote.mkdir(parents=True, exist_ok=True)
             self._scratch = tempfile.TemporaryDirectory(prefix="report-")
@@ -254,10 +255,6 @@ class Report:
                 (self._remote / name).write_bytes(file.read_bytes())
                 self._mirrored[name] = state
         self._mirror_at = self._clock() + _MIRROR_SECONDS
-
-
-def _is_remote(path: str | os.PathLike[str]) -> bool:
-    return "://" in os.fspath(path)
 
 
 def _number(name: str, value: Any) -> float:

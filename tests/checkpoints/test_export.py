@@ -185,7 +185,7 @@ def test_what_lies_beside_a_pth_comes_along_from_a_bucket(tmp_path, monkeypatch)
     pytest.importorskip("torch")
     what = random_weights("gated", "v1", 80.0)
     path = export.export(what, str(tmp_path / "x.pth"), layout="official")
-    monkeypatch.setattr(readers, "_is_remote", lambda path: True)
+    monkeypatch.setattr(readers, "is_remote", lambda path: True)
     assert_same(pretrained.load(str(path)), what)
 
 

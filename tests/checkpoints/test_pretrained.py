@@ -55,7 +55,7 @@ def test_files_elsewhere_are_copied_first(tmp_path, official, monkeypatch):
     """As for gs:// paths, which safetensors and torch cannot open."""
     path = write(tmp_path / "x.safetensors", official)
     copied = []
-    monkeypatch.setattr(readers, "_is_remote", lambda path: not copied.append(path))
+    monkeypatch.setattr(readers, "is_remote", lambda path: not copied.append(path))
     assert_holds(pretrained.load(path, version="v2"), official)
     assert len(copied) == 1
 

@@ -176,7 +176,7 @@ def test_tensorboard_holds_scalars_and_pictures(tmp_path):
 
 def test_remote_folders_are_mirrored_and_resumed(tmp_path, monkeypatch):
     """A store that cannot append: stood in for by a local folder that is treated as remote."""
-    monkeypatch.setattr(logger, "_is_remote", lambda path: True)
+    monkeypatch.setattr(logger, "is_remote", lambda path: True)
     clock = Clock()
     made, _ = make(tmp_path / "bucket", clock)
     made.scalars(10, {"loss": 1})

@@ -344,7 +344,7 @@ def test_a_bins_head_goes_on_where_it_was_stopped_with_the_same_bits(on_relative
         ({"batch_size": 6, "unlabelled_ratio": 2, "loss.weights": (0.5, 0.5, 0)},
          "4 unlabelled images a batch: metres come from labels alone; set unlabelled_ratio=0"),
         ({"loss.silog_pool": "batch", "accumulation": 2}, "no sum over microbatches; use accum"),
-        ({"loss.silog": "v3"}, "loss.silog='v3': one of v2, v1"),
+        ({"loss.silog": "v3"}, "loss.silog='v3' is unknown; choose one of v2, v1"),
         ({"data.labelled": ()}, "data.labelled is empty: .*pairs:mine/rgb"),
         ({"loss.gradient_weight": 2.0}, "SiLog has no gradient term"),
         ({"model.max_depth": 0.0}, "needs a range in metres: .*model.max_depth=0.0; 0.001 and 20"),

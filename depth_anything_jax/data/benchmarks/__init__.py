@@ -6,7 +6,6 @@ nobody reports numbers on a half-unpacked copy. What each one looks for: docs/be
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from typing import Any
@@ -21,6 +20,7 @@ from depth_anything_jax.data.benchmarks.rendered import VKITTI2, Hypersim, Sinte
 from depth_anything_jax.data.benchmarks.scanned import DDAD, DIODE, ETH3D
 from depth_anything_jax.data.benchmarks.stereo import DIML, Middlebury
 from depth_anything_jax.data.sources.base import Source
+from depth_anything_jax.utils.choices import did_you_mean
 
 READERS: dict[str, type[Reader]] = {
     reader.name: reader
@@ -64,19 +64,17 @@ def make(name: str, folder: str | os.PathLike[str], **options: Any) -> Source:
         there, or too few images.
     """
     if name not in READERS:
-        near = difflib.get_close_matches(name.lower(), READERS, 1)
         raise BenchmarkError(
             f"unknown evaluation set {name!r}"
-            + (f"; did you mean {near[0]!r}?" if near else f": one of {', '.join(READERS)}")
+            + (did_you_mean(name.lower(), READERS) or f": one of {', '.join(READERS)}")
         )
     parameters = inspect.signature(READERS[name]).parameters
     takes = [option for option in parameters if option != "folder"]
     for option in options:
         if option not in takes:
-            near = difflib.get_close_matches(option, takes, 1)
             raise BenchmarkError(
                 f"{name} has no option {option!r}"
-                + (f"; did you mean {near[0]!r}?" if near else f": it takes {', '.join(takes)}")
+                + (did_you_mean(option, takes) or f": it takes {', '.join(takes)}")
             )
     for option in takes:
         if parameters[option].default is inspect.Parameter.empty and option not in options:

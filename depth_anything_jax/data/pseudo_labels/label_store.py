@@ -34,6 +34,7 @@ from etils import epath
 from depth_anything_jax.data.pseudo_labels.label_codec import Label, LabelError, decode
 from depth_anything_jax.data.sources.base import Source
 from depth_anything_jax.utils.nested_dicts import flatten
+from depth_anything_jax.utils.paths import is_remote
 
 CARD = "card.json"
 FORMAT = 1  # of the folder; a reader refuses others
@@ -161,7 +162,7 @@ class LabelWriter:
         file = self.file(shard)
         if not file.exists():
             return False
-        if _is_remote(file):
+        if is_remote(file):
             return True
         try:
             reader = ArrayRecordReader(os.fspath(file))
@@ -190,7 +191,7 @@ class LabelWriter:
         temporary = _temporary(file)
         with tempfile.TemporaryDirectory() as scratch:
             # ArrayRecord writes local files only.
-            remote = _is_remote(file)
+            remote = is_remote(file)
             local = os.path.join(scratch, file.name) if remote else os.fspath(temporary)
             writer = ArrayRecordWriter(local, "group_size:1,uncompressed")  # PNG is compressed
             for record in records:
@@ -224,10 +225,6 @@ class LabelWriter:
         ]
         self._write_card(complete=True, shards=files, invalid=invalid, **notes)
         return read_card(self.folder)
-
-
-def _is_remote(path: Any) -> bool:
-    return "://" in os.fspath(path)
 
 
 class LabelStore:
@@ -300,7 +297,7 @@ class LabelStore:
         file = epath.Path(self.path) / name
         if not file.exists():
             raise LabelError(f"{file}: the card names this shard, but it is not there")
-        if not _is_remote(file):
+        if not is_remote(file):
             return os.fspath(file)
         if self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="labels-")

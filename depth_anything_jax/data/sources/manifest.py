@@ -25,7 +25,6 @@ Any other field (hw, note, …) is kept by nobody and harms nothing.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import json
 import os
@@ -37,6 +36,7 @@ import numpy as np
 
 from depth_anything_jax.data import camera as camera_lib
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.utils.choices import did_you_mean
 
 CAMERA = ("fx", "fy", "cx", "cy", "focal_mm", "sensor_width_mm")
 # Fields that a source's description may give for all entries that lack them.
@@ -298,8 +298,7 @@ def _matches(entry: Entry, pattern: str) -> bool:
 
 
 def _no_match(where: str | os.PathLike[str], what: str, pattern: str, have: Sequence[str]) -> str:
-    near = difflib.get_close_matches(pattern, have, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(pattern, have)
     return f"{where}: no {what} matches {pattern!r}{hint} (it has {', '.join(have[:12])})"
 
 

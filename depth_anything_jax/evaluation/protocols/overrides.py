@@ -6,12 +6,12 @@ Every switch of `protocol.Protocol` is one; types and choices are read from ther
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from depth_anything_jax.evaluation.protocols.protocol import CHOICES, Protocol, ProtocolError
+from depth_anything_jax.utils.choices import did_you_mean
 
 _TYPES = typing.get_type_hints(Protocol)
 NAMES = tuple(field.name for field in dataclasses.fields(Protocol))
@@ -32,9 +32,8 @@ def parse(texts: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise ProtocolError(f"switch {text!r}: should read name=value, as crop=garg")
         if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, 1)
-            hint = f"did you mean {near[0]!r}? There" if near else "there"
-            raise ProtocolError(f"no switch {name!r}; {hint} are {', '.join(NAMES)}")
+            hint = did_you_mean(name, NAMES)
+            raise ProtocolError(f"no switch {name!r}; there are {', '.join(NAMES)}{hint}")
         if name in found:
             raise ProtocolError(f"switch {name!r} is given twice: {show(found[name])} and {value}")
         found[name] = _value(name, value)

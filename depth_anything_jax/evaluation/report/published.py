@@ -11,7 +11,6 @@ images, options of the reader) is said, too.
 
 from __future__ import annotations
 
-import difflib
 import math
 import pathlib
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 from depth_anything_jax.checkpoints import released
 from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.scores import pairs
+from depth_anything_jax.utils.choices import did_you_mean
 
 
 class Publication(NamedTuple):
@@ -222,11 +222,9 @@ def check(model: str) -> str:
     if model == "none":
         return ""
     if model not in MODELS:
-        near = difflib.get_close_matches(model, MODELS, 1)
-        hint = f"did you mean {near[0]!r}? There" if near else "there"
         raise ValueError(
-            f"no published numbers of {model!r}; {hint} are those of {', '.join(MODELS)}; 'none' "
-            "shows nothing"
+            f"no published numbers of {model!r}; there are those of {', '.join(MODELS)}; 'none' "
+            f"shows nothing{did_you_mean(model, MODELS)}"
         )
     return model
 

@@ -28,6 +28,7 @@ from depth_anything_jax.evaluation.runner.process_share import Share
 from depth_anything_jax.evaluation.runner.score_log import Ledger, Log
 from depth_anything_jax.evaluation.runner.stream import Rulebook
 from depth_anything_jax.evaluation.scores.aggregate import ImageScores
+from depth_anything_jax.utils.paths import is_remote
 from depth_anything_jax.utils.version import __version__
 from depth_anything_jax.visualization import html_report
 
@@ -49,7 +50,7 @@ def new_folder(folder: str | pathlib.Path, *, resume: bool = False) -> pathlib.P
     Raises:
       ValueError: it holds something else: scores may have taken hours; or it is no local path.
     """
-    if "://" in str(folder):
+    if is_remote(folder):
         raise ValueError(
             f"--out={folder}: the log grows line by line, which a bucket does not allow; give a "
             "local or mounted folder, and copy it afterwards"

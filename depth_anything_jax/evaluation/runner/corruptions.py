@@ -15,7 +15,6 @@ pictures, and numbers at other resolutions are not to be compared.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import os
@@ -27,6 +26,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from depth_anything_jax.evaluation.scores import relative
+from depth_anything_jax.utils.choices import did_you_mean
 
 SEVERITIES = (1, 2, 3, 4, 5)
 KINDS = (
@@ -66,8 +66,7 @@ def parse(texts: Sequence[str]) -> list[tuple[str, int]]:
     for text in texts:
         name, colon, severity = text.partition(":")
         if name != "all" and name not in KINDS:
-            near = difflib.get_close_matches(name, KINDS, 1)
-            hint = f"; did you mean {near[0]!r}" if near else ""
+            hint = did_you_mean(name, KINDS)
             raise ValueError(f"corruption {name!r}: all, or one of {', '.join(KINDS)}{hint}")
         if colon and severity not in map(str, SEVERITIES):
             raise ValueError(f"corruption {text!r}: severities are 1 to {SEVERITIES[-1]}")

@@ -163,7 +163,7 @@ def test_reads_from_many_threads_are_the_same(tmp_path, monkeypatch):
 
 def test_a_remote_folder_goes_through_local_copies(tmp_path, monkeypatch):
     """gs:// itself needs a network; this takes the same path on local files."""
-    monkeypatch.setattr(label_store, "_is_remote", lambda path: True)
+    monkeypatch.setattr(label_store, "is_remote", lambda path: True)
     source = Photos(5)
     store = make_store(tmp_path / "out", source, shard_size=2)
     found = store.read(3, source.key(3)).disparity

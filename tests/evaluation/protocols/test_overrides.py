@@ -42,7 +42,7 @@ def test_values_have_the_switch_type(text, value):
     ("texts", "message"),
     [
         (["crop"], "switch 'crop': should read name=value"),
-        (["corp=garg"], "no switch 'corp'; did you mean 'crop'.*There are alignment, align_on"),
+        (["corp=garg"], "no switch 'corp'; there are alignment, align_on.*; did you mean 'crop'"),
         (["crop=eigen"], "switch crop='eigen': must be one of none, nyu, eigen-kitti, garg"),
         (["flip=yes"], "switch flip='yes': must be one of true, false"),
         (["max_depth=far"], "switch max_depth='far': must be one of a number"),
