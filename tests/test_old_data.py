@@ -21,6 +21,7 @@ from depth_anything_jax import Depth, DepthAnything, configs, models, pseudo_lab
 from depth_anything_jax.checkpoints import orbax_io, pretrained
 from depth_anything_jax.data import registry
 from depth_anything_jax.data.pseudo_labels import join
+from depth_anything_jax.data.sources.base import disparity_of, kind_of
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import checkpoint_backup, logger
 
@@ -71,11 +72,12 @@ def summary(values):
 
 def facts_of(record):
     """As recorded of an example."""
-    found = {k: record[k] for k in ("key", "kind", "dataset", "domain") if k in record}
+    found = {k: record[k] for k in ("key", "dataset", "domain") if k in record}
+    found["kind"] = kind_of(record)
     found["image"] = summary(record["image"])
     if "camera" in record:
         found["camera"] = np.asarray(record["camera"]).tolist()
-    found["disparity"] = summary(record["disparity"])
+    found["disparity"] = summary(disparity_of(record))
     found["shift_known"] = bool(record["shift_known"])
     return found | {name: int(record[name].sum()) for name in ("valid", "sky")}
 

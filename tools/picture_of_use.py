@@ -25,10 +25,10 @@ KNOWN = 16
 
 def known_distances(record: dict) -> Float[np.ndarray, "n 3"]:
     """x, y and metres of pixels spread at random over what is nearer than 40 m."""
-    rows, columns = np.nonzero(record["valid"] & ~record["sky"] & (record["disparity"] > 1 / 40))
+    rows, columns = np.nonzero(record["valid"] & (record["depth"] < 40))
     chosen = np.random.default_rng(0).choice(len(rows), KNOWN, replace=False)
     rows, columns = rows[chosen], columns[chosen]
-    return np.stack([columns, rows, 1 / record["disparity"][rows, columns]], axis=1)
+    return np.stack([columns, rows, record["depth"][rows, columns]], axis=1)
 
 
 def from_the_side(points: point_cloud.PointCloud) -> UInt8[np.ndarray, "p p 3"]:

@@ -114,7 +114,7 @@ def read_pairs(
             errors[index] = f"{type(error).__name__}: {error}"
             print(f"left out: {source.key(index)}: {errors[index]}", flush=True)
             continue
-        yield index, record["image"], record["disparity"].shape
+        yield index, record["image"], record["valid"].shape
 
 
 def write_masks(

@@ -36,10 +36,11 @@ def training_batch(config, mesh) -> dict[str, dict[str, Shape]]:
     h, w = side if isinstance(side, tuple) else (side, side)
 
     def part(n: int, labelled: bool) -> dict[str, Shape]:
+        label = "depth" if labelled and config.model.head != "relative" else "disparity"
         shapes: dict[str, Any] = {"image": ((n, h, w, 3), jnp.float32)}
         if labelled or config.teacher != "online":
             shapes |= {
-                "disparity": ((n, h, w), jnp.float32),
+                label: ((n, h, w), jnp.float32),
                 "valid": ((n, h, w), jnp.bool_),
                 "sky": ((n, h, w), jnp.bool_),
                 "shift_known": ((n,), jnp.bool_),

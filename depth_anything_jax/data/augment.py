@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Float
 
 from depth_anything_jax.data import camera
+from depth_anything_jax.data.sources.base import maps_of
 
 # Left, top, right, bottom: the border of NYU's 640 x 480 without depth (BTS, ZoeDepth).
 NYU_WINDOW = (43, 45, 608, 472)
 KB_WINDOW = (352, 1216)  # rows and columns of KITTI's benchmark images: bottom centre
 WINDOWS = ("none", "nyu", "kb")
-_MAPS = ("disparity", "valid", "sky")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,16 +79,15 @@ def cut(record: Mapping[str, Any], window: str) -> dict[str, Any]:
     else:
         top, left = height - KB_WINDOW[0], (width - KB_WINDOW[1]) // 2
         bottom, right = height, left + KB_WINDOW[1]
-    sizes = {record[k].shape[:2] for k in ("image", *_MAPS) if k in record}
+    arrays = {"image": record["image"]} | maps_of(record)
+    sizes = {values.shape[:2] for values in arrays.values()}
     if len(sizes) > 1 or min(top, left) < 0 or bottom > height or right > width:
         raise ValueError(
             f"window {window!r} is rows {top} to {bottom} and columns {left} to {right} of image "
             f"and label, which are {' and '.join(f'{h}x{w}' for h, w in sorted(sizes))}; it fits "
             "its own data set, use data.augment.window='none' for others"
         )
-    for field in ("image", *_MAPS):
-        if field in record:
-            record[field] = record[field][top:bottom, left:right]
+    record |= {field: values[top:bottom, left:right] for field, values in arrays.items()}
     if "camera" in record:
         record["camera"] = camera.cropped(record["camera"], top, left)
     return record
@@ -101,12 +100,10 @@ def rotated(record: Mapping[str, Any], degrees: float) -> dict[str, Any]:
     """
     record = dict(record)
     record["image"] = _turn(record["image"], degrees, cv2.INTER_LINEAR)
-    for field in _MAPS:
-        if field in record:
-            values = record[field]
-            raw = values.view(np.uint8) if values.dtype == np.bool_ else values
-            turned = _turn(raw, degrees, cv2.INTER_NEAREST)
-            record[field] = turned.view(np.bool_) if values.dtype == np.bool_ else turned
+    for field, values in maps_of(record).items():
+        raw = values.view(np.uint8) if values.dtype == np.bool_ else values
+        turned = _turn(raw, degrees, cv2.INTER_NEAREST)
+        record[field] = turned.view(np.bool_) if values.dtype == np.bool_ else turned
     if "camera" in record:
         record["camera"] = camera.rotated(record["camera"], degrees, *record["image"].shape[:2])
     return record

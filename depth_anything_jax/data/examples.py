@@ -17,8 +17,7 @@ import numpy as np
 from depth_anything_jax.data import augment as augment_lib
 from depth_anything_jax.data import camera, transforms
 from depth_anything_jax.data.augment import NOTHING, Augment
-from depth_anything_jax.data.source_checks import is_metric
-from depth_anything_jax.data.sources.base import Source
+from depth_anything_jax.data.sources.base import Source, disparity_of, kind_of
 
 PARTS = ("labelled", "unlabelled")
 NEIGHBOURS = 16  # records tried in a row before a source counts as broken
@@ -92,8 +91,11 @@ class Examples:
         with_camera: bool = False,
         augment: Augment = NOTHING,
     ):
-        """`labels`: examples carry label fields, and a record without a label is a failure; with
-        `metric` one that is not in metres, too, and `with_camera` one without a camera."""
+        """`labels`: examples carry label fields, and a record without a label is a failure.
+
+        A label of an example is disparity, as the relative loss asks for it; with `metric` it is
+        depth, and a record without is a failure, as one without a camera is `with_camera`.
+        """
         self.metric, self.with_camera, self.augment = metric, with_camera, augment
         self.part, self.sources, self.size, self.seed = part, list(sources), size, seed
         self.labels, self.patch_size = labels, patch_size
@@ -130,9 +132,9 @@ class Examples:
     def _augment(self, record: Mapping[str, Any], index: int) -> dict[str, Any]:
         if not self.labels:
             record = {"image": record["image"]}
-        elif "disparity" not in record:
+        elif kind_of(record) is None:
             raise ValueError("the record has no label, but this part of the batch needs one")
-        elif self.metric and not is_metric(record):
+        elif self.metric and "depth" not in record:
             raise ValueError("the record's label is disparity in no known unit, not metres")
         if self.with_camera:
             record = {**record, "camera": camera.needed(record)}
@@ -149,6 +151,9 @@ class Examples:
             degrees = rng.uniform(-self.augment.rotate, self.augment.rotate)
             record = augment_lib.rotated(record, degrees)
         example = transforms.apply_geometry(record, geometry, self.size)
+        if self.labels and not self.metric:  # nearest neighbours before the inverse or after it
+            example["disparity"] = disparity_of(example)
+            example.pop("depth", None)
         if self.augment.p and rng.random() < self.augment.p:
             example["image"] = augment_lib.recolour(rng, example["image"], self.augment)
         return example

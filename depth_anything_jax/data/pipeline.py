@@ -222,8 +222,9 @@ def train_batches(
 
     Returns:
       An iterator over {"labelled": {...}, "unlabelled": {...}}; for b rows of a part, "image"
-      (b, size, size, 3) float32 in about [0, 1], and with labels "disparity" float32, "valid" and
-      "sky" bool (b, size, size), "shift_known" bool (b,); "camera" float32 (b, 4).
+      (b, size, size, 3) float32 in about [0, 1], and with labels "disparity" float32 ("depth"
+      instead with "metric"), "valid" and "sky" bool (b, size, size), "shift_known" bool (b,);
+      "camera" float32 (b, 4).
 
     Raises:
       ValueError: sizes that do not divide, an unknown mix.

@@ -5,12 +5,13 @@ without reading it. A record is a dict:
   key          str, the path relative to the source's root
   image        uint8 (h, w, 3) RGB
 and where the source is labelled
-  disparity    float32 (h, w): 1 / depth for depth labels; 0 where invalid
+  depth        float32 (h, w), metres; or, by the label's kind,
+  disparity    float32 (h, w), any unit; both 0 where invalid
   valid        bool (h, w): where the label holds a measurement
   sky          bool (h, w): known sky (all False without a mask)
   shift_known  bool: zero disparity means infinitely far (depth labels, scale-only disparity)
-and sometimes `dataset`, `domain`, `kind` ("depth" or "disparity") and `camera`, float64 (4,): fx,
-fy, cx, cy in pixels of the image (see `data.camera`).
+and sometimes `dataset`, `domain` and `camera`, float64 (4,): fx, fy, cx, cy in pixels of the image
+(see `data.camera`).
 
 `make(spec)` builds one from a mapping, `{"type": "folder", "path": …}` (docs/data.md). Sources hold
 paths and no open files, so that spawned workers can receive them.

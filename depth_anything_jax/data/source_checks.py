@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from depth_anything_jax.data import camera
 from depth_anything_jax.data.sources.base import Source, unwrapped
 from depth_anything_jax.data.sources.files import RGBDSource
-
-
-def is_metric(record: Mapping[str, Any]) -> bool:
-    """Whether a record's label is metres (kept as 1 / depth)."""
-    return record.get("kind", "depth" if record["shift_known"] else "disparity") == "depth"
 
 
 def without_metres(source: Source) -> str | None:
@@ -25,7 +19,7 @@ def without_metres(source: Source) -> str | None:
         entries = (base.entries[i] for i in indices)
         return next((e.rgb for e in entries if e.kind != "depth"), None)
     record = source[0]
-    return None if is_metric(record) else record["key"]
+    return None if "depth" in record else record["key"]
 
 
 def without_camera(source: Source) -> str | None:

@@ -27,13 +27,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
 from depth_anything_jax.data import camera
+from depth_anything_jax.data.sources.base import maps_of
 from depth_anything_jax.utils import interpolation
 from depth_anything_jax.utils.encoders import DINOV2, EncoderSpec
 
 SIZE = 518  # Depth Anything V1 §4.1: 37 patches
 RESIZES = ("bicubic", "bilinear-corners")
 METHODS = ("lower_bound", "upper_bound", "minimal")
-LABEL_FIELDS = ("disparity", "valid", "sky")
 
 Record = Mapping[str, Any]
 
@@ -332,17 +332,17 @@ def apply_geometry(
     """Resizes, crops and flips a record's image and, where present, its label.
 
     Args:
-      record: "image" (h, w, 3) uint8 and perhaps "disparity" float32, "valid" bool, "sky" bool
-        (each (h', w'), at the image's or any other resolution of the same view) and "shift_known";
-        perhaps "camera" (4,), in pixels of the image as stored.
+      record: "image" (h, w, 3) uint8 and perhaps "depth" or "disparity" float32, "valid" bool,
+        "sky" bool (each (h', w'), at the image's or any other resolution of the same view) and
+        "shift_known"; perhaps "camera" (4,), in pixels of the image as stored.
       geometry: as drawn.
       size: side of the crop; or height and width of whole images, which are then resized as the
         bins head's input is.
 
     Returns:
-      "image" (size, size, 3) float32 in about [0, 1], and for labelled records "disparity" float32,
-      "valid" bool, "sky" bool (size, size) and "shift_known" bool; "camera" float32 in pixels of
-      the new image where there was one; arrays are contiguous.
+      "image" (size, size, 3) float32 in about [0, 1]; of the label's fields those that the record
+      has, (size, size), and "shift_known" bool; "camera" float32 in pixels of the new image where
+      there was one; arrays are contiguous.
     """
     whole = isinstance(size, tuple)
     height, width = sides(size)
@@ -357,9 +357,9 @@ def apply_geometry(
     out: dict[str, Any] = {
         "image": window(resize(record["image"], geometry.height, geometry.width))
     }
-    if "disparity" in record:
-        for field in LABEL_FIELDS:
-            out[field] = window(nearest(record[field], geometry.height, geometry.width))
+    for field, values in maps_of(record).items():
+        out[field] = window(nearest(values, geometry.height, geometry.width))
+    if "shift_known" in record:
         out["shift_known"] = np.bool_(record["shift_known"])
     if "camera" in record:
         stored, resized = record["image"].shape[:2], (geometry.height, geometry.width)

@@ -178,8 +178,9 @@ def middle_depth(source: Sequence[Mapping[str, Any]] | SceneSource) -> float:
     """The geometric mean of all labels within the range: the best constant for SiLog."""
     total, count = 0.0, 0
     for i in range(len(source)):
-        disparity = source[i]["disparity"].astype(np.float64)
-        logs = -np.log(disparity[disparity > 1 / RANGE])
+        record = source[i]
+        depth = record["depth"].astype(np.float64)
+        logs = np.log(depth[record["valid"] & (depth < RANGE)])
         total, count = total + logs.sum(), count + logs.size
     return float(np.exp(total / count))
 
@@ -274,7 +275,7 @@ def picture(plan: MetricPlan) -> tuple[list[str], np.ndarray]:
     lines = []
     for i in shown:
         record = source[i]
-        label = 1 / np.maximum(record["disparity"], 1e-6)
+        label = record["depth"]
         counts = record["valid"] & (label <= RANGE)
         drawn = [(m, None) for m in maps[i]] + [(label, counts)]
         tiles = [record["image"]]

@@ -16,6 +16,7 @@ import numpy as np
 from depth_anything_jax.demo import stages
 from depth_anything_jax.visualization import colormaps, html_report
 from depth_anything_jax.data.scenes.source import SceneSource
+from depth_anything_jax.data.sources.base import disparity_of
 from depth_anything_jax.demo.plan import DOMAINS, Plan, SPLITS
 from depth_anything_jax.evaluation.scores import metrics
 
@@ -58,7 +59,7 @@ def mean_label(source: SceneSource) -> np.ndarray:
     """
     total = np.zeros((source.size, source.size))
     for i in range(len(source)):
-        label = source[i]["disparity"].astype(np.float64)
+        label = disparity_of(source[i]).astype(np.float64)
         total += metrics.normalise(label.reshape(-1)).reshape(label.shape)
     return (total / len(source)).astype(np.float32)
 
@@ -201,7 +202,7 @@ def strip(plan: Plan, domain: str, rows: list[tuple[str, Callable, int]]) -> np.
     lines = []
     for i in range(min(_PICTURED, len(source))):
         record = source[i]
-        tiles = [record["image"], colormaps.colourise(record["disparity"])]
+        tiles = [record["image"], colormaps.colourise(disparity_of(record))]
         for _, predict, size in rows:
             image = transforms.network_input(record["image"], size)
             out = np.asarray(predict(np.stack([image] * 20)))[0]

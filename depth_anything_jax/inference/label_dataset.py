@@ -308,7 +308,7 @@ def contact_sheet(source: Source, store: LabelStore, *, count: int = 8, height: 
         label = store.read(int(index), key)
         image = source[int(index)]["image"]
         width = max(1, round(image.shape[1] * height / image.shape[0]))
-        colours = colormaps.colourise(label.disparity, label.valid)
+        colours = colormaps.colourise(label.values, label.valid)
         pair = [
             cv2.resize(x, (width, height), interpolation=cv2.INTER_AREA) for x in (image, colours)
         ]

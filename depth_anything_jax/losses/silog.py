@@ -26,12 +26,10 @@ EPS = 1e-7  # metres; ZoeDepth's alpha
 # The weight of (mean d)², the factor before the root.
 FORMS = {"v2": (0.5, 1.0), "v1": (0.15, 10.0)}
 POOLS = ("image", "batch")
-# A label at the range's end stays in it: 1 / disparity in float32 may fall to either side.
-ROUNDING = 1e-6
 
 
 def depth_label(
-    disparity: Float[Array, "b h w"],
+    depth: Float[Array, "b h w"],
     valid: Bool[Array, "b h w"],
     ratio: Float[Array, " b"] | None = None,
     *,
@@ -41,21 +39,19 @@ def depth_label(
     """What a metric network is asked for, and where.
 
     Args:
-      disparity: 1 / metres; whatever in invalid pixels.
+      depth: metres; whatever in invalid pixels.
       valid: pixels with a measurement. The sky has none and is not asked for.
       ratio: of each image, canonical over actual focal length; None: metres are asked for.
-      min_depth, max_depth: the network's range; what it is asked for must lie within (in canonical
-        metres where there is a ratio), or the pixel does not count.
+      min_depth, max_depth: the network's range, above 0; what it is asked for must lie within (in
+        canonical metres where there is a ratio), or the pixel does not count.
 
     Returns:
       depth, 1 where it does not count; the pixels that count.
     """
-    d = at_least_float32(disparity)
-    valid = valid & (d > 0)
-    depth = 1 / jnp.where(valid, d, 1)
+    depth = at_least_float32(depth)
     if ratio is not None:
         depth = depth * ratio[:, None, None].astype(depth.dtype)
-    valid &= (depth >= min_depth * (1 - ROUNDING)) & (depth <= max_depth * (1 + ROUNDING))
+    valid = valid & (depth >= min_depth) & (depth <= max_depth)
     return jnp.where(valid, depth, 1), valid
 
 

@@ -14,7 +14,7 @@ from depth_anything_jax.checkpoints.bundle import ModelBundle
 from depth_anything_jax.data import registry, source_checks
 from depth_anything_jax.data.examples import Failure
 from depth_anything_jax.data.pseudo_labels import label_store
-from depth_anything_jax.data.sources.base import Source, Subset
+from depth_anything_jax.data.sources.base import Source, Subset, disparity_of, kind_of
 from depth_anything_jax.evaluation.runner import loop, predictors
 from depth_anything_jax.evaluation.scores import aggregate
 from depth_anything_jax.losses import relative
@@ -254,10 +254,9 @@ def strips(predict, params, batch, *, rows: int = ROWS) -> dict[str, np.ndarray]
             x = multihost_utils.broadcast_one_to_all(x)
         images = x["image"]
         prediction = predict(params, images)
-        if "disparity" in x:
-            label, valid = relative.prepare_label(
-                *(jnp.asarray(x[k]) for k in ("disparity", "valid", "sky", "shift_known"))
-            )
+        if kind_of(x) is not None:
+            maps = disparity_of(x), x["valid"], x["sky"], x["shift_known"]
+            label, valid = relative.prepare_label(*map(jnp.asarray, maps))
         else:
             label, valid = np.zeros_like(prediction), np.zeros(prediction.shape, bool)
         drawn[part] = colormaps.strips(

@@ -89,9 +89,10 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
         camera.focal, loss.*, perturb.*, teacher, optim.freeze (see configs/common.py).
 
     The batch holds "labelled" and/or "unlabelled", each a dict of arrays over the whole global
-    batch: image (b, s, s, 3) float32 in about [0, 1], disparity (b, s, s), valid and sky
-    (b, s, s) bool, shift_known (b,) bool; and where camera.focal is set, camera (b, 4): fx, fy, cx,
-    cy in pixels of the image. Metrics are float32 scalars, whole-batch means.
+    batch: image (b, s, s, 3) float32 in about [0, 1], disparity (b, s, s) (for a metric head
+    depth), valid and sky (b, s, s) bool, shift_known (b,) bool; and where camera.focal is set,
+    camera (b, 4): fx, fy, cx, cy in pixels of the image. Metrics are float32 scalars, whole-batch
+    means.
     """
     loss, accumulation = config.loss, config.accumulation
     weights = dict(zip(("labelled", "unlabelled", "features"), loss.weights, strict=True))
@@ -182,7 +183,7 @@ def metric_inputs(batch, config, encoder: EncoderSpec) -> dict[str, jax.Array]:
         focal = focal_length(batch["camera"])
         ratio = canonical_ratio(focal, config.camera.focal)
     depth, valid = silog.depth_label(
-        batch["disparity"],
+        batch["depth"],
         batch["valid"],
         ratio,
         min_depth=config.loss.min_depth,

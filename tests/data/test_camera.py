@@ -37,8 +37,8 @@ def test_scenes_at_three_focal_lengths_are_one_place_and_tell_their_cameras():
             pixels = np.arange(size)
             at = (pixels - b["camera"][2]) / b["camera"][0] * a["camera"][0] + a["camera"][2]
             at = np.rint(at).astype(int)
-            same = a["disparity"][np.ix_(at, at)]
-            ratio = np.abs(np.log(np.maximum(same, 1e-4) / np.maximum(b["disparity"], 1e-4)))
+            a_depth, b_depth = (np.where(r["valid"], r["depth"], 1e4) for r in (a, b))
+            ratio = np.abs(np.log(a_depth[np.ix_(at, at)] / b_depth))
             # Half a wide pixel beside the ray: another surface at edges, little elsewhere.
             assert np.median(ratio) < 0.01 and np.mean(ratio > 0.2) < 0.1, (fov, i)
     own = SceneSource("A", 4, size=28)[0]["camera"][0]
@@ -67,9 +67,9 @@ def test_resize_crop_and_flip_carry_the_camera(hw, flip, monkeypatch):
         record[field] = np.ones(hw, np.float32)
     found = []
     for axis in range(2):  # a label that is the ray itself moves as pixels do
-        record["disparity"] = rays(c, hw)[..., axis].astype(np.float32)
+        record["depth"] = rays(c, hw)[..., axis].astype(np.float32)
         out = transforms.apply_geometry(record, geometry, size)
-        found.append(out["disparity"])
+        found.append(out["depth"])
     want = rays(out["camera"], (size, size))
     assert out["camera"].dtype == np.float32
     if flip:
@@ -98,7 +98,7 @@ def exact(focal, fov):
         for tag, x in inputs:
             record, mirrored = tag[1], tag[3]
             height, width = x.shape[:2]
-            depth = 1 / np.maximum(record["disparity"], 1 / 80)
+            depth = np.where(record["valid"], np.minimum(record["depth"], 80), 80)
             depth = transforms.resize_nearest(depth, height, width)
             depth = depth[:, ::-1] if mirrored else depth
             if focal is not None:  # f of this input by its field of view alone
@@ -144,13 +144,13 @@ def test_labels_do_not_depend_on_the_focal_length_nor_metres_on_the_input_size()
     for factor in (0.5, 2.0):
         other = {
             **record,
-            "disparity": record["disparity"] / np.float32(factor),
+            "depth": record["depth"] * np.float32(factor),
             "camera": record["camera"] * [factor, factor, 1, 1],
         }
         found, also, _ = asked(other, 112)
         np.testing.assert_array_equal(valid, also)
         np.testing.assert_allclose(found, own, rtol=1e-6)  # float32
-    metres = 1 / np.where(valid, example["disparity"], 1)
+    metres = np.where(valid, example["depth"], 1)
     for size in (364, 518, 770):
         asked_here, counts, example = asked(record, size)
         focal = focal_length(example["camera"])
@@ -264,7 +264,7 @@ def test_labels_without_a_scale_are_refused_before_the_first_batch(pairs):
         batches(spec, metric=True)
     # a packed set may hold both kinds: each record is looked at
     mixed = [registry.make({"type": "rgbd", "path": str(pairs)}), registry.make(spec)]
-    assert source_checks.without_metres(mixed[0]) is None and source_checks.is_metric(mixed[0][0])
+    assert source_checks.without_metres(mixed[0]) is None
     assert source_checks.without_metres(Subset(mixed[1], [1])) == "b.png"
 
 

@@ -1,6 +1,7 @@
 """Batches: the same for any workers, processes and resume; failures replaced and counted."""
 
 import itertools
+import json
 import shutil
 
 import cv2
@@ -91,6 +92,30 @@ def test_shapes_and_types(data):
     assert not labelled["disparity"][~labelled["valid"]].any()
 
 
+def test_a_batch_of_both_kinds_of_labels_is_disparity(tmp_path):
+    """The inverse is that of the values in the file, to the bit."""
+    write_images(tmp_path, 2, height=SIZE, width=SIZE)
+    depth = np.random.default_rng(0).uniform(1, 9, (SIZE, SIZE)).astype(np.float32)
+    depth[:3] = 0
+    np.save(tmp_path / "0.npy", depth)
+    np.save(tmp_path / "1.npy", depth)
+    rows = [
+        {"rgb": "000.png", "depth": "0.npy"},
+        {"rgb": "001.png", "depth": "1.npy", "kind": "disparity"},
+    ]
+    (tmp_path / "manifest.json").write_text(json.dumps(rows))
+    data = {"labelled": {"type": "rgbd", "path": str(tmp_path)}, "threads": 0}
+    (batch,) = batches(data, 1, labelled_batch=2, unlabelled_batch=0)
+    part = batch["labelled"]
+    inverse = np.divide(1, depth, out=np.zeros_like(depth), where=depth > 0)
+    for row, number in enumerate(which(batch, "labelled")):
+        expected = (inverse, depth)[number]
+        found = {side: part["disparity"][row][:, ::side] for side in (1, -1)}  # a flip is drawn
+        assert any((x == expected).all() for x in found.values())
+        assert part["valid"][row].sum() == (depth > 0).sum()
+        assert part["shift_known"][row] == (number == 0)
+
+
 def test_parts_of_size_zero_are_absent(data):
     assert set(batches(data, 1, unlabelled_batch=0)[0]) == {"labelled"}
     assert set(batches(data, 1, labelled_batch=0)[0]) == {"unlabelled"}
@@ -165,7 +190,7 @@ def test_each_example_is_its_record_under_its_own_geometry(data):
     reader = examples.Examples(
         "labelled", [source], None, size=SIZE, seed=7, labels=True, patch_size=14
     )
-    got = batches(data, 2)
+    got = batches(data | {"metric": True}, 2)  # labels as they are recorded
     for step, row in itertools.product(range(2), range(4)):
         index = step * 4 + row
         _, number = reader.record_of(index)
@@ -326,7 +351,7 @@ def test_validation_covers_a_source_once(data):
     assert [e["index"] for e in whole] == list(range(7))
     first = whole[0]
     assert first["key"] == "000.png" and first["image_hw"] == (30, 44)
-    assert first["image"].shape == (SIZE, 42, 3) and first["disparity"].shape == (30, 44)
+    assert first["image"].shape == (SIZE, 42, 3) and first["depth"].shape == (30, 44)
     expected = transforms.resize_image(source[0]["image"], SIZE, 42)
     np.testing.assert_array_equal(first["image"], expected)
     parts = [
@@ -348,7 +373,7 @@ def test_validation_by_centre_crop(data):
     )
     expected = transforms.resize_image(source[0]["image"], SIZE, 42)[:, 7:35]
     np.testing.assert_array_equal(example["image"], expected)
-    assert example["disparity"].shape == example["valid"].shape == (SIZE, SIZE)
+    assert example["depth"].shape == example["valid"].shape == (SIZE, SIZE)
     with pytest.raises(ValueError, match="crop='center'"):
         next(pipeline.validation_examples(source, size=SIZE, crop="center", patch_size=14))
 

@@ -9,7 +9,13 @@ import pytest
 
 from depth_anything_jax.data import registry
 from depth_anything_jax.data.file_formats import formats
-from depth_anything_jax.data.sources.base import Source, SourceError, is_labelled
+from depth_anything_jax.data.sources.base import (
+    Source,
+    SourceError,
+    disparity_of,
+    is_labelled,
+    kind_of,
+)
 from depth_anything_jax.data.sources.manifest import ManifestError
 
 RNG = np.random.default_rng(0)
@@ -110,17 +116,19 @@ def keys(source):
     return [source.key(i) for i in range(len(source))]
 
 
-def test_manifest_gives_disparity(pairs):
+def test_manifest_gives_labels_of_their_kind(pairs):
     source = registry.make({"type": "rgbd", "path": str(pairs)})
     assert len(source) == 6 and is_labelled(source)
     first, last = source[0], source[5]
-    depth = np.load(pairs / "one/a.npy").astype(np.float64)
+    depth = np.load(pairs / "one/a.npy")
     assert first["valid"].sum() == 12 * 16 - 4
     measured = first["valid"]
-    np.testing.assert_allclose(first["disparity"][measured], 1 / depth[measured], rtol=1e-6)
-    np.testing.assert_array_equal(first["disparity"][~measured], 0)
-    assert first["disparity"].dtype == np.float32 and not first["sky"].any()
-    assert first["kind"] == "depth" and first["domain"] == "indoor"
+    np.testing.assert_array_equal(first["depth"], depth)
+    np.testing.assert_array_equal(disparity_of(first)[measured], 1 / depth[measured])
+    np.testing.assert_array_equal(disparity_of(first)[~measured], 0)
+    assert first["depth"].dtype == disparity_of(first).dtype == np.float32
+    assert not first["sky"].any() and first["domain"] == "indoor"
+    assert [kind_of(source[i]) for i in range(6)] == ["depth"] * 3 + ["disparity"] * 3
     disparity = formats.read_label(pairs / "two/f.pfm")
     np.testing.assert_array_equal(last["disparity"], disparity)
     np.testing.assert_array_equal(last["valid"], disparity > 0)
@@ -154,7 +162,7 @@ def test_manifest_selections(pairs):
 def test_images_alone_need_no_depth(pairs):
     (pairs / "list.txt").write_text("one/a.png\ntwo/c.png\n")
     source = registry.make({"type": "rgbd", "path": str(pairs / "list.txt"), "labelled": False})
-    assert "disparity" not in source[1] and not is_labelled(source)
+    assert kind_of(source[1]) is None and not is_labelled(source)
     with pytest.raises(SourceError, match="2 of 2 entries have no 'depth'.*one/a.png"):
         registry.make({"type": "rgbd", "path": str(pairs / "list.txt")})
 
@@ -165,7 +173,7 @@ def test_lists_take_their_conventions_from_the_source(pairs):
     expected = registry.make({"type": "rgbd", "path": str(pairs)})
     for name in ("list.txt", "list.jsonl"):
         source = registry.make({"type": "rgbd", "path": str(pairs / name), "fmt": "nyu"})
-        np.testing.assert_array_equal(source[0]["disparity"], expected[1]["disparity"])
+        np.testing.assert_array_equal(source[0]["depth"], expected[1]["depth"])
 
 
 def test_broken_manifests_are_named(tmp_path):
@@ -218,7 +226,7 @@ def test_sky_by_depth(pairs):
     record = registry.make(spec | {"sky_above": 1000})[0]
     np.testing.assert_array_equal(record["sky"], values > 1000)
     np.testing.assert_array_equal(record["valid"], values < 1000)
-    assert not record["disparity"][:3].any() and record["disparity"][3:].all()
+    assert not record["depth"][:3].any() and record["depth"][3:].all()
     assert not registry.make(spec)[0]["sky"].any()
 
 
@@ -245,7 +253,7 @@ def test_paired_folders(tmp_path):
     }
     source = registry.make(spec)
     assert keys(source) == ["x/1.jpg", "x/2.jpg"]
-    np.testing.assert_array_equal(source[1]["disparity"], np.full((12, 16), 0.5))
+    np.testing.assert_array_equal(source[1]["depth"], np.full((12, 16), 2))
     (tmp_path / "gt/x/1.png").unlink()
     with pytest.raises(ManifestError, match="1 of 2 images.*x/1.jpg"):
         registry.make(spec)
@@ -276,7 +284,7 @@ def test_rendered_scenes_are_a_source():
     source = registry.make(registry.parse("scenes:A?count=3&size=56&seed=5"))
     record = source[2]
     assert record["image"].shape == (56, 56, 3) and record["image"].dtype == np.uint8
-    assert record["disparity"].shape == (56, 56) and record["shift_known"]
+    assert record["depth"].shape == (56, 56) and record["shift_known"]
     assert is_labelled(source)
     with pytest.raises(SourceError, match="'scenes' has no field 'sise'; did you mean 'size'"):
         registry.make(registry.parse("scenes:A?count=3&sise=56"))
@@ -301,9 +309,7 @@ def test_the_whole_shared_manifest_loads(shared):
     for i, entry in enumerate(manifest):
         record = source[i]
         assert record["key"] == entry["rgb"] and list(record["valid"].shape) == entry["hw"]
-        values = record["disparity"][record["valid"]].astype(np.float64)
-        if entry["kind"] == "depth":
-            values = 1 / values
+        values = record[entry["kind"]][record["valid"]].astype(np.float64)
         # The manifest's figures are rounded to 4 and 3 digits after the point.
         assert abs(record["valid"].mean() - entry["valid_frac"]) <= 1e-4, entry["rgb"]
         percentiles = np.percentile(values, [1, 50, 99])

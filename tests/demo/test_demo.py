@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.data.scenes.source import SceneSource
+from depth_anything_jax.data.sources.base import disparity_of
 from depth_anything_jax.demo import report
 from depth_anything_jax.demo import stages as demo_stages
 from depth_anything_jax.demo.__main__ import demo
@@ -218,7 +219,7 @@ def test_mean_label_is_what_a_constant_can_know(tmp_path):
     mean = report.mean_label(source)
     expected = np.mean(
         [
-            metrics.normalise(source[i]["disparity"].astype(float).ravel()).reshape(28, 28)
+            metrics.normalise(disparity_of(source[i]).astype(float).ravel()).reshape(28, 28)
             for i in range(5)
         ],
         axis=0,

@@ -71,9 +71,11 @@ def test_its_fields_are_those_of_the_trainer(stage, tmp_path):
 
 def test_the_constant_is_the_best_one():
     rng = np.random.default_rng(0)
-    scenes = [{"disparity": rng.uniform(0, 1, (4, 4)).astype(np.float32)} for _ in range(3)]
-    scenes[0]["disparity"][:2] = 0  # the sky, and what is beyond the range
-    depth = 1 / np.concatenate([s["disparity"][s["disparity"] > 1 / 20] for s in scenes])
+    depth = (1 / rng.uniform(0.01, 1, (3, 4, 4))).astype(np.float32)  # and beyond the range
+    valid = np.ones(depth.shape, bool)
+    depth[0, :2], valid[0, :2] = 0, False  # the sky
+    scenes = [{"depth": d, "valid": v} for d, v in zip(depth, valid, strict=True)]
+    depth = depth[valid & (depth < 20)]
     found = demo_metric.middle_depth(scenes)
 
     def loss(d):
@@ -129,14 +131,14 @@ class Wall:
         valid = np.arange(28)[:, None] > np.zeros(28) + 3
         image = np.full((28, 28, 3), 30 * index, np.uint8)
         camera = np.array([20.0, 30, 13.5, 13.5])
-        return {"image": image, "disparity": 1 / depth, "valid": valid, "camera": camera}
+        return {"image": image, "depth": depth, "valid": valid, "camera": camera}
 
 
 def test_the_report_is_one_page_with_one_bar_of_metres(tmp_path, monkeypatch):
     plan = MetricPlan(folder=str(tmp_path / "demo"), size=28)
     (tmp_path / "demo").mkdir()
     monkeypatch.setattr(MetricPlan, "test_set", lambda self: Wall())
-    wall = 1 / Wall()[0]["disparity"]
+    wall = Wall()[0]["depth"]
 
     def predictors(plan):
         for row, factor in (("constant", 0.0), ("scratch-sigmoid", 0.5), ("tuned-sigmoid", 1.0)):

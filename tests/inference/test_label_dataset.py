@@ -57,9 +57,7 @@ def test_every_image_is_labelled_at_its_exact_official_shape(tmp_path):
     store = LabelStore(tmp_path / "out")
     for i in range(10):
         # 16 bits of a range below 6.
-        np.testing.assert_allclose(
-            store.read(i, source.key(i)).disparity, exact(source, i), atol=5e-5
-        )
+        np.testing.assert_allclose(store.read(i, source.key(i)).values, exact(source, i), atol=5e-5)
     assert {b.shape[1:3] for b in network.batches} == {(28, 42), (42, 28), (28, 28)}
     assert all(len(b) == 2 for b in network.batches), "one program for each shape"
     assert summary.images == 10 and summary.programs == 3 and summary.invalid == 0
@@ -90,7 +88,7 @@ def test_flip_averages_with_the_mirrored_label(tmp_path):
     store = LabelStore(tmp_path / "out")
     for i in range(4):
         expected = exact(source, i) * 0.5  # x w and x (1 - w), averaged
-        np.testing.assert_allclose(store.read(i, source.key(i)).disparity, expected, atol=5e-5)
+        np.testing.assert_allclose(store.read(i, source.key(i)).values, expected, atol=5e-5)
 
 
 def test_no_label_depends_on_the_batch_it_was_in(tmp_path):
@@ -100,7 +98,7 @@ def test_no_label_depends_on_the_batch_it_was_in(tmp_path):
     one, four = LabelStore(tmp_path / "one"), LabelStore(tmp_path / "four")
     for i in range(9):
         key = source.key(i)
-        assert (one.read(i, key).disparity == four.read(i, key).disparity).all()
+        assert (one.read(i, key).values == four.read(i, key).values).all()
 
 
 def test_a_bound_on_waiting_images_runs_the_largest_group_early():
@@ -273,7 +271,7 @@ def test_a_broken_image_is_told_counted_and_keeps_its_place(tmp_path):
     assert any("cannot label p/3.jpg: FormatError: p/3.jpg: truncated" in s for s in said)
     store = LabelStore(tmp_path / "out")
     assert list(store.invalid) == ["p/3.jpg"]
-    np.testing.assert_allclose(store.read(4, "p/4.jpg").disparity, exact(Photos(10), 4), atol=5e-5)
+    np.testing.assert_allclose(store.read(4, "p/4.jpg").values, exact(Photos(10), 4), atol=5e-5)
     assert len(join.with_labels(Torn(10), store)) == 9
     # A second call knows of it without labelling anything.
     assert run(Network(), Torn(10), tmp_path / "out").invalid == 1
@@ -390,7 +388,7 @@ def test_bucketed_labels_are_resized_not_padded(tmp_path):
     store = LabelStore(tmp_path / "out")
     shape = buckets.label_shape(33, 33, SIZE, [bucket], patch_size=14)
     whole = DINOV2.normalise(transforms.resize_image(source[2]["image"], *shape))
-    np.testing.assert_allclose(store.read(2, "p/2.jpg").disparity, whole.mean(-1), atol=5e-5)
+    np.testing.assert_allclose(store.read(2, "p/2.jpg").values, whole.mean(-1), atol=5e-5)
     # The student sees its own shape, and the label follows.
     record = join.with_labels(source, store)[2]
     example = transforms.apply_geometry(

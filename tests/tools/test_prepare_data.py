@@ -103,7 +103,7 @@ def test_images_alone(prepared):
     )
     assert len(source) == 2
     np.testing.assert_array_equal(source[0]["image"], prepared["expected"][1]["image"])
-    assert "disparity" not in source[0]
+    assert "depth" not in source[0]
 
 
 def test_tfds_reads_them_without_us(prepared):
@@ -115,7 +115,7 @@ def test_tfds_reads_them_without_us(prepared):
         assert example["depth"].dtype == np.uint16
         depth = example["depth"][..., 0] / np.float32(example["scale"])
         valid = expected["valid"]
-        np.testing.assert_allclose(depth[valid], 1 / expected["disparity"][valid], rtol=1e-6)
+        np.testing.assert_array_equal(depth[valid], expected["depth"][valid])
         np.testing.assert_array_equal(example["sky"][..., 0] > 0, expected["sky"])
     assert "tensorflow" not in sys.modules
 
@@ -289,9 +289,9 @@ def test_other_peoples_tfds_data_sets(tmp_path):
         record = source[0]
         assert source.name == "rooms" and record["key"] == "val:0" and record["shift_known"]
         np.testing.assert_array_equal(record["image"], image)
-        np.testing.assert_allclose(record["disparity"], 2 / depth.astype(np.float64), rtol=1e-6)
+        np.testing.assert_array_equal(record["depth"], depth / np.float32(2))
     images = registry.make(fields | {"path": str(tmp_path), "depth": "none"})
-    assert not is_labelled(images) and "disparity" not in images[0]
+    assert not is_labelled(images) and "depth" not in images[0]
 
 
 def test_label_files_do_not_join_packed_images_and_the_error_says_what_does(prepared, tmp_path):

@@ -17,6 +17,7 @@ import pytest
 from depth_anything_jax import configs, models, train
 from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.data import registry
+from depth_anything_jax.data.sources.base import disparity_of
 from depth_anything_jax.losses import relative
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import audit, audit_sheets
@@ -57,7 +58,7 @@ def folder(tmp_path_factory):
     scenes = registry.make(registry.parse(f"scenes:B?count=6&size={SIZE}"))
     for i in range(6):
         scene = scenes[i]
-        label = np.where(scene["valid"], scene["disparity"], 0).astype(np.float32)
+        label = disparity_of(scene)
         label[i : i + 8, 3:12] = np.nan
         np.save(folder / "labels" / f"{i}.npy", label)
         cv2.imwrite(str(folder / "images" / f"{i}.png"), scene["image"][..., ::-1])

@@ -134,10 +134,10 @@ def test_pseudo_labels_get_the_aspect_ratio_back(path, metres, tmp_path):
         image = source[i]["image"]
         label = store.read(i, source.key(i))
         shape = transforms.network_size(*image.shape[:2], 28, patch_size=14)
-        assert label.disparity.shape == shape == ((42, 28), (28, 28))[i]
+        assert label.values.shape == shape == ((42, 28), (28, 28))[i]
         expected = interpolation.resize(1 / metres(image), shape, "bilinear-corners")
         # 16 bits of the label's range, and float32
-        np.testing.assert_allclose(label.disparity, expected, atol=1e-4 * np.ptp(expected))
+        np.testing.assert_allclose(label.values, expected, atol=1e-4 * np.ptp(expected))
     card = json.loads((out / "card.json").read_text())
     assert card["identity"]["input"]["transform"] == INPUT.as_json()
     assert card["identity"]["shift_known"] is True

@@ -73,7 +73,7 @@ def batch(n=8, seed=0):
     return {
         "labelled": {
             "image": rng.uniform(size=(*shape, 3)).astype(np.float32),
-            "disparity": (rng.uniform(0.1, 1, shape) * rng.uniform(0.1, 2, (n, 1, 1))).astype(
+            "depth": (1 / rng.uniform(0.1, 1, shape) / rng.uniform(0.1, 2, (n, 1, 1))).astype(
                 np.float32
             ),
             "valid": rng.uniform(size=shape) > rng.uniform(0, 0.9, (n, 1, 1)),
@@ -215,7 +215,7 @@ def test_a_folder_of_pairs_becomes_a_checkpoint_by_the_documented_commands(tmp_p
     scenes = SceneSource("A", 10, size=56)
     for i in range(10):
         record = scenes[i]
-        millimetres = np.where(record["valid"], 1000 / np.maximum(record["disparity"], 1e-3), 0)
+        millimetres = 1000 * record["depth"]
         assert cv2.imwrite(str(tmp_path / f"rgb/{i}.png"), record["image"][..., ::-1])
         millimetres = np.minimum(millimetres, 65535).astype(np.uint16)
         assert cv2.imwrite(str(tmp_path / f"depth/{i}.png"), millimetres)

@@ -3,14 +3,16 @@
 import runpy
 
 import cv2
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from depth_anything_jax import configs, models
-from depth_anything_jax.data import augment, camera, examples, registry
+from depth_anything_jax.data import augment, camera, examples, pipeline, registry
 from depth_anything_jax.data.sources.base import is_labelled
 from depth_anything_jax.data.sources.tfds_writer import encode
-from depth_anything_jax.training import config_checks, optim
+from depth_anything_jax.training import config_checks, optim, step
 
 
 def config(arg):
@@ -109,8 +111,8 @@ def test_btss_lists_of_nyu_and_kitti_are_read_as_they_are(tmp_path):
     )
     assert len(nyu) == len(kitti) == 1
     assert nyu[0]["key"] == "kitchen_0028b/rgb_00045.png"
-    np.testing.assert_allclose(1 / nyu[0]["disparity"], 2.5)
-    np.testing.assert_allclose(1 / kitti[0]["disparity"], 10)
+    np.testing.assert_allclose(nyu[0]["depth"], 2.5)
+    np.testing.assert_allclose(kitti[0]["depth"], 10)
     assert (nyu[0]["camera"][0], kitti[0]["camera"][0]) == (518.8579, 721.5377)
 
 
@@ -133,13 +135,13 @@ def test_an_evaluation_set_can_be_learned_from(tmp_path):
         )
     )
     record = source[0]
-    assert is_labelled(source) and record["kind"] == "depth" and "depth" not in record
-    np.testing.assert_allclose(record["disparity"][1:], 1 / 12.5, rtol=1e-6)
+    assert is_labelled(source)
+    assert (record["depth"][1:] == 12.5).all()
     assert record["sky"][0].all() and not record["valid"][0].any()
     assert camera.of(record)[0] == 725.0087
     packed = encode(source, 0, encoding="float32", masks=["sky"])
     assert packed["kind"] == "depth" and packed["K"][0] == np.float32(725.0087)
-    np.testing.assert_allclose(packed["depth"][1:], 12.5, rtol=1e-6)  # float32
+    assert (packed["depth"][1:] == 12.5).all()
     assert (packed["depth"][0] == 0).all()
     reader = examples.Examples(
         "labelled", [source], None, size=14, seed=0, labels=True, patch_size=14
@@ -151,6 +153,26 @@ def test_an_evaluation_set_can_be_learned_from(tmp_path):
         registry.make(registry.parse("benchmark:vkitti2?split=list"))
 
 
+def test_a_metric_label_reaches_the_loss_to_the_bit(tmp_path):
+    """What is asked for are the values in the file, the range's ends included."""
+    c = config("folder")
+    near, far = np.float32([c.loss.min_depth, c.model.max_depth])
+    values = np.random.default_rng(0).uniform(near, far, (28, 28)).astype(np.float32)
+    values[::4], values[1::4], values[2::4] = near, far, np.nextafter(far, np.float32(np.inf))
+    assert (1 / (1 / values) != values).any()  # inverted twice, some would differ
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((28, 28, 3), 99, np.uint8))
+    np.save(tmp_path / "a.npy", values)
+    (tmp_path / "list.txt").write_text("a.png a.npy\n")
+    data = {"labelled": registry.parse(f"rgbd:{tmp_path}/list.txt"), "metric": True, "threads": 0}
+    sizes = {"labelled_batch": 1, "unlabelled_batch": 0, "size": 28}
+    with pipeline.train_batches(data, **sizes, seed=0) as batches:
+        batch = next(batches)["labelled"]
+    assert batch.keys() == {"image", "depth", "valid", "sky", "shift_known"}
+    found = step.metric_inputs(jax.tree.map(jnp.asarray, batch), c)
+    asked = np.asarray(found["depth"])[np.asarray(found["valid"])]
+    np.testing.assert_array_equal(np.sort(asked), np.sort(values[values <= far]))  # or flipped
+
+
 # Augmentations
 
 
@@ -159,11 +181,10 @@ def record(height, width):
     return {
         "key": "x",
         "image": rng.integers(0, 255, (height, width, 3), np.uint8),
-        "disparity": rng.uniform(0.1, 1, (height, width)).astype(np.float32),
+        "depth": rng.uniform(0.1, 1, (height, width)).astype(np.float32),
         "valid": np.ones((height, width), bool),
         "sky": np.zeros((height, width), bool),
         "shift_known": True,
-        "kind": "depth",
         "camera": np.array([500.0, 500, width / 2, height / 2]),
     }
 
@@ -174,7 +195,7 @@ def test_windows_are_the_fields():
     np.testing.assert_array_equal(nyu["camera"], [500, 500, 320 - 43, 240 - 45])
     kitti = record(375, 1242)
     cut = augment.cut(kitti, "kb")
-    np.testing.assert_array_equal(cut["disparity"], kitti["disparity"][23:, 13:1229])
+    np.testing.assert_array_equal(cut["depth"], kitti["depth"][23:, 13:1229])
     np.testing.assert_array_equal(cut["camera"], [500, 500, 621 - 13, 187.5 - 23])
     with pytest.raises(ValueError, match="window 'kb' is rows .* use data.augment.window='none'"):
         augment.cut(record(300, 400), "kb")
@@ -185,14 +206,14 @@ def test_windows_are_the_fields():
 
 def test_a_turned_label_lies_under_its_turned_image():
     r = record(60, 80)
-    r["image"] = np.repeat(np.uint8(255 * r["disparity"])[..., None], 3, -1)
+    r["image"] = np.repeat(np.uint8(255 * r["depth"])[..., None], 3, -1)
     smooth = cv2.GaussianBlur(r["image"], (0, 0), 3)
-    r["image"], r["disparity"] = smooth, smooth[..., 0] / np.float32(255)
+    r["image"], r["depth"] = smooth, smooth[..., 0] / np.float32(255)
     turned = augment.rotated(r, 1.0)
     assert not turned["valid"].all() and turned["valid"].mean() > 0.95  # corners come from outside
     inside = turned["valid"][5:-5, 5:-5]
     assert inside.all()
-    apart = turned["image"][5:-5, 5:-5, 0] / 255 - turned["disparity"][5:-5, 5:-5]
+    apart = turned["image"][5:-5, 5:-5, 0] / 255 - turned["depth"][5:-5, 5:-5]
     assert np.abs(apart).max() < 0.05  # nearest against bilinear of a smooth map
     assert np.abs(turned["image"].astype(int) - smooth).mean() > 0.5  # it has turned
     assert turned["valid"].dtype == np.bool_

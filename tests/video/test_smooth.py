@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.data.scenes.source import render
+from depth_anything_jax.data.sources.base import disparity_of
 from depth_anything_jax.utils import scale_shift
 from depth_anything_jax.video import smooth
 from depth_anything_jax.video.smooth import Flicker, Pictures, SharedRange, Smoother
@@ -12,7 +13,7 @@ from depth_anything_jax.video.smooth import Flicker, Pictures, SharedRange, Smoo
 
 def scene(domain, index, size=112):
     rendered = render(domain, 1, index, size)
-    return rendered["image"], rendered["disparity"].astype(np.float32)
+    return rendered["image"], disparity_of(rendered | {"valid": ~rendered["sky"]})
 
 
 def spread(disparity):

@@ -10,6 +10,7 @@ import pytest
 av = pytest.importorskip("av", reason="the extra [video]")
 
 from depth_anything_jax.data.scenes.source import render  # noqa: E402
+from depth_anything_jax.data.sources.base import disparity_of  # noqa: E402
 from depth_anything_jax.video import process as process_lib  # noqa: E402
 from depth_anything_jax.video import writer as writer_lib  # noqa: E402
 from depth_anything_jax.video.process import process, read_depth  # noqa: E402
@@ -396,6 +397,7 @@ def test_flicker_is_measured_and_cuts_are_told(tmp_path):
     """Two scenes that stand still, seen by a network whose scale pulses."""
     size = 112
     scenes = [render("A", 1, index, size) for index in (0, 1)]
+    disparities = [disparity_of(scene | {"valid": ~scene["sky"]}) for scene in scenes]
     frames = [scenes[k // 10]["image"] for k in range(20)]
     source = write(tmp_path / "a.mp4", frames, rate=Fraction(25))
     calls = iter(range(100))
@@ -405,7 +407,7 @@ def test_flicker_is_measured_and_cuts_are_told(tmp_path):
         for _ in batch:
             k = next(calls) % 20
             pulse = 1 + 0.2 * (k % 2)
-            maps.append(np.float32(pulse) * scenes[k // 10]["disparity"])
+            maps.append(np.float32(pulse) * disparities[k // 10])
         return maps
 
     limits: list[tuple[float, float]] = []

@@ -15,7 +15,7 @@ Sets of point pairs have instead of depth, valid and sky:
   points   int (n, 2, 2): [pair, point, (row, column)] in the image
   closer   int (n,): which of the two points is closer, 0 or 1
   category str
-Stereo sets have `disparity`, with kind="disparity", instead of `depth`.
+Stereo sets have `disparity` instead of `depth`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from depth_anything_jax.data.file_formats import formats
-from depth_anything_jax.data.sources.base import SourceError, check_same_view
+from depth_anything_jax.data.sources.base import SourceError, check_same_view, maps_of
 
 Record = dict[str, Any]
 PathLike = str | os.PathLike[str]
@@ -194,8 +194,7 @@ class Reader(abc.ABC):
             "scene": item.scene,
         }
         record |= self._label(item, record["image"])
-        maps: dict[str, np.ndarray] = {k: record[k] for k in ("depth", "disparity") if k in record}
-        check_same_view(item.key, record["image"], maps)
+        check_same_view(item.key, record["image"], maps_of(record))
         return record
 
     def _image(self, item: Item) -> UInt8[np.ndarray, "h w 3"]:

@@ -150,7 +150,6 @@ class Middlebury(Reader):
             "disparity": disparity.astype(np.float32),
             "valid": valid,
             "sky": np.zeros(valid.shape, np.bool_),
-            "kind": "disparity",
             "shift_known": True,
             "K": K,
         }

@@ -1,14 +1,14 @@
-"""Evaluation sets and their training halves as training reads labels: disparity, valid, sky."""
+"""Evaluation sets and their training halves as labelled sources to train on."""
 
 from __future__ import annotations
 
 from depth_anything_jax.data import camera
 from depth_anything_jax.data.benchmarks.base import BenchmarkError, Record
-from depth_anything_jax.data.sources.base import Source, label_fields
+from depth_anything_jax.data.sources.base import Source
 
 
 class TrainingSource:
-    """A reader's records with labels as in `data.registry` (1 / depth), and its cameras."""
+    """A reader's records with their cameras as in `data.registry`."""
 
     labelled = True
 
@@ -26,11 +26,9 @@ class TrainingSource:
         return self.reader.key(index)
 
     def __getitem__(self, index: int) -> Record:
-        record = dict(self.reader[index])
-        valid, sky = record.pop("valid"), record.pop("sky")
-        record |= label_fields(record.pop("depth"), "depth", valid=valid, sky=sky)
+        record = self.reader[index] | {"shift_known": True}
         c = camera.of(record)
         if c is not None:
             record["camera"] = c
         record.pop("K", None)
-        return record | {"kind": "depth"}
+        return record

@@ -4,9 +4,9 @@
   files     another tool's labels: a folder of PNG, NPY or PFM files under the images' names
 
 `attach(source, {"type": …, "path": …})` gives a labelled source: the source's own images with
-disparity, valid, sky and shift_known at the *label's* resolution. Images without a label are left
-out, and named. `transforms.apply_geometry` brings image and label together: where the label was
-made at the size the student trains at, no label pixel moves.
+disparity (or depth), valid, sky and shift_known at the *label's* resolution. Images without a label
+are left out, and named. `transforms.apply_geometry` brings image and label together: where the
+label was made at the size the student trains at, no label pixel moves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ from depth_anything_jax.data.pseudo_labels.label_store import (
     keys_digest,
     read_card,
 )
-from depth_anything_jax.data.sources.base import KINDS, Record, Source, Subset, label_fields
+from depth_anything_jax.data.sources.base import (
+    KINDS,
+    LABEL_FIELDS,
+    Record,
+    Source,
+    Subset,
+    label_fields,
+)
 from depth_anything_jax.data.sources.tfds_source import RecordSource
 
 __all__ = [
@@ -96,7 +103,8 @@ class Labelled:
         return self.source.key(self.indices[index])
 
     def __getitem__(self, index: int) -> Record:
-        record = dict(self.source[self.indices[index]])
+        own = self.source[self.indices[index]]
+        record = {k: v for k, v in own.items() if k not in LABEL_FIELDS}
         number = self.label_of[index]
         label = self.labels.read(number, self.source.key(number))
         hw = record["image"].shape[:2]
@@ -106,8 +114,7 @@ class Labelled:
                 f"{label.image_hw[1]} when it was labelled: the image has changed; label it again"
             )
         return record | {
-            "kind": "disparity",
-            "disparity": label.disparity,
+            label.kind: label.values,
             "valid": label.valid,
             "sky": np.zeros(label.valid.shape, np.bool_),
             "shift_known": label.shift_known,
@@ -223,7 +230,7 @@ class FileLabels:
         if self.kind == "depth":
             values = formats.read_label(path, self.format)
             fields = label_fields(values, "depth")
-            return Label(fields["disparity"], fields["valid"], True)
+            return Label(fields["depth"], fields["valid"], True, kind="depth")
         values = self._raw(path)
         valid = np.isfinite(values)
         if self.void is not None:

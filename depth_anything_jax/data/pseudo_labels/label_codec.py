@@ -28,16 +28,18 @@ class Label(NamedTuple):
     """One image's label.
 
     Attributes:
-      disparity: float32, at the label's own resolution; 0 where invalid.
+      values: float32, at the label's own resolution; 0 where invalid.
       valid: where the label says something.
       shift_known: zero disparity means infinitely far.
       image_hw: height and width of the image it was made from; None where not recorded.
+      kind: what the values are, "disparity" or "depth" in metres.
     """
 
-    disparity: Float[np.ndarray, "h w"]
+    values: Float[np.ndarray, "h w"]
     valid: Bool[np.ndarray, "h w"]
     shift_known: bool = False
     image_hw: tuple[int, int] | None = None
+    kind: str = "disparity"
 
 
 def encode(disparity: Float[np.ndarray, "h w"], key: str, image_hw: tuple[int, int]) -> bytes:

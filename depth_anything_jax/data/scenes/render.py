@@ -1,4 +1,4 @@
-"""Camera, light and lens: turns a stage into a picture with its exact disparity."""
+"""Camera, light and lens: turns a stage into a picture with its exact depth."""
 
 from __future__ import annotations
 
@@ -264,8 +264,8 @@ def render(
         picture's own.
 
     Returns:
-      image uint8 (size, size, 3); disparity float32 (size, size), 1 / metres along the optical
-      axis, 0 in the sky; sky bool (size, size); semantic uint8 (size, size), see ``SEMANTICS``;
+      image uint8 (size, size, 3); depth float32 (size, size), metres along the optical axis, 0 in
+      the sky; sky bool (size, size); semantic uint8 (size, size), see ``SEMANTICS``;
       camera float64 (4,), see `camera`.
 
     Raises:
@@ -296,7 +296,7 @@ def render(
     return {
         "image": _develop(rng, look, rgb.reshape(3, *shape)),
         "camera": pinhole(size * camera.focal, None, None, None, size, size),
-        "disparity": np.where(sky, 0, 1 / t).astype(np.float32).reshape(shape),
+        "depth": np.where(sky, 0, t).astype(np.float32).reshape(shape),
         "sky": sky.reshape(shape),
         "semantic": semantic[ids].reshape(shape),
     }

@@ -30,7 +30,7 @@ from depth_anything_jax.utils.encoders import DINOV2
 __all__ = ["DOMAINS", "SEMANTICS", "SceneSource", "fill_cache", "render"]
 
 # Part of the cache's folder names: raise it with every change that alters what a file holds.
-VERSION = 4  # with cameras
+VERSION = 5  # depth, no longer disparity
 CACHE = "runs/scenes"
 SMALLEST = DINOV2.patch_size  # pixels from side to side: our choice, one patch
 _CHUNK = 50  # pictures in one file of the cache
@@ -44,7 +44,7 @@ class SceneSource:
       count: number of records.
       seed: chooses the set; sets of different seeds share no scene.
       size: pixels from side to side.
-      labelled: give disparity (1 / metres), valid, sky and shift_known.
+      labelled: give depth in metres, valid, sky and shift_known.
       fov: degrees from side to side, for all pictures; None: 60 to 95, drawn for each.
       semantic: give "semantic" too, uint8 (size, size): positions in SEMANTICS.
       cache: folder to read rendered pictures from, where `fill_cache` has put them.
@@ -98,7 +98,7 @@ class SceneSource:
         if self.labelled:
             sky = scene["sky"]
             record |= {
-                "disparity": scene["disparity"],
+                "depth": scene["depth"],
                 "valid": ~sky,
                 "sky": sky,
                 "shift_known": True,
@@ -139,7 +139,7 @@ def _dtype(size: int) -> np.dtype:
         [
             ("image", np.uint8, (*shape, 3)),
             ("camera", np.float64, (4,)),
-            ("disparity", np.float32, shape),
+            ("depth", np.float32, shape),
             ("sky", np.bool_, shape),
             ("semantic", np.uint8, shape),
         ]

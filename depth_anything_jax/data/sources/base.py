@@ -12,8 +12,8 @@ from depth_anything_jax.data.file_formats import formats
 
 Record = dict[str, Any]
 
-
-KINDS = ("depth", "disparity")
+KINDS = ("depth", "disparity")  # of labels; a record's label stands in the field of that name
+LABEL_FIELDS = (*KINDS, "valid", "sky")  # maps (h, w)
 
 
 @runtime_checkable
@@ -74,6 +74,8 @@ def label_fields(
 ) -> Record:
     """A record's label fields from metres of depth or units of disparity.
 
+    The values stay what they are, in the field that `kind` names; they are 0 where invalid.
+
     Args:
       values: float (h, w).
       kind: "depth" or "disparity".
@@ -87,17 +89,34 @@ def label_fields(
     measured = np.isfinite(values) & (values > 0)
     if valid is not None:
         measured = valid & (measured if kind == "depth" else np.isfinite(values) & (values >= 0))
-    values = values.astype(np.float32, copy=False)
-    if kind == "depth":
-        disparity = np.divide(1, values, out=np.zeros_like(values), where=measured)
-    else:
-        disparity = np.where(measured, values, np.float32(0))
     return {
-        "disparity": disparity,
+        kind: np.where(measured, values.astype(np.float32, copy=False), np.float32(0)),
         "valid": measured,
         "sky": np.zeros(values.shape, np.bool_) if sky is None else sky,
         "shift_known": kind == "depth" if shift_known is None else shift_known,
     }
+
+
+def kind_of(record: Mapping[str, Any]) -> str | None:
+    """The kind of a record's label, which is the name of its field; None where it has no label."""
+    return next((kind for kind in KINDS if kind in record), None)
+
+
+def disparity_of(record: Mapping[str, Any]) -> np.ndarray:
+    """A label as disparity, float32 (…, h, w): itself, or 1 / depth and 0 where invalid.
+
+    Args:
+      record: of a labelled source, or arrays of several with the same fields.
+    """
+    if "disparity" in record:
+        return record["disparity"]
+    depth = record["depth"]
+    return np.divide(1, depth, out=np.zeros_like(depth), where=record["valid"])
+
+
+def maps_of(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Those of a record's fields that are maps of its label."""
+    return {field: record[field] for field in LABEL_FIELDS if field in record}
 
 
 def check_same_view(key: str, image: np.ndarray, maps: Mapping[str, np.ndarray]) -> None:
@@ -135,7 +154,7 @@ def is_labelled(source: Source) -> bool:
     while isinstance(source, Subset):
         source = source.source
     said = getattr(source, "labelled", None)
-    return "disparity" in source[0] if said is None else bool(said)
+    return kind_of(source[0]) is not None if said is None else bool(said)
 
 
 def unwrapped(source: Source, indices: Sequence[int]) -> tuple[Source, Sequence[int]]:

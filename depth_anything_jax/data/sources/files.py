@@ -14,6 +14,7 @@ from depth_anything_jax.data.sources.base import (
     check_same_view,
     label_fields,
     list_images,
+    maps_of,
 )
 from depth_anything_jax.data.sources.manifest import Entry
 
@@ -93,11 +94,8 @@ class RGBDSource:
         if entry.has_camera:
             record["camera"] = entry.camera(*record["image"].shape[:2])
         if self.labelled:
-            record["kind"] = entry.kind
             record |= self._label(entry)
-            check_same_view(
-                entry.rgb, record["image"], {k: record[k] for k in ("disparity", "valid", "sky")}
-            )
+            check_same_view(entry.rgb, record["image"], maps_of(record))
         return record
 
     def _path(self, relative: str) -> str:

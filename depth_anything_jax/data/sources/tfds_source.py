@@ -32,6 +32,7 @@ from depth_anything_jax.data.sources.base import (
     SourceError,
     check_same_view,
     label_fields,
+    maps_of,
 )
 
 CARD = "card.json"
@@ -183,8 +184,7 @@ class RecordSource:
             record["camera"] = camera.from_matrix(np.asarray(raw["K"], np.float64).reshape(3, 3))
         if self.labelled:
             record |= self._label(raw, key)
-            maps = {k: record[k] for k in ("disparity", "valid", "sky")}
-            check_same_view(key, record["image"], maps)
+            check_same_view(key, record["image"], maps_of(record))
         return record
 
     def _label(self, raw: Mapping[str, Any], key: str) -> Record:
@@ -196,13 +196,12 @@ class RecordSource:
             if field in raw:
                 masks[field] = _pixels(raw[field], key, bits=8) != 0
         shift_known = raw.get("shift_known", self.shift_known)
-        fields = label_fields(
+        return label_fields(
             values.astype(np.float32) / scale,
             kind,
             shift_known=None if shift_known is None else bool(shift_known),
             **masks,
         )
-        return fields | {"kind": kind}
 
 
 def _text(value: Any) -> str:

@@ -104,14 +104,11 @@ def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]
     fx, fy, cx, cy = np.zeros(4) if c is None else c
     out["K"] = np.array([fx, 0, cx, 0, fy, cy, 0, 0, c is not None], np.float32)
     out["shift_known"] = bool(record["shift_known"])
-    out["kind"] = record.get("kind", "disparity")
+    out["kind"] = "depth" if "depth" in record else "disparity"
     if isinstance(base, RGBDSource):
         out["depth"], out["scale"] = _encode_file(base, inner, encoding)
     else:
-        d = record["disparity"].astype(np.float32)
-        if out["kind"] == "depth":  # metres stay metres; rendered scenes stay disparity, to the bit
-            d = np.divide(1, d, out=np.zeros_like(d), where=record["valid"])
-        out["depth"], out["scale"] = d, 1.0
+        out["depth"], out["scale"] = record[out["kind"]].astype(np.float32), 1.0
     for mask in masks:
         out[mask] = formats.encode_png(record[mask].astype(np.uint8) * 255)
     return out

@@ -4,8 +4,8 @@
     means = aggregate.means(images, protocol.aggregate)
 
 A prediction holds disparity for the kind "disparity-affine" and depth for the others, at any
-resolution, of the view that the network saw. Records are those of `data.sources` (disparity, valid,
-kind) or of evaluation sets (depth in metres, valid).
+resolution, of the view that the network saw. Records are those of labelled sources and evaluation
+sets: valid, and depth in metres or disparity in no known unit.
 
 Where a prediction is not finite it takes no part in the fit and counts in every metric, so that
 nobody gains by leaving out the hard pixels: an infinite depth is as far as the protocol allows (the
@@ -32,9 +32,6 @@ from depth_anything_jax.utils.scale_shift import Alignment
 
 Record = Mapping[str, Any]
 Map = Num[np.ndarray, "h w"]
-# The float32 disparity of a depth at the cap may invert to either side of it; real depths nearest
-# to a cap differ by 1e-5 of it or more.
-DISPARITY_ROUNDING = 1e-6
 
 
 class Target(NamedTuple):
@@ -51,14 +48,6 @@ class Target(NamedTuple):
     disparity: Float[np.ndarray, " n"]
 
 
-def is_depth(record: Record) -> bool:
-    """Whether a record's label is depth in metres, stored as such or as 1 / depth."""
-    if "depth" in record:
-        return True
-    kind = "depth" if record.get("shift_known", False) else "disparity"
-    return record.get("kind", kind) == "depth"
-
-
 def target(record: Record, protocol: Protocol) -> Target:
     """What of a record's label counts, and its values."""
     stored = record["depth"] if "depth" in record else record["disparity"]
@@ -67,40 +56,32 @@ def target(record: Record, protocol: Protocol) -> Target:
     inside = np.zeros_like(valid)
     inside[protocols.window(protocol.crop, *valid.shape)] = True
     valid = valid & inside & np.isfinite(values)
-    if not is_depth(record):
+    if "depth" not in record:
         return Target(valid, None, values[valid].astype(np.float64))
     if protocol.cap_mode == "clip" and record.get("sky") is not None:
         sky = record["sky"][rows, columns] & inside
-        if "depth" in record:
-            values = np.where(sky & ~valid, np.float32(np.inf), values)
-        else:
-            values = np.where(sky & ~valid, np.float32(0), values)
+        values = np.where(sky & ~valid, np.float32(np.inf), values)
         valid = valid | sky
     at = np.flatnonzero(valid)
-    with np.errstate(divide="ignore"):
-        chosen = values.ravel()[at].astype(np.float64)
-        depth, disparity = (chosen, 1 / chosen) if "depth" in record else (1 / chosen, chosen)
-    keep = _in_range(depth, protocol, 0.0 if "depth" in record else DISPARITY_ROUNDING)
+    depth = values.ravel()[at].astype(np.float64)
+    keep = _in_range(depth, protocol)
     if protocol.outlier_ratio and keep.any():
         keep &= depth <= protocol.outlier_ratio * np.quantile(depth[keep], 0.01)
     if protocol.cap_mode == "clip":
         depth = np.minimum(depth, protocol.max_depth)
-        disparity = np.maximum(disparity, 1 / protocol.max_depth)
     if not keep.all():
-        valid, depth, disparity = valid.copy(), depth[keep], disparity[keep]
+        valid, depth = valid.copy(), depth[keep]
         valid.ravel()[at[~keep]] = False
-    return Target(valid, depth, disparity)
+    return Target(valid, depth, 1 / depth)
 
 
-def _in_range(depth: np.ndarray, protocol: Protocol, rounding: float) -> np.ndarray:
+def _in_range(depth: np.ndarray, protocol: Protocol) -> np.ndarray:
     # Labels are float32 numbers, so that 1 mm is what float32 holds of it.
     low, high = (float(np.float32(v)) for v in (protocol.min_depth, protocol.max_depth))
     if protocol.strict:
-        keep = depth > low * (1 + rounding)
-        inside = depth < high / (1 + rounding)
+        keep, inside = depth > low, depth < high
     else:
-        keep = (depth >= low / (1 + rounding)) & (depth > 0)
-        inside = depth <= high * (1 + rounding)
+        keep, inside = (depth >= low) & (depth > 0), depth <= high
     return keep if protocol.cap_mode == "clip" else keep & inside
 
 

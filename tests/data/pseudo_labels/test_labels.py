@@ -57,14 +57,14 @@ def test_a_label_comes_back_within_half_a_step(low, high):
     step = (float(values.max()) - float(values.min())) / 65534
     # Half a step, and float32 rounding of the result.
     bound = 0.5 * step + np.abs(values).max() * 6e-8
-    assert np.abs(back.disparity.astype(np.float64) - values).max() <= bound
+    assert np.abs(back.values.astype(np.float64) - values).max() <= bound
     assert back.valid.all() and back.image_hw == (5, 6)
-    assert back.disparity.dtype == np.float32
+    assert back.values.dtype == np.float32
 
 
 def test_a_label_keeps_its_extremes_exactly():
     values = np.random.default_rng(0).uniform(0, 9, (8, 9)).astype(np.float32)
-    back = label_codec.decode(label_codec.encode(values, "a", (8, 9)), "a").disparity
+    back = label_codec.decode(label_codec.encode(values, "a", (8, 9)), "a").values
     assert back.min() == values.min() and back.max() == values.max()
 
 
@@ -73,8 +73,8 @@ def test_non_finite_values_are_invalid_and_do_not_touch_the_range():
     values[0, 0], values[1, 1], values[2, 2] = np.nan, np.inf, -np.inf
     back = label_codec.decode(label_codec.encode(values, "a", (4, 5)), "a")
     assert (back.valid == np.isfinite(values)).all()
-    assert (back.disparity[~back.valid] == 0).all()
-    np.testing.assert_allclose(back.disparity[back.valid], values[back.valid], atol=0.5 / 65534)
+    assert (back.values[~back.valid] == 0).all()
+    np.testing.assert_allclose(back.values[back.valid], values[back.valid], atol=0.5 / 65534)
 
 
 def test_a_constant_label_comes_back_exactly():
@@ -107,7 +107,7 @@ def test_position_i_is_record_i_across_shards(tmp_path):
                 *transforms.network_size(*source[i]["image"].shape[:2], size=SIZE, patch_size=14),
             )
         )
-        found = store.read(i, source.key(i)).disparity
+        found = store.read(i, source.key(i)).values
         assert found.shape == expected.shape
         # 16 bits of a range below 1.2.
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -153,10 +153,10 @@ def test_reads_from_many_threads_are_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(label_store, "OPEN_SHARDS", 2)  # readers come and go
     source = Photos(12)
     store = make_store(tmp_path / "out", source, shard_size=2)
-    expected = [store.read(i, source.key(i)).disparity for i in range(12)]
+    expected = [store.read(i, source.key(i)).values for i in range(12)]
     order = np.random.default_rng(0).integers(0, 12, 300).tolist()
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: store.read(i, source.key(i)).disparity, order))
+        found = list(pool.map(lambda i: store.read(i, source.key(i)).values, order))
     assert all((f == expected[i]).all() for i, f in zip(order, found, strict=True))
     assert len(store._readers) <= 2
 
@@ -166,9 +166,9 @@ def test_a_remote_folder_goes_through_local_copies(tmp_path, monkeypatch):
     monkeypatch.setattr(label_store, "is_remote", lambda path: True)
     source = Photos(5)
     store = make_store(tmp_path / "out", source, shard_size=2)
-    found = store.read(3, source.key(3)).disparity
+    found = store.read(3, source.key(3)).values
     monkeypatch.undo()
-    assert (found == LabelStore(tmp_path / "out").read(3, source.key(3)).disparity).all()
+    assert (found == LabelStore(tmp_path / "out").read(3, source.key(3)).values).all()
     assert not list((tmp_path / "out").glob(".*")), "temporary files are gone"
 
 
@@ -247,7 +247,7 @@ def test_shuffled_labels_are_all_labels_and_nobody_keeps_his_own(tmp_path):
         assert all(a != b for a, b in zip(taken, true.indices, strict=True))
     record = joined[0]
     assert (record["image"] == source[0]["image"]).all()
-    other = store.read(taken[0], source.key(taken[0])).disparity
+    other = store.read(taken[0], source.key(taken[0])).values
     assert (record["disparity"] == other).all()
     assert join.with_labels(source, store, shuffle=3).label_of != taken
 
@@ -269,9 +269,9 @@ def photo_folder(tmp_path):
 def test_a_store_survives_pickling_with_open_readers(tmp_path):
     source = Photos(4)
     store = make_store(tmp_path / "out", source)
-    before = store.read(3, source.key(3)).disparity
+    before = store.read(3, source.key(3)).values
     again = pickle.loads(pickle.dumps(store))
-    assert (again.read(3, source.key(3)).disparity == before).all()
+    assert (again.read(3, source.key(3)).values == before).all()
 
 
 def test_spawned_workers_read_the_same_batches(tmp_path, photo_folder):
@@ -375,13 +375,14 @@ def test_two_files_that_fit_are_an_error_and_a_suffix_decides(tmp_path, photo_fo
     assert len(attach(source, f"{tmp_path}/labels?suffix=_depth")) == 5
 
 
-def test_depth_files_become_disparity(tmp_path, photo_folder):
+def test_depth_files_stay_depth(tmp_path, photo_folder):
     source = write_labels(tmp_path / "labels", photo_folder, ".png")
     record = attach(source, f"{tmp_path}/labels?kind=depth&scale=1000")[0]
     raw = (record["image"].mean(-1) * 200).astype(np.uint16)
     valid = raw > 0
     assert (record["valid"] == valid).all() and record["shift_known"] is True
-    np.testing.assert_allclose(record["disparity"][valid], 1000 / raw[valid], rtol=1e-6)
+    np.testing.assert_array_equal(record["depth"], raw / np.float32(1000))
+    assert "disparity" not in record
 
 
 @pytest.mark.parametrize(

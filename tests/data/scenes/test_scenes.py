@@ -149,7 +149,7 @@ def test_height_field_hits_lie_on_the_ground():
     assert 0.3 < hit.mean() < 1
 
 
-def test_disparity_is_depth_along_the_axis():
+def test_depth_is_along_the_axis():
     camera = render.Camera(
         *(np.array(v, np.float32) for v in ([0, 0, 1], [0, -1, 0], [0, 0, 1], [1, 0, 0])), 0.6
     )
@@ -169,13 +169,13 @@ def test_records(domain):
     assert (record["image"] != other["image"]).mean() > 0.3
     assert record["key"] == f"{domain}3/000004" == source.key(4)
     assert record["image"].dtype == np.uint8 and record["image"].shape == (56, 56, 3)
-    assert record["disparity"].dtype == np.float32 and record["shift_known"] is True
+    assert record["depth"].dtype == np.float32 and record["shift_known"] is True
     kinds = set()
     for k in range(8):
         r = source[k]
-        assert np.isfinite(r["disparity"]).all()
+        assert np.isfinite(r["depth"]).all()
         np.testing.assert_array_equal(r["valid"], ~r["sky"])
-        np.testing.assert_array_equal(r["sky"], r["disparity"] == 0)
+        np.testing.assert_array_equal(r["sky"], r["depth"] == 0)
         np.testing.assert_array_equal(r["sky"], r["semantic"] == SEM["sky"])
         kinds |= set(np.unique(r["semantic"]))
         assert r["image"].std() > 5, "nothing to see"
@@ -235,7 +235,7 @@ def test_cache_is_filled_by_processes_and_survives_a_kill(tmp_path):
     assert multiprocessing.active_children() == []
     assert np.load(source.folder / "00001.npy").shape == (50,)
     alone = render.render("A", 0, 60, 14)
-    np.testing.assert_array_equal(source[60]["disparity"], alone["disparity"])
+    np.testing.assert_array_equal(source[60]["depth"], alone["depth"])
 
 
 def test_textures_are_finite_and_fade_with_distance():

@@ -48,7 +48,7 @@ def test_labels_without_a_unit_are_ranked_by_normalised_l1_and_pairs_not_at_all(
 
 
 class Ramps:
-    """Records whose label is a ramp of disparity, and an image of it."""
+    """Records whose depth is a ramp of disparity, and an image of it."""
 
     def __init__(self, count=5, hw=(40, 1000)):
         self.count, self.hw = count, hw
@@ -66,8 +66,8 @@ class Ramps:
         valid[:, ::7] = True  # sparse, as lidar is
         valid[:5] = False
         return {
-            "key": self.key(i), "image": image, "disparity": disparity, "valid": valid,
-            "sky": ~valid, "shift_known": True, "dataset": "ramps", "domain": "indoor",
+            "key": self.key(i), "image": image, "depth": 1 / disparity, "valid": valid,
+            "sky": ~valid, "dataset": "ramps", "domain": "indoor",
         }  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_the_maps_are_those_that_were_scored():
 def test_what_a_prediction_does_not_know_is_grey():
     """The truth as a prediction is NaN between its sparse pixels, which is no nearest depth."""
     record, rules = Ramps(1)[0], protocols.get("golden", KIND, "ramps", "indoor")
-    sparse = np.where(record["valid"], record["disparity"], np.nan)
+    sparse = np.where(record["valid"], 1 / record["depth"], np.nan)
     found = gallery.maps(sparse, KIND, record, rules, scale_shift.NONE, whole=True)
     np.testing.assert_array_equal(np.isfinite(found.prediction), found.valid)
     strip, _ = gallery.draw(found)
@@ -113,10 +113,10 @@ def test_what_a_prediction_does_not_know_is_grey():
 
 def test_label_and_prediction_share_their_colours_and_sparse_pixels_stay_visible():
     record, rules = Ramps(1)[0], protocols.get("golden", KIND, "ramps", "indoor")
-    exact = gallery.maps(record["disparity"], KIND, record, rules, scale_shift.NONE, whole=True)
+    exact = gallery.maps(1 / record["depth"], KIND, record, rules, scale_shift.NONE, whole=True)
     strip, (low, high) = gallery.draw(exact)
     assert (low, high) == pytest.approx(
-        np.percentile(record["disparity"][record["valid"]], [2, 98])
+        np.percentile(1 / record["depth"][record["valid"]], [2, 98])
     )
     h, w = gallery.fit(record["valid"].shape)
     assert (h, w) == (13, 320) and strip.shape == (13, 3 * 320 + 2 * gallery.GAP, 3)

@@ -35,14 +35,6 @@ def record(seed=0, hw=(376, 1242), far=900.0, **more):
     } | more  # fmt: skip
 
 
-def as_disparity(found):
-    """The same record as `data.sources` gives it."""
-    depth, valid = found["depth"], found["valid"]
-    disparity = np.divide(1, depth, out=np.zeros_like(depth), where=valid)
-    rest = {k: v for k, v in found.items() if k != "depth"}
-    return rest | {"disparity": disparity, "kind": "depth", "shift_known": True}
-
-
 TABLE = [
     (name, kind, dataset, domain)
     for name, entry in table.TABLE.items()
@@ -62,17 +54,16 @@ def test_the_truth_is_perfect_under_every_protocol_set_and_kind(name):
     for kind, dataset, domain in cases:
         protocol = protocols.get(name, kind, dataset, domain)
         label = labels[protocol.frame == "kb"]
-        for stored in (label, as_disparity(label)):
-            truth = scoring.truth(stored, kind, protocol)
-            found = scoring.score(truth, kind, stored, protocol, boundary=dataset == "another")
-            assert not found.why and found.n > 500
-            # float64; depths of 900 m in a fit of disparity are 1e-3 of the largest.
-            assert found.abs_rel < 1e-9 and found.delta1 == 1, (dataset, found)
-            assert found.silog < 1e-6 and found.rmse < 1e-6
-            if dataset == "another":  # jumps within rounding of a threshold
-                assert found.boundary1 == pytest.approx(1, abs=1e-3)
-            if kind != "depth-affine":
-                assert found.norm_l1 < 1e-9
+        truth = scoring.truth(label, kind, protocol)
+        found = scoring.score(truth, kind, label, protocol, boundary=dataset == "another")
+        assert not found.why and found.n > 500
+        # float64; depths of 900 m in a fit of disparity are 1e-3 of the largest.
+        assert found.abs_rel < 1e-9 and found.delta1 == 1, (dataset, found)
+        assert found.silog < 1e-6 and found.rmse < 1e-6
+        if dataset == "another":  # jumps within rounding of a threshold
+            assert found.boundary1 == pytest.approx(1, abs=1e-3)
+        if kind != "depth-affine":
+            assert found.norm_l1 < 1e-9
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, -2.0, math.nan, math.inf, -math.inf])
@@ -150,15 +141,13 @@ def test_a_depth_at_the_cap_is_out_and_the_next_below_is_in(cap):
     exact = record(hw=(1, 5)) | {"depth": depth, "valid": np.ones((1, 5), bool)}
     exact["sky"] = np.zeros((1, 5), bool)
     protocol = dataclasses.replace(PLAIN, max_depth=cap)
-    # Float32 disparity of `cap` metres inverts to either side of the cap.
-    for stored in (exact, as_disparity(exact)):
-        strict = scoring.target(stored, protocol).valid
-        assert strict.tolist() == [[False, True, False, False, True]]
-        loose = scoring.target(stored, dataclasses.replace(protocol, strict=False)).valid
-        assert loose.tolist()[0][:3] == [True, True, False]
-        clip = scoring.target(stored, dataclasses.replace(protocol, cap_mode="clip"))
-        assert clip.valid.tolist() == [[True, True, True, False, True]]
-        assert clip.depth.max() == pytest.approx(cap, rel=1e-15)
+    strict = scoring.target(exact, protocol).valid
+    assert strict.tolist() == [[False, True, False, False, True]]
+    loose = scoring.target(exact, dataclasses.replace(protocol, strict=False)).valid
+    assert loose.tolist()[0][:3] == [True, True, False]
+    clip = scoring.target(exact, dataclasses.replace(protocol, cap_mode="clip"))
+    assert clip.valid.tolist() == [[True, True, True, False, True]]
+    assert clip.depth.max() == cap
 
 
 def test_clipping_keeps_the_sky_and_masking_drops_it():
@@ -198,7 +187,7 @@ def test_too_few_pixels_and_windows_outside_say_why():
 def test_labels_without_a_unit():
     rng = np.random.default_rng(0)
     label = {"key": "s", "disparity": rng.uniform(1, 60, (20, 30)).astype(np.float32)}
-    label |= {"valid": np.ones((20, 30), bool), "kind": "disparity", "shift_known": True}
+    label |= {"valid": np.ones((20, 30), bool), "shift_known": True}
     label["disparity"][0, 0] = 0  # stereo's farthest point
     pred = 0.1 * label["disparity"] + 3
     found = scoring.score(pred, DISPARITY, label, PLAIN)
