@@ -194,7 +194,7 @@ def evaluate(
                 clean = not corruption.get("severity")
                 row["published"], row["not_compared"] = published.beside(row, clean and model or "")
             rows += new
-            rules = stream.Rulebook([view], name, changed)
+            rules = stream.ProtocolResolver([view], name, changed)
             session.show(candidate, source, new, every, rules)
             for image in every:
                 fields = image._asdict()

@@ -73,7 +73,7 @@ def test_the_truth_is_perfect_on_an_evaluation_set_and_the_rest_is_told(scannet,
         "checkpoint,kind,protocol,space,view,reader,set,hash,key"
     )
     assert "scannet" in (tmp_path / "out/table.md").read_text()
-    with pytest.raises(ValueError, match="out is there and not empty"):
+    with pytest.raises(ValueError, match="out is not empty"):
         session.new_folder(tmp_path / "out")
     with pytest.raises(ValueError, match="--out=gs://b/scores: the log grows line by line"):
         session.new_folder("gs://b/scores")

@@ -97,7 +97,9 @@ def test_a_view_may_be_asked_for_and_decides_the_default_protocol(sets, metric):
     expected = protocols.get("da", "disparity-affine", "scannet", "indoor", **SMALL)
     assert row["hash"] == expected.hash
     files = evaluate.evaluate("baseline:gt", opened, kind="depth-affine", views=["metric"])
-    with pytest.raises(protocols.ProtocolError, match="a depth-affine prediction is no metric one"):
+    with pytest.raises(
+        protocols.ProtocolError, match="a depth-affine prediction cannot be scored as metric"
+    ):
         next(files)
     with pytest.raises(protocols.ProtocolError, match="zoe@1 does not score depth-scale"):
         next(evaluate.evaluate("net", opened, protocol="zoe", views=["depth-scale"]))
@@ -183,7 +185,7 @@ def test_published_numbers_stand_in_the_table(sets, monkeypatch):
     def knows(record, rules):
         return np.tile(np.arange(W, dtype=float), (H, 1))
 
-    made = predictors.Candidate("x", "disparity-affine", know=knows)
+    made = predictors.Candidate("x", "disparity-affine", lookup=knows)
     released = made._replace(origin="depth-anything/Depth-Anything-V2-Small")
     opened = evaluate.open_sets(["da2k"], [sets[1][1]])
     for candidate, said, count in (
@@ -266,7 +268,7 @@ def test_prediction_missing_in_one_view_is_missing_in_all(sets):
     def know(record, rules):
         return None if record["key"] == first else np.where(record["valid"], record["depth"], 1)
 
-    made = predictors.Candidate("x", "metric", know=know)
+    made = predictors.Candidate("x", "metric", lookup=know)
     found = loop.evaluate_views(made, source, views=("metric", "depth-scale"), protocol="moge")
     for view, scores in found.items():
         (missing,) = scores.skipped_images

@@ -266,9 +266,9 @@ def picture(plan: MetricPlan) -> tuple[list[str], np.ndarray]:
         if seed != plan.seeds[0] or row == "constant":
             continue
         columns.append(row)
-        assert candidate.look is not None
+        assert candidate.predict is not None
         pairs = [(i, candidate.prepare(source[i]["image"], plan.size)) for i in shown]
-        for i, said in candidate.look(pairs):
+        for i, said in candidate.predict(pairs):
             focal = focal_length(source[i]["camera"])  # the scene is seen at its own size
             maps[i].append(to_metres(said, focal, candidate.focal))
     columns.append("label")

@@ -1,1 +1,1 @@
-"""Scores of predictions on labelled data: `loop.evaluate` is the way in."""
+"""Scores predictions on labelled data; the entry point is `runner.loop.evaluate`."""

@@ -105,7 +105,7 @@ def exact(focal, fov):
                 depth = depth * focal / (width / 2 / math.tan(math.radians(fov) / 2))
             yield tag, depth
 
-    return predictors.Candidate("exact", "metric", look=look, focal=focal)
+    return predictors.Candidate("exact", "metric", predict=look, focal=focal)
 
 
 @pytest.mark.parametrize("fov", [40.0, 60.0, 90.0])

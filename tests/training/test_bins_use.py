@@ -91,7 +91,7 @@ def test_a_candidate_sees_every_image_through_its_transform(path, metres):
     assert candidate.kind == "metric"
     source = Photos()
     pairs = ((i, candidate.prepare(source[i]["image"], 518)) for i in range(2))
-    for i, ours in candidate.look(pairs):
+    for i, ours in candidate.predict(pairs):
         expected = metres(source[i]["image"])
         assert ours.shape == expected.shape == (28, 42) and np.ptp(expected) > 0.3
         np.testing.assert_allclose(ours, expected, rtol=1e-4)  # float32

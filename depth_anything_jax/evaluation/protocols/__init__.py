@@ -1,4 +1,4 @@
-"""Evaluation protocols: switches, the table of named ones, overrides."""
+"""Evaluation protocols: their switches, the table of named protocols, and overrides as text."""
 
 from depth_anything_jax.evaluation.protocols.protocol import (
     KINDS,

@@ -1,6 +1,6 @@
-"""Switches of a protocol as text, for command lines: "crop=garg", "max_depth=50", "flip=true".
+"""Parses protocol switches given on a command line: "crop=garg", "max_depth=50", "flip=true".
 
-Every switch of `protocol.Protocol` is one; types and choices are read from there.
+Every field of `protocol.Protocol` can be set this way; types and choices are read from the class.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _BOOLS = {"true": True, "false": False}
 
 
 def parse(texts: Iterable[str]) -> dict[str, Any]:
-    """{switch: value} of "switch=value" texts.
+    """Parses "switch=value" texts into {switch: value}.
 
     Raises:
-      ProtocolError: no "=", an unknown switch, one given twice, a value that it cannot have; each
-        with the choices.
+      ProtocolError: a text has no "=", names an unknown switch or one given before, or has a value
+        that the switch does not accept; the message lists the choices.
     """
     found: dict[str, Any] = {}
     for text in texts:
@@ -59,18 +59,18 @@ def _value(name: str, text: str) -> Any:
         except ValueError:
             pass
         else:
-            if value == value:  # NaN is no number
+            if value == value:  # NaN is refused
                 return value
     raise ProtocolError(f"switch {name}={text!r}: must be one of {', '.join(choices)}")
 
 
 def show(value: Any) -> str:
-    """A value as `parse` reads it."""
+    """Formats a value so that `parse` reads it back."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def label(name: str, switches: Mapping[str, Any]) -> str:
-    """A protocol's name that says what was changed: "zoe@1+crop=none+max_depth=50"."""
+    """Appends the changed switches to a protocol's name: "zoe@1+crop=none+max_depth=50"."""
     return "+".join([name, *(f"{k}={show(v)}" for k, v in sorted(switches.items()))])

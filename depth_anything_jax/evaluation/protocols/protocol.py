@@ -1,11 +1,11 @@
-"""What a depth score depends on besides the prediction and the data: the switches of a protocol.
+"""Defines evaluation protocols: all switches a depth score depends on beside prediction and data.
 
     protocol = protocol.get("da@1", kind="disparity-affine", dataset="nyu", domain="indoor")
-    protocol.hash  # two scores are comparable exactly when these agree
+    protocol.hash  # two scores are comparable exactly when their hashes agree
 
-`Protocol` holds the switches of one set and one kind of prediction, `table` has the named
-ones. A switch is changed with `dataclasses.replace`, and the hash follows; names and versions are
-not in it.
+`Protocol` holds the switches for one data set and one kind of prediction; `table` defines the named
+protocols. Switches are changed with `dataclasses.replace`, which also changes the hash; names and
+versions are not part of the hash.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from typing import Any
 from depth_anything_jax.evaluation.protocols import table
 from depth_anything_jax.utils import interpolation
 
-# What a prediction is, up to what: a scale and a shift of 1 / depth, of depth, a scale, nothing.
+# Kinds of prediction, by what is unknown: scale and shift of 1 / depth; scale and shift of depth;
+# scale only; nothing.
 KINDS = ("disparity-affine", "depth-affine", "depth-scale", "metric")
-# Kinds that a prediction may also be scored as: of metres everything can be made, and so on.
+# Kinds that a prediction may also be scored as: metres can be converted to every other kind, etc.
 VIEWS = {
     "disparity-affine": ("disparity-affine",),
     "depth-affine": ("depth-affine",),
     "depth-scale": ("depth-scale", "depth-affine", "disparity-affine"),
     "metric": ("metric", "depth-scale", "depth-affine", "disparity-affine"),
 }
-# alignment -> kinds of which it leaves no freedom unfitted and uses no unit that is not there.
+# alignment -> kinds that it suits: it fits all that is unknown of them, and needs no unit that they
+# lack.
 ALIGNMENTS = {
     "none": ("metric",),
     "median": ("depth-scale", "metric"),
@@ -54,12 +56,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 class ProtocolError(ValueError):
-    """Switches that contradict each other, or a protocol that does not fit the prediction."""
+    """Raised for contradictory switches, or a protocol that does not suit the prediction."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Switches:
-    """What the switches of depth (`Protocol`) and those of point pairs (`pairs.Rules`) share."""
+    """Base class of depth protocols (`Protocol`) and point-pair protocols (`pairs.Rules`)."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -77,34 +79,38 @@ class Switches:
 
     @functools.cached_property
     def hash(self) -> str:
-        """Twelve hex digits of the canonical text's SHA-256."""
+        """The first twelve hex digits of the SHA-256 of `canonical`."""
         return hashlib.sha256(self.canonical.encode()).hexdigest()[:12]
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol(Switches):
-    """Every switch of the evaluation of one set.
+    """All switches for the evaluation of one data set.
 
     Attributes:
-      alignment: how scale and shift are found: a solver and the space it works in.
-      align_on: all valid pixels, a 64 × 64 sample (`scale_shift.grid`), or those that a reduction
-        to 1024 pixels keeps (`scale_shift.thin`). The metrics always see all valid pixels.
-      space: AbsRel, SqRel and RMSE of depth or of disparity; δ and logarithms are the same in both.
-      min_depth, max_depth: metres; labels count between them. Infinite: no cap.
-      strict: whether depths equal to a bound are out.
-      cap_mode: labels beyond max_depth are left out ("mask"), or, the sky with them, set to it.
-      outlier_ratio: labels beyond this many times the image's 1 % quantile are left out; 0: none.
-      disparity_floor: least aligned disparity in 1/m: a number, "cap" for 1 / max_depth, "label"
+      alignment: how scale and shift are fitted: a solver and the space it works in.
+      align_on: pixels used for the fit: all valid ones, a 64 × 64 sample (`scale_shift.grid`), or
+        those kept by a reduction to 1024 pixels (`scale_shift.thin`). The metrics always use all
+        valid pixels.
+      space: whether AbsRel, SqRel and RMSE are computed in depth or in disparity; δ and logarithms
+        are the same in both.
+      min_depth, max_depth: metres; labels outside this range are not scored. Infinite: no cap.
+      strict: whether depths equal to a bound are excluded.
+      cap_mode: "mask" excludes labels beyond max_depth; "clip" sets them, and the sky, to
+        max_depth.
+      outlier_ratio: labels beyond this multiple of the image's 1 % quantile are excluded; 0
+        excludes none.
+      disparity_floor: smallest aligned disparity in 1/m: a number, "cap" for 1 / max_depth, "label"
         for 1 / the image's largest valid depth.
       clamp: whether the aligned depth is clamped to min_depth … max_depth.
-      frame: window of image and label to which everything is cut before the network sees it.
-      crop: window of the label outside which pixels are not scored.
-      resize: how the prediction is brought to the label's size.
-      per: one alignment for each image or for each sequence.
-      aggregate: mean of image scores; over all pixels together; or of the means of sequences.
-      flip: whether the prediction is the mean with that of the mirrored image.
-      pad: "zoe" reflects int(√(side / 2) · 3) pixels around the image before the network sees it.
-      input_size: the network's short side; multiples of the patch size.
+      frame: window to which image and label are cropped before inference.
+      crop: window of the label; pixels outside are not scored.
+      resize: how the prediction is resized to the label's size.
+      per: whether each image or each sequence is aligned on its own.
+      aggregate: mean of image scores; over all pixels together; or mean of the sequences' means.
+      flip: whether the prediction is averaged with that of the mirrored image.
+      pad: "zoe" pads the image by reflecting int(√(side / 2) · 3) pixels before inference.
+      input_size: the network's short side, multiples of the patch size.
       min_valid: an image with fewer valid pixels is not scored.
     """
 
@@ -130,7 +136,7 @@ class Protocol(Switches):
 
     def __post_init__(self):
         super().__post_init__()
-        # 10 and 10.0 are one switch and must be one text.
+        # 10 and 10.0 mean the same and must give the same canonical text.
         for name in ("min_depth", "max_depth", "outlier_ratio"):
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.disparity_floor not in ("cap", "label"):
@@ -142,9 +148,9 @@ class Protocol(Switches):
     def _contradictions(self) -> dict[str, bool]:
         floor, endless = self.disparity_floor, math.isinf(self.max_depth)
         return {
-            f"min_depth {self.min_depth} to max_depth {self.max_depth} holds nothing; "
+            f"min_depth {self.min_depth} to max_depth {self.max_depth} is an empty range; "
             "0 <= min_depth < max_depth is needed": not 0 <= self.min_depth < self.max_depth,
-            "disparity_floor 'cap' with an infinite max_depth is no floor; set a number or 'label'":
+            "disparity_floor 'cap' needs a finite max_depth; set a number or 'label'":
                 floor == "cap" and endless,
             f"disparity_floor {floor} is not positive; aligned disparities of 0 have no depth":
                 isinstance(floor, float) and not floor > 0,
@@ -161,7 +167,7 @@ class Protocol(Switches):
         }  # fmt: skip
 
     def check_kind(self, kind: str) -> None:
-        """Raises ProtocolError where the alignment makes no sense for a kind of prediction."""
+        """Raises ProtocolError where the alignment does not suit a kind of prediction."""
         _known_kind(kind)
         fitting = ALIGNMENTS[self.alignment]
         if kind not in fitting:
@@ -172,7 +178,7 @@ class Protocol(Switches):
 
 
 def fits(kind: str) -> list[str]:
-    """The alignments that make sense for a kind."""
+    """The alignments that suit a kind of prediction."""
     return [a for a, kinds in ALIGNMENTS.items() if kind in kinds]
 
 
@@ -182,7 +188,7 @@ def _known_kind(kind: str) -> None:
 
 
 def named(name: str) -> tuple[str, table.Named]:
-    """("da@1", its entry) of "da" or "da@1".
+    """Looks up "da" or "da@1" in the table: ("da@1", its entry).
 
     Raises:
       ProtocolError: no such protocol, or no such version of it.
@@ -196,54 +202,54 @@ def named(name: str) -> tuple[str, table.Named]:
 
 
 def default(kind: str) -> str:
-    """The protocol for a prediction of a kind where none is named."""
+    """The name of the default protocol for a kind of prediction."""
     _known_kind(kind)
     return "zoe" if kind == "metric" else "da"
 
 
 def views(name: str, kind: str) -> tuple[str, ...]:
-    """What a named protocol scores a prediction as where nobody asks: its kind, or all views."""
+    """The views a named protocol scores by default: the prediction's own kind, or all of them."""
     _, entry = named(name)
     return tuple(v for v in VIEWS[kind] if v in entry.kinds) if entry.all_views else (kind,)
 
 
 def check_view(kind: str, view: str) -> None:
-    """Raises ProtocolError where a view needs what a kind of prediction does not know."""
+    """Raises ProtocolError where a kind of prediction cannot be converted to a view."""
     for name in (kind, view):
         _known_kind(name)
     if view not in VIEWS[kind]:
         raise ProtocolError(
-            f"a {kind} prediction is no {view} one; it can be scored as {', '.join(VIEWS[kind])}"
+            f"a {kind} prediction cannot be scored as {view}; only as {', '.join(VIEWS[kind])}"
         )
 
 
 def get(name: str, kind: str, dataset: str = "", domain: str = "", **switches: Any) -> Protocol:
-    """The switches of a named protocol for one set and kind of prediction.
+    """Builds the switches of a named protocol for one data set and kind of prediction.
 
-    Values come from the most specific entry there is: the set in that domain ("diode_indoor"), the
-    set, the domain ("indoor_synth" counts as indoor), then what holds for all.
+    Values come from the most specific entry of the table: the set in that domain ("diode_indoor"),
+    the set, the domain ("indoor_synth" counts as indoor), then the values for all sets.
 
     Args:
       name: "da", or with its version "da@1".
       kind: one of KINDS.
-      dataset: as records name it; sets that are not in the table get the domain's values.
+      dataset: the set's name as in records; sets that are not in the table get the domain's values.
       domain: "indoor", "outdoor", or "" where it is not known.
-      **switches: changed afterwards; the hash tells.
+      **switches: override the table's values, which changes the hash.
 
     Raises:
-      ProtocolError: an unknown name, kind or switch, or a protocol that has no sense for the kind.
+      ProtocolError: an unknown name, kind or switch, or a protocol that does not suit the kind.
     """
     _known_kind(kind)
     full, entry = named(name)
     if kind not in entry.kinds:
-        cure = [n for n, other in table.TABLE.items() if kind in other.kinds]
+        suitable = [n for n, other in table.TABLE.items() if kind in other.kinds]
         raise ProtocolError(
             f"{full} does not score {kind} predictions ({entry.refuses}); use one of "
-            f"{', '.join(cure)}"
+            f"{', '.join(suitable)}"
         )
     unknown = switches.keys() - {f.name for f in dataclasses.fields(Protocol)}
     if unknown:
-        raise ProtocolError(f"no switch {', '.join(sorted(unknown))} in a protocol")
+        raise ProtocolError(f"a protocol has no switch {', '.join(sorted(unknown))}")
     area = "indoor" if domain.startswith("indoor") else domain
     keys = [f"{dataset}_{area}", dataset, area, "*"]
     values = next((entry.sets[k] for k in keys if k in entry.sets), {})
@@ -253,10 +259,10 @@ def get(name: str, kind: str, dataset: str = "", domain: str = "", **switches: A
 
 
 def window(name: str, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of a named frame or crop.
+    """Returns the row and column slices of a named frame or crop.
 
     Raises:
-      ProtocolError: a fixed frame does not fit into the image.
+      ProtocolError: a frame of fixed size is larger than the image.
     """
     if name == "none":
         return slice(0, height), slice(0, width)

@@ -1,11 +1,12 @@
-"""The named protocols: what each of the field's evaluation programs does, set by set.
+"""The table of named protocols: the switches of each published evaluation program, set by set.
 
-A line of `notes` says where a value comes from. "unverified:" marks what is remembered or inferred,
-not read in a paper or in code. Whoever changes a switch here gives the protocol a new version; a
-test holds the hashes.
+The lines of `notes` give the sources of the values. "unverified:" marks what is remembered or
+inferred, not read in a paper or in code. Changing a switch here requires a new version of the
+protocol; a test compares the hashes. Resumable score logs store a hash of `repr(TABLE)`, so any
+edit of the entries, notes included, ends the resuming of older runs.
 
-The reader should know that no official zero-shot evaluation of Depth Anything was ever published:
-`da` is the reading that its authors' answers and the neighbouring code support best.
+No official code for the zero-shot evaluation of Depth Anything was ever published: `da` is the
+interpretation best supported by its authors' answers and by related code.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ class Named(NamedTuple):
     """A named protocol.
 
     Attributes:
-      version: counted up with every change of a switch.
+      version: incremented with every change of a switch.
       base: switches for all sets.
-      kinds: kind of prediction -> its switches: protocol x kind decides the alignment.
+      kinds: kind of prediction -> its switches; protocol and kind together decide the alignment.
       sets: set, "set_domain" or domain -> its switches; "*" for all others.
       refuses: why other kinds are not scored.
       notes: sources and choices.
-      all_views: whether a prediction is scored as all that it can be scored as, unasked.
+      all_views: whether a prediction is scored by default as every kind that it converts to.
     """
 
     version: int

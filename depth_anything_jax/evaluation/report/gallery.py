@@ -1,8 +1,8 @@
-"""The worst, median and best images of a set, as pictures that people can judge.
+"""Draws the worst, median and best images of a set for the evaluation report.
 
-Which images those are is known when all are scored, so these few are predicted once more: memory
-and disk do not grow with the set. Alignment is the one that was scored. Of each image two files:
-the picture, and label | aligned prediction | error side by side.
+These images are known only after all have been scored, so they are predicted a second time: memory
+and disk use do not grow with the set. They are aligned with the scale and shift of their scores.
+Each image gives two files: the photo, and label | aligned prediction | error side by side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols.protocol import Protocol
 from depth_anything_jax.evaluation.runner import stream
 from depth_anything_jax.evaluation.runner.predictors import Candidate
-from depth_anything_jax.evaluation.runner.stream import Rulebook
+from depth_anything_jax.evaluation.runner.stream import ProtocolResolver
 from depth_anything_jax.evaluation.scores import metrics, scoring
 from depth_anything_jax.evaluation.scores.aggregate import ImageScores
 from depth_anything_jax.utils.scale_shift import Alignment
@@ -43,7 +43,7 @@ STYLE = (
 
 
 class Pick(NamedTuple):
-    """An image to be shown: "worst", "median" or "best", where it stands from 1, its scores."""
+    """An image to be shown: "worst", "median" or "best", its rank from 1, its scores."""
 
     why: str
     rank: int
@@ -51,23 +51,23 @@ class Pick(NamedTuple):
 
 
 def measure(images: Sequence[ImageScores]) -> str:
-    """What images are ranked by: AbsRel, or normalised L1 where labels give no AbsRel."""
+    """The metric to rank images by: AbsRel, or normalised L1 where no label gives AbsRel."""
     known = any(not math.isnan(i.abs_rel) for i in images)
     return "abs_rel" if known else "norm_l1"
 
 
 def ranked(images: Sequence[ImageScores]) -> list[ImageScores]:
-    """Those that have a score to be ranked by, the best first."""
+    """Sorts the images that have a score of that metric, the best first."""
     name = measure(images)
     found = [i for i in images if not i.why and not math.isnan(getattr(i, name))]
     return sorted(found, key=lambda i: (getattr(i, name), i.key))
 
 
 def pick(images: Sequence[ImageScores], each: int) -> list[Pick]:
-    """Up to `each` of the worst, of those around the median, and of the best; none twice, and fewer
-    where there are not three times as many.
+    """Picks up to `each` of the worst, the median and the best images.
 
-    Images without a score take no part. Ranks count from the best.
+    No image is picked twice; fewer are picked where there are not three times as many. Images
+    without a score are left out. Ranks count from the best.
     """
     found = ranked(images)
     n = len(found)
@@ -88,13 +88,13 @@ def pick(images: Sequence[ImageScores], each: int) -> list[Pick]:
 
 
 class Maps(NamedTuple):
-    """What is drawn of an image, at the size of the protocol's frame.
+    """The maps drawn for one image, at the size of the protocol's frame.
 
     Attributes:
       label, prediction: disparity in 1/m, or in the label's unit; the prediction is NaN where it
-        is not finite and nothing is scored.
-      valid: where the label counts.
-      error: |prediction − label| / label in the space of the protocol's metrics, where it counts.
+        is neither finite nor scored.
+      valid: the scored pixels.
+      error: |prediction − label| / label at those pixels, in the space of the protocol's metrics.
       metres: whether the unit is 1/m.
     """
 
@@ -114,7 +114,7 @@ def maps(
     *,
     whole: bool,
 ) -> Maps:
-    """An image's label and its prediction under an alignment that was found before."""
+    """Computes the maps to draw, with an alignment that was fitted before."""
     found = scoring.target(record, protocol)
     full = scoring.to_label(prediction, record, protocol, whole=whole)
     x = scoring.in_space(full, kind, protocol)
@@ -139,8 +139,9 @@ def maps(
 def _small(
     values: np.ndarray, valid: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A map at another size, the mean of the valid pixels under each new one, and where any are:
-    sparse measurements stay visible."""
+    """Shrinks a map to the mean of the valid pixels in each cell, and says which cells have any.
+
+    Sparse measurements stay visible this way."""
     rows = np.arange(values.shape[0]) * size[0] // values.shape[0]
     columns = np.arange(values.shape[1]) * size[1] // values.shape[1]
     cell = (rows[:, None] * size[1] + columns)[valid]
@@ -150,13 +151,13 @@ def _small(
 
 
 def fit(shape: tuple[int, int]) -> tuple[int, int]:
-    """The size at which a map is drawn: none of its sides above WIDTH, and none enlarged."""
+    """The size at which a map is drawn: no side longer than WIDTH, and never enlarged."""
     factor = min(1.0, WIDTH / max(shape))
     return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
 
 
 def draw(found: Maps) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[float, float]]:
-    """Label | prediction | error, and the range of disparity that the colours of both maps span."""
+    """Draws label | prediction | error; also returns the disparity range of the colours."""
     size = fit(found.label.shape)
     low, high = (float(v) for v in np.percentile(found.label[found.valid], [2, 98]))
     tiles = []
@@ -172,7 +173,7 @@ def draw(found: Maps) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[float, float]]:
 
 
 def photo(record: Mapping[str, Any], protocol: Protocol) -> UInt8[np.ndarray, "h w 3"]:
-    """The frame of a record's image, at the size of the maps."""
+    """Crops a record's image to the protocol's frame and resizes it to the size of the maps."""
     image = record["image"]
     if image.shape[:2] == record["valid"].shape:
         image = image[protocols.window(protocol.frame, *image.shape[:2])]
@@ -184,7 +185,7 @@ def section(
     candidate: Candidate,
     source: Any,
     images: Sequence[ImageScores],
-    rules: Rulebook,
+    rules: ProtocolResolver,
     folder: pathlib.Path,
     *,
     each: int = 3,
@@ -192,16 +193,15 @@ def section(
     """Draws a set's images into folder/pictures.
 
     Args:
-      candidate: predicts them once more.
+      candidate: predicts the chosen images again.
       source: the records.
       images: scores of all of them.
-      rules: under which they were scored, as the one view that is shown.
+      rules: the switches they were scored under, as the one view that is shown.
       folder: of the report.
-      each: how many of the worst, the median ones and the best.
+      each: how many of the worst, the median and the best images.
 
     Returns:
-      HTML with links relative to `folder`, "" where no image has a score to be ranked by, and the
-      switches by their hash.
+      HTML with links relative to `folder`, "" where no image can be ranked; and {hash: switches}.
     """
     (view,) = rules.views
     chosen = {p.scores.key: p for p in pick(images, each)}
@@ -211,7 +211,7 @@ def section(
     at = {source.key(i): i for i in range(len(source)) if source.key(i) in chosen}
     (folder / "pictures").mkdir(exist_ok=True)
     figures, switches = {}, {}
-    whole = candidate.look is None
+    whole = candidate.predict is None
     for _, record, prediction in stream.predictions(
         candidate, source, sorted(at.values()), rules, threads=1
     ):
@@ -237,15 +237,15 @@ def _figure(
     shown: Pick, count: int, files: Sequence[str], limits: tuple[float, float], metres: bool
 ) -> str:
     s = shown.scores
-    said = [f"<b>{shown.why}</b>, {shown.rank} of {count}: {html.escape(s.key)}"]
-    said += [f"AbsRel {s.abs_rel:.4f}", f"δ1 {s.delta1:.4f}"]
+    caption = [f"<b>{shown.why}</b>, {shown.rank} of {count}: {html.escape(s.key)}"]
+    caption += [f"AbsRel {s.abs_rel:.4f}", f"δ1 {s.delta1:.4f}"]
     if math.isnan(s.abs_rel):
-        said[1:] = [f"norm. L1 {s.norm_l1:.4f}"]
-    said.append(f"scale {s.scale:.6g}, shift {s.shift:.6g}, {s.n:,} pixels")
+        caption[1:] = [f"norm. L1 {s.norm_l1:.4f}"]
+    caption.append(f"scale {s.scale:.6g}, shift {s.shift:.6g}, {s.n:,} pixels")
     if s.scale < 0:
-        said.append("<b>upside down</b>: the scale is negative")
+        caption.append("<b>upside down</b>: the scale is negative")
     if s.not_finite:
-        said.append(f"{s.not_finite:,} predictions are not finite")
+        caption.append(f"{s.not_finite:,} predictions are not finite")
     ends = [f"{v:.3g}" for v in limits]
     if metres:
         ends = [f"{v:.3g}/m ({1 / v:.3g} m)" if v > 0 else f"{v:.3g}/m" for v in limits]
@@ -255,7 +255,7 @@ def _figure(
     return (
         f"<figure><div class=maps><img loading=lazy src='{files[0]}' alt='{html.escape(s.key)}'>"
         f"<img loading=lazy src='{files[1]}' alt='{alt}'></div>"
-        f"<figcaption>{' · '.join(said)}<br>{bar}</figcaption></figure>"
+        f"<figcaption>{' · '.join(caption)}<br>{bar}</figcaption></figure>"
     )
 
 
@@ -268,13 +268,13 @@ def _bar(colours: str) -> str:
 
 
 def legend() -> str:
-    """What the colours of all figures mean."""
+    """HTML that explains the colours of the figures."""
     grey = f"rgb({GREY},{GREY},{GREY})"
     return (
         "<p>From left to right: image, label, aligned prediction, error. Label and prediction of "
-        "an image have one range of colours, the 2nd to 98th percentile of its label, written "
-        "below it; red is near, blue is far, what lies beyond has the colour of the end. "
+        "an image share one range of colours, the 2nd to 98th percentile of its label, printed "
+        "below it; red is near, blue is far, and values outside are clipped to the range. "
         "The error is |prediction − label| / label in the space of the protocol's metrics, for "
-        f"all images 0{_bar(ERROR_COLOURS)}{ERROR} and more. Where nothing is scored it is "
+        f"all images 0{_bar(ERROR_COLOURS)}{ERROR} and more. Pixels that are not scored are "
         f"<span style='background:{grey};color:#fff'>&nbsp;grey&nbsp;</span>.</p>"
     )

@@ -1,4 +1,4 @@
-"""A progress bar: images, images a second, time left."""
+"""Shows a progress bar: images done, images per second, time left."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function to be told of (images done, images in all).
+    """Shows a bar and yields the function that updates it: (images done, images in total).
 
-    What was done before it is told for the first time, by an earlier run or while programs were
-    compiled, has no part in the rate. A terminal gets a bar that moves, a log a line now and then.
+    Images that are done at the first update, by an earlier run or while programs were compiled, do
+    not count for the rate. On a terminal the bar moves; a log gets a line every 30 seconds.
     """
     from tqdm import tqdm
 
@@ -26,7 +26,7 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], Non
     with tqdm(unit=" images", disable=quiet, **pace) as shown:
         started = False
 
-        def tell(done: int, count: int) -> None:
+        def update(done: int, count: int) -> None:
             nonlocal started
             if not started:
                 started = True
@@ -35,4 +35,4 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], Non
                 shown.last_print_n = done
             shown.update(done - shown.n)
 
-        yield tell
+        yield update

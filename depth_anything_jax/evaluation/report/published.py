@@ -1,12 +1,12 @@
-"""Published numbers, and when one may stand beside ours.
+"""Compares scores with published numbers, where both follow the same protocol.
 
     published.beside(row, "depth-anything-v2-large")  # of the evaluation program's row
 
-A number stands beside ours only where the row's hash is that of the protocol it was published
-under, or of our reading of it, which its notes then say. What differs otherwise (another number of
-images, options of the reader) is said, too.
+A published number is shown only where the row's hash is that of the protocol it was published
+under, or of our interpretation of that protocol, which its notes then say. Other differences (the
+number of images, options of the reader) are reported as well.
 
-`TABLES` holds the numbers as printed: sets after one another, metrics of a set between slashes.
+`TABLES` holds the numbers as printed: one entry per set, its metrics separated by slashes.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from depth_anything_jax.utils.choices import did_you_mean
 
 
 class Publication(NamedTuple):
-    """A table, or what of it is for one protocol.
+    """A published table, or the part of it that follows one protocol.
 
     Attributes:
       title: the publication, and the table in it.
-      protocol: the name of ours.
-      view: the kind that the predictions were scored as; "" for pairs, where it says nothing.
-      metrics: names of ours.
-      sets: "nyu", "diode_outdoor" (its images of one domain), "moge/nyu" (a reader's set), or
-        "da2k/indoor" (a kind of scene).
+      protocol: the name of our protocol.
+      view: the kind that the predictions were scored as; "" for pairs, where it has no meaning.
+      metrics: our names of the metrics.
+      sets: "nyu", "diode_outdoor" (its images of one domain), "moge/nyu" (a set of the reader
+        "moge"), or "da2k/indoor" (a kind of scene).
       models: name → its numbers, in the order of the sets.
       unit: of the numbers: 0.01 for per cent.
-      images: set → how many, as far as they are known.
+      images: set → number of images, where it is known.
       options: set → options of our reader that give those images.
-      notes: what a reader should know of the comparison.
+      notes: caveats of the comparison.
     """
 
     title: str
@@ -200,8 +200,8 @@ TABLES = (
 )  # fmt: skip
 MODELS = tuple(sorted({model for table in TABLES for model in table.models}))
 
-_DOMAINS = {"nyu": "indoor", "kitti": "outdoor"}  # where the protocol goes by it
-_SOME_PAIRS = {"da2k": 2000, "diw": 74_000}  # as their papers say; no exact count is printed
+_DOMAINS = {"nyu": "indoor", "kitti": "outdoor"}  # where the protocol depends on it
+_APPROXIMATE_PAIRS = {"da2k": 2000, "diw": 74_000}  # of their papers, which print no exact count
 _SIZES = {"vits": "small", "vitb": "base", "vitl": "large", "vitg": "giant"}
 _BINS: dict[float | None, str] = {10.0: "nyu", 80.0: "kitti"}  # V1's metric models, by their range
 _OTHERS = {  # of transformers' hub
@@ -209,28 +209,28 @@ _OTHERS = {  # of transformers' hub
     "intel/zoedepth-nyu": "zoedepth-nyu",
     "intel/zoedepth-kitti": "zoedepth-kitti",
 }
-# Options of readers that say where things lie, not which images are read.
+# Options of readers that give paths, and do not change which images are read.
 _PLACES = ("list_file", "validation_file", "labels", "partial", "set", "form")
 
 
 def check(model: str) -> str:
-    """The name itself, "" for "none".
+    """Checks a model's name and returns it; "" for "none".
 
     Raises:
-      ValueError: nothing published of a model of this name; lists the names.
+      ValueError: there are no published numbers of this model; the message lists the names.
     """
     if model == "none":
         return ""
     if model not in MODELS:
         raise ValueError(
             f"no published numbers of {model!r}; there are those of {', '.join(MODELS)}; 'none' "
-            f"shows nothing{did_you_mean(model, MODELS)}"
+            f"turns the comparison off{did_you_mean(model, MODELS)}"
         )
     return model
 
 
 def model_of(origin: str) -> str:
-    """The published model that weights of this name are, "" if it is none.
+    """The published model to which weights of this name belong; "" if to none.
 
     Args:
       origin: a Hub id, or a released file's or folder's name or path.
@@ -243,19 +243,19 @@ def model_of(origin: str) -> str:
         return name
     if known.head == "bins":
         return f"{name}-metric-{_BINS[known.max_depth]}"
-    return ""  # encoders; V2's metric models, of which no score on these sets was published
+    return ""  # encoders; V2's metric models, which have no published score on these sets
 
 
 def beside(row: Mapping[str, Any], model: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """What was published of a model for a row's set and protocol.
+    """Finds the numbers published for a model on a row's set under the row's protocol.
 
     Args:
       row: of `tables.rows`.
       model: one of MODELS, or "".
 
     Returns:
-      [{"title", "values": {metric: number}, "ratios": {metric: ours / number}, "notes"}], and what
-      was published of this set under other protocols, in words.
+      [{"title", "values": {metric: number}, "ratios": {metric: ours / number}, "notes"}], and
+      sentences on the numbers that were published for this set under other protocols.
     """
     shown, hidden = [], []
     name, _, _ = row["reader"].partition("?")
@@ -280,12 +280,12 @@ def beside(row: Mapping[str, Any], model: str) -> tuple[list[dict[str, Any]], li
                 for metric, text in texts
                 if not math.isnan(row[metric])
             }
-            if not values:  # labels without metres, say
+            if not values:  # for example, labels without metres
                 continue
             ratios = {metric: row[metric] / value for metric, value in values.items()}
             notes = [*table.notes, *_differences(row, table, place)]
             shown.append({"title": table.title, "values": values, "ratios": ratios, "notes": notes})
-    return shown, [] if "/" in row["set"] else hidden  # said once for all kinds of scene
+    return shown, [] if "/" in row["set"] else hidden  # reported once for all kinds of scene
 
 
 def _dataset(place: str) -> str:
@@ -293,7 +293,7 @@ def _dataset(place: str) -> str:
 
 
 def _hash(table: Publication, place: str) -> str:
-    """Of the protocol that a publication has for a set."""
+    """The hash of the protocol that a publication uses for a set."""
     if table.protocol == "pairs":
         return pairs.Rules().hash
     dataset = _dataset(place).removeprefix("moge/")
@@ -306,12 +306,12 @@ def _differences(row: Mapping[str, Any], table: Publication, place: str) -> list
     expected = table.images.get(place, row["split"])
     if row["images"] != expected and "/" not in row["set"]:
         found.append(f"ours is over {row['images']} images, theirs over {expected}")
-    some = _SOME_PAIRS.get(row["set"], 0)
-    if some and not 0.9 < row["pairs"] / some < 1.1:
-        found.append(f"ours is over {row['pairs']} pairs, theirs over some {some:,}")
+    about = _APPROXIMATE_PAIRS.get(row["set"], 0)
+    if about and not 0.9 < row["pairs"] / about < 1.1:
+        found.append(f"ours is over {row['pairs']} pairs, theirs over some {about:,}")
     fields = row["reader"].partition("?")[2].split("&")
     chosen = {f for f in fields if f and f.partition("=")[0] not in _PLACES}
     differ = chosen ^ set(filter(None, [table.options.get(place, "")]))
     if differ:
-        found.append(f"not read alike: {', '.join(sorted(differ))}")
+        found.append(f"reader options differ: {', '.join(sorted(differ))}")
     return found

@@ -1,4 +1,4 @@
-"""A run of the program with its folder: the log that it resumes from, its share, its report.
+"""Manages the output folder of an evaluation run: its resumable log and its report.
 
 with Session(folder, facts, resume=True) as session:
     ledger = session.ledger(candidate, source, …)
@@ -26,7 +26,7 @@ from depth_anything_jax.evaluation.runner import process_share
 from depth_anything_jax.evaluation.runner.predictors import Candidate
 from depth_anything_jax.evaluation.runner.process_share import Share
 from depth_anything_jax.evaluation.runner.score_log import Ledger, Log
-from depth_anything_jax.evaluation.runner.stream import Rulebook
+from depth_anything_jax.evaluation.runner.stream import ProtocolResolver
 from depth_anything_jax.evaluation.scores.aggregate import ImageScores
 from depth_anything_jax.utils.paths import is_remote
 from depth_anything_jax.utils.version import __version__
@@ -37,18 +37,19 @@ EACH, EACH_CORRUPTED = 3, 1  # images shown of the worst, the median and the bes
 
 
 def log_name(share: Share) -> str:
-    """The log of one process: log.jsonl of the first, log-1.jsonl of the second."""
+    """The file name of a process's log: log.jsonl for the first, log-1.jsonl for the second."""
     return f"log-{share.index}.jsonl" if share.index else LOG
 
 
 def new_folder(folder: str | pathlib.Path, *, resume: bool = False) -> pathlib.Path:
-    """The folder of a run, made where it is not there.
+    """Checks the folder of a run, and creates it where it does not exist.
 
     Args:
-      resume: it may hold a run that was not finished, or nothing.
+      resume: the folder may hold an unfinished run, or nothing.
 
     Raises:
-      ValueError: it holds something else: scores may have taken hours; or it is no local path.
+      ValueError: the folder holds anything else, which is never overwritten, because scores may
+        have taken hours; or it is not a local path.
     """
     if is_remote(folder):
         raise ValueError(
@@ -58,10 +59,8 @@ def new_folder(folder: str | pathlib.Path, *, resume: bool = False) -> pathlib.P
     path = pathlib.Path(folder).expanduser()
     there = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if there and not resume:
-        cure = ", or go on with --resume" if (path / LOG).is_file() else ""
-        raise ValueError(
-            f"--out={folder} is there and not empty; choose another or remove it{cure}"
-        )
+        hint = ", or go on with --resume" if (path / LOG).is_file() else ""
+        raise ValueError(f"--out={folder} is not empty; choose another or remove it{hint}")
     if there and not (path / LOG).is_file():
         raise ValueError(f"--out={folder} holds no {LOG} to resume from; choose another")
     path.mkdir(parents=True, exist_ok=True)
@@ -69,8 +68,9 @@ def new_folder(folder: str | pathlib.Path, *, resume: bool = False) -> pathlib.P
 
 
 def folder_of_all(folder: str | None, share: Share, *, resume: bool = False) -> pathlib.Path | None:
-    """`new_folder` for several processes: the first looks whether it may be used, before any other
-    writes into it; None without a folder."""
+    """`new_folder` for several processes; None without a folder.
+
+    The first process checks the folder before any other writes into it."""
     if not folder:
         return None
     path, problem = pathlib.Path(folder).expanduser(), None
@@ -85,12 +85,12 @@ def folder_of_all(folder: str | None, share: Share, *, resume: bool = False) -> 
 
 
 class Session:
-    """What a run keeps; without a folder nothing, and it works alike.
+    """Writes the log and the report of a run; without a folder it writes nothing.
 
     Args:
       folder: for the log and the report.
       facts: everything that scores depend on and that is known at the start, as JSON values.
-      resume: go on where the log in the folder ends.
+      resume: continue where the log in the folder ends.
       share: which of several processes this is.
       title: heading of the report.
     """
@@ -127,7 +127,7 @@ class Session:
         """
         if self.folder is None:
             return Ledger(self.share)
-        if self._log is None:  # not before there is something to log: errors leave no trace
+        if self._log is None:  # created late, so that a run that fails early leaves no file
             path = self.folder / log_name(self.share)
             self._log = Log(path, self._facts, resume=self._resume, share=self.share)
         facts |= {
@@ -141,27 +141,27 @@ class Session:
         return self._log.ledger(facts)
 
     def note(self, part: str, stats: Any, ledger: Ledger, seconds: float) -> None:
-        """Tells and keeps how a part went: images a second, compiled programs.
+        """Prints and records a part's speed: images per second, compiled programs.
 
         Args:
-          part: what it was.
-          stats: `predictor.Stats` of it, None where nothing runs in batches.
+          part: its name.
+          stats: its `predictor.Stats`; None where nothing runs in batches.
           ledger: of the part, complete.
-          seconds: that it took.
+          seconds: how long it took.
         """
         fresh = ledger.images - ledger.before
         row = {"part": part, "images": fresh, "scored_before": ledger.before}
         row |= {"seconds": round(seconds, 3), "images_per_second": round(fresh / seconds, 3)}
-        said = f"{fresh} images in {seconds:.1f} s, {fresh / seconds:.1f} a second"
+        text = f"{fresh} images in {seconds:.1f} s, {fresh / seconds:.1f} per second"
         if ledger.before:
-            said += f"; {ledger.before} were scored before"
+            text += f"; {ledger.before} were scored before"
         if stats is not None:
             row |= {"programs": len(stats.shapes), "padding": stats.padding}
             row |= {"shapes": sorted(stats.shapes)}
-            said += f"; shapes of input, a compiled program each: {len(stats.shapes)}"
+            text += f"; input shapes, one compiled program each: {len(stats.shapes)}"
         self.speed.append(row)
         if self.first:
-            print(said, file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
     def show(
         self,
@@ -169,14 +169,16 @@ class Session:
         source: Any,
         rows: Sequence[Mapping[str, Any]],
         images: Sequence[ImageScores],
-        rules: Rulebook,
+        rules: ProtocolResolver,
     ) -> None:
-        """Adds a source's images to the report; only the first process does, only with a folder.
+        """Adds pictures of a source's images to the report.
+
+        Only the first process does so, and only with a folder.
 
         Args:
-          rows: of the table, of one view.
-          images: those of all its sets, skipped ones too.
-          rules: of that view.
+          rows: the table's rows of one view.
+          images: scores of all images of the source, skipped ones included.
+          rules: the switches for that view.
         """
         if self.folder is None or not self.first:
             return
@@ -195,8 +197,8 @@ class Session:
             heading = f"{row['checkpoint']} on {row['set']}"
             if row.get("severity"):
                 heading += f", {row['corruption']} {row['severity']}"
-            said = f"{row['view']}, {row['protocol']} {row['hash']}, {row['images']} images"
-            text = f"<h2>{html.escape(heading)}</h2><p>{html.escape(said)}</p>{figures}"
+            facts = f"{row['view']}, {row['protocol']} {row['hash']}, {row['images']} images"
+            text = f"<h2>{html.escape(heading)}</h2><p>{html.escape(facts)}</p>{figures}"
             self._sections.append(text)
 
     def write(
@@ -207,10 +209,13 @@ class Session:
         *,
         last: bool = True,
     ) -> None:
-        """All files as far as the run has come; only the first process does, with a folder.
+        """Writes all files of the report with the scores so far.
+
+        Only the first process does so, and only with a folder.
 
         Args:
-          last: False: another time, if writing would take more than a tenth of the run's time.
+          last: whether the run is complete. If not, nothing is written where writing would take
+            more than a tenth of the run's time.
         """
         start = time.monotonic()
         if self.folder is None or not self.first or (start < self._not_before and not last):
@@ -241,7 +246,7 @@ class Session:
 
 
 def _versions() -> dict[str, str]:
-    """What computes: other versions may give other digits."""
+    """Versions of the code that computes; others may give other digits."""
     table = hashlib.sha256(repr(TABLE).encode()).hexdigest()
     names = ("jax", "numpy")
     found = {name: importlib.metadata.version(name) for name in names}
@@ -249,16 +254,16 @@ def _versions() -> dict[str, str]:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    """Names and values as a table; those that nobody gave are left out."""
+    """Names and values as an HTML table; empty values are left out."""
     cells = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(_said(value))}</td></tr>"
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(_as_text(value))}</td></tr>"
         for name, value in facts.items()
         if value not in (None, "", [], {})
     )
     return f"<table>{cells}</table>"
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{k}={v}" for k, v in value.items() if v is not None)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

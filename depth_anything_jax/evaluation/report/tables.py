@@ -1,4 +1,4 @@
-"""What an evaluation says: a row for each set, its table for people, files for programs."""
+"""Builds the result rows of an evaluation, and writes them as Markdown, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ COLUMNS = {
     "accuracy": "pairs right",
     "whdr": "WHDR",
 }
-# In the table only where a published number stands beside them; always in the files.
-_SELDOM = ("delta2", "delta3", "rmse_log")
-_NAMED = 3  # images that a note names
+# Shown in the table only beside published numbers of theirs; always in the files.
+_OPTIONAL = ("delta2", "delta3", "rmse_log")
+_MAX_NAMED = 3  # images that a note names
 Row = dict[str, Any]
 
 
 def rows(
     images: Sequence[ImageScores], about: Mapping[str, Any], *, reader: str, split: int, how: str
 ) -> list[Row]:
-    """A row for each set in a source, and protocol; of pairs also one for each kind of scene.
+    """Builds one row for each set of a source and protocol; for pairs also one per kind of scene.
 
     Args:
       images: scored and skipped ones of one source.
       about: fields that every row begins with: checkpoint, kind, view, protocol.
       reader: the source's name with its options, "kitti?split=midas_161".
-      split: images of the whole split.
+      split: the number of images in the whole split.
       how: as in `aggregate.means`.
     """
     found: list[Row] = []
@@ -89,32 +89,33 @@ def _row(
 
 
 def _notes(images: Sequence[ImageScores]) -> list[str]:
-    """What a mean does not tell: images that it leaves out, and those that look wrong."""
+    """Notes on a row: images that its mean leaves out, and images with suspicious predictions."""
     left_out: dict[str, list[str]] = {}
     for image in images:
         if image.why:
             left_out.setdefault(image.why, []).append(image.key)
-    found = [f"not scored, {why}: {_some(keys)}" for why, keys in left_out.items()]
+    found = [f"not scored, {why}: {_list(keys)}" for why, keys in left_out.items()]
     for text, keys in (
         ("negative scale, the prediction is upside down", [i.key for i in images if i.scale < 0]),
         ("predictions that are not finite", [i.key for i in images if i.not_finite]),
     ):
         if keys:
-            found.append(f"{text}: {_some(keys)}")
+            found.append(f"{text}: {_list(keys)}")
     return found
 
 
-def _some(keys: Sequence[str]) -> str:
-    return f"{len(keys)} images ({', '.join(keys[:_NAMED])}{', …' if len(keys) > _NAMED else ''})"
+def _list(keys: Sequence[str]) -> str:
+    more = ", …" if len(keys) > _MAX_NAMED else ""
+    return f"{len(keys)} images ({', '.join(keys[:_MAX_NAMED])}{more})"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table of the sets' rows; what no set has is left out."""
+    """Formats the rows as a Markdown table; columns that no row fills are left out."""
     beside = {name for r in rows for p in r["published"] for name in p["values"]}
     columns = {
         c: t
         for c, t in COLUMNS.items()
-        if (c not in _SELDOM or c in beside) and any(not math.isnan(r[c]) for r in rows)
+        if (c not in _OPTIONAL or c in beside) and any(not math.isnan(r[c]) for r in rows)
     }
     viewed = any(r["view"] != r["kind"] for r in rows)
     compared = any(r["published"] for r in rows)
@@ -147,7 +148,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _place(row: Row) -> str:
-    """Where a note belongs: set, corruption, view where there are several."""
+    """What a note refers to: the set, its corruption, and the view if it is not the kind."""
     parts = [row["set"], _corruption(row), "" if row["view"] == row["kind"] else row["view"]]
     return ", ".join(filter(None, parts))
 
@@ -169,7 +170,7 @@ def _count(row: Row) -> str:
 
 
 def _published(row: Row) -> str:
-    """ "V2, table 2: AbsRel 0.045 (1.01), δ1 0.979 (0.999)"."""
+    """Formats published numbers: "V2, table 2: AbsRel 0.045 (1.01), δ1 0.979 (0.999)"."""
     found = []
     for p in row["published"]:
         values = [
@@ -181,9 +182,9 @@ def _published(row: Row) -> str:
 
 
 def relative_table(relative: Sequence[Row]) -> str:
-    """A Markdown table of `relative.rows`, in per cent: above 0 is better than the reference."""
+    """Formats `relative.rows` as a Markdown table in per cent; above 0 is better."""
     columns = [
-        c for c in COLUMNS if c not in _SELDOM and any(not math.isnan(r[c]) for r in relative)
+        c for c in COLUMNS if c not in _OPTIONAL and any(not math.isnan(r[c]) for r in relative)
     ]
     several = any("over" in r for r in relative)
     heads = ["checkpoint", "relative to", *["over"] * several, "sets", "images"]
@@ -203,7 +204,7 @@ def relative_table(relative: Sequence[Row]) -> str:
 
 
 def text(rows: Sequence[Row], relative: Sequence[Row] = ()) -> str:
-    """The tables for people."""
+    """Formats all tables as Markdown."""
     return table(rows) + (f"\n\n{relative_table(relative)}" if relative else "")
 
 
@@ -214,8 +215,10 @@ def write(
     relative: Sequence[Row] = (),
     speed: Sequence[Row] = (),
 ) -> None:
-    """table.md, scores.json {"sets": …, "images": …, "relative": …, "speed": …} (NaN is null), and
-    scores.csv of the images."""
+    """Writes table.md, scores.json and scores.csv.
+
+    scores.json has {"sets": …, "images": …, "relative": …, "speed": …}, with null for NaN;
+    scores.csv has the images."""
 
     def plain(row: Row) -> Row:
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}

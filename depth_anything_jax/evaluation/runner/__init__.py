@@ -1,1 +1,1 @@
-"""Runs predictors over evaluation sets: reading, predicting, scoring, resuming."""
+"""Runs predictors over evaluation sets: reads, predicts, scores, resumes."""

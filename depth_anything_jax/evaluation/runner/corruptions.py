@@ -1,16 +1,16 @@
-"""The usual corruptions of images: 12 kinds of noise, blur, weather and digital, five severities.
+"""Applies image corruptions: 12 kinds of noise, blur, weather and digital, in five severities.
 
 Kinds, formulas and constants are those of ImageNet-C (Hendrycks & Dietterich 2019, section 3 and
-the authors' make_imagenet_c.py), less three: elastic and glass move pixels, while labels stay as
-they are, and frost needs photographs of frost. Seven come from albumentations 2 (extra [corrupt];
-its last release under the MIT licence, which its authors no longer change), where its operation is
-ImageNet-C's. Five are written here, because the library's are other operations: shot noise,
-motion blur, snow (which overflows in 2.0.8), fog and brightness.
+the authors' make_imagenet_c.py), without three: elastic and glass move pixels, while labels do not
+move, and frost needs photographs of frost. Seven come from albumentations 2 (extra [corrupt]; its
+last release under the MIT licence, no longer maintained), where its operation is the same as
+ImageNet-C's. Five are implemented here, because the library's operations differ: shot noise, motion
+blur, snow (which overflows in 2.0.8), fog and brightness.
 
-What is not ImageNet-C's: impulse noise hits whole pixels, not channels; fog is one cloud over the
-picture whatever its size. Radii are pixels of the picture at its own size, as those who took
-ImageNet-C to larger pictures left them (Michaelis et al. 2019): a blur is milder on larger
-pictures, and numbers at other resolutions are not to be compared.
+Differences from ImageNet-C: impulse noise replaces whole pixels, not channels; fog is one cloud
+over the image whatever its size. Radii are pixels at the image's own size, as in earlier uses of
+ImageNet-C on larger images (Michaelis et al. 2019): a blur is milder on larger images, and numbers
+at different resolutions cannot be compared.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KINDS = (
     "snow", "fog", "brightness",
     "contrast", "pixelate", "jpeg",
 )  # fmt: skip
-# make_imagenet_c.py's c, by severity.
+# The constants c of make_imagenet_c.py, by severity.
 _STRENGTHS: dict[str, Sequence[Any]] = {
     "gaussian_noise": (0.08, 0.12, 0.18, 0.26, 0.38),
     "shot_noise": (60, 25, 12, 5, 3),
@@ -57,7 +57,7 @@ _STRENGTHS: dict[str, Sequence[Any]] = {
 
 
 def parse(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """(kind, severity) of what was asked for: "all", "fog", "fog:3", "all:5"; none twice.
+    """Parses "all", "fog", "fog:3", "all:5" into (kind, severity) pairs without duplicates.
 
     Raises:
       ValueError: an unknown kind or severity.
@@ -79,7 +79,7 @@ def parse(texts: Sequence[str]) -> list[tuple[str, int]]:
 def apply(
     image: UInt8[np.ndarray, "h w 3"], kind: str, severity: int, key: str
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A corrupted copy, the same for the same key, kind and severity.
+    """Returns a corrupted copy of an image, determined by key, kind and severity.
 
     Raises:
       ImportError: the extra is not installed.
@@ -96,7 +96,7 @@ def apply(
 
 @functools.cache
 def _library() -> Any:
-    # It asks a server for its newest version when it is imported, unless told not to.
+    # By default its import asks a server for the newest version.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
         import albumentations
@@ -125,7 +125,7 @@ def _transform(kind: str, c: Any) -> Any:
     return make[kind]()
 
 
-# Of ours each takes the picture in 0-1 and gives one that may leave it.
+# Our own corruptions take an image in 0-1 and may return values outside that range.
 
 
 def _shot_noise(x: np.ndarray, photons: float, rng: np.random.Generator) -> np.ndarray:
@@ -139,7 +139,7 @@ def _brightness(x: np.ndarray, added: float, _: np.random.Generator) -> np.ndarr
 
 
 def _streak(radius: int, sigma: float, degrees: float) -> np.ndarray:
-    """A kernel that fades along a line from its centre."""
+    """Builds a blur kernel that fades along a line from its centre."""
     kernel = np.zeros((2 * radius + 1,) * 2, np.float32)
     angle = np.deg2rad(degrees)
     for t in np.linspace(0, radius, 4 * radius + 1):
@@ -189,7 +189,7 @@ _OURS = {
 
 
 class Corrupted:
-    """A source whose images are corrupted; labels and keys are those of the source.
+    """Wraps a source and corrupts its images; labels and keys do not change.
 
     Attributes:
       facts: {"corruption": …, "severity": …}.
@@ -214,7 +214,7 @@ class Corrupted:
 
 
 def expand(sets: Sequence[tuple[str, Any]], texts: Sequence[str]) -> list[tuple[str, Any]]:
-    """Each set as it is, then under each corruption that was asked for.
+    """Expands the list of sets: each set as it is, then with each of the chosen corruptions.
 
     Raises:
       ValueError: an unknown kind or severity.
@@ -231,7 +231,7 @@ def expand(sets: Sequence[tuple[str, Any]], texts: Sequence[str]) -> list[tuple[
 
 
 def facts(source: Any, sets: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """A source's corruption and severity; nothing in a run without any."""
+    """A source's corruption and severity; empty where the run has no corrupted set."""
     clean = {"corruption": "none", "severity": 0} if any(_facts(s) for _, s in sets) else {}
     return _facts(source) or clean
 
@@ -241,15 +241,17 @@ def _facts(source: Any) -> dict[str, Any]:
 
 
 def check(checkpoints: Sequence[str], texts: Sequence[str]) -> None:
-    """Raises ValueError where a corruption would change nothing."""
+    """Raises ValueError where a corruption cannot affect a checkpoint's predictions."""
     blind = [c for c in checkpoints if c.partition(":")[0] in ("baseline", "predictions")]
     if texts and blind:
-        raise ValueError(f"--corrupt has no effect on {blind[0]}, which does not look at images")
+        raise ValueError(f"--corrupt has no effect on {blind[0]}, which does not read images")
 
 
 def mean_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each checkpoint, view, set and protocol: the mean over its corrupted rows, all
-    kinds and severities alike. Its corruption is "mean", its severity how many rows it is of."""
+    """Averages the corrupted rows of each checkpoint, view, set and protocol into one row.
+
+    All kinds and severities have the same weight. The row's corruption is "mean", its severity the
+    number of averaged rows."""
     parts: dict[Any, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row.get("severity"):
@@ -268,7 +270,7 @@ def mean_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def compare(
     rows: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]], reference: str
 ) -> list[dict[str, Any]]:
-    """`relative.rows`, of corrupted images apart from clean ones ("over" says which).
+    """Computes `relative.rows` for clean and for corrupted images; "over" says which.
 
     Args:
       rows, images: of the program, without means.

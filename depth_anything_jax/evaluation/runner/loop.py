@@ -1,12 +1,12 @@
-"""Scores of a model on labelled images, per image and per set, under a protocol.
+"""Evaluates a model on labelled images under a protocol: scores per image and per data set.
 
-The network sees the whole image (or the protocol's frame of it) at its official size: short side
-`input_size`, multiples of the patch size, bicubic, or as the network's own transform has it;
-everything after that is `scoring`. The protocol without a name is `golden`: least squares in
-disparity, caps by domain, image means.
+The network gets the whole image (or the protocol's frame of it) at its official size: short side
+`input_size`, multiples of the patch size, bicubic, or as the network's own transform defines it;
+everything after that is done by `scoring`. The default protocol is `golden`: least squares in
+disparity, caps by domain, means over images.
 
-The trainer's loop and the demo call `evaluate`; nothing here knows flags or files. A source may be
-any sequence of records, a list in memory too.
+The training loop and the demo call `evaluate`; this module knows neither flags nor files. A source
+may be any sequence of records, including a list in memory.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ METRICS = ("abs_rel", "delta1", "norm_l1")
 
 
 class Scores(NamedTuple):
-    """Means over images.
+    """Mean scores over images.
 
     Attributes:
       abs_rel, delta1, norm_l1: over all images that have them; NaN where none has.
       sets: the same for each data set, {"name": {"images": n, "abs_rel": …}}.
       per_image: in the source's order.
       skipped: keys of images that could not be scored.
-      skipped_images: what is known of those, and why.
+      skipped_images: the entries of those images, which say why.
     """
 
     abs_rel: float
@@ -49,7 +49,7 @@ class Scores(NamedTuple):
     skipped_images: list[ImageScores]
 
     def of(self, name: str) -> np.ndarray:
-        """One metric of every image, float64 (n,): for paired intervals."""
+        """One metric of every image, float64 (n,), as paired intervals need it."""
         return np.array([getattr(s, name) for s in self.per_image], np.float64)
 
 
@@ -68,28 +68,29 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
 ) -> Scores:
-    """Scores of a model on a labelled source.
+    """Scores a network on a labelled source.
 
     Args:
-      predict: normalised images (b, h, w, 3) → maps (b, h, w) of what `kind` says: disparity for
-        "disparity-affine", as `predictor.Predictor` gives it of any head, depth for the others. It
-        is called with `batch_size` images of one shape; jit compiles once per shape.
+      predict: normalised images (b, h, w, 3) → maps (b, h, w) of the given kind: disparity for
+        "disparity-affine", as `predictor.Predictor` returns it for any head, depth for the others.
+        It is called with `batch_size` images of one shape; jit compiles once per shape.
       source: labelled records.
       kind: one of protocol.KINDS.
-      protocol: a name, whose switches go by each record's set and domain, or switches for all.
+      protocol: a name, whose switches depend on each record's set and domain, or the switches for
+        all records.
       size: short side of the network's input; None: the protocol's.
-      cap: metres, for all images; None: the protocol's.
-      boundary: whether boundary F1 is wanted.
-      batch_size: images at a time.
-      limit: the first so many records; 0: all.
-      threads: that read ahead, and as many that score.
-      progress: called with (images done, images in all).
+      cap: maximum depth in metres for all images; None: the protocol's.
+      boundary: whether to compute boundary F1.
+      batch_size: images per batch.
+      limit: number of records to score, from the first; 0: all.
+      threads: number of threads that read ahead, and number of threads that score.
+      progress: called with (images done, images in total).
       transform: makes the network's input.
 
     Raises:
-      ValueError: a record without a label, no image could be scored, or a size for a network whose
-        inputs all have one shape.
-      Exception: what reading a record raised; an evaluation leaves nothing out silently.
+      ValueError: a record has no label, no image could be scored, or a size is given for a network
+        whose inputs all have one shape.
+      Exception: reading a record failed; an evaluation never leaves a record out silently.
     """
     changed = {"input_size": size, "max_depth": cap}
     return evaluate_candidate(
@@ -116,7 +117,7 @@ def evaluate_candidate(
     progress: Callable[[int, int], None] | None = None,
     ledger: Ledger | None = None,
 ) -> Scores:
-    """Scores of anything that predicts, as the kind that it is: see `evaluate_views`."""
+    """Scores a candidate as its own kind of prediction: see `evaluate_views`."""
     (found,) = evaluate_views(
         candidate,
         source,
@@ -145,17 +146,18 @@ def evaluate_views(
     progress: Callable[[int, int], None] | None = None,
     ledger: Ledger | None = None,
 ) -> dict[str, Scores]:
-    """Scores of anything that predicts, as each of several kinds, from one look at each image.
+    """Scores a candidate as each of several kinds of prediction; each image is predicted once.
 
-    Other arguments and errors are those of `evaluate`; without a protocol it is
-    `protocol.default`'s of the first view. What a candidate has no prediction of is not scored and
-    named among the skipped. Records of point pairs are scored by `pairs.Rules`.
+    Other arguments and errors are those of `evaluate`; the default protocol is `protocol.default`
+    of the first view. Images for which a candidate has no prediction are not scored and are listed
+    as skipped. Records of point pairs are scored under `pairs.Rules`.
 
     Args:
-      views: kinds that the prediction is or can be made (`protocol.VIEWS`).
-      switches: of the protocol, changed.
-      ledger: what it knows is not scored again, and what is scored it is told at once. Of several
-        processes each scores its share, of which `progress` tells, and gets all scores.
+      views: kinds that the prediction has or can be converted to (`protocol.VIEWS`).
+      switches: changes of the protocol's switches.
+      ledger: images that it holds are not scored again, and new scores are added to it at once.
+        Each of several processes scores its share, which `progress` counts, and returns all
+        scores.
     """
     for view in views:
         protocols.check_view(candidate.kind, view)
@@ -165,7 +167,7 @@ def evaluate_views(
             f"input_size={changed['input_size']}: every input of "
             f"{candidate.name or 'this network'} has one shape, its own; leave the size out"
         )
-    rules = stream.Rulebook(views, protocol or protocols.default(views[0]), changed)
+    rules = stream.ProtocolResolver(views, protocol or protocols.default(views[0]), changed)
     count = min(limit or len(source), len(source))
     groups: Sequence[Any] = range(count)
     if rules.per == "sequence":
@@ -173,7 +175,7 @@ def evaluate_views(
     ledger = Ledger() if ledger is None else ledger
     indices = ledger.todo(groups)
 
-    def told() -> Iterator[Scored]:
+    def reported() -> Iterator[Scored]:
         done, mine = ledger.progress()
         if done and progress is not None:
             progress(done, mine)
@@ -186,7 +188,7 @@ def evaluate_views(
             if progress is not None:
                 progress(done, mine)
 
-    found = ledger.collect(told())
+    found = ledger.collect(reported())
     result = {}
     for view in views:
         images = [found[i][view] for i in sorted(found)]
@@ -198,7 +200,7 @@ def evaluate_views(
 
 
 def summarise(images: Sequence[ImageScores], how: str = "image") -> Scores:
-    """Means of image scores, over all and per set; skipped images are named."""
+    """Averages image scores over all images and per set, and lists skipped images."""
     scored = [i for i in images if not i.why]
     by_set: dict[str, list[ImageScores]] = {}
     for image in scored:

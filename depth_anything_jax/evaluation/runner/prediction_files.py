@@ -1,8 +1,8 @@
-"""Predictions in files of any tool: .npy .npz .png .pfm .exr -> a map of numbers.
+"""Reads prediction files of any tool: .npy .npz .png .pfm .exr -> a map of numbers.
 
     read("files/a/1.png", "depth-scale")
 
-Files that our own programs wrote say what their numbers are, and are read as such.
+Files written by our own programs carry metadata on their values, which is used and checked.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ SUFFIXES = (".npy", ".npz", ".png", ".pfm", ".exr")
 
 
 def read(path: str | os.PathLike[str], kind: str) -> Num[np.ndarray, "h w"]:
-    """A prediction as a file gives it, which is to be of a kind.
+    """Reads a prediction file that should hold a given kind of prediction.
 
-    PNG and npz of `Depth.save` and of the predict program come back in their unit. Any other 16-bit
-    PNG is integers of a unit that nobody knows: good for every kind but "metric".
+    PNG and npz of `Depth.save` and of the predict program are returned in their unit. Any other
+    16-bit PNG holds integers in an unknown unit, which suit every kind except "metric".
 
     Raises:
-      FormatError: it is no map of numbers, or not one of this kind.
+      FormatError: the file holds no map of numbers, or one of another kind.
     """
     path = pathlib.Path(path)
     suffix = path.suffix.lower()
@@ -48,7 +48,7 @@ def read(path: str | os.PathLike[str], kind: str) -> Num[np.ndarray, "h w"]:
 
 
 def _read_ours(path: pathlib.Path, kind: str) -> np.ndarray | None:
-    """The map in a PNG or npz of `Depth.save`, None in files of other tools."""
+    """Reads the map in a PNG or npz of `Depth.save`; None for files of other tools."""
     from depth_anything_jax.inference import depth_files
     from depth_anything_jax.inference.depth_files import RELATIVE
 

@@ -1,11 +1,11 @@
-"""What can be scored: checkpoints, transformers' models, files of any tool, and baselines.
+"""Makes candidates for scoring from checkpoints, transformers models, files and baselines.
 
     make("runs/student")               weights of ours, PyTorch's or the hub's, as `pretrained.load`
     make("transformers:FOLDER_OR_ID")  any depth-estimation model of transformers (extra [torch])
-    make("predictions:FOLDER", kind=…) files beside the images' names: .npy .npz .png .pfm .exr
-    make("baseline:gt")                also zero and mean: what any evaluator must get right
+    make("predictions:FOLDER", kind=…) files named after the images: .npy .npz .png .pfm .exr
+    make("baseline:gt")                also zero and mean: scores any evaluator must get right
 
-A prediction is of a kind, which decides how it may be aligned:
+The kind of a prediction decides how it may be aligned:
   disparity-affine  inverse depth up to scale and shift (Depth Anything, MiDaS)
   depth-affine      depth up to scale and shift (Marigold)
   depth-scale       depth up to scale
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # it brings jax, which takes seconds to start
     from depth_anything_jax.checkpoints.bundle import ModelBundle
 
 BASELINES = ("zero", "mean", "gt")
-# Kinds of transformers' models by model_type; Depth Anything's config says it itself.
+# Kinds of transformers' models by model_type; a Depth Anything config states its kind.
 TRANSFORMERS_KINDS = {
     "dpt": "disparity-affine",  # MiDaS 3.0 and 3.1; others may predict metres: `make`'s kind
     "glpn": "metric",
@@ -52,29 +52,30 @@ Maps = Iterator[tuple[Any, np.ndarray]]
 
 
 class Candidate(NamedTuple):
-    """Something that predicts, by looking at images or by knowing records; one of the two.
+    """Something to be scored: it either predicts from images or looks predictions up by record.
 
     Attributes:
-      name: as it was asked for.
+      name: as given by the user.
       kind: one of KINDS.
-      prepare: RGB image (h, w, 3) uint8, short side that the protocol asks for → what `look` takes;
+      prepare: RGB image (h, w, 3) uint8, short side of the protocol → the input of `predict`;
         called in threads.
-      look: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
-      know: record, protocol → the map of its whole image, or None where there is none.
-      own_size: `prepare` does not go by the side asked for: its inputs all have one shape.
-      learned_at: short side at which a network learned its metres, which are others at another.
-      identity: what tells these weights or files from others of the same name.
-      stats: what `look` did to its last images, where it runs in batches.
-      origin: the name under which these weights were released, as far as they tell: what
-        `published.model_of` takes.
-      focal: of a network that predicts canonical depth (`outputs.to_metres`).
+      predict: (tag, prepared image) pairs → (tag, map (h, w)) at any resolution, in any order.
+      lookup: record, protocol → the map of its whole image, or None where there is none.
+      own_size: whether `prepare` ignores the protocol's size because all inputs have one shape.
+      learned_at: short side at which a metric network was trained; it predicts other metres at
+        other sizes.
+      identity: distinguishes these weights or files from others of the same name.
+      stats: statistics of the last call of `predict`, where it runs in batches.
+      origin: the name under which these weights were released, where it is known: the argument of
+        `published.model_of`.
+      focal: focal length of a network that predicts canonical depth (`outputs.to_metres`).
     """
 
     name: str
     kind: str
     prepare: Callable[[np.ndarray, int], Any] = transforms.OFFICIAL_INPUT
-    look: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
-    know: Callable[[Record, Switches], np.ndarray | None] | None = None
+    predict: Callable[[Iterable[tuple[Any, Any]]], Maps] | None = None
+    lookup: Callable[[Record, Switches], np.ndarray | None] | None = None
     own_size: bool = False
     learned_at: int | None = None
     identity: str = ""
@@ -93,23 +94,23 @@ def make(
     allow_missing_files: bool = False,
     load: Mapping[str, Any] | None = None,
 ) -> Candidate:
-    """A candidate from its name.
+    """Makes the candidate that a source string names.
 
     Args:
       source: see the module's docstring.
-      kind: one of KINDS; needed by predictions:, taken for transformers' "dpt" models, whose config
-        does not say what they predict, and only checked where the source knows it.
-      batch_size: images at a time, for weights; 0: one a device.
-      keys: the images that will be asked for; predictions: must have a file for each.
-      known: images that are there too, and whose files therefore are no strangers.
-      allow_missing_files: predictions: may lack some of them; those are not predicted.
+      kind: one of KINDS; required by predictions:, used for transformers' "dpt" models, whose
+        config does not state what they predict, and only checked where the source states its kind.
+      batch_size: images per batch, for weights; 0: one per device.
+      keys: the images to be scored; predictions: must have a file for each.
+      known: keys of other images whose files may be in the folder.
+      allow_missing_files: whether predictions: may lack files; those images are not predicted.
       load: further arguments of `pretrained.load`.
 
     Raises:
       ValueError: an unknown baseline or kind, a kind that contradicts the source, files
         that are missing or that belong to no image (all listed).
-      FileNotFoundError: no such folder or weights.
-      ImportError: PyTorch is needed and not there.
+      FileNotFoundError: the folder or the weights do not exist.
+      ImportError: PyTorch is needed and not installed.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind={kind!r}: one of {', '.join(KINDS)}")
@@ -134,13 +135,13 @@ def _baseline(source: str, name: str, kind: str) -> Candidate:
     if name not in BASELINES:
         raise ValueError(f"{source}: baselines are {', '.join(BASELINES)}")
 
-    def know(record: Record, protocol: Switches) -> np.ndarray:
+    def lookup(record: Record, protocol: Switches) -> np.ndarray:
         if not isinstance(protocol, Protocol):  # pairs of points
             if name != "zero":
                 raise ProtocolError(
-                    f"{source}: {record['key']} has pairs of points and no depth that {name!r} "
-                    "could be taken from; baseline:zero has every pair a tie, and predictions: "
-                    "brings maps"
+                    f"{source}: {record['key']} is labelled with pairs of points and has no depth "
+                    f"for {name!r}; use baseline:zero, where every pair is a tie, or predictions: "
+                    "with maps from files"
                 )
             return np.zeros(record["image"].shape[:2])
         whole = np.full(record["valid"].shape, np.nan)
@@ -153,7 +154,7 @@ def _baseline(source: str, name: str, kind: str) -> Candidate:
             whole[counts] = whole[counts].mean()
         return whole
 
-    return Candidate(source, kind, know=know)
+    return Candidate(source, kind, lookup=lookup)
 
 
 # Files of any tool
@@ -168,7 +169,7 @@ def _files(
     allow_missing: bool,
 ) -> Candidate:
     if kind is None:
-        raise ValueError(f"{source}: files do not say what they are; give kind: {', '.join(KINDS)}")
+        raise ValueError(f"{source}: files do not state their kind; give kind: {', '.join(KINDS)}")
     root = pathlib.Path(folder).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"{source}: no folder {root}")
@@ -176,22 +177,24 @@ def _files(
     for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES):
         stem = path.relative_to(root).with_suffix("").as_posix()
         if stem in found:
-            raise ValueError(f"{source}: {path} and {found[stem]} are of one image; remove one")
+            raise ValueError(
+                f"{source}: {path} and {found[stem]} belong to the same image; remove one"
+            )
         found[stem] = path
     owners: dict[str, str] = {}
     for key in (*keys, *known):
         other = owners.setdefault(_stem(key), key)
         if other != key:
             raise ValueError(
-                f"{source}: the images {other} and {key} would share a file; score them apart"
+                f"{source}: the images {other} and {key} would share a file; score them separately"
             )
     missing = [key for key in keys if _stem(key) not in found]
     extra = [str(path) for stem, path in found.items() if stem not in owners]
     problems = []
     if missing and not allow_missing:
-        problems.append(f"{len(missing)} of {len(keys)} images have no file: {_some(missing)}")
+        problems.append(f"{len(missing)} of {len(keys)} images have no file: {_listed(missing)}")
     if extra:
-        problems.append(f"{len(extra)} files belong to no image: {_some(extra)}")
+        problems.append(f"{len(extra)} files belong to no image: {_listed(extra)}")
     if problems:
         raise ValueError(
             f"{source}: {'; '.join(problems)}. A file has its image's path and stem ("
@@ -199,7 +202,7 @@ def _files(
             + ")"
         )
 
-    def know(record: Record, protocol: Switches) -> np.ndarray | None:
+    def lookup(record: Record, protocol: Switches) -> np.ndarray | None:
         path = found.get(_stem(record["key"]))
         if path is None:
             return None
@@ -211,14 +214,14 @@ def _files(
     for stem, path in found.items():
         facts = path.stat()
         digest.update(f"{stem}\n{facts.st_size} {facts.st_mtime_ns}\n".encode(errors="replace"))
-    return Candidate(source, kind, know=know, identity=digest.hexdigest())
+    return Candidate(source, kind, lookup=lookup, identity=digest.hexdigest())
 
 
 def _stem(key: str) -> str:
     return str(pathlib.PurePosixPath(key).with_suffix(""))
 
 
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
@@ -233,10 +236,10 @@ def of_network(
     name: str = "",
     transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
 ) -> Candidate:
-    """A function of normalised images (b, h, w, 3) → maps (b, h, w) of what `kind` says.
+    """Makes a candidate from a function: normalised images (b, h, w, 3) → maps (b, h, w).
 
-    It is called with exactly `batch_size` images of one shape, made by the transform: at the
-    protocol's size where that keeps the aspect ratio.
+    It is called with exactly `batch_size` images of one shape. The transform makes them, at the
+    protocol's size where it keeps the aspect ratio.
     """
     from depth_anything_jax.inference.predictor import (
         Input,
@@ -246,7 +249,7 @@ def of_network(
 
     stats = Stats()
 
-    def look(images: Iterable[tuple[Any, np.ndarray]]) -> Maps:
+    def predict_images(images: Iterable[tuple[Any, np.ndarray]]) -> Maps:
         stats.clear()
         inputs = (Input(tag, image) for tag, image in images)
         for out in predict_all(predict, inputs, batch_size=batch_size, stats=stats):
@@ -256,7 +259,7 @@ def of_network(
         return transform(image, size if transform.keep_aspect else None)
 
     fixed = not transform.keep_aspect
-    return Candidate(name, kind, prepare, look, own_size=fixed, stats=stats)
+    return Candidate(name, kind, prepare, predict_images, own_size=fixed, stats=stats)
 
 
 def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate:
@@ -266,7 +269,7 @@ def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate
     from depth_anything_jax.utils.param_paths import fingerprint
 
     bundle = bundle_of(pretrained.load(source, **load), dtype=compute_dtype("auto"))
-    # Imported weights have one link; whatever was trained from them has another.
+    # Imported weights have one link in their licence chain; training on them adds another.
     chain = bundle.metadata["licence_chain"]
     whole = [link["role"] for link in chain] == ["weights"] and "filled" not in bundle.metadata
     return of_bundle(bundle, batch_size=batch_size)._replace(
@@ -275,10 +278,10 @@ def _weights(source: str, batch_size: int, load: Mapping[str, Any]) -> Candidate
 
 
 def of_bundle(bundle: ModelBundle, *, batch_size: int = 0) -> Candidate:
-    """One of our models, as what it was loaded from is called.
+    """Makes a candidate from a model bundle, named after its source.
 
     Args:
-      batch_size: images at a time; 0: one a device.
+      batch_size: images per batch; 0: one per device.
     """
     from depth_anything_jax.inference.predictor import Predictor
     from depth_anything_jax.models.outputs import as_said
@@ -296,9 +299,9 @@ def of_bundle(bundle: ModelBundle, *, batch_size: int = 0) -> Candidate:
 
 
 def _without_padding(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The map of an image of this shape, of which ZoeDepth's processor had padded the sides.
+    """Removes the padding of ZoeDepth's processor from the map of an image of this shape.
 
-    The processor's own way back needs torchvision, which nothing else of it does.
+    The processor's own method needs torchvision, which it needs for nothing else.
     """
     (height, width), (above, left) = shape, map(scoring.padding, shape)
     padded = interpolation.resize(values, (height + 2 * above, width + 2 * left), "bicubic")
@@ -329,18 +332,16 @@ def _transformers(source: str, asked: str | None) -> Candidate:
         kind = "metric" if metric else "disparity-affine"
     if kind is None:
         known = ", ".join([*TRANSFORMERS_KINDS, "depth_anything"])
-        raise ValueError(
-            f"transformers:{source} is a {model_type!r}; what it predicts is known of {known}"
-        )
+        raise ValueError(f"transformers:{source} is a {model_type!r}; supported models are {known}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
 
     def prepare(image: np.ndarray, size: int) -> tuple[tuple[int, int], Any]:
-        """In its own way and size, whatever the protocol asks for."""
+        """Applies the model's own processor, at its own size, whatever the protocol's size is."""
         inputs = processor(images=np.ascontiguousarray(image), return_tensors="pt")
         return image.shape[:2], inputs
 
-    def look(images: Iterable[tuple[Any, Any]]) -> Maps:
+    def predict(images: Iterable[tuple[Any, Any]]) -> Maps:
         for tag, (shape, inputs) in images:
             with torch.inference_mode():
                 outputs = model(**inputs.to(device))
@@ -358,5 +359,5 @@ def _transformers(source: str, asked: str | None) -> Candidate:
     tensors = {k: v.float().cpu().numpy() for k, v in model.state_dict().items()}
     identity = fingerprint(tensors)
     return Candidate(
-        f"transformers:{source}", kind, prepare, look, identity=identity, origin=source
+        f"transformers:{source}", kind, prepare, predict, identity=identity, origin=source
     )

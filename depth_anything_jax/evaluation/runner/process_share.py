@@ -1,4 +1,4 @@
-"""Several processes score one set: each its share, every image once."""
+"""Divides the images of a data set among processes, so that each image is scored once."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from depth_anything_jax.parallel import processes
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Which of `count` processes this is."""
+    """The share of process `index` among `count` processes."""
 
     index: int = 0
     count: int = 1
 
     def mine(self, groups: Sequence[Hashable]) -> list[int]:
-        """The images of this process, of a set whose image i belongs to groups[i].
+        """Selects this process's images from a set whose image i belongs to groups[i].
 
-        Every count-th group in the order in which they come up: a group is one image, or, where a
-        whole sequence is aligned at once, a sequence.
+        It takes every count-th group in order of first appearance: a group is one image, or, where
+        sequences are aligned as a whole, one sequence.
         """
         order = {group: at for at, group in enumerate(dict.fromkeys(groups))}
         return [i for i, group in enumerate(groups) if order[group] % self.count == self.index]
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process gave, in their order; all have to call, as often as each other."""
+        """Returns the values of all processes in order; all must call it equally often."""
         if self.count == 1:
             return [value]
         return processes.gather(value)
 
     def broken(self) -> bool:
-        """Whether a process has told of a failure: nothing but `agree` makes sense any more."""
+        """Whether a process has reported a failure, after which only `agree` may be called."""
         return processes.failure() is not None
 
     def agree(self, problem: Exception | None) -> None:
-        """Raises in every process what went wrong in one of them.
+        """Raises in every process the error of one of them.
 
-        The others are told of a problem at once: see `broken`.
+        The other processes are notified of it at once: see `broken`.
 
         Raises:
           Exception: this process's problem, as it is.
@@ -46,10 +46,10 @@ class Share:
         """
         if problem is not None:
             processes.tell(problem)
-        said = self.gather(None if problem is None else f"{type(problem).__name__}: {problem}")
+        texts = self.gather(None if problem is None else f"{type(problem).__name__}: {problem}")
         if problem is not None:
             raise problem
-        for index, other in enumerate(said):
+        for index, other in enumerate(texts):
             if other:
                 raise RuntimeError(f"process {index} failed: {other}")
 

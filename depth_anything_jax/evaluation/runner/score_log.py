@@ -1,13 +1,13 @@
-"""Which images of a set are scored, in memory or in a log that outlives a kill.
+"""Resumable score log: records the scores of each image, in memory or in a file.
 
     log = Log("scores/log.jsonl", {"size": 518, …}, resume=True)
     ledger = log.ledger({"checkpoint": …, "set": …})
     loop.evaluate_candidate(candidate, source, ledger=ledger)
 
-log.jsonl: the run's facts on the first line, then a line for each part (one checkpoint on one set)
-and one for each image that was scored, or for each sequence where those are aligned as a whole: a
-line is there whole or counts as absent, so nothing half done is taken over. Numbers are written
-with all their digits.
+log.jsonl has the run's facts on the first line, then a line for each part (one checkpoint on one
+set) and one for each scored image, or for each sequence where sequences are aligned as a whole.
+A line that is incomplete, because the run was killed while writing it, is dropped, so partial
+results are never used. Numbers are written with all their digits.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from depth_anything_jax.evaluation.runner import process_share
 from depth_anything_jax.evaluation.runner.process_share import Share
 from depth_anything_jax.evaluation.scores.aggregate import ImageScores
 
-FORMAT = 1  # of the log; others are refused
+FORMAT = 1  # of the log; other formats are refused
 # The image's index in its source → the kind that it was scored as → scores.
 Scored = Mapping[int, Mapping[str, ImageScores]]
 
 
 class Ledger:
-    """The scores of one set as they come, in memory.
+    """Keeps the scores of one set in memory as they are computed.
 
     Args:
       share: which of several processes this is.
-      known: scores from before.
+      known: scores from an earlier run.
 
     Attributes:
-      images, before: of all processes, how many there are and were scored before; once all is
-        collected.
+      images, before: numbers of images of all processes, and of those among them that had been
+        scored before; valid after `collect`.
     """
 
     def __init__(self, share: Share = process_share.ALL, known: Scored | None = None):
@@ -46,7 +46,7 @@ class Ledger:
         self._old: set[int] = set(self.known)
 
     def todo(self, groups: Sequence[Hashable]) -> list[int]:
-        """The images that this process has to score; image i belongs to groups[i]."""
+        """Lists the images that this process still has to score; image i belongs to groups[i]."""
         self._mine = self.share.mine(groups)
         return [i for i in self._mine if i not in self.known]
 
@@ -55,15 +55,15 @@ class Ledger:
         return sum(i in self.known for i in self._mine), len(self._mine)
 
     def add(self, scored: Scored) -> None:
-        """Takes the scores of an image, or of all frames of a sequence."""
+        """Adds the scores of an image, or of all frames of a sequence."""
         self.known.update(scored)
 
     def collect(self, stream: Iterable[Scored]) -> dict[int, Mapping[str, ImageScores]]:
-        """Takes everything in; the scores of all processes, by index.
+        """Adds all scores of a stream; returns the scores of all processes by image index.
 
         Raises:
-          Exception: what the stream raised, in whichever process.
-          ValueError: two processes scored one image.
+          Exception: the stream raised it, in this process or another.
+          ValueError: two processes scored the same image.
         """
         problem: Exception | None = None
         try:
@@ -92,13 +92,14 @@ class Log:
     """The log of one process of a run.
 
     Args:
-      path: the file; with `resume`, what it holds counts as scored.
+      path: the file; with `resume`, images in it count as scored.
       facts: everything that scores depend on and that is known at the start, as JSON values.
-      resume: continue a log; without one there, begin.
+      resume: continue the log at `path`; start a new one if there is none.
       share: which of several processes this is.
 
     Raises:
-      ValueError: the log is of another run (the first fact that differs is named), or is no log.
+      ValueError: the log belongs to another run (the message names the first fact that differs), or
+        the file is not a log.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Log:
                 self._parts[line["of"]][1].update(_from_json(line["scored"]))
 
     def _read(self) -> list[dict[str, Any]]:
-        """All whole lines; what a kill left behind them is cut off."""
+        """Reads all complete lines, and truncates the file after them."""
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
@@ -137,8 +138,8 @@ class Log:
                 found.append(json.loads(line))
             except ValueError as error:
                 raise ValueError(
-                    f"{self.path}, line {number}: not a line of a log ({error}); choose another "
-                    "--out, or remove this one"
+                    f"{self.path}, line {number}: not a line of a score log ({error}); choose "
+                    "another --out, or remove this one"
                 ) from error
         return found
 
@@ -156,10 +157,10 @@ class Log:
         self._file.flush()
 
     def ledger(self, facts: Mapping[str, Any]) -> Ledger:
-        """The ledger of the next part; parts come in the same order in every run.
+        """Returns the ledger of the next part; every run must have its parts in the same order.
 
         Args:
-          facts: what its scores depend on beside the run's, as JSON values.
+          facts: what its scores depend on, beside the run's facts, as JSON values.
         """
         facts, at = json.loads(json.dumps(dict(facts))), self._at
         self._at += 1
@@ -186,7 +187,7 @@ class _LoggedLedger(Ledger):
         self._log, self._part = log, part
 
     def add(self, scored: Scored) -> None:
-        """Writes the scores down before they count."""
+        """Writes the scores to the log before adding them."""
         self._log.add(self._part, scored)
         super().add(scored)
 

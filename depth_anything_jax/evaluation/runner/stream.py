@@ -1,8 +1,8 @@
-"""Images of a source → predictions → scores, with decoding, device and metrics side by side.
+"""Streams images of a source through prediction and scoring, all stages in parallel.
 
-Threads decode and prepare images ahead, the device works on batches that are two deep, and other
-threads compute the metrics of what came back. Nothing is kept but what is on its way, and, where a
-sequence is aligned as a whole, its frames.
+Threads decode and prepare images ahead, the device has up to two batches queued, and other threads
+compute the metrics of finished predictions. Only images in flight are kept in memory, and, where
+sequences are aligned as a whole, the frames of unfinished sequences.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from depth_anything_jax.models.outputs import focal_length, to_metres
 Record = Mapping[str, Any]
 
 
-class Rulebook:
-    """The switches that each record is scored under, as each of several kinds.
+class ProtocolResolver:
+    """Resolves the switches that each record is scored under, for each of several views.
 
     Args:
-      views: kinds that the prediction is or can be made.
-      protocol: a name, whose switches go by each record's set and domain, or switches for all.
-      switches: of the protocol, changed.
+      views: kinds that the prediction has or can be converted to.
+      protocol: a name, whose switches depend on each record's set and domain, or the switches for
+        all records.
+      switches: changes of the protocol's switches.
 
     Attributes:
       per, aggregate: of the protocol; the same for all its sets.
@@ -53,7 +54,9 @@ class Rulebook:
         self.aggregate = general.get("aggregate", "image")
 
     def of(self, record: Record, view: str = "") -> Switches:
-        """The switches for a record; without a view the first one's, which share what is seen."""
+        """The switches for a record and a view.
+
+        Without a view they are the first one's: all views have the same frame, padding and size."""
         if "points" in record:
             return self._pairs
         return self._of[view or self.views[0]](record.get("dataset", ""), record.get("domain", ""))
@@ -62,7 +65,7 @@ class Rulebook:
 def _protocols(
     protocol: str | Protocol, kind: str, changed: dict[str, Any]
 ) -> Callable[[str, str], Protocol]:
-    """(set, domain) → switches."""
+    """Returns a function (set, domain) → switches."""
     if isinstance(protocol, str):
         return functools.cache(lambda d, o: protocols.get(protocol, kind, d, o, **changed))
     fixed = dataclasses.replace(protocol, **changed)
@@ -71,7 +74,7 @@ def _protocols(
 
 
 def sequence_of(source: Any, index: int) -> str:
-    """The sequence of an image as far as it is known unread; "" for all where it is not."""
+    """The sequence of an image, if the source knows it without reading the record, else ""."""
     return source.sequence(index) if hasattr(source, "sequence") else ""
 
 
@@ -79,35 +82,36 @@ def predictions(
     candidate: Candidate,
     source: Any,
     indices: Iterable[int],
-    rules: Rulebook,
+    rules: ProtocolResolver,
     *,
     threads: int = 2,
 ) -> Iterator[tuple[int, Record, np.ndarray | None]]:
-    """(index, record, prediction) of the images, in any order.
+    """Predicts the images and yields (index, record, prediction), in any order.
 
-    A prediction is what the candidate's kind says of the view that the network saw, or of the whole
-    image where it did not look; the mean of both ways round where the protocol flips.
+    A prediction is a map of the candidate's kind. It covers the view that the network received, or
+    the whole image where it was looked up. Where the protocol flips, it is the mean of the image's
+    prediction and the mirrored image's.
 
     Raises:
-      ValueError: a record without a label.
-      Exception: what reading a record raised.
+      ValueError: a record has no label.
+      Exception: reading a record failed.
     """
 
-    # What the network sees is the same for all views: kinds of a protocol differ in the alignment.
+    # The network's input is the same for all views: they differ only in the alignment.
     def read(index: int) -> tuple[Record, Any, list[Any]]:
         record = source[index]
         if not record.keys() & {"disparity", "depth", "points"}:
             raise ValueError(f"{record['key']} has no label to evaluate against")
         how: Any = rules.of(record)
-        if candidate.know is not None:
-            return record, how, [candidate.know(record, how)]
+        if candidate.lookup is not None:
+            return record, how, [candidate.lookup(record, how)]
         image = seen(record, how)
         if candidate.focal is not None:
-            # Frames and padding move the principal point alone, which nothing here looks at.
+            # Frames and padding move the principal point only, which is not used here.
             record = {**record, "camera": camera.needed(record), "view": image.shape[:2]}
         images = [candidate.prepare(image, how.input_size)]
         if how.flip and isinstance(images[0], np.ndarray):
-            images.append(images[0][:, ::-1])  # not resized again: exactly the mirror image
+            images.append(images[0][:, ::-1])  # not resized again: the exact mirror image
         elif how.flip:
             images.append(candidate.prepare(image[:, ::-1], how.input_size))
         return record, how, images
@@ -121,14 +125,14 @@ def predictions(
                 yield (index, record, how, bool(mirrored)), x
 
     waiting: dict[int, np.ndarray] = {}  # one of a mirrored pair
-    for (index, record, how, mirrored), prediction in (candidate.look or iter)(inputs()):
-        if candidate.focal is not None and candidate.look is not None:
+    for (index, record, how, mirrored), prediction in (candidate.predict or iter)(inputs()):
+        if candidate.focal is not None and candidate.predict is not None:
             as_seen = camera.resized(record["camera"], record["view"], prediction.shape)
             focal = focal_length(as_seen)
             prediction = to_metres(prediction, focal, candidate.focal)
         if mirrored:
             prediction = prediction[:, ::-1]
-        if how.flip and candidate.look is not None:
+        if how.flip and candidate.predict is not None:
             if index not in waiting:
                 waiting[index] = prediction
                 continue
@@ -140,25 +144,27 @@ def scores(
     candidate: Candidate,
     source: Any,
     groups: Mapping[int, Any],
-    rules: Rulebook,
+    rules: ProtocolResolver,
     *,
     boundary: bool = False,
     threads: int = 2,
 ) -> Iterator[Scored]:
-    """Scores as they come: of an image, or of all frames of a group whose sequences are aligned as
-    a whole, when the last of them has been predicted.
+    """Predicts and scores images, and yields scores as they are computed.
+
+    Each item is one image, or, where sequences are aligned as a whole, all frames of a group after
+    the last of them has been predicted.
 
     Args:
-      groups: the images to be scored, and the group that each belongs to.
-      rules: what they are scored under, as which kinds.
-      boundary: whether boundary F1 is wanted.
-      threads: that read, and as many that score.
+      groups: {image to score: the group it belongs to}.
+      rules: the switches and views that they are scored under.
+      boundary: whether to compute boundary F1.
+      threads: number of threads that read, and number of threads that score.
     """
     kind = candidate.kind
-    how: dict[str, Any] = {"whole": candidate.look is None, "boundary": boundary}
+    how: dict[str, Any] = {"whole": candidate.predict is None, "boundary": boundary}
     left = collections.Counter(groups.values())
     frames: dict[Any, dict[int, tuple[Any, np.ndarray]]] = collections.defaultdict(dict)
-    flying: collections.deque[concurrent.futures.Future] = collections.deque()
+    in_flight: collections.deque[concurrent.futures.Future] = collections.deque()
 
     def one(index: int, record: Record, prediction: np.ndarray) -> Scored:
         found = {}
@@ -172,7 +178,7 @@ def scores(
         return {index: found}
 
     def sequences(predicted: Mapping[int, tuple[Any, np.ndarray]]) -> Scored:
-        """A group's; the same frames belong together in all views."""
+        """Scores the sequences of a group; all views have the same sequences."""
         found: dict[int, dict[str, Any]] = {index: {} for index in predicted}
         for part in dict.fromkeys(part for part, _ in predicted.values()):
             order = sorted(i for i in predicted if predicted[i][0] == part)
@@ -184,9 +190,9 @@ def scores(
                     found[index][view] = one_of_them
         return found
 
-    def land(most: int) -> Iterator[Scored]:
-        while len(flying) > most:
-            yield flying.popleft().result()
+    def collect(most: int) -> Iterator[Scored]:
+        while len(in_flight) > most:
+            yield in_flight.popleft().result()
 
     def start(index: int, record: Record, prediction: np.ndarray | None) -> None:
         group = groups[index]
@@ -195,35 +201,35 @@ def scores(
         if prediction is None:
             missing = [b._replace(why="no prediction") for b in blank]
             found = {index: dict(zip(rules.views, missing, strict=True))}
-            flying.append(pool.submit(lambda: found))
+            in_flight.append(pool.submit(lambda: found))
         elif rules.per == "image" or "points" in record:
-            flying.append(pool.submit(one, index, record, prediction))
+            in_flight.append(pool.submit(one, index, record, prediction))
         else:
             part = each, blank[0].dataset, blank[0].sequence
             frames[group][index] = part, prediction
         left[group] -= 1
         if not left[group] and group in frames:
-            flying.append(pool.submit(sequences, frames.pop(group)))
+            in_flight.append(pool.submit(sequences, frames.pop(group)))
 
     problem: Exception | None = None
     with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
         try:
             for found in predictions(candidate, source, groups, rules, threads=threads):
                 start(*found)
-                yield from land(2 * threads)
-        except Exception as error:  # what was predicted before it is worth its score
+                yield from collect(2 * threads)
+        except Exception as error:  # images predicted before it are still scored
             problem = error
         try:
-            yield from land(0)
+            yield from collect(0)
         finally:
-            for future in flying:
+            for future in in_flight:
                 future.cancel()
     if problem is not None:
         raise problem
 
 
 class _Lazy(Sequence):
-    """Records of a source, read when they are asked for."""
+    """Records of a source, read on access."""
 
     def __init__(self, source: Any, indices: list[int]):
         self._source, self._indices = source, indices
@@ -236,10 +242,11 @@ class _Lazy(Sequence):
 
 
 def seen(record: Record, protocol: Any) -> np.ndarray:
-    """What of a record's image the network sees: the frame, padded.
+    """Crops a record's image to the protocol's frame and pads it, for the network.
 
     Raises:
-      ProtocolError: a frame or padding counts in pixels, and label and image differ in size.
+      ProtocolError: the protocol has a frame or padding, which count in pixels, and label and image
+        differ in size.
     """
     image = record["image"]
     if isinstance(protocol, pairs.Rules) or protocol.frame == protocol.pad == "none":

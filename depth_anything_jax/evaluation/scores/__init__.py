@@ -1,1 +1,1 @@
-"""Metrics and means in numpy float64."""
+"""Metrics, scores and their means, in NumPy float64."""

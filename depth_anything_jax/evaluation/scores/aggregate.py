@@ -1,7 +1,7 @@
-"""Scores of images, and their means over a set: order, batches and sharding change nothing.
+"""Averages image scores over a data set, independently of order, batches and sharding.
 
-Sums are `math.fsum`'s, which are those of exact arithmetic rounded once. What a metric over all
-pixels needs is in the image's mean and its count: n · mean is the sum.
+Sums use `math.fsum`, which rounds the exact sum once. A metric over all pixels is computed from the
+images' means and pixel counts: n · mean is the sum.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ NAN = math.nan
 
 
 class ImageScores(NamedTuple):
-    """Scores of one image; NaN where the label cannot give them.
+    """Scores of one image; NaN where its label does not define them.
 
     Attributes:
       key: the record's.
-      dataset, sequence: what it belongs to, "" where records do not say.
-      abs_rel … delta3: see `metrics.Errors`; NaN for labels that are no metric depth, unless the
-        metrics are those of disparity.
+      dataset, sequence: the record's, "" where it has none.
+      abs_rel … delta3: see `metrics.Errors`; NaN for labels that are not metric depth, unless the
+        metrics are computed in disparity.
       norm_l1: in disparity, before any alignment; NaN for depth-affine predictions, which have no
         disparity.
-      boundary1, boundary2, boundary3: F1 at these radii, where asked for.
-      scale, shift: of the alignment; a scale below 0 is an upside-down prediction.
-      n: valid pixels.
-      not_finite: predictions among them that are not finite.
-      correct, ties, pairs: of point pairs: in the right order, of equal values (wrong), all.
+      boundary1, boundary2, boundary3: F1 at these radii, where requested.
+      scale, shift: of the alignment; a negative scale means an upside-down prediction.
+      n: number of valid pixels.
+      not_finite: number of predictions among them that are not finite.
+      correct, ties, pairs: numbers of point pairs in the right order, with equal values (wrong), in
+        total.
       protocol: hash of the switches.
-      why: why nothing was scored, "" if it was.
+      why: why the image was not scored, "" if it was.
     """
 
     key: str
@@ -67,14 +68,14 @@ class ImageScores(NamedTuple):
 METRICS = (*metrics.Errors._fields, "norm_l1", "boundary1", "boundary2", "boundary3")
 BOUNDARIES = {f"boundary{r}": r for r in (1, 2, 3)}
 _ROOTS = ("rmse", "rmse_log", "i_rmse")  # roots of means of squares
-_UNPOOLED = ("norm_l1", *BOUNDARIES)  # medians and ratios of counts: no mean over pixels
+_UNPOOLED = ("norm_l1", *BOUNDARIES)  # of medians and ratios of counts: not means over pixels
 
 
 def merge(shards: Iterable[Sequence[ImageScores]]) -> list[ImageScores]:
-    """The images of all shards, sorted by set and key.
+    """Joins the images of all shards, sorted by set and key.
 
     Raises:
-      ValueError: an image stands in two places.
+      ValueError: an image occurs twice.
     """
     images = sorted((i for shard in shards for i in shard), key=lambda i: (i.dataset, i.key))
     for a, b in zip(images, images[1:], strict=False):
@@ -86,12 +87,12 @@ def merge(shards: Iterable[Sequence[ImageScores]]) -> list[ImageScores]:
 
 
 def means(images: Sequence[ImageScores], how: str = "image") -> dict[str, float]:
-    """{metric: mean} over images that have it; NaN where none has.
+    """Averages each metric over the images that have it: {metric: mean}, NaN where none has.
 
     Args:
-      images: skipped ones may be among them.
-      how: "image": the mean of images. "pixel": over all pixels together; normalised L1 and
-        boundaries stay means of images. "sequence": of each sequence's mean over its images.
+      images: may include skipped ones, which are ignored.
+      how: "image": mean over images. "pixel": mean over all pixels together; normalised L1 and
+        boundary F1 remain means over images. "sequence": mean of the means of sequences.
     """
     scored = [i for i in images if not i.why]
     rules: dict[str, Callable[[Sequence[ImageScores], str], float]] = {
@@ -133,7 +134,7 @@ def _over_pixels(images: Sequence[ImageScores], name: str) -> float:
     weights, values = [i.n for i in images], [getattr(i, name) for i in images]
     if name in _ROOTS:
         return math.sqrt(_mean([v * v for v in values], weights)) if images else NAN
-    if name == "silog":  # variance inside images and between them
+    if name == "silog":  # variance within images and between them
         bias = _mean([i.log_bias for i in images], weights)
         squares = [(i.silog / 100) ** 2 + (i.log_bias - bias) ** 2 for i in images]
         return 100 * math.sqrt(_mean(squares, weights)) if images else NAN

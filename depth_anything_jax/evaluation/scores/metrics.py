@@ -1,15 +1,15 @@
-"""Metrics of depth, in numpy float64.
+"""Computes depth metrics in NumPy float64.
 
-  - `errors`: the per-pixel metrics of two vectors, aligned prediction and truth, in depth or in
-    disparity;
-  - `boundary_f1`: whether depth jumps where the truth jumps;
-  - `pair_accuracy` and `whdr`: which of two points is closer;
-  - `normalised_l1`: both disparity maps less their median and over their mean absolute deviation,
-    then the mean absolute difference: the training loss itself (V1 §3.1), with no cap and no
-    inverse to magnify far pixels;
-  - `paired_interval`: whether two models differ.
+  - `errors`: the per-pixel metrics of two vectors, aligned prediction and ground truth, in depth or
+    in disparity;
+  - `boundary_f1`: agreement of depth discontinuities;
+  - `pair_accuracy` and `whdr`: ordinal metrics on point pairs (which of two points is closer);
+  - `normalised_l1`: mean absolute difference of two disparity maps, each shifted by its median and
+    divided by its mean absolute deviation: the training loss itself (V1 §3.1), without a cap and
+    without an inverse that would magnify far pixels;
+  - `paired_interval`: bootstrap interval for the difference of two models.
 
-Means come with a count of pixels, n · mean is the sum: results of shards are joined from those.
+Means come with a pixel count, so that results of shards can be joined: n · mean is the sum.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-MIN_DEPTH = 1e-3  # metres; nearer is no measurement (ZoeDepth)
+MIN_DEPTH = 1e-3  # metres; smaller depths are not measurements (ZoeDepth)
 DELTA = 1.25  # δ1: share of pixels with max(p / g, g / p) below it (Eigen et al. 2014)
-TINY = 1e-6  # metres; ratios and logarithms see no smaller prediction (Marigold clips there)
-PART = 1 << 17  # pixels at a time: temporaries that stay in the cache, even of 24 megapixels
-LOG = 9  # where `_sums` has the logarithms
+TINY = 1e-6  # metres; predictions are clipped here for ratios and logarithms, as Marigold does
+PART = 1 << 17  # pixels per chunk: temporaries then fit into the cache, even for 24 megapixels
+LOG = 9  # index of the sum of logarithms in the result of `_sums`
 BOUNDARY_RATIOS = np.linspace(1.05, 1.25, 10)  # Depth Pro: ten thresholds from 5 % to 25 %
 
 Vector = Num[np.ndarray, " n"]
@@ -64,7 +64,7 @@ class Errors(NamedTuple):
 
 
 class PairScore(NamedTuple):
-    """Pairs in the right order, pairs of equal values (which are wrong), and all."""
+    """Numbers of pairs in the right order, pairs of equal values (counted as wrong), and all."""
 
     correct: int
     ties: int
@@ -72,7 +72,7 @@ class PairScore(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """Share of pairs in the right order; NaN without any."""
+        """Share of pairs in the right order; NaN without pairs."""
         return self.correct / self.n if self.n else math.nan
 
 
@@ -85,7 +85,7 @@ class Interval(NamedTuple):
 
     @property
     def clear(self) -> bool:
-        """Whether 0 lies outside: otherwise no effect was measured."""
+        """Whether the interval excludes 0; if not, no effect was measured."""
         return self.low > 0 or self.high < 0
 
 
@@ -100,15 +100,15 @@ def _select(valid: Mask, *maps: Map) -> list[np.ndarray]:
 
 
 def errors(p: Vector, g: Vector) -> Errors:
-    """The per-pixel metrics of an aligned prediction against the truth, in one pass.
+    """Computes the per-pixel metrics of an aligned prediction against the truth, in one pass.
 
     Args:
-      p: prediction, finite. Ratios and logarithms see it no smaller than TINY, so that a depth of
-        zero or below is as wrong as can be and every metric stays finite.
+      p: prediction, finite. It is clipped at TINY for ratios and logarithms, so that a depth of
+        zero or below gets the largest error and every metric stays finite.
       g: truth in the same unit, finite and positive.
 
     Raises:
-      ValueError: empty, or values that have no such metric.
+      ValueError: the vectors are empty, or have values for which the metrics are not defined.
     """
     p, g = p.astype(np.float64, copy=False), g.astype(np.float64, copy=False)
     if not p.size:
@@ -121,7 +121,7 @@ def errors(p: Vector, g: Vector) -> Errors:
     parts = [_sums(p[i : i + PART], g[i : i + PART]) for i in range(0, n, PART)]
     mean = [math.fsum(part[k] for part in parts) / n for k in range(len(parts[0]))]
     bias = mean[LOG]
-    # The variance inside the parts and between them: E[d²] − E[d]² would cancel.
+    # Variance within the parts plus variance between them: E[d²] − E[d]² would lose digits.
     between = math.fsum(part[0] * (part[LOG] / part[0] - bias) ** 2 for part in parts) / n
     variance = mean[LOG + 1] + between
     return Errors(
@@ -140,8 +140,8 @@ def errors(p: Vector, g: Vector) -> Errors:
 
 
 def _sums(p: np.ndarray, g: np.ndarray) -> tuple[float, ...]:
-    """Sums over a part of the pixels, their number first; at LOG those of d and of its square about
-    the part's mean."""
+    """Sums over a chunk of pixels: first their number; at LOG the sum of d and of its squared
+    deviations from the chunk's mean."""
     difference = p - g
     square = difference * difference
     positive = np.maximum(p, TINY)
@@ -167,19 +167,20 @@ def _sums(p: np.ndarray, g: np.ndarray) -> tuple[float, ...]:
 def boundary_f1(
     pred: Map, truth: Map, valid: Mask, *, radii: Sequence[int] = (1, 2, 3)
 ) -> tuple[float, ...]:
-    """Boundary F1 for each radius (Depth Pro §4, MoGe-2 §4).
+    """Computes boundary F1 for each radius (Depth Pro §4, MoGe-2 §4).
 
-    Two pixels at most `radius` apart are a contour at threshold t where one value is more than t
-    times the other, and the same contour in both maps where it also falls the same way. F1 of
-    precision and recall over all such pairs of valid pixels, then the mean over BOUNDARY_RATIOS
-    with weights in proportion to t. It depends on ratios alone: depth and disparity give the same.
+    Two pixels at most `radius` apart form a contour at threshold t where one value is more than t
+    times the other; it is the same contour in both maps where both change in the same direction.
+    F1 of precision and recall is taken over all such pairs of valid pixels, then averaged over
+    BOUNDARY_RATIOS with weights proportional to t. It depends on ratios only, so depth and
+    disparity give the same value.
 
-    Our choices: precision and recall are those of all pairs together, as Depth Pro's formula reads
-    (its program averages the four directions); thresholds at which the truth has no contour are
-    left out, so that the truth itself scores 1 (Depth Pro's program counts them as 0).
+    Our choices: precision and recall are computed over all pairs together, as in Depth Pro's
+    formula (its program averages the four directions); thresholds at which the truth has no contour
+    are left out, so that the truth itself scores 1 (Depth Pro's program counts them as 0).
 
     Args:
-      pred: aligned; no smaller than TINY.
+      pred: aligned; clipped at TINY.
       truth: positive where valid.
 
     Returns:
@@ -198,7 +199,7 @@ def boundary_f1(
         size_p, size_g = np.abs(jump_p), np.abs(jump_g)
         in_p, in_g = both & (size_p > steps[0]), both & (size_g > steps[0])
         same = in_p & in_g & ((jump_p > 0) == (jump_g > 0))
-        # How many thresholds a jump exceeds; at each of them it is a contour.
+        # The number of thresholds that a jump exceeds: it is a contour at each of them.
         sizes = size_p[in_p], size_g[in_g], np.minimum(size_p[same], size_g[same])
         found = [
             np.bincount(np.searchsorted(steps, size), minlength=steps.size + 1) for size in sizes
@@ -210,7 +211,7 @@ def boundary_f1(
 
 
 def _half_disc(radius: int) -> list[tuple[int, int]]:
-    """Offsets within a disc, one of each pair of opposites."""
+    """Offsets within a disc, one of each pair of opposite offsets."""
     span = range(-radius, radius + 1)
     return [
         (y, x) for y in span for x in span if (y, x) > (0, 0) and y * y + x * x <= radius * radius
@@ -226,7 +227,7 @@ def _shifted(shape: tuple[int, ...], dy: int, dx: int):
 
 
 def _f1(counts: Int[np.ndarray, "3 t"]) -> float:
-    # Exceeding k thresholds is a contour at the first k of them.
+    # A jump that exceeds k thresholds is a contour at the first k of them.
     in_p, in_g, in_both = counts[:, ::-1].cumsum(1)[:, ::-1][:, 1:]
     some = in_g > 0
     if not some.any():
@@ -238,9 +239,9 @@ def _f1(counts: Int[np.ndarray, "3 t"]) -> float:
 def pair_accuracy(
     values: Num[np.ndarray, "n 2"], closer: Int[np.ndarray, " n"], *, larger_is_closer: bool
 ) -> PairScore:
-    """How often the closer of two points is known (DA-2K, V2 §6).
+    """Counts pairs in which the closer of two points is predicted correctly (DA-2K, V2 §6).
 
-    A tie is wrong, and counted; so is a value that is not a number.
+    Ties and NaN count as wrong.
 
     Args:
       values: predictions at the two points.
@@ -262,43 +263,44 @@ def whdr(
     weight: Float[np.ndarray, " n"] | None = None,
     ratio: float = 1.0,
 ) -> float:
-    """Weighted human disagreement rate: the share of pairs, by weight, whose order is wrong (DIW).
+    """Computes the weighted human disagreement rate: the weighted share of wrong pairs (DIW).
 
     Args:
       values: predictions at the two points, positive unless `ratio` is 1.
-      relation: 1 where people say that the first value is larger, -1 the second, 0 neither.
-      weight: of each pair; None: all alike, as in DIW.
-      ratio: a value is larger when it exceeds the other times this. Only 1, the plain sign, makes
-        sense for predictions up to a shift; DIW holds no pair of equals, and a tie is wrong there.
+      relation: 1 where annotators judged the first value larger, -1 the second, 0 neither.
+      weight: of each pair; None: equal weights, as in DIW.
+      ratio: a value is larger when it exceeds the other times this. Only 1, a plain comparison, has
+        a meaning for predictions up to a shift; DIW has no pair of equals, so a tie is wrong there.
     """
     if not len(values):
-        raise ValueError("no pair")
+        raise ValueError("no pairs")
     if ratio != 1 and not (values > 0).all():
-        raise ValueError(f"ratio {ratio} needs positive values, the least is {values.min()}")
+        raise ValueError(f"ratio {ratio} needs positive values; the smallest is {values.min()}")
     a, b = values[:, 0], values[:, 1]
     found = (a > ratio * b).astype(int) - (b > ratio * a).astype(int)
-    # Values that are not numbers compare as neither, and no pair of them is right.
+    # NaN compares as neither larger nor smaller; a pair with NaN is always wrong.
     wrong = (found != relation) | np.isnan(values).any(1)
     return float(np.average(wrong, weights=weight))
 
 
 def lower_median(x: Float[np.ndarray, " n"]) -> float:
-    """The middle element, the lower of two (as torch.median, and the training loss)."""
+    """The median; the lower middle element for an even count, as in torch.median and the loss."""
     k = (x.size - 1) // 2
     return float(np.partition(x, k)[k])
 
 
 def normalise(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Less its median, over its mean absolute deviation from it (V1 §3.1); a constant becomes 0."""
+    """(x − median) / mean absolute deviation from it (V1 §3.1); a constant becomes 0."""
     x = x - lower_median(x)
     deviation = float(np.mean(np.abs(x)))
     return x / deviation if deviation > 0 else x
 
 
 def normalised_l1(pred: Map, disparity: Map, valid: Mask) -> float:
-    """Mean |p̂ − d̂| over valid pixels of two disparity maps, each normalised by itself.
+    """Computes mean |p̂ − d̂| over valid pixels of two disparity maps, each normalised on its own.
 
-    Invariant to a positive scale and a shift of either; 0 is perfect, a constant map scores 1.
+    It is invariant to positive scale and shift of either map; 0 is perfect, a constant map scores
+    1.
 
     Raises:
       ValueError: shapes differ, or no pixel is valid.
@@ -315,19 +317,19 @@ def paired_interval(
     n: int = 10_000,
     level: float = 0.95,
 ) -> Interval:
-    """Mean of a − b over images, with its paired percentile bootstrap interval.
+    """Computes the mean of a − b over images and its paired percentile bootstrap interval.
 
-    Images are resampled, never a and b apart. Leading axes (training seeds) are averaged first: the
-    interval then speaks of these seeds' mean, on other images.
+    Images are resampled; a and b of an image stay together. Leading axes (training seeds) are
+    averaged first: the interval then describes the mean of these seeds on other images.
 
     Args:
       a, b: one score per image, in the same order.
       seed: of the resampling.
-      n: resamples.
+      n: number of resamples.
       level: share of resamples inside the interval.
 
     Raises:
-      ValueError: shapes differ, no image, or a score that is not finite.
+      ValueError: shapes differ, there is no image, or a score is not finite.
     """
     a, b = _by_image(a, b)
     return _bootstrap((a - b)[None], lambda means: means[0], seed, n, level)
@@ -341,7 +343,7 @@ def ratio_interval(
     n: int = 10_000,
     level: float = 0.95,
 ) -> Interval:
-    """Mean of a over mean of b, with its paired percentile bootstrap interval.
+    """Computes mean of a / mean of b and its paired percentile bootstrap interval.
 
     Arguments and errors are those of `paired_interval`.
     """
@@ -351,7 +353,7 @@ def ratio_interval(
 def _by_image(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two sets of scores as float64 (n,), averaged over seeds."""
     if a.shape != b.shape or a.shape[-1] == 0:
-        raise ValueError(f"paired scores of {a.shape} and {b.shape}: one of each per image")
+        raise ValueError(f"scores of {a.shape} and {b.shape} are not paired: one of each per image")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("scores are not all finite; leave out the images that have none")
     flat = (x.astype(np.float64).reshape(-1, a.shape[-1]).mean(0) for x in (a, b))
@@ -365,7 +367,7 @@ def _bootstrap(
     n: int,
     level: float,
 ) -> Interval:
-    """A statistic of the means of (k, images), and its interval over resampled images."""
+    """Computes a statistic of the means of (k, images) and its interval over resampled images."""
     rng, images = np.random.default_rng(seed), scores.shape[1]
     found = np.empty(n)
     rows = max(1, 2_000_000 // images)  # 16 MB of indices at a time

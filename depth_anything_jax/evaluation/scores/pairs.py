@@ -1,10 +1,10 @@
-"""Sets of point pairs: which of two points is closer (DA-2K, DIW).
+"""Scores predictions on point pairs: which of two points is closer (DA-2K, DIW).
 
-The prediction is brought to the image's own size and read at [row, column]. A pair whose two values
-are equal is wrong, and counted; so is one with a value that is no number.
+The prediction is resized to the image's own size and read at [row, column]. Pairs with equal values
+or NaN count as wrong.
 
-Nothing is aligned, capped or cropped, and so no depth protocol says how these sets are scored:
-`Rules` has the few switches that matter, and its hash stands beside the score.
+Nothing is aligned, capped or cropped, so the depth protocols do not apply to these sets: `Rules`
+has the few switches that matter, and its hash is reported with the score.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from depth_anything_jax.evaluation.scores.aggregate import ImageScores
 from depth_anything_jax.evaluation.scores.metrics import PairScore
 from depth_anything_jax.utils import interpolation
 
-# Sets of pairs, and what is reported of them: the share that is right, or that is wrong.
+# Data sets of pairs, and the metric reported for each: the share of right pairs, or of wrong ones.
 MEASURES = {"da2k": "accuracy", "diw": "whdr"}
-NAME = "pairs@1"  # counted up with every change of what Rules means
+NAME = "pairs@1"  # the version is incremented with every change of the meaning of Rules
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules(protocols.Switches):
-    """What the score of a set of pairs depends on; see `protocol.Protocol`.
+    """All switches that the score of a set of pairs depends on; see `protocol.Protocol`.
 
     Attributes:
-      resize: how the prediction is brought to the image's size; the released inference code's.
-      flip: whether the prediction is the mean with that of the mirrored image.
-      input_size: the network's short side; multiples of the patch size.
+      resize: how the prediction is resized to the image's size; that of the released inference code
+        by default.
+      flip: whether the prediction is averaged with that of the mirrored image.
+      input_size: the network's short side, multiples of the patch size.
     """
 
     resize: str = "bilinear-corners"
@@ -52,14 +53,14 @@ SWITCHES = tuple(field.name for field in dataclasses.fields(Rules))
 
 
 def concerned(switches: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a protocol's changed switches that pairs have too."""
+    """Selects the switches that `Rules` has as well."""
     return {name: value for name, value in switches.items() if name in SWITCHES}
 
 
 def values_at(
     prediction: Num[np.ndarray, "h w"], record: Mapping[str, Any], resize: str = "bilinear-corners"
 ) -> Float[np.ndarray, "n 2"]:
-    """A prediction of the whole image at the points of each pair.
+    """Reads a prediction of the whole image at the points of each pair.
 
     Raises:
       ValueError: a point lies outside the image.
@@ -79,12 +80,12 @@ def values_at(
 def score(
     prediction: Num[np.ndarray, "h w"], kind: str, record: Mapping[str, Any], how: Rules
 ) -> ImageScores:
-    """How many of a record's pairs are in the right order.
+    """Counts the pairs of a record that are in the right order.
 
     Args:
       prediction: disparity for the kind "disparity-affine" (larger is closer), depth for others.
       kind: one of protocol.KINDS.
-      record: image, points (n, 2, 2), closer (n,): 0 or 1, perhaps a category.
+      record: image, points (n, 2, 2), closer (n,): 0 or 1, and optionally a category.
     """
     values = values_at(prediction, record, how.resize)
     closer = np.asarray(record["closer"], np.int64)
@@ -102,10 +103,10 @@ def score(
 
 
 def pool(images: Iterable[ImageScores]) -> dict[str, PairScore]:
-    """{category: all its pairs together}, and those of all categories as "all".
+    """Pools pairs over images: {category: its score}, and the score of all images as "all".
 
     Raises:
-      ValueError: an image stands in the list twice.
+      ValueError: an image occurs twice.
     """
     images = list(images)
     twice = [k for k, n in collections.Counter(i.key for i in images).items() if n > 1]
@@ -121,5 +122,5 @@ def pool(images: Iterable[ImageScores]) -> dict[str, PairScore]:
 
 
 def whdr(score: PairScore) -> float:
-    """WHDR of pairs with equal weights and no equals, as in DIW: the share that is wrong."""
+    """WHDR for equal weights and no pairs of equals, as in DIW: the share of wrong pairs."""
     return 1 - score.accuracy

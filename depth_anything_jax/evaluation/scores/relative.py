@@ -1,4 +1,4 @@
-"""How much better one candidate is than another, as ZoeDepth's mRI: over sets, and over metrics.
+"""Computes the relative improvement of one candidate over another (ZoeDepth's mRI).
 
     better = relative.improvement(ours, theirs)      # of one set: {"abs_rel": 0.12, …}
     mean = relative.mean_improvement([better, …])    # over sets, and "mri"
@@ -7,7 +7,7 @@
 The relative improvement of a metric is (r − t) / r where less is better and (t − r) / r where more
 is, t being ours and r the reference's: positive is better, 0.12 means 12 % (ZoeDepth, arXiv
 2302.12288: mRI_D is its mean over data sets, mRI_η the mean over metrics). t and r are means over
-the same images: those that both have scored, under the same protocol.
+the same images: those scored for both, under the same protocol.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ LOWER_IS_BETTER = (
 )  # fmt: skip
 HIGHER_IS_BETTER = ("delta1", "delta2", "delta3", "boundary1", "boundary2", "boundary3", "accuracy")
 METRICS = (*LOWER_IS_BETTER, *HIGHER_IS_BETTER)
-# Of which "mri" is the mean, where a set has them: those of ZoeDepth's tables; for pairs the share
-# of wrong ones, which unlike that of right ones has room for improvement everywhere (our choice).
+# "mri" is the mean over these metrics, where a set has them: those of ZoeDepth's tables; for pairs
+# the share of wrong ones, which unlike the share of right ones always has room for improvement (our
+# choice).
 MRI = ("delta1", "abs_rel", "rmse", "whdr")
 
 Row = Mapping[str, Any]
 
 
 def relative_improvement(metric: str, ours: float, theirs: float) -> float:
-    """Positive where ours is better; NaN where either is missing or the reference is 0."""
+    """Relative improvement of one metric: positive where ours is better.
+
+    It is NaN where either value is missing or the reference is 0."""
     if math.isnan(ours) or math.isnan(theirs) or theirs == 0:
         return math.nan
     return (theirs - ours if metric in LOWER_IS_BETTER else ours - theirs) / theirs
@@ -41,21 +44,23 @@ def relative_improvement(metric: str, ours: float, theirs: float) -> float:
 def improvement(
     ours: Sequence[ImageScores], theirs: Sequence[ImageScores], how: str = "image"
 ) -> dict[str, float]:
-    """Relative improvement of each metric of one set, and "images": over how many.
+    """Computes the relative improvement of each metric on one set, and "images", their number.
 
     Args:
-      ours, theirs: scores of one set; images without a score, or that only one has, take no part.
+      ours, theirs: scores of one set; images that are not scored in both are left out.
       how: as in `aggregate.means`.
 
     Raises:
-      ValueError: an image that was scored under two protocols: their numbers do not compare.
+      ValueError: an image was scored under different protocols, which cannot be compared.
     """
     by_key = [{(i.dataset, i.key): i for i in images if not i.why} for images in (ours, theirs)]
     both = [key for key in by_key[0] if key in by_key[1]]
     for key in both:
         a, b = (found[key].protocol for found in by_key)
         if a != b:
-            raise ValueError(f"{key[1]}: scored under protocols {a} and {b}, which do not compare")
+            raise ValueError(
+                f"{key[1]}: scored under different protocols, {a} and {b}, which cannot be compared"
+            )
     means = [_means([found[key] for key in both], how) for found in by_key]
     found: dict[str, float] = {m: relative_improvement(m, *(x[m] for x in means)) for m in METRICS}
     return {"images": len(both), **found}
@@ -68,11 +73,11 @@ def _means(images: Sequence[ImageScores], how: str) -> dict[str, float]:
 
 
 def mean_improvement(sets: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over sets (mRI_D) of each metric's improvement, over the sets that have it.
+    """Averages each metric's improvement over the sets that have it (mRI_D).
 
     Returns:
-      {metric: mean, "mri": mean over the metrics of MRI, "sets": how many, "images": in all}; sets
-      of which no image is in both are not counted.
+      {metric: mean, "mri": mean over the metrics of MRI, "sets": their number, "images": their
+      total number}; sets without an image that both have scored are not counted.
     """
     sets = [s for s in sets if s["images"]]
 
@@ -96,18 +101,18 @@ def rows(
     *,
     by: Sequence[str] = ("reader", "set", "hash"),
 ) -> list[dict[str, Any]]:
-    """A row for each other candidate: its mean improvement over `reference`.
+    """Builds a row for each other candidate: its mean improvement over `reference`.
 
     Args:
-      rows: of sets, as `tables.rows` gives them; "aggregate" says how each takes its means.
-      images: of those sets; each has the fields of `by` too.
+      rows: of sets, as returned by `tables.rows`; "aggregate" says how means are taken.
+      images: of those sets; each also has the fields of `by`.
       reference: the "checkpoint" of one of them.
-      by: what two sets of scores must agree in to be compared; what varies in one set besides, a
-        corruption and its severity, is to be among them.
+      by: fields that must be equal for two sets of scores to be compared; they must include all
+        that varies within a set, such as corruption and severity.
 
     Returns:
       `mean_improvement`, with "checkpoint", "relative_to", and "left_out": the sets that only one
-      of the two has, or has under another protocol.
+      of the two has, or that both have under different protocols.
 
     Raises:
       ValueError: the reference is not among the rows.
@@ -135,7 +140,7 @@ def rows(
 
 
 def from_row(row: Row) -> ImageScores:
-    """An image's scores of its row in scores.json, where null is NaN and the hash is "hash"."""
+    """Converts an image's row of scores.json, with null for NaN and "hash", to its scores."""
     fields: dict[str, Any] = {f: row[f] for f in ImageScores._fields if f != "protocol"}
     fields |= {name: math.nan for name, value in fields.items() if value is None}
     return ImageScores(**fields, protocol=row["hash"])

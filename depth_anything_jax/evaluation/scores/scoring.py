@@ -1,17 +1,17 @@
-"""Scores of predictions against records under a protocol.
+"""Scores predictions against labelled records under a protocol.
 
     image = scoring.score(prediction, "disparity-affine", record, protocol)
     means = aggregate.means(images, protocol.aggregate)
 
 A prediction holds disparity for the kind "disparity-affine" and depth for the others, at any
-resolution, of the view that the network saw. Records are those of labelled sources and evaluation
-sets: valid, and depth in metres or disparity in no known unit.
+resolution, for the view that the network received. Records are those of labelled sources and
+evaluation sets: valid, and depth in metres or disparity in no known unit.
 
-Where a prediction is not finite it takes no part in the fit and counts in every metric, so that
-nobody gains by leaving out the hard pixels: an infinite depth is as far as the protocol allows (the
-cap, or else the label's farthest), an infinite disparity and NaN as near. A constant prediction
-becomes the constant that fits best, in the space of the fit. A depth of zero or below is worth what
-`metrics.errors` says.
+Predictions that are not finite are excluded from the fit but count in every metric, so that
+omitting hard pixels never improves a score: an infinite depth becomes the largest depth that the
+protocol allows (the cap, or else the label's largest), an infinite disparity and NaN the smallest.
+A constant prediction becomes the best-fitting constant, in the space of the fit. Depths of zero or
+below are treated as in `metrics.errors`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ Map = Num[np.ndarray, "h w"]
 
 
 class Target(NamedTuple):
-    """A label as a protocol sees it, inside its frame.
+    """A label after the protocol's frame, crop and caps.
 
     Attributes:
       valid: pixels that are scored.
-      depth: metres at those pixels, None for labels of disparity in no known unit.
+      depth: metres at those pixels, None for labels of disparity in an unknown unit.
       disparity: the same pixels in 1/m, or in the label's unit.
     """
 
@@ -49,7 +49,7 @@ class Target(NamedTuple):
 
 
 def target(record: Record, protocol: Protocol) -> Target:
-    """What of a record's label counts, and its values."""
+    """Applies the protocol's frame, crop, range and caps to a record's label."""
     stored = record["depth"] if "depth" in record else record["disparity"]
     rows, columns = protocols.window(protocol.frame, *stored.shape)
     values, valid = stored[rows, columns], record["valid"][rows, columns]
@@ -76,7 +76,7 @@ def target(record: Record, protocol: Protocol) -> Target:
 
 
 def _in_range(depth: np.ndarray, protocol: Protocol) -> np.ndarray:
-    # Labels are float32 numbers, so that 1 mm is what float32 holds of it.
+    # Labels are float32, so the bounds are rounded to float32 as well.
     low, high = (float(np.float32(v)) for v in (protocol.min_depth, protocol.max_depth))
     if protocol.strict:
         keep, inside = depth > low, depth < high
@@ -88,12 +88,12 @@ def _in_range(depth: np.ndarray, protocol: Protocol) -> np.ndarray:
 def to_label(
     prediction: Map, record: Record, protocol: Protocol, *, whole: bool = False
 ) -> Float[np.ndarray, "H W"]:
-    """A prediction at the size of the label's frame, float64.
+    """Resizes a prediction to the label's frame, in float64.
 
     Args:
-      prediction: of the view that the network saw: the frame with the protocol's padding.
-      whole: it shows the whole image instead, unpadded, as other tools' files do; the frame is cut
-        from it.
+      prediction: for the view that the network received: the frame with the protocol's padding.
+      whole: whether it covers the whole image instead, without padding, as other tools' files do;
+        it is then cropped to the frame.
     """
     stored = record["depth"] if "depth" in record else record["disparity"]
     size = stored.shape
@@ -110,15 +110,15 @@ def to_label(
 
 
 def padding(side: int) -> int:
-    """Pixels that ZoeDepth's inference reflects at either end of a side."""
+    """Number of pixels by which ZoeDepth's inference pads each end of a side, by reflection."""
     return int(math.sqrt(side / 2) * 3)
 
 
 def convert(values: Map, kind: str, view: str) -> Map:
-    """A prediction of one kind as another that holds less (`protocol.VIEWS`).
+    """Converts a prediction of one kind to a less specific one (`protocol.VIEWS`).
 
     Raises:
-      ProtocolError: the view would need what the prediction does not know.
+      ProtocolError: the prediction lacks what the view needs.
     """
     protocols.check_view(kind, view)
     both_disparity = kind == view == "disparity-affine"
@@ -126,20 +126,20 @@ def convert(values: Map, kind: str, view: str) -> Map:
 
 
 def _inverse(depth: np.ndarray) -> np.ndarray:
-    """1 / depth; what is not finite stays so and on its side: an infinite depth becomes -inf."""
+    """1 / depth. Values that are not finite remain so: an infinite depth becomes -inf."""
     disparity = 1 / np.maximum(depth, metrics.TINY)
     finite = np.isfinite(depth)
     return disparity if finite.all() else np.where(finite, disparity, -depth)
 
 
 def in_space(x: np.ndarray, kind: str, protocol: Protocol) -> np.ndarray:
-    """Predictions in the space in which they are aligned."""
+    """Converts predictions to the space in which they are aligned."""
     to_disparity = protocol.alignment == "lsq-disparity" and kind != "disparity-affine"
     return _inverse(x) if to_disparity else x
 
 
 def _solve(x: np.ndarray, found: Target, protocol: Protocol) -> Alignment:
-    """The alignment of the predictions at a target's pixels."""
+    """Fits the alignment of predictions at a target's pixels."""
     if protocol.alignment == "none":
         return scale_shift.NONE
     in_disparity = protocol.alignment == "lsq-disparity"
@@ -152,11 +152,11 @@ def _solve(x: np.ndarray, found: Target, protocol: Protocol) -> Alignment:
         )
         position = np.zeros(found.valid.size, np.int64)
         position[found.valid.ravel()] = np.arange(y.size)
-        if pick.size:  # a reduction may miss every one of a few pixels: then they are all used
+        if pick.size:  # a sample may contain none of a few valid pixels: then all are used
             x, y = x[position[pick]], y[position[pick]]
     if not np.isfinite(x).any():
-        x = np.zeros_like(x)  # says nothing, like a constant
-    # Looked up here by name: one place to solve, and one to replace in a test.
+        x = np.zeros_like(x)  # treated like a constant prediction
+    # The solvers are resolved by name at each call, so that a test can replace them.
     solver = {
         "median": lambda: scale_shift.median_scale(x, y),
         "lsq-disparity": lambda: scale_shift.least_squares(x, y),
@@ -171,7 +171,7 @@ def _solve(x: np.ndarray, found: Target, protocol: Protocol) -> Alignment:
 def aligned_depth(
     x: Float[np.ndarray, "*s"], alignment: Alignment, protocol: Protocol, farthest: float
 ) -> Float[np.ndarray, "*s"]:
-    """Metres from predictions in the space of the alignment: floor, inverse, clamp.
+    """Converts predictions in the space of the alignment to metres: scale, shift, floor, clamp.
 
     Args:
       farthest: the label's largest valid depth.
@@ -194,7 +194,7 @@ def aligned_depth(
 
 
 def unscored(record: Record, protocol: protocols.Switches) -> ImageScores:
-    """What is known of an image before it is scored."""
+    """The entry of an image that has not been scored."""
     sequence = record.get("sequence", record.get("scene", ""))
     return ImageScores(record["key"], record.get("dataset", ""), sequence, protocol=protocol.hash)
 
@@ -209,19 +209,19 @@ def score(
     boundary: bool = False,
     whole: bool = False,
 ) -> ImageScores:
-    """Scores of one prediction.
+    """Scores one prediction against a record.
 
     Args:
       prediction: see `to_label`; disparity for "disparity-affine", depth for other kinds.
       kind: one of protocol.KINDS.
-      record: as a labelled source gives it.
+      record: of a labelled source.
       protocol: for this record's set and domain, and for the kind.
-      alignment: found elsewhere, for a whole sequence; None: this image's.
-      boundary: whether boundary F1 is wanted; it costs more than all the rest.
+      alignment: of a whole sequence, fitted before; None: it is fitted to this image.
+      boundary: whether to compute boundary F1, which costs more than everything else.
       whole: see `to_label`.
 
     Raises:
-      ProtocolError: the alignment makes no sense for the kind, or for a label without metres.
+      ProtocolError: the alignment does not suit the kind, or a label without metres.
     """
     protocol.check_kind(kind)
     blank = unscored(record, protocol)
@@ -264,7 +264,7 @@ def score(
 
 
 def _normalised_l1(x: np.ndarray, y: np.ndarray) -> float:
-    """Of disparities; what is not finite is as near as the nearest finite one, −inf as far."""
+    """Normalised L1 of disparities. NaN and inf become the largest finite value, −inf the least."""
     finite = np.isfinite(x)
     if not finite.all():
         some = x[finite] if finite.any() else np.zeros(1)
@@ -275,8 +275,8 @@ def _normalised_l1(x: np.ndarray, y: np.ndarray) -> float:
 def _in_units_of_the_label(
     scores: ImageScores, x: np.ndarray, a: Alignment, found: Target, protocol: Protocol
 ) -> ImageScores:
-    """Of a disparity without a unit: metrics in disparity, if those are asked for."""
-    positive = found.disparity > 0  # stereo's farthest point has no ratio
+    """Adds metrics against a disparity label without a unit, if the protocol's space has them."""
+    positive = found.disparity > 0  # a disparity of 0 (infinitely far, in stereo) has no ratio
     if protocol.space == "depth" or not positive.any():
         return scores
     values = np.nan_to_num(a.scale * x + a.shift, nan=0.0, posinf=0.0, neginf=0.0)
@@ -293,9 +293,9 @@ def score_sequence(
     boundary: bool = False,
     whole: bool = False,
 ) -> list[ImageScores]:
-    """Scores of the frames of one sequence, with one scale and shift for all of them.
+    """Scores the frames of one sequence with one scale and shift for all of them.
 
-    The sums of the fit are kept, not the pixels; both sequences are read twice.
+    Only the sums of the fit are kept in memory, not the pixels, so both sequences are read twice.
     """
     protocol.check_kind(kind)
     parts = []
@@ -323,14 +323,14 @@ def score_sequence(
 
 
 def truth(record: Record, kind: str, protocol: Protocol) -> Float[np.ndarray, "H W"]:
-    """The label itself as a prediction of a kind, as the protocol sees it; NaN where nothing is.
+    """Converts a label to a perfect prediction of a kind under a protocol; NaN where not valid.
 
-    Scores AbsRel 0 and δ1 1, to rounding, under every protocol: whatever does not is broken.
+    It must score AbsRel 0 and δ1 1, up to rounding, under every protocol.
     """
     found = target(record, protocol)
     values = found.disparity if kind == "disparity-affine" else found.depth
     if values is None:
-        raise protocols.ProtocolError(f"{record['key']}: no depth in a label of disparity")
+        raise protocols.ProtocolError(f"{record['key']}: a label of disparity gives no depth")
     out = np.full(found.valid.shape, NAN)
     out[found.valid] = values
     return out

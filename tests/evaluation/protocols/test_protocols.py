@@ -210,7 +210,7 @@ def test_views_lose_information_and_never_gain_it():
         ({"crop": "eigen"}, "crop 'eigen': one of 'none', 'nyu'"),
         ({"max_depth": float("inf")}, "set a number or 'label'"),
         ({"disparity_floor": 0}, "disparity_floor 0.0 is not positive"),
-        ({"min_depth": 80}, "min_depth 80.0 to max_depth 80.0 holds nothing"),
+        ({"min_depth": 80}, "min_depth 80.0 to max_depth 80.0 is an empty range"),
         ({"cap_mode": "clip", "max_depth": float("inf"), "disparity_floor": 1}, "clips nothing"),
         ({"alignment": "median", "per": "sequence"}, "per 'sequence' with alignment 'median'"),
         ({"per": "sequence", "align_on": "grid-64"}, "only 'lsq-…' on all pixels"),
@@ -228,7 +228,7 @@ def test_unknown_names_list_what_there_is():
         protocols.get("da@2", "metric")
     with pytest.raises(ProtocolError, match="kind 'relative': one of disparity-affine"):
         protocols.get("da", "relative")
-    with pytest.raises(ProtocolError, match="no switch cap in a protocol"):
+    with pytest.raises(ProtocolError, match="a protocol has no switch cap"):
         protocols.get("da", "disparity-affine", cap=3)
 
 

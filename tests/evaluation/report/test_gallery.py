@@ -83,7 +83,7 @@ def test_the_maps_are_those_that_were_scored():
     """The mean of the error map is AbsRel, in the space of the protocol."""
     source = Ramps(2)
     for name in ("golden", "da"):
-        rules = stream.Rulebook([KIND], name, {"input_size": 28})
+        rules = stream.ProtocolResolver([KIND], name, {"input_size": 28})
         made = predictors.of_network(network, kind=KIND)
         scores = loop.evaluate_candidate(
             made, source, protocol=name, switches={"input_size": 28}
@@ -135,7 +135,7 @@ def test_label_and_prediction_share_their_colours_and_sparse_pixels_stay_visible
 def run(tmp_path):
     source = Ramps(12)
     made = predictors.of_network(network, kind=KIND, name="<b>a model</b>")
-    rules = stream.Rulebook([KIND], "golden", {"input_size": 28})
+    rules = stream.ProtocolResolver([KIND], "golden", {"input_size": 28})
     found = loop.evaluate_candidate(
         made, source, protocol="golden", switches={"input_size": 28}
     ).per_image

@@ -89,7 +89,7 @@ def test_differences_are_said():
     (found,), _ = published.beside(few, LARGE)
     text = " ".join(found["notes"])
     assert "ours is over 10 images, theirs over 654" in text
-    assert "not read alike: depth=filled" in text and "partial" not in text
+    assert "reader options differ: depth=filled" in text and "partial" not in text
     midas = digest("midas", "kitti")
     whole = row("kitti?split=midas_161&list_file=a", "kitti", midas, images=161, split=161)
     (found,), _ = published.beside(whole | {"delta1": 0.88}, "midas-v3.1-beit-large-512")

@@ -105,7 +105,7 @@ def test_names_are_checked_before_anything_is_read():
         corruptions.parse(["frog"])
     with pytest.raises(ValueError, match="corruption 'fog:6': severities are 1 to 5"):
         corruptions.parse(["fog:6"])
-    with pytest.raises(ValueError, match="no effect on predictions:x, which does not look at"):
+    with pytest.raises(ValueError, match="no effect on predictions:x, which does not read images"):
         corruptions.check(["runs/a", "predictions:x"], ["fog"])
     corruptions.check(["predictions:x"], [])
 

@@ -30,11 +30,11 @@ def record(key="a/1.jpg", hw=(30, 44)):
 
 def maps(candidate, records):
     """{index: map} of what there is a prediction for."""
-    if candidate.know is None:
+    if candidate.lookup is None:
         views = ((i, candidate.prepare(r["image"], 56)) for i, r in enumerate(records))
-        return dict(candidate.look(views))
+        return dict(candidate.predict(views))
     plain = protocols.get("marigold", candidate.kind)
-    found = {i: candidate.know(r, plain) for i, r in enumerate(records)}
+    found = {i: candidate.lookup(r, plain) for i, r in enumerate(records)}
     return {i: x for i, x in found.items() if x is not None}
 
 
@@ -54,7 +54,7 @@ def test_baselines(kind):
         found = maps(predictors.make("baseline:gt", kind=kind), [relative])[0]
         assert (found[mask] == 0.5).all()
     else:
-        with pytest.raises(ValueError, match="b: no depth in a label of disparity"):
+        with pytest.raises(ValueError, match="b: a label of disparity gives no depth"):
             maps(predictors.make("baseline:gt", kind=kind), [relative])
 
 
@@ -133,7 +133,7 @@ def test_files_that_do_not_match_are_all_listed(tmp_path):
     some = make(source, kind="metric", keys=keys, allow_missing_files=True)
     assert list(maps(some, [record(k, (30, 30)) for k in keys])) == [0]
     np.savez(tmp_path / "a.npz", np.ones((2, 2)))
-    with pytest.raises(ValueError, match="are of one image"):
+    with pytest.raises(ValueError, match="belong to the same image"):
         make(source, kind="metric", keys=keys)
     with pytest.raises(FileNotFoundError, match="no folder"):
         make(f"predictions:{tmp_path}/no", kind="metric", keys=keys)
@@ -272,7 +272,7 @@ def test_a_dpt_model_is_of_the_kind_that_is_asked_for(tmp_path):
 
 
 def test_a_kind_that_contradicts_the_source_is_refused(monkeypatch):
-    found = predictors.Candidate("x", "disparity-affine", look=iter)
+    found = predictors.Candidate("x", "disparity-affine", predict=iter)
     monkeypatch.setattr(predictors, "_weights", lambda *_: found)
     with pytest.raises(ValueError, match="x predicts disparity-affine; leave kind out"):
         predictors.make("x", kind="metric")

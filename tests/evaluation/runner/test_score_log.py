@@ -77,7 +77,7 @@ def test_a_torn_line_counts_as_absent_and_a_broken_one_is_named(tmp_path):
         again.close()
         assert path.read_bytes() == whole
     path.write_bytes(whole.replace(b'{"part"', b'["part"'))
-    with pytest.raises(ValueError, match="line 2: not a line of a log"):
+    with pytest.raises(ValueError, match="line 2: not a line of a score log"):
         score_log.Log(path, RUN, resume=True)
 
 

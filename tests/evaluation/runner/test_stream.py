@@ -26,7 +26,7 @@ class Scenes:
 
 
 def scores(predict, protocol="golden", **options):
-    rules = stream.Rulebook([KIND], protocol, {"input_size": 28})
+    rules = stream.ProtocolResolver([KIND], protocol, {"input_size": 28})
     groups = {i: "abc"[i // 4] if rules.per == "sequence" else i for i in range(12)}
     made = predictors.of_network(predict, kind=KIND)
     return stream.scores(made, Scenes(), groups, rules, **options)

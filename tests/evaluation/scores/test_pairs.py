@@ -125,13 +125,13 @@ def test_a_predictor_that_always_answers_point_1_knows_half_of_the_swapped_pairs
         found[tuple(record["points"][:, 0].T)] = 1
         return found
 
-    stubborn = predictors.Candidate("point 1", DISPARITY, know=first)
+    stubborn = predictors.Candidate("point 1", DISPARITY, lookup=first)
     assert scored(stubborn, source) == {
         "all": (6, 0, 12),
         "indoor": (5, 0, 10),
         "aerial": (1, 0, 2),
     }
-    knows = predictors.Candidate("truth", DISPARITY, know=lambda record, rules: RAMP)
+    knows = predictors.Candidate("truth", DISPARITY, lookup=lambda record, rules: RAMP)
     assert scored(knows, source)["all"] == (12, 0, 12)
 
 
@@ -149,7 +149,9 @@ def test_every_kind_of_candidate_is_scored_on_pairs(da2k, tmp_path):
     zero = predictors.make("baseline:zero", kind="metric")
     assert scored(zero, source)["all"] == (0, 12, 12)
     for name in ("gt", "mean"):
-        with pytest.raises(protocols.ProtocolError, match=f"baseline:{name}: .*c.jpg has pairs of"):
+        with pytest.raises(
+            protocols.ProtocolError, match=f"baseline:{name}: .*c.jpg is labelled with pairs of"
+        ):
             scored(predictors.make(f"baseline:{name}"), source)
     assert loop.evaluate_candidate(zero, source, limit=1).per_image[0].pairs == 2
 

@@ -32,7 +32,7 @@ def test_only_images_that_both_scored_count():
     assert found["abs_rel"] == pytest.approx(0.5)  # .2 against .4
     assert found["delta1"] == pytest.approx((0.7 - 0.6) / 0.6)
     assert math.isnan(found["accuracy"]) and math.isnan(found["rmse"])
-    with pytest.raises(ValueError, match="a: scored under protocols h and g"):
+    with pytest.raises(ValueError, match="a: scored under different protocols, h and g"):
         relative.improvement(ours, [image("a", 0.1, 1.0)._replace(protocol="g")])
 
 

@@ -341,7 +341,9 @@ def test_a_metric_prediction_scored_as_its_views():
         values = scoring.convert(3 * metric if view != "metric" else metric, "metric", view)
         found = scoring.score(values, view, label, protocols.get("moge", view, max_depth=10))
         assert found.abs_rel < 1e-9
-    with pytest.raises(ProtocolError, match="depth-affine prediction is no metric one; it can be"):
+    with pytest.raises(
+        ProtocolError, match="depth-affine prediction cannot be scored as metric; only as"
+    ):
         scoring.convert(metric, "depth-affine", "metric")
 
 
