@@ -1,4 +1,4 @@
-"""Depth of videos: `process.process` does a whole file; `reader`, `writer`, `smooth` are its parts.
+"""Reads, smooths and writes videos of depth; `process.process` converts a whole file.
 
-Nothing here knows a model. Reading and writing go through PyAV (FFmpeg), the extra [video].
+This package is independent of the models. Reading and writing use PyAV (FFmpeg), the extra [video].
 """

@@ -1,11 +1,12 @@
-"""A video in, videos of its depth out: batches, smoothing, colours, 16 bits, sound.
+"""Converts a video to videos of its depth: batches, smoothing, colours, 16 bits, sound.
 
-Ways to write depth (`STYLES`):
+Output styles (`STYLES`):
   color         colours, near is warm
   side-by-side  the frame, a gap, the colours
   depth16       16 bits without loss (FFV1 in .mkv), with their meaning in the file's tags;
                 `read_depth` reads it back. Metres are never stretched: value / 1000 by default, 0
-                unknown. Relative disparity is value / scale, one scale for the whole file.
+                means unknown. Relative disparity is value / scale, with one scale for the whole
+                file.
 """
 
 from __future__ import annotations
@@ -29,27 +30,27 @@ from depth_anything_jax.visualization import colormaps
 
 STYLES = ("color", "side-by-side", "depth16")
 GAP = 8  # white pixels between frame and depth
-HEADROOM = 8  # times the first frame's nearest; 8192 levels remain for that frame
+HEADROOM = 8  # multiple of the first frame's largest disparity; that frame keeps 8192 levels
 TAG = "DEPTH_ANYTHING"
 
 # RGB frames of one shape → maps (h, w) of that shape: disparity, larger is nearer, or metres.
 Predict = Callable[[Sequence[np.ndarray]], Any]
-# a map and the range of colours → RGB uint8, as wide as the map, perhaps higher: a bar below it
+# a map and the range of colours → RGB uint8, as wide as the map, or higher with a bar below it
 Paint = Callable[[np.ndarray, tuple[float, float]], np.ndarray]
 
 
 @dataclasses.dataclass
 class Report:
-    """What was done.
+    """Statistics and messages of a processed video.
 
     Attributes:
-      frames: written.
-      rate: frames a second.
-      cuts: seconds at which a new scene began.
-      flicker_before, flicker_after: of what the network said and of what was written, see
-        `smooth.Flicker`; None with less than two frames of a scene.
-      notes: what a user should know.
-      problems: what of the source could not be read; the rest is there.
+      frames: number of frames written.
+      rate: frames per second.
+      cuts: times in seconds at which a new scene began.
+      flicker_before, flicker_after: flicker of the predictions and of the written maps, see
+        `smooth.Flicker`; None with fewer than two frames of a scene.
+      notes: messages for the user.
+      problems: parts of the source that could not be read; the rest was written.
     """
 
     frames: int = 0
@@ -79,26 +80,26 @@ def process(
     max_pixels: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Report:
-    """Writes the depth of a video.
+    """Predicts the depth of a video and writes it to files.
 
     Args:
       source: a video file.
-      outputs: {path: style of STYLES}; all are written in one pass, and each has its name only when
-        it is complete.
-      predict: gets lists of at most `batch_size` frames, RGB uint8; gives as many maps.
-      metric: the maps are metres; they are never smoothed.
-      smooth: relative maps keep scale and shift from frame to frame (`smooth.Smoother`).
-      limits: colours range over "shared", see `smooth.SharedRange`; "image", each frame's own; or
-        over two values of the maps.
-      paint: None takes `colormaps.colourise`, near is warm.
+      outputs: {path: style of STYLES}; all are written in one pass, and each gets its name only
+        when it is complete.
+      predict: takes lists of at most `batch_size` frames, RGB uint8; returns as many maps.
+      metric: whether the maps are in metres; these are never smoothed.
+      smooth: whether relative maps keep scale and shift from frame to frame (`smooth.Smoother`).
+      limits: range of the colours: "shared", see `smooth.SharedRange`; "image", each frame's own;
+        or two values of the maps.
+      paint: colours a map; None: `colormaps.colourise`, near is warm.
       depth_scale: of depth16 in metres: value / depth_scale = metres.
-      sound: copy it.
+      sound: whether to copy the sound.
       max_len, target_fps, max_res, max_pixels: see `reader.Reader`.
-      progress: called with (frames done, frames to expect or None).
+      progress: called with (frames done, frames expected or None).
 
     Raises:
-      VideoError: the source holds no frame, an output cannot be written, metres that depth16 cannot
-        hold. No output is left behind then; one that was there before stays.
+      VideoError: the source has no frame, an output cannot be written, or metres exceed the range
+        of depth16. Incomplete outputs are removed then; existing files are kept.
     """
     _check(source, outputs, limits)
     reader = Reader(
@@ -132,11 +133,11 @@ def process(
             report.frames += 1
             if progress is not None:
                 progress(report.frames, info.frames)
-        if encoder is None:  # the first frame could be read a moment ago
+        if encoder is None:  # although `Reader` could read the first frame before
             raise VideoError(f"{source}: no frame could be decoded; {'; '.join(reader.problems)}")
     report.problems = reader.problems
     report.flicker_before, report.flicker_after = pipeline.before.mean, pipeline.after.mean
-    # What every writer says of the same source is said once.
+    # Notes that several writers have in common are reported once.
     notes = [*encoder.notes, *itertools.chain.from_iterable(w.notes for _, w in writers)]
     report.notes = list(dict.fromkeys(notes))
     return report
@@ -144,7 +145,7 @@ def process(
 
 def _check(source: PathLike, outputs: Mapping[PathLike, str], limits: Any) -> None:
     if not outputs:
-        raise VideoError("no output was named")
+        raise VideoError("no output is given")
     for path, style in outputs.items():
         if pathlib.Path(path).resolve() == pathlib.Path(source).resolve():
             raise VideoError(f"{path}: would replace the video that is read")
@@ -183,7 +184,7 @@ class _Step:
 
 
 class _Pipeline:
-    """What happens to the maps between network and file."""
+    """Smooths maps, measures their flicker, and finds the range of their colours."""
 
     def __init__(self, metric: bool, smooth: bool, limits: str | tuple[float, float]):
         self._pictures = smooth_lib.Pictures()
@@ -223,7 +224,7 @@ def _beside(image: np.ndarray, colours: np.ndarray) -> UInt8[np.ndarray, "h w 3"
 def _writer(
     path: PathLike, style: str, reader: Reader, encoder: _Sixteen, sound: bool, coloured: int
 ) -> Writer:
-    """`coloured`: height of what is painted."""
+    """Opens the writer of one output; `coloured` is the height of its coloured frames."""
     info = reader.info
     return Writer(
         path,
@@ -239,7 +240,7 @@ def _writer(
 
 
 class _Sixteen:
-    """Maps → uint16, all by one scale."""
+    """Encodes maps as uint16, all with one scale."""
 
     def __init__(self, metric: bool, depth_scale: float, first: np.ndarray):
         self._metric = metric
@@ -261,7 +262,8 @@ class _Sixteen:
                 far = values[np.isfinite(values)].max()
                 raise VideoError(
                     f"{far:.1f} m at {float(time):.2f} s: depth16 with depth_scale "
-                    f"{self._scale:g} ends at {65535 / self._scale:.3f} m; with 256 at 255 m"
+                    f"{self._scale:g} ends at {65535 / self._scale:.3f} m; depth_scale 256 ends "
+                    "at 255 m"
                 )
         self._clipped[0] += int((raw > 65535).sum())
         self._clipped[1] += int((raw < 0).sum())
@@ -269,7 +271,7 @@ class _Sixteen:
 
     @property
     def notes(self) -> list[str]:
-        """How many values did not fit."""
+        """Messages on the values that were clipped."""
         names = f"nearer than {HEADROOM} times the first frame's nearest", "below 0"
         return [
             f"depth16: {count} values {name} were clipped"
@@ -279,14 +281,14 @@ class _Sixteen:
 
 
 def read_depth(path: PathLike) -> tuple[str, Iterator[tuple[Fraction, Float[np.ndarray, "h w"]]]]:
-    """Reads what depth16 has written.
+    """Reads a depth16 video.
 
     Returns:
-      what the values are ("relative inverse depth", "depth in metres", where 0 is unknown), and an
-      iterator over (seconds, float32 map).
+      the meaning of the values ("relative inverse depth", or "depth in metres", where 0 is
+      unknown), and an iterator over (seconds, float32 map).
 
     Raises:
-      VideoError: another kind of video.
+      VideoError: the file is not a depth16 video.
     """
     with open_file(path) as container:
         tag = container.metadata.get(TAG)

@@ -1,11 +1,11 @@
-"""A video file → frames, one after the other in constant memory: (time, RGB uint8), upright.
+"""Decodes a video file to upright RGB frames with their times, in constant memory.
 
-Times are exact fractions of a second from the first frame on, as the file has them, so that a
-variable frame rate stays what it is. What is damaged or missing at the end costs those frames only:
-iteration gives what could be read, and `Reader.problems` then tells the rest.
+Times are exact fractions of a second since the first frame, as stored in the file, so that variable
+frame rates are preserved. Damaged or truncated files lose only the affected frames: iteration
+yields what can be decoded, and `Reader.problems` describes the rest.
 
-Files alone are opened, never what a file points to: a playlist (HLS, concat) named clip.mp4 would
-make FFmpeg fetch addresses and read other files.
+Only files that hold their own frames are opened: a playlist (HLS, concat) named clip.mp4 would make
+FFmpeg fetch addresses and read other files.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _FORMATS = (
 
 
 class VideoError(ValueError):
-    """A video that cannot be read or written as asked."""
+    """Raised for a video that cannot be read or written as requested."""
 
 
 class Frame(NamedTuple):
-    """Seconds from the first frame, and RGB uint8 (h, w, 3)."""
+    """A frame: seconds since the first one, and its image, RGB uint8 (h, w, 3)."""
 
     time: Fraction
     image: UInt8[np.ndarray, "h w 3"]
@@ -46,17 +46,17 @@ class Frame(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What a video file says about itself, and how it is read.
+    """Properties of a video file as `Reader` reads it.
 
     Attributes:
-      height, width: of the frames that `Reader` gives: upright, square pixels, within `max_res`.
-      rate: frames a second, the average; of those that `Reader` gives.
+      height, width: of the frames yielded by `Reader`: upright, square pixels, within `max_res`.
+      rate: average number of frames per second yielded by `Reader`.
       time_base: the unit of the file's times, in seconds.
-      frames: how many to expect, None where the file does not say.
+      frames: expected number of frames, None where the file does not state it.
       rotation: quarter turns to the left that make the stored frames upright.
-      codec: FFmpeg's name of the video's coding.
-      audio: sound tracks.
-      start: seconds at which the file's clock stands at the first frame.
+      codec: FFmpeg's name of the video codec.
+      audio: number of sound tracks.
+      start: time of the first frame on the file's clock, in seconds.
     """
 
     height: int
@@ -71,7 +71,7 @@ class Info:
 
 
 def import_av() -> Any:
-    """PyAV, or an error that names the extra."""
+    """Imports PyAV; raises VideoError that names the extra where it is missing."""
     try:
         import av
     except ImportError as error:
@@ -83,10 +83,10 @@ def import_av() -> Any:
 
 
 def open_file(path: PathLike) -> Any:
-    """PyAV's container of a local file.
+    """Opens a local video file as a PyAV container.
 
     Raises:
-      VideoError: no such file, an empty one, or none that holds its own frames.
+      VideoError: the file does not exist, is empty, or does not hold its own frames.
     """
     av = import_av()
     file = pathlib.Path(path)
@@ -95,7 +95,7 @@ def open_file(path: PathLike) -> Any:
     if not file.stat().st_size:
         raise VideoError(f"{path}: the file is empty")
     try:
-        # An absolute path with the protocol: "a:b.mp4" is a name here, not an address.
+        # An absolute path with the protocol, so that "a:b.mp4" is not taken for an address.
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
         return av.open(f"file:{file.absolute()}", container_options=options)
     except (av.error.FFmpegError, OSError, UnicodeError) as error:
@@ -107,21 +107,21 @@ def open_file(path: PathLike) -> Any:
 
 
 class Reader:
-    """The frames of a video file; each iteration starts anew.
+    """Iterates over the frames of a video file; each iteration starts from the beginning.
 
     Args:
       path: a local file.
-      max_len: frames to give at most.
-      target_fps: frames a second to give at most: of those shown in each interval the first.
-      max_res: the longer side to give at most, in pixels; sides are then even.
-      max_pixels: frames of more, as they are stored, are refused before they are decoded.
+      max_len: maximum number of frames.
+      target_fps: maximum number of frames per second: the first one in each interval is kept.
+      max_res: maximum length of the longer side, in pixels; smaller frames have even sides.
+      max_pixels: maximum size of a stored frame; larger ones are refused before decoding.
 
     Attributes:
       info: see Info.
-      problems: after an iteration, what could not be read, a sentence each.
+      problems: after an iteration, one sentence for each thing that could not be read.
 
     Raises:
-      VideoError: naming the file and what is wrong.
+      VideoError: the file cannot be read; the message names it and the reason.
     """
 
     def __init__(
@@ -140,9 +140,9 @@ class Reader:
         self.target = None if target_fps is None else Fraction(target_fps).limit_denominator(10**6)
         self.problems: list[str] = []
         with open_file(path) as container:
-            self.info = self._look(container, max_res)
+            self.info = self._probe(container, max_res)
 
-    def _look(self, container: Any, max_res: int | None) -> Info:
+    def _probe(self, container: Any, max_res: int | None) -> Info:
         stream = self._stream(container)
         first = next(self._decoded(container, stream), None)
         if first is None:
@@ -203,12 +203,12 @@ class Reader:
                     f"{self.path}: frames of {context.width}x{context.height}, the limit is "
                     f"{self.max_pixels / 1e6:.3g} million pixels; make it smaller"
                 )
-            # what a stream announces it may change later: FFmpeg looks at every frame
+            # frames may differ from the size that the stream announces: FFmpeg checks each of them
             context.options = {"max_pixels": str(self.max_pixels)}
         return stream
 
     def _chosen(self, stream: Any, frames: Iterator[Any]) -> Iterator[tuple[Fraction, Any]]:
-        """The frames to give with their times."""
+        """Yields the selected frames with their times."""
         rate = Fraction(stream.average_rate or self.info.rate)
         last, offset, due = None, self.info.start, 0
         for frame in frames:
@@ -232,7 +232,7 @@ class Reader:
             yield time, frame
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
-        """All frames that can be decoded; what cannot is put down in `problems` at the end."""
+        """Yields all frames that can be decoded; adds failures to `problems` at the end."""
         error = import_av().error.FFmpegError
         packets = damaged = 0
         end = Fraction(0)
@@ -259,7 +259,7 @@ class Reader:
         if damaged:
             self.problems.append(f"{damaged} damaged frames were dropped or patched")
         announced = _seconds(stream.metadata.get("DURATION"))
-        # AVI counts frames that are empty; its times tell.
+        # AVI also counts empty frames, so its duration is compared instead.
         counted = container.format.name != "avi"
         if not counted and stream.duration:
             announced = stream.duration * Fraction(stream.time_base)
@@ -276,7 +276,7 @@ def _time_of(frame: Any) -> Fraction | None:
 
 
 def _unrounded(time: Fraction, rate: Fraction, time_base: Fraction) -> Fraction:
-    """Matroska and others round to milliseconds: 1001/30000 s is stored as 0.033."""
+    """Restores times that Matroska and others round to milliseconds (1001/30000 s to 0.033)."""
     if time_base < Fraction(1, 1000):
         return time
     exact = round(time * rate) / rate
@@ -284,7 +284,7 @@ def _unrounded(time: Fraction, rate: Fraction, time_base: Fraction) -> Fraction:
 
 
 def _seconds(text: str | None) -> Fraction | None:
-    """Matroska's "00:01:02.500000000"."""
+    """Parses Matroska's "00:01:02.500000000"."""
     try:
         hours, minutes, seconds = (text or "").split(":")
         return (int(hours) * 60 + int(minutes)) * 60 + Fraction(seconds)

@@ -1,22 +1,23 @@
-"""Maps of consecutive frames that do not flicker: streaming, in constant memory.
+"""Removes flicker from the maps of consecutive frames, streaming and in constant memory.
 
-A network that sees one frame at a time gives each its own scale and shift, and the picture pulses.
-`Smoother` undoes that and nothing else: each map stays an affine function of what the network said,
-so that no object leaves a ghost and no edge is washed out.
+A network that processes single frames gives each map its own scale and shift, which shows as
+flicker. `Smoother` corrects scale and shift only: each map stays an affine function of the
+network's output, so moving objects leave no ghosts and edges stay sharp.
 
-  - Maps are compared in cells, the means of a grid of 32 x 32: means of an affine function are the
-    same affine function of the means, and noise of single pixels is gone.
-  - The reference is, in each cell, the exponential mean of the maps aligned so far, begun anew
-    where the picture has changed there.
-  - Scale and shift bring the new map to the reference at the cells whose picture stood still, by
-    L1 (`evaluation.align.l1`), which does not see the few that moved all the same. A regression
-    shrinks its slope by the noise of what it starts from, and from frame to frame the contrast
-    would die away. So it is solved in both directions, and the scale is their geometric mean,
-    weighted by how noisy the reference is beside a single frame: the two errors cancel.
-  - A twentieth of the correction is left out. What the network says over a second or so wins, so
-    that nothing drifts away for good; of the flicker a twentieth stays.
-  - At a cut everything begins anew: the picture jumps, or the maps no longer agree.
-An exact sequence, objects moving or not, is left as it is: scale 1, shift 0.
+  - Maps are compared by their means over a grid of 32 x 32 cells: the mean of an affine function is
+    the same affine function of the mean, and averaging removes the noise of single pixels.
+  - The reference of each cell is the exponential mean of the maps aligned so far; it restarts where
+    the image has changed in that cell.
+  - Scale and shift align the new map to the reference over the cells whose image did not change, by
+    L1 (`scale_shift.l1`), which is robust to the few that moved nevertheless. A regression shrinks
+    its slope by the noise of its input, so that the contrast would decay from frame to frame.
+    Therefore it is solved in both directions, and the scale is the geometric mean of both,
+    weighted by the noise of the reference relative to that of a single frame: the two errors
+    cancel.
+  - A twentieth of the correction is left out, so that the maps follow the network's output over
+    about a second and do not drift permanently; a twentieth of the flicker remains.
+  - The reference restarts at a cut: the image changes abruptly, or the maps no longer agree.
+A sequence without flicker, with or without moving objects, is unchanged: scale 1, shift 0.
 
 All constants are our choice, made on rendered clips (tests/video/test_smooth.py).
 """
@@ -33,19 +34,19 @@ from jaxtyping import Bool, Float, UInt8
 from depth_anything_jax.utils import scale_shift
 
 CELLS = 32  # along each side
-MEMORY = 0.9  # of the reference and of the shared range, a frame: a third of a second at 30 / s
+MEMORY = 0.9  # decay per frame of the reference and the shared range: 1/3 s at 30 frames / s
 PULL = 0.05
-MIN_AGREEMENT = 0.3  # product of the scales of both directions, 1 of equal maps, 0 of unrelated
-CUT = 0.1  # mean change of the picture, of 0-1; hard cuts have .15 to .4, hand-held pans .02 to .06
-CUT_RATIO = 3.0  # times what the frames before changed
-STILL = 0.02  # change of a cell's colour, of 0-1, that is noise or light and not motion
+MIN_AGREEMENT = 0.3  # product of both directions' scales: 1 for equal maps, 0 for unrelated ones
+CUT = 0.1  # mean change of the image, in 0-1; hard cuts have .15 to .4, hand-held pans .02 to .06
+CUT_RATIO = 3.0  # multiple of the usual change of the frames before
+STILL = 0.02  # largest change of a cell's colour, in 0-1, that is noise or light and not motion
 
 
 class Change(NamedTuple):
-    """How a frame's picture differs from the one before.
+    """How a frame's image differs from the previous one.
 
     Attributes:
-      cut: another scene begins.
+      cut: whether a new scene begins.
       moved: the cells that changed.
     """
 
@@ -54,7 +55,7 @@ class Change(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """A map after smoothing: scale · (what was given) + shift, and whether it begins anew."""
+    """A smoothed map: scale · input + shift, and whether the reference was restarted."""
 
     values: Float[np.ndarray, "h w"]
     scale: float
@@ -63,7 +64,7 @@ class Smoothed(NamedTuple):
 
 
 def cells(values: np.ndarray) -> np.ndarray:
-    """Means over a grid of 32 x 32 cells, or fewer where the map is smaller."""
+    """Averages a map over a grid of 32 x 32 cells, or fewer where the map is smaller."""
     height, width = (min(CELLS, n) for n in values.shape[:2])
     if values.dtype != np.uint8:
         values = values.astype(np.float32, copy=False)
@@ -71,14 +72,14 @@ def cells(values: np.ndarray) -> np.ndarray:
 
 
 class Pictures:
-    """Compares each frame's picture with the one before."""
+    """Compares each frame's image with the previous one."""
 
     def __init__(self) -> None:
         self._last: np.ndarray | None = None
         self._usual = 0.0
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Change:
-        """The change to `image`; the first frame is a cut."""
+        """Returns the change from the previous image to `image`; the first frame is a cut."""
         small = cells(image).astype(np.float32) / 255
         last, self._last = self._last, small
         if last is None or last.shape != small.shape:
@@ -87,28 +88,28 @@ class Pictures:
         change = np.abs(small - last).max(axis=-1)
         mean = float(change.mean())
         cut = mean > max(CUT, CUT_RATIO * self._usual)
-        # A cut says nothing about how the new scene moves.
+        # A cut does not tell how the new scene moves.
         self._usual = 0.0 if cut else MEMORY * self._usual + (1 - MEMORY) * mean
-        # At least half of the cells count as still: all pictures change when the light does.
+        # At least half of the cells count as still: a change of light changes all of them.
         return Change(cut, change > max(STILL, float(np.median(change))))
 
 
 class Smoother:
-    """Brings relative maps, one after the other, to the scale and shift of those before.
+    """Aligns successive relative maps to the scale and shift of the maps before.
 
-    For disparity up to scale and shift only: metres have a scale of their own and must keep it.
+    It is for disparity up to scale and shift only: metric maps must keep their own scale.
     """
 
     def __init__(self) -> None:
         self._reference: np.ndarray | None = None
-        self._noise = np.ones((1, 1))  # variance of the reference's cells, of a frame's
+        self._noise = np.ones((1, 1))  # variance of the reference's cells relative to a frame's
 
     def __call__(self, values: Float[np.ndarray, "h w"], change: Change | None = None) -> Smoothed:
-        """The next map.
+        """Smooths the next map.
 
         Args:
           values: larger is nearer; not finite where unknown.
-          change: of its picture, from `Pictures`; None goes by the maps alone.
+          change: of its image, from `Pictures`; None: only the maps are compared.
         """
         new = cells(values).astype(np.float64)
         moved = np.zeros(new.shape, bool) if change is None else change.moved
@@ -131,18 +132,19 @@ class Smoother:
 def _align(
     x: np.ndarray, y: np.ndarray, noise: np.ndarray, still: np.ndarray
 ) -> scale_shift.Alignment | None:
-    """y ≈ scale · x + shift at the still cells; None where they do not fit. `noise` is the variance
-    of y's error, of that of x."""
+    """Fits y ≈ scale · x + shift at the still cells; None where they do not fit.
+
+    `noise` is the variance of y's error relative to that of x."""
     usable = still & np.isfinite(x) & np.isfinite(y)
     x, y = x[usable], y[usable]
-    if x.size < 3:  # two cells fit anything
+    if x.size < 3:  # two cells can always be fitted
         return None
     weight = np.ones(x.size)
     there, back = scale_shift.l1(x, y, weight), scale_shift.l1(y, x, weight)
     if there.scale <= 0 or back.scale <= 0 or there.scale * back.scale < MIN_AGREEMENT:
         return None
-    # Errors of variance s² make there.scale too small by s² and 1 / back.scale too large by noise
-    # · s², of the variance of x; these weights take them to zero together.
+    # Errors of variance s² make there.scale too small by a share s² / var(x), and 1 / back.scale
+    # too large by noise · s² / var(x); with these weights both cancel.
     share = float(np.mean(noise[usable]))
     share = share / (1 + share)
     scale = math.exp(share * math.log(there.scale) - (1 - share) * math.log(back.scale))
@@ -150,14 +152,16 @@ def _align(
 
 
 class SharedRange:
-    """One range of colours over a video, in one pass: exponential means of each map's 2nd and 98th
-    percentile, begun anew at cuts. It follows the scene within a third of a second, smoothly."""
+    """Tracks one colour range over a video in one pass.
+
+    It is the exponential mean of each map's 2nd and 98th percentile, restarted at cuts, and follows
+    the scene smoothly within a third of a second."""
 
     def __init__(self) -> None:
         self._range: np.ndarray | None = None
 
     def __call__(self, values: Float[np.ndarray, "h w"], restart: bool) -> tuple[float, float]:
-        """The range for this map."""
+        """Updates the range with a map and returns it."""
         known = values[np.isfinite(values)]
         if known.size:
             new = np.percentile(known[:: max(1, known.size // 100_000)], [2, 98])
@@ -173,13 +177,13 @@ def temporal_alignment_error(
     before: Float[np.ndarray, "h w"],
     after: Float[np.ndarray, "h w"],
 ) -> float | None:
-    """TAE of two consecutive frames of a static camera and scene (Video Depth Anything,
-    arXiv 2501.12375).
+    """Computes the TAE of two consecutive frames of a static camera and scene (Video Depth
+    Anything, arXiv 2501.12375).
 
     (AbsRel(a, b) + AbsRel(b, a)) / 2 with AbsRel(a, b) = mean |a − b| / b, over the pixels where
-    both are finite and positive; None without any. The paper warps a to b by the known motion of
-    the camera, which is none here, and prints a hundred times the mean over the pairs. It speaks of
-    depth: bring relative disparity to metres first, all frames by the same scale and shift.
+    both are finite and positive; None without any. The paper warps a to b by the known camera
+    motion, which is zero here, and prints a hundred times the mean over the pairs. It is defined
+    for depth: convert relative disparity to metres first, all frames by the same scale and shift.
     """
     usable = np.isfinite(before) & np.isfinite(after) & (before > 0) & (after > 0)
     if not usable.any():
@@ -193,8 +197,10 @@ def flicker(
     before: Float[np.ndarray, "h w"],
     after: Float[np.ndarray, "h w"],
 ) -> float | None:
-    """The same for disparity up to scale and shift, where a ratio of values means nothing: mean
-    |a − b| over the spread (98th less 2nd percentile) of a; None where a is flat."""
+    """Computes flicker of disparity up to scale and shift, where ratios have no meaning.
+
+    It is mean |a − b| divided by the spread (98th minus 2nd percentile) of a; None where a is
+    constant."""
     usable = np.isfinite(before) & np.isfinite(after)
     if not usable.any():
         return None
@@ -204,17 +210,18 @@ def flicker(
 
 
 class Flicker:
-    """The mean over consecutive frames, cuts left out. It measures flicker on a static clip; where
-    things move, motion is in it too."""
+    """Averages flicker over pairs of consecutive frames, without cuts.
+
+    On a static clip it measures flicker only; in others it includes motion."""
 
     def __init__(self, *, metric: bool = False):
-        """Of relative maps `flicker`; of metres `temporal_alignment_error`."""
+        """Measures `flicker` of relative maps or `temporal_alignment_error` of metric ones."""
         self._measure = temporal_alignment_error if metric else flicker
         self._last: np.ndarray | None = None
         self._sum, self.pairs = 0.0, 0
 
     def add(self, values: Float[np.ndarray, "h w"], cut: bool) -> None:
-        """The next map, of which a grid of at most some 512 x 512 pixels is looked at."""
+        """Adds the next map, subsampled to a grid of at most about 512 x 512 pixels."""
         step = max(1, max(values.shape) // 512)
         values = np.array(values[::step, ::step])
         if self._last is not None and not cut and self._last.shape == values.shape:
@@ -225,5 +232,5 @@ class Flicker:
 
     @property
     def mean(self) -> float | None:
-        """None before two frames have been compared."""
+        """The mean so far; None before two frames have been compared."""
         return self._sum / self.pairs if self.pairs else None

@@ -1,7 +1,7 @@
-"""Frames → a video file: colours as H.264, depth in 16 bits without loss; sound copied.
+"""Encodes frames to a video file: colours as H.264, depth as lossless 16 bits, sound copied.
 
-A file has its final name only when it is complete: it is written under another one beside it.
-Nothing of the source but its sound is copied: no title, no place, no camera.
+A file is written under a temporary name beside its final one and renamed when it is complete. Only
+the sound of the source is copied, no metadata such as title, place or camera.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from depth_anything_jax.video.reader import PathLike, VideoError, import_av, open_file
 
-# The first that FFmpeg has here. PyAV's wheels bring libx264; MPEG-4 part 2 is in every build.
+# The first one available in FFmpeg is used. PyAV's wheels have libx264; every build has MPEG-4.
 CODECS = ("libx264", "libopenh264", "mpeg4")
 QUALITY = {
     "libx264": {"crf": "18", "preset": "veryfast"},  # x264: 18 is visually lossless
@@ -26,11 +26,11 @@ QUALITY = {
 }
 COLOUR_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 _BT709 = 1
-_MAX_TICKS = 1_000_000  # a second; the field in MP4 has 32 bits
+_MAX_TICKS = 1_000_000  # per second; the field in MP4 has 32 bits
 
 
 def check_path(path: PathLike, *, sixteen_bits: bool) -> None:
-    """Raises VideoError where no such video can be written there."""
+    """Raises VideoError where a video of this kind cannot be written to a path."""
     file = pathlib.Path(path)
     allowed = (".mkv",) if sixteen_bits else COLOUR_SUFFIXES
     if file.suffix.lower() not in allowed:
@@ -46,16 +46,16 @@ class Writer:
     Args:
       path: .mp4, .m4v, .mov or .mkv; for 16 bits .mkv.
       height, width: of the frames.
-      rate: frames a second, the average; each frame has its own time.
+      rate: average number of frames per second; each frame has its own time.
       time_base: the unit of the frames' times where they come from a file.
       sixteen_bits: uint16 (h, w) frames, stored exactly (FFV1); else RGB uint8 (h, w, 3), H.264.
-      sound: a file whose sound tracks are copied as they are.
-      sound_start: seconds on its clock at which the first frame is shown.
-      tags: what the file says about itself.
+      sound: a file whose sound tracks are copied without re-encoding.
+      sound_start: time on its clock, in seconds, at which the first frame is shown.
+      tags: metadata of the file.
 
     Attributes:
-      codec: FFmpeg's name of the coding that was chosen.
-      notes: what a user should know, a sentence each.
+      codec: FFmpeg's name of the chosen codec.
+      notes: messages for the user, one sentence each.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Writer:
         suffix = self.path.suffix.lower()
         self.notes: list[str] = []
         self._shape = (height, width) if sixteen_bits else (height, width, 3)
-        # NTSC's 1001, and never 0: one frame an hour has its times all the same
+        # 1001 is NTSC's denominator; never 0, which one frame per hour would round to
         self._rate = max(Fraction(rate).limit_denominator(1001), Fraction(1, 1001))
         self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{suffix}")
         options = {"movflags": "+faststart"} if suffix != ".mkv" else {}
@@ -99,7 +99,9 @@ class Writer:
     def _add_video(self, av: Any, sixteen_bits: bool, time_base: Fraction) -> None:
         self.codec = "ffv1" if sixteen_bits else next(c for c in CODECS if _has(av, c))
         if not sixteen_bits and self.codec != CODECS[0]:
-            self.notes.append(f"FFmpeg has no {CODECS[0]} here: the video is coded by {self.codec}")
+            self.notes.append(
+                f"FFmpeg has no {CODECS[0]} here: the video is encoded as {self.codec}"
+            )
         height, width = self._shape[:2]
         stream = self._container.add_stream(self.codec, rate=self._rate)
         # exact for the file's own times and for the nominal ones
@@ -109,9 +111,9 @@ class Writer:
         context.time_base = self._tick
         if sixteen_bits:
             stream.width, stream.height, stream.pix_fmt = width, height, "gray16le"
-            context.options = {"level": "3", "slicecrc": "1"}  # damage is found, and stays local
+            context.options = {"level": "3", "slicecrc": "1"}  # damage is detected and stays local
         else:
-            # H.264 in 4:2:0, which everything plays, has even sides.
+            # H.264 in 4:2:0, which all players support, needs even sides.
             stream.width, stream.height = width + width % 2, height + height % 2
             stream.pix_fmt = "yuv420p"
             context.options = QUALITY[self.codec]
@@ -126,8 +128,8 @@ class Writer:
             name = stream.codec_context.name
             if name not in self._container.supported_codecs:
                 self.notes.append(
-                    f"the sound ({name}) cannot lie in {self.path.suffix} and is left out; .mkv "
-                    "would take it"
+                    f"the sound ({name}) cannot be stored in {self.path.suffix} and is left out; "
+                    "use .mkv to keep it"
                 )
                 continue
             copies[stream.index] = self._container.add_stream_from_template(stream)
@@ -137,7 +139,7 @@ class Writer:
     def _packets(
         self, source: Any, copies: Mapping[int, Any], start: Fraction
     ) -> Iterator[tuple[Fraction, Any]]:
-        """(time, packet) of the sound, on the clock of the frames."""
+        """Yields (time, packet) of the sound, on the clock of the frames."""
         if not copies:
             return
         try:
@@ -155,16 +157,17 @@ class Writer:
             self.notes.append(f"the sound ends early ({error.strerror})")
 
     def write(self, time: Fraction | float, frame: np.ndarray) -> None:
-        """Adds a frame, shown from `time` (seconds) on; times grow.
+        """Adds a frame, shown from `time` (seconds) on; times must increase.
 
         Raises:
-          VideoError: another shape or type than announced, or a time that goes back.
+          VideoError: the frame has another shape or type than announced, or its time is not later
+            than the previous one's.
         """
         av = import_av()
         wanted = np.uint16 if len(self._shape) == 2 else np.uint8
         if frame.shape != self._shape or frame.dtype != wanted:
             raise VideoError(
-                f"{self.path}: a frame of {frame.dtype} {frame.shape}; announced were "
+                f"{self.path}: a frame is {frame.dtype} {frame.shape}, expected "
                 f"{np.dtype(wanted)} {self._shape}"
             )
         at = round(Fraction(time) / self._tick)
@@ -196,7 +199,7 @@ class Writer:
             self._waiting = next(self._sound, None)
 
     def close(self) -> None:
-        """Finishes the file and gives it its name."""
+        """Finishes the file and renames it to its final name."""
         try:
             self._mux(None)
             self._container.close()
@@ -208,12 +211,12 @@ class Writer:
             raise
 
     def abort(self) -> None:
-        """Removes what was written."""
+        """Removes the incomplete file."""
         for container in (self._container, self._source):
             if container is not None:
                 try:
                     container.close()
-                except Exception:  # a file that is removed need not be finished
+                except Exception:  # the file is removed anyway
                     pass
         self._temporary.unlink(missing_ok=True)
 
@@ -230,6 +233,6 @@ class Writer:
 def _has(av: Any, codec: str) -> bool:
     try:
         av.Codec(codec, "w")
-    except Exception:  # UnknownCodecError lies elsewhere in each version
+    except Exception:  # UnknownCodecError is in another module in each version
         return False
     return True

@@ -494,7 +494,7 @@ def test_failures_leave_nothing_behind(tmp_path):
         writer.write(0, image)
         with pytest.raises(VideoError, match="comes after a later one"):
             writer.write(0, image)
-        with pytest.raises(VideoError, match=r"announced were uint8 \(8, 8, 3\)"):
+        with pytest.raises(VideoError, match=r"expected uint8 \(8, 8, 3\)"):
             writer.write(1, image[:4])
     assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
 
