@@ -1,13 +1,14 @@
-"""Depth in a browser: photos, point clouds, videos.
+"""Serves a web page that predicts depth of photos and videos.
 
     python -m depth_anything_jax.app
     python -m depth_anything_jax.app --checkpoint \\
         depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf
     python -m depth_anything_jax.app --host 0.0.0.0 --auth password.txt
 
-Needs the extra [app]. The page is served to this machine alone; beyond it only with --auth, a file
-that holds user:password (or the variable DEPTH_ANYTHING_AUTH). Uploads and results lie in a private
-temporary folder that is emptied on a timer and at the end. docs/app.md says what else is closed.
+Needs the extra [app]. The page is served to this machine only, or to others with --auth, a file
+that holds user:password (or the variable DEPTH_ANYTHING_AUTH). Uploads and results are stored in a
+private temporary folder, whose files are removed after a time and at the end. docs/app.md lists the
+other security measures.
 """
 
 import signal

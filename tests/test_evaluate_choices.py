@@ -157,7 +157,9 @@ def test_pairs_are_in_the_table_pooled_and_by_scene(sets, metric, tmp_path):
         ValueError, match="crop changes nothing in pairs of points; .* resize, flip"
     ):
         next(evaluate.evaluate("baseline:zero", alone, changed={"crop": "nyu", "flip": True}))
-    with pytest.raises(protocols.ProtocolError, match="disparity-affine prediction is no metric"):
+    with pytest.raises(
+        protocols.ProtocolError, match="disparity-affine prediction cannot be scored as metric"
+    ):
         next(evaluate.evaluate("baseline:zero", alone, views=["metric"]))
 
 
@@ -265,10 +267,10 @@ def test_prediction_missing_in_one_view_is_missing_in_all(sets):
     ((_, source),) = evaluate.open_sets(sets[0][:1], sets[1][:1])
     first = source.key(0)
 
-    def know(record, rules):
+    def lookup(record, rules):
         return None if record["key"] == first else np.where(record["valid"], record["depth"], 1)
 
-    made = predictors.Candidate("x", "metric", lookup=know)
+    made = predictors.Candidate("x", "metric", lookup=lookup)
     found = loop.evaluate_views(made, source, views=("metric", "depth-scale"), protocol="moge")
     for view, scores in found.items():
         (missing,) = scores.skipped_images

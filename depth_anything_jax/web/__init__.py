@@ -1,5 +1,6 @@
-"""Depth in a browser, for the program `app`: says where to start.
+"""Web interface of the program `app`, in Gradio.
 
-`page` is what people see, `work` what happens behind it, `gate` who may ask for what, `folder`
-where files lie and for how long, `serve` starts it. Gradio is the extra [app], imported late.
+`page` is the user interface, `handlers` computes its results, `security` filters requests,
+`upload_folder` stores files and removes them after a time, `http_server` starts the server. Gradio
+is the extra [app] and is imported late.
 """

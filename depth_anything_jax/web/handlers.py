@@ -1,7 +1,7 @@
-"""What happens behind the page: an upload → depth, pictures, files, points, a video.
+"""Computes the page's results from an upload: depth, images, files, points, a video.
 
-No Gradio here. What a session keeps of its photo is a `Result`, which says where the files lie.
-`Problem` is the only exception with a text for people; all else is logged, not shown.
+This module does not use Gradio. A session keeps a `Result`, which refers to the stored files of its
+photo. `Problem` is the only exception whose text is shown to users; all others are logged.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from depth_anything_jax.visualization import colorbars
 from depth_anything_jax.web.upload_folder import Folder
 
 COLORMAPS = ("Spectral_r", "inferno", "turbo", "viridis", "magma", "grey")
-SHOWN = 1600  # pixels of the longer side on the page; files have all
-POINTS = 400_000  # that a phone still turns
-FAR = 8.0  # of a relative map's points, times its median distance: what is farther is noise
-FASTEST = 60  # frames a second of a video
+SHOWN = 1600  # pixels of the longer side on the page; files have the full resolution
+POINTS = 400_000  # maximum that a phone can display smoothly
+FAR = 8.0  # multiple of a relative map's median distance; points beyond it are noise
+FASTEST = 60  # frames per second of a video
 WIDEST = 1920  # pixels of a video's longer side
-VIDEO_PIXELS = 8192 * 4320  # of a frame as it is stored
-_SCALES = (1000.0, 256.0, 100.0, 10.0)  # of a metric PNG: millimetres where they reach
+VIDEO_PIXELS = 8192 * 4320  # of a frame as stored
+_SCALES = (1000.0, 256.0, 100.0, 10.0)  # units per metre of a metric PNG: the finest that fits
 _ANY_PATH = re.compile(r"(?<![\w.:/])(?:/[\w.+-]+){2,}|\b[A-Za-z]:\\")
-_BROKEN = "something failed on the server; its log says what"
+_BROKEN = "an error occurred on the server; its log has the details"
 
 
 class Problem(Exception):
-    """What a person should know, without paths."""
+    """An error whose text is shown to the user; it must not contain paths."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one upload may be.
+    """Limits of uploads.
 
     Attributes:
       bytes: of a file.
-      pixels: of a photo, asked before it is decoded.
+      pixels: of a photo, checked before it is decoded.
       seconds: of a video; the rest is left out.
-      waiting: requests in the queue.
+      waiting: number of requests in the queue.
     """
 
     bytes: int = 200_000_000
@@ -64,12 +64,12 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Where a photo's depth lies, and what to say about it.
+    """Location and description of a photo's depth.
 
     Attributes:
       folder: of its files.
-      stem: that their names begin with.
-      text: Markdown.
+      stem: the beginning of their names.
+      text: Markdown shown to the user.
     """
 
     folder: pathlib.Path
@@ -78,11 +78,11 @@ class Result:
 
 
 class Work:
-    """A model and what it may be asked.
+    """Handles the requests of the page with a model.
 
     Args:
-      model: that predicts.
-      folder: where files go.
+      model: the model that predicts.
+      folder: where files are stored.
       limits: of uploads.
     """
 
@@ -91,14 +91,15 @@ class Work:
         self.metric = model.unit is not None
 
     def depth(self, upload: str, fov: float = 0) -> Result:
-        """Depth of a photo.
+        """Predicts the depth of a photo.
 
         Args:
           upload: its file.
-          fov: degrees that its longer side sees, where its EXIF does not say; 0: unknown.
+          fov: field of view of its longer side in degrees, used where its EXIF has none; 0:
+            unknown.
         """
         name = pathlib.Path(upload).name
-        with self._told(upload):
+        with self._reporting(upload):
             self._check_size(upload)
             photo = photos.read(upload, name=name, max_pixels=self.limits.pixels)
             shape = photo.image.shape[:2]
@@ -114,11 +115,11 @@ class Work:
             return result
 
     def pair(self, result: Result, colormap: str, invert: bool = False) -> tuple[Any, Any]:
-        """Photo and depth in colours, PIL images of one size; under metres a bar with numbers."""
+        """Returns photo and coloured depth, PIL images of one size; metres get a colour bar."""
         from PIL import Image
 
         depth = self._kept(result)
-        with self._told():
+        with self._reporting():
             _check_colormap(colormap)
             colours = depth.to_pil(colormap, invert=invert).convert("RGB")
             size = _within(colours.size, SHOWN)
@@ -134,9 +135,9 @@ class Work:
             return both[0], both[1]
 
     def files(self, result: Result) -> tuple[str, str]:
-        """The 16-bit PNG and the .npz of a result."""
+        """Writes the 16-bit PNG and the .npz of a result; returns their paths."""
         depth = self._kept(result)
-        with self._told():
+        with self._reporting():
             scale = _SCALES[0]
             if self.metric:
                 deepest = np.max(depth.depth, initial=0, where=np.isfinite(depth.depth))
@@ -147,33 +148,33 @@ class Work:
             return str(png), str(npz)
 
     def colours(self, result: Result, colormap: str, invert: bool = False) -> str:
-        """The depth in colours at the photo's size, a PNG."""
+        """Writes the coloured depth at the photo's size as a PNG; returns its path."""
         depth = self._kept(result)
-        with self._told():
+        with self._reporting():
             _check_colormap(colormap)
-            # A name of its own for every look: browsers keep what they had under a name.
+            # Each choice of colours has its own name, because browsers cache files by name.
             path = _path(result, f".{colormap}{'-inverted' * invert}{outputs.PICTURES['color']}")
             style = outputs.Style(colormap=colormap, invert=invert)
             outputs.painted(depth, style).save(path, compress_level=4)
             return str(path)
 
     def cloud(self, result: Result, assume: bool = False, fov: float = 0) -> tuple[str | None, str]:
-        """Points in space as .glb, and what to say about them; no points where nothing is known.
+        """Writes a point cloud as .glb; returns its path, or None without points, and a text.
 
         Args:
           result: of a photo.
-          assume: takes the shift of a relative map for 0.
-          fov: degrees that the photo's longer side sees; 0: as its EXIF says, else a guess.
+          assume: whether to assume that the shift of a relative map is 0.
+          fov: field of view of the photo's longer side in degrees; 0: from its EXIF, else a guess.
         """
         if not (self.metric or assume):
             return None, (
-                "This model says what is nearer and what is farther, not how far: no shape in "
-                "space follows. Tick the box to see one all the same, under the assumption that it "
-                "names."
+                "This model predicts relative depth: what is nearer and farther, not how far, so "
+                "the shape in space is unknown. Tick the box to see points under the assumption "
+                "that it states."
             )
         depth = self._kept(result)
-        with self._told(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of a guessed focal length: said below
+        with self._reporting(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a guessed focal length: in the text
             lattice = np.zeros(depth.depth.shape, bool)
             step = max(1, int(np.ceil(np.sqrt(depth.depth.size / POINTS))))
             lattice[::step, ::step] = True
@@ -200,18 +201,18 @@ class Work:
         fov: float = 0,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> tuple[str, str | None, str]:
-        """Depth of a video: an .mp4, on demand 16 bits as .mkv, and what to say about it.
+        """Writes the depth of a video: an .mp4, optionally an .mkv with 16 bits; and a text.
 
         Args:
           upload: its file.
           colormap: one of COLORMAPS.
-          smooth: relative maps keep scale and shift from frame to frame.
-          beside: the frame beside its depth.
-          sixteen: writes the .mkv too.
-          fov: degrees that its longer side sees; 0: unknown.
+          smooth: whether relative maps keep scale and shift from frame to frame.
+          beside: whether each frame is shown beside its depth.
+          sixteen: whether to write the .mkv.
+          fov: field of view of its longer side in degrees; 0: unknown.
           progress: as for `process.process`.
         """
-        with self._told(upload):
+        with self._reporting(upload):
             self._check_size(upload)
             _check_colormap(colormap)
             self._check_camera(fov or None)
@@ -254,17 +255,17 @@ class Work:
     def _check_camera(self, known: Any) -> None:
         if known is None and self.model.recipe.focal is not None:
             raise Problem(
-                "this model's metres depend on the camera, of which the file says nothing: give "
-                "the field of view"
+                "this model needs the camera's field of view to predict metres, and the file does "
+                "not state it: give the field of view"
             )
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> None:
         try:
             patch_size = self.model.recipe.input.encoder.patch_size
             input_sizes.of_network(shape, transforms.SIZE, patch_size=patch_size)
-        except ValueError as error:  # its cures are arguments that a page does not have
+        except ValueError as error:  # its message suggests arguments that the page does not have
             h, w = shape
-            raise Problem(f"{name}: {w} × {h} is too long and thin: crop it") from error
+            raise Problem(f"{name}: {w} × {h} is too long and narrow: crop it") from error
 
     def _kept(self, result: Result) -> Depth:
         try:
@@ -275,8 +276,8 @@ class Work:
             ) from error
 
     @contextlib.contextmanager
-    def _told(self, upload: str | None = None) -> Iterator[None]:
-        """What goes wrong inside as a Problem; the log has the rest."""
+    def _reporting(self, upload: str | None = None) -> Iterator[None]:
+        """Converts exceptions in its body to Problems; unexpected ones are logged."""
         try:
             yield
         except Problem:
@@ -292,7 +293,7 @@ class Work:
             raise Problem(_BROKEN + cause) from error
 
 
-# What is kept between two clicks: raw arrays, which are written and read at the disk's speed.
+# Between requests the arrays are kept raw, because these are read and written at disk speed.
 
 
 def _keep(depth: Depth, folder: pathlib.Path) -> None:
@@ -316,7 +317,7 @@ def _read(folder: pathlib.Path) -> Depth:
 
 
 def _stem(name: str) -> str:
-    """A file name's beginning, of harmless characters."""
+    """The stem of a file name, reduced to safe characters."""
     return re.sub(r"[^\w.-]+", "_", pathlib.PurePath(name).stem).strip("._-")[:60] or "upload"
 
 
@@ -342,7 +343,7 @@ def _about(depth: Depth) -> str:
     if depth.unit is None:
         return (
             f"**{w} × {h}, relative inverse depth**: larger is nearer. Its scale and shift are "
-            "unknown, so it says nothing in metres."
+            "unknown, so it cannot be converted to metres."
         )
     near, far = depth.range
     return (
@@ -360,13 +361,13 @@ def _about_points(points: point_cloud.PointCloud, step: int) -> str:
 
 
 def _about_video(report: process.Report, cut: float | None) -> str:
-    parts = [f"{report.frames} frames at {report.rate:.3g} a second."]
+    parts = [f"{report.frames} frames at {report.rate:.3g} per second."]
     if cut is not None:
-        parts.append(f"Only the first {cut:g} seconds are done, the limit of this server.")
+        parts.append(f"Only the first {cut:g} seconds were processed, the limit of this server.")
     if report.flicker_before is not None and report.flicker_after is not None:
         parts.append(
-            f"Flicker {report.flicker_before:.4f} as the network said it, "
-            f"{report.flicker_after:.4f} as written; {len(report.cuts)} cuts."
+            f"Flicker {report.flicker_before:.4f} before smoothing, "
+            f"{report.flicker_after:.4f} after; {len(report.cuts)} cuts."
         )
     parts += [f"{note}." for note in (*report.notes, *report.problems)]
     return " ".join(parts)

@@ -1,4 +1,4 @@
-"""Starts the page's server with all doors shut, and ends it without leaving anything behind."""
+"""Starts the Gradio server of the page with secure settings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from depth_anything_jax.web.handlers import Work
 from depth_anything_jax.web.upload_folder import Folder
 
 
-def shut_environment(folder: Folder) -> None:
-    """Sets the process's environment, before Gradio is imported.
+def set_environment(folder: Folder) -> None:
+    """Sets the process's environment variables; must be called before Gradio is imported.
 
-    Variables such as GRADIO_SHARE or GRADIO_ALLOWED_PATHS would open what is closed here; those
-    that name a proxy would have Gradio's calls to its own server go elsewhere.
+    Variables such as GRADIO_SHARE or GRADIO_ALLOWED_PATHS would override the settings made here;
+    proxy variables would redirect Gradio's calls to its own server.
     """
     for name in [n for n in os.environ if n.startswith("GRADIO_")]:
         del os.environ[name]
@@ -25,18 +25,18 @@ def shut_environment(folder: Folder) -> None:
 
 
 def settings(work: Work, *, host: str, port: int, login: tuple[str, str] | None) -> dict[str, Any]:
-    """The arguments of `Blocks.launch`.
+    """Returns the arguments of `Blocks.launch`.
 
     Raises:
-      ValueError: others than this machine would be served without a password.
+      ValueError: other machines would be served without a password.
     """
     from starlette.middleware import Middleware
 
     local, bare = security.is_loopback(host), host.strip("[]")
     if not (local or login):
-        raise ValueError(f"host={host}: beyond this machine only with a password")
-    door = Middleware(
-        security.Gate,  # type: ignore[arg-type]
+        raise ValueError(f"host={host}: serving other machines requires a password")
+    request_filter = Middleware(
+        security.RequestFilter,  # type: ignore[arg-type]
         folder=work.folder,
         max_bytes=work.limits.bytes,
         local=local,
@@ -51,7 +51,7 @@ def settings(work: Work, *, host: str, port: int, login: tuple[str, str] | None)
         "max_file_size": work.limits.bytes,
         "max_threads": 8,
         "state_session_capacity": 256,
-        "show_error": False,  # Problems are shown all the same; nothing else is
+        "show_error": False,  # only Problems are shown
         "strict_cors": True,
         "enable_monitoring": False,
         "run_history": False,
@@ -63,26 +63,26 @@ def settings(work: Work, *, host: str, port: int, login: tuple[str, str] | None)
         "quiet": True,
         "prevent_thread_lock": True,
         "app_kwargs": {
-            "middleware": [door],
+            "middleware": [request_filter],
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
         },
-        **page.look(),
+        **page.appearance(),
     }
 
 
 def start(work: Work, *, host: str, port: int, login: tuple[str, str] | None) -> Any:
-    """Starts the server in a thread; gives the Blocks, which has `local_url` and `close`.
+    """Starts the server in a thread; returns the Blocks, which has `local_url` and `close`.
 
     Raises:
-      OSError: the port is taken.
+      OSError: the port is in use.
     """
-    shut_environment(work.folder)
+    set_environment(work.folder)
     blocks = page.build(work)
     blocks.queue(max_size=work.limits.waiting, api_open=False, default_concurrency_limit=1)
     try:
         blocks.launch(**settings(work, host=host, port=port, login=login))
     except OSError as error:
-        raise OSError(f"port {port} of {host} cannot be had: give another --port") from error
+        raise OSError(f"cannot listen at port {port} of {host}: give another --port") from error
     return blocks

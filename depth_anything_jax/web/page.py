@@ -1,4 +1,4 @@
-"""What people see: the page, in Gradio. Every event ends in a method of `handlers.Work`."""
+"""Builds the web page in Gradio; every event calls a method of `handlers.Work`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from depth_anything_jax.video import reader
 from depth_anything_jax.web.handlers import COLORMAPS, Limits, Problem, Work
 
 TITLE = "Depth Anything"
-# For the dialogue that picks files; what a file holds decides.
+# For the file dialogue only: files are recognised by their content.
 PHOTOS = ["image", ".heic", ".heif", ".hif", ".avif"]
 ASSUME = (
-    "Show points all the same: assumes that the unknown shift is 0. Proportions along the view are "
-    "then a guess, and flat walls may bend."
+    "Show points anyway: assumes that the unknown shift is 0. Proportions along the viewing "
+    "direction are then a guess, and flat walls may bend."
 )
 NOTHING = "Upload a photo to see its depth here."
 _CSS = """
@@ -27,32 +27,32 @@ footer { display: none !important; }
 
 
 def build(work: Work) -> Any:
-    """The page, as Gradio's Blocks."""
+    """Builds the page as Gradio Blocks."""
     import gradio as gr
 
-    def told(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def checked(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         try:
             return call(*args, **options)
         except Problem as problem:  # shown as HTML
             text = html.escape(str(problem))
             raise gr.Error(text, duration=None, print_exception=False) from problem
 
-    # Pages call their events by number; nobody else is offered them.
+    # The page calls its events by number; they are not offered as an API.
     quiet: dict[str, Any] = {"api_visibility": "private"}
     heavy: dict[str, Any] = {**quiet, "concurrency_id": "network", "concurrency_limit": 1}
     light: dict[str, Any] = {**quiet, "concurrency_id": "files", "concurrency_limit": 2}
 
-    needs_lens = work.model.recipe.focal is not None  # its metres depend on the camera
+    needs_lens = work.model.recipe.focal is not None  # it needs the camera to predict metres
 
     def degrees(of: str, unknown: str, **how: Any) -> Any:
         return gr.Number(
             value=0, minimum=0, maximum=179, label="Field of view, degrees", elem_id=f"{of}-fov",
-            info=f"That the {of}'s longer side sees. 0: {unknown}.", **how,
+            info=f"Of the {of}'s longer side. 0: {unknown}.", **how,
         )  # fmt: skip
 
     def photo_tab() -> None:
         kept = gr.State(None, time_to_live=work.folder.keep)
-        # A canvas that is filled while its tab is closed stays empty.
+        # A 3-D canvas that is filled while its tab is closed stays empty.
         in_sight = gr.State(False)
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
@@ -62,7 +62,7 @@ def build(work: Work) -> Any:
                 colours = gr.Dropdown(list(COLORMAPS), value=COLORMAPS[0], label="Colours")
                 invert = gr.Checkbox(label="Near is cold, or dark", elem_id="photo-invert")
                 if needs_lens:
-                    fov = degrees("photo", "as its file says, else a guess")
+                    fov = degrees("photo", "from its EXIF, else a guess")
                 gr.Markdown(_limits(work.limits), elem_classes="quiet")
             with gr.Column(scale=5, min_width=320):
                 with gr.Tabs():
@@ -75,7 +75,7 @@ def build(work: Work) -> Any:
                         assume = gr.Checkbox(
                             label=ASSUME, visible=not work.metric, elem_id="photo-assume"
                         )
-                        # seen from where the camera stood: along -z
+                        # seen from the camera's position, along -z
                         space = gr.Model3D(
                             label="Points in space", show_label=False, interactive=False,
                             height=480, camera_position=(90, 90, None), elem_id="photo-cloud",
@@ -83,7 +83,7 @@ def build(work: Work) -> Any:
                         )  # fmt: skip
                         points = gr.Markdown(elem_classes="quiet", elem_id="photo-points")
                         if not needs_lens:
-                            fov = degrees("photo", "as its file says, else a guess")
+                            fov = degrees("photo", "from its EXIF, else a guess")
                 about = gr.Markdown(NOTHING, elem_id="photo-about")
                 with gr.Row():
                     buttons = [
@@ -108,32 +108,32 @@ def build(work: Work) -> Any:
         def depth(file: str | None, name: str, turned: bool, degrees: float) -> list[Any]:
             if file is None:
                 return clear()[:3]
-            result = told(work.depth, file, degrees or 0)
-            return [result, told(work.pair, result, name, turned), result.text]
+            result = checked(work.depth, file, degrees or 0)
+            return [result, checked(work.pair, result, name, turned), result.text]
 
         def files(result: Any, name: str, turned: bool) -> list[Any]:
             if result is None:
                 return [offered(None)] * 3
-            paths = [*told(work.files, result), told(work.colours, result, name, turned)]
+            paths = [*checked(work.files, result), checked(work.colours, result, name, turned)]
             return [offered(path) for path in paths]
 
         def cloud(result: Any, assumed: bool, degrees: float, seen: bool) -> list[Any]:
             if result is None:
                 return [None, "", offered(None)]
-            path, text = told(work.cloud, result, assumed, degrees or 0)
+            path, text = checked(work.cloud, result, assumed, degrees or 0)
             return [path if seen else None, text, offered(path)]
 
         def redraw(result: Any, name: str, turned: bool) -> list[Any]:
             if result is None:
                 return [None, offered(None)]
-            path = told(work.colours, result, name, turned)
-            return [told(work.pair, result, name, turned), offered(path)]
+            path = checked(work.colours, result, name, turned)
+            return [checked(work.pair, result, name, turned), offered(path)]
 
         look, view, three = [colours, invert], [kept, assume, fov, in_sight], [space, points, glb]
         everything = [kept, slider, about, space, points, *buttons]
 
         def whole(start: Any) -> None:
-            """The chain of a new photo: depth first, as it is what people wait for."""
+            """Chains the steps for a new photo; depth comes first, as users wait for it."""
             step = start.then(clear, None, everything, show_progress="hidden", **light)
             step = step.then(
                 depth, [upload, *look, fov], [kept, slider, about], show_progress_on=slider, **heavy
@@ -169,11 +169,11 @@ def build(work: Work) -> Any:
                     visible=not work.metric,
                 )  # fmt: skip
                 beside = gr.Checkbox(False, label="Show the video beside its depth")
-                sixteen = gr.Checkbox(False, label="16-bit depth too (.mkv, without loss)")
+                sixteen = gr.Checkbox(False, label="Also 16-bit depth (.mkv, lossless)")
                 fov = degrees("video", "unknown", visible=needs_lens)
                 start = gr.Button("Make depth", variant="primary", elem_id="video-start")
                 gr.Markdown(
-                    f"The first {work.limits.seconds:g} seconds are done, at most "
+                    f"Only the first {work.limits.seconds:g} seconds are processed; at most "
                     f"{work.limits.bytes / 1e6:.0f} MB.",
                     elem_classes="quiet",
                 )
@@ -198,7 +198,7 @@ def build(work: Work) -> Any:
             def progress(done: int, count: int | None) -> None:
                 bar((done, count) if count else None, desc=f"frame {done}", unit="frames")
 
-            found, mkv, text = told(
+            found, mkv, text = checked(
                 work.video, file, name,
                 smooth=steady, beside=both, sixteen=deep, fov=degrees or 0, progress=progress,
             )  # fmt: skip
@@ -216,8 +216,8 @@ def build(work: Work) -> Any:
     return page
 
 
-def look() -> dict[str, Any]:
-    """How the page looks, for `Blocks.launch`: fonts of the system, nothing from elsewhere."""
+def appearance() -> dict[str, Any]:
+    """Appearance arguments of `Blocks.launch`: system fonts, nothing loaded from other servers."""
     import gradio as gr
 
     theme = gr.themes.Soft(

@@ -1,15 +1,15 @@
-"""Who may ask the server for what: an ASGI layer in front of Gradio's own routes.
+"""Request filter: ASGI middleware that restricts which requests reach Gradio; and passwords.
 
-Gradio answers some sixty routes, of which this page uses a dozen: the others read files, fetch
-addresses for the caller, or tell about the program. Here what is not on the list does not exist.
-Beyond that, refused are
-  - requests under another name than this machine's, while only this machine is served: a page
-    elsewhere that lets its own name point here (DNS rebinding) would otherwise be let in;
-  - requests that pages of other servers send;
+Gradio answers about sixty routes, of which this page uses a dozen: the others read files, fetch
+addresses for the caller, or describe the program. Routes that are not on the list are answered with
+404. The filter also refuses
+  - requests with a host name other than this machine's, while only this machine is served: another
+    site that lets its own name resolve to this machine (DNS rebinding) would otherwise get in;
+  - requests sent by pages of other servers;
   - bodies that are too large, before they are stored;
   - inputs that name a file the server did not receive as an upload, or an address to fetch;
-  - more than a few passwords a minute.
-Every answer forbids the browser to load anything from elsewhere (Content-Security-Policy).
+  - more than a few passwords per minute.
+Every response forbids the browser to load anything from other servers (Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _ROUTES = {
     "POST": re.compile(rf"/login/?|{_API}/(upload|queue/join|cancel|reset)/?"),
 }
 _ROUTES["HEAD"] = _ROUTES["GET"]
-_WORDS = 1 << 18  # bytes of a body that is no upload: numbers and names
-_FRAME = 1 << 16  # bytes of an upload around its file
-PASSWORDS = 10  # a minute, of all callers together
-# The page's own scripts stand in its HTML; Babylon compiles WebAssembly and makes workers of blobs.
+_MAX_BODY = 1 << 18  # bytes of a body that is not an upload: numbers and names
+_MULTIPART = 1 << 16  # bytes of an upload beside its file
+PASSWORDS = 10  # per minute, of all callers together
+# The page's scripts are inline; Babylon compiles WebAssembly and creates workers from blobs.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' blob:; "
@@ -72,26 +72,27 @@ def is_loopback(host: str) -> bool:
 
 
 VARIABLE = "DEPTH_ANYTHING_AUTH"
-SHORTEST = 12  # characters of a password that a network may try
+SHORTEST = 12  # minimum length of a password, as it can be guessed over the network
 
 
 def credentials(host: str, file: str | None) -> tuple[str, str] | None:
-    """User and password, or None where none is asked for and none is needed.
+    """Reads user and password; None where none is given and none is needed.
 
     Args:
       host: name or address that the server will listen at.
-      file: that holds user:password on one line; None: the environment variable VARIABLE, if set.
+      file: holds user:password on one line; None: the environment variable VARIABLE, if set.
 
     Raises:
-      ValueError: others than this machine are served and there is no password; one that is too
-        short, or that other users of this machine can read.
+      ValueError: other machines are served and there is no password; or it is too short, or other
+        users of this machine can read it.
     """
     if file is not None:
         path = pathlib.Path(file).expanduser()
         if not path.is_file():
             raise ValueError(
-                f"--auth={file.partition(':')[0]}…: no such file. It names a file that holds "
-                f"user:password, as all users of this machine see a command line; or set {VARIABLE}"
+                f"--auth={file.partition(':')[0]}…: no such file. Name a file that holds "
+                f"user:password, because all users of this machine can see command lines; or set "
+                f"{VARIABLE}"
             )
         if os.name == "posix" and path.stat().st_mode & 0o077:
             raise ValueError(f"--auth={file}: others can read it; chmod 600 {file}")
@@ -102,31 +103,33 @@ def credentials(host: str, file: str | None) -> tuple[str, str] | None:
         if is_loopback(host) and file is None:
             return None
         raise ValueError(
-            f"--host={host} lets others use this machine, which needs a password: put "
+            f"--host={host} serves other machines, which requires a password: put "
             f"user:password into a file and name it with --auth, or set {VARIABLE}"
         )
     user, colon, password = text.strip().partition(":")
     if not (user and colon) or len(password) < SHORTEST:
-        raise ValueError(f"{where}: user:password, with {SHORTEST} characters or more of password")
+        raise ValueError(
+            f"{where}: must be user:password, with a password of {SHORTEST} characters or more"
+        )
     return user, password
 
 
 class Refused(Exception):
-    """A request that is not answered: status and what to say."""
+    """Raised for a refused request: HTTP status and message."""
 
     def __init__(self, status: int, text: str):
         super().__init__(text)
         self.status = status
 
 
-class Gate:
-    """An ASGI application around another.
+class RequestFilter:
+    """ASGI middleware that forwards allowed requests and refuses all others.
 
     Args:
-      app: the one behind.
-      folder: where uploads and results lie.
+      app: the wrapped application.
+      folder: of uploads and results.
       max_bytes: of one upload.
-      local: whether the server is meant for this machine alone.
+      local: whether the server serves this machine only.
     """
 
     def __init__(self, app: Any, *, folder: Folder, max_bytes: int, local: bool):
@@ -134,11 +137,11 @@ class Gate:
         self._passwords: collections.deque[float] = collections.deque(maxlen=PASSWORDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it."""
+        """Forwards a request, or refuses it."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http":  # no web sockets here
+        if scope["type"] != "http":  # the page uses no web sockets
             return
 
         begun = False
@@ -166,21 +169,19 @@ class Gate:
             await sent({"type": "http.response.body", "body": body})
 
     async def _check(self, scope: Scope, receive: Receive) -> Receive:
-        """What gives the body, when all is well."""
+        """Checks a request; returns the function that receives its body."""
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         host = headers.get("host", "")
         name = urllib.parse.urlsplit(f"//{host}").hostname or ""
         if self.local and not is_loopback(name):
-            raise Refused(
-                421, "this server answers on this machine only, as localhost or 127.0.0.1"
-            )
+            raise Refused(421, "this server serves this machine only, as localhost or 127.0.0.1")
         origin = headers.get("origin")
         if origin is not None and urllib.parse.urlsplit(origin).netloc != host:
-            raise Refused(403, "requests of other pages are not answered")
+            raise Refused(403, "requests from other pages are refused")
         method, path = scope["method"], scope["path"]
         known = _ROUTES.get(method)
         if known is None or not known.fullmatch(path) or ".." in path.split("/"):
-            raise Refused(404, "nothing here")
+            raise Refused(404, "not found")
         if path.startswith(_FILE) and not self.folder.holds(path.removeprefix(_FILE)):
             raise Refused(404, "no such file, or it was cleared")
         if method != "POST":
@@ -191,7 +192,7 @@ class Gate:
                 raise Refused(429, "too many passwords; wait a minute")
             self._passwords.append(now)
         upload = path.startswith(f"{_API}/upload")
-        most = self.max_bytes + _FRAME if upload else _WORDS
+        most = self.max_bytes + _MULTIPART if upload else _MAX_BODY
         announced = headers.get("content-length", "0")
         if not announced.isdecimal() or int(announced) > most:
             raise Refused(413, f"too large: at most {self.max_bytes / 1e6:.0f} MB")
@@ -208,11 +209,11 @@ class Gate:
             raise Refused(400, "not JSON") from error
         for value in _files(found):
             if not isinstance(value, str) or not self.folder.holds(value):
-                raise Refused(400, "inputs are uploads: no paths of the server, no addresses")
+                raise Refused(400, "inputs must be uploads, not server paths or addresses")
 
 
 def _files(value: Any) -> list[Any]:
-    """What inputs name as files: the "path" of every object."""
+    """Collects the files that inputs name: the "path" of every object."""
     found, queue = [], [value]
     while queue:
         item = queue.pop()
@@ -225,7 +226,7 @@ def _files(value: Any) -> list[Any]:
 
 
 def _counted(receive: Receive, most: int) -> Receive:
-    """The same body, which ends with a refusal where it is longer than it may be."""
+    """Wraps `receive` so that it refuses a body longer than `most` bytes."""
     count = 0
 
     async def counted() -> dict[str, Any]:
@@ -244,14 +245,14 @@ async def _whole(receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            raise Refused(400, "the request broke off")
+            raise Refused(400, "the request is incomplete")
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return b"".join(parts)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """A body that was read already; after it whatever comes."""
+    """Returns a `receive` that yields a body read before, then continues with the original."""
     left = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> dict[str, Any]:

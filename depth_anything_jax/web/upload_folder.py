@@ -1,8 +1,8 @@
-"""The private temporary folder of a server: what people upload and what is made of it.
+"""Manages a server's private temporary folder for uploads and results.
 
-Nobody else on the machine may look in (0700), nothing stays longer than `keep` seconds, and at the
-end all of it goes. Gradio's own `delete_cache` knows only files that went through a component;
-uploads that nobody processed, or that broke off, would stay.
+Other users of the machine cannot read it (0700), files are removed after `keep` seconds, and the
+folder is removed at the end. Gradio's own `delete_cache` covers only files that went through a
+component; unprocessed or incomplete uploads would remain.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ PREFIX = "depth-anything-app-"
 
 
 class Folder:
-    """A temporary folder that empties itself.
+    """A temporary folder that removes old files.
 
     Attributes:
       files: uploads and results; Gradio's temporary folder.
-      empty: where the server works, so that no relative path leads to anything.
-      keep: seconds that a file stays after it was last written.
+      empty: the server's working directory, so that no relative path leads to a file.
+      keep: seconds that a file is kept after it was last written.
     """
 
     def __init__(self, keep: float):
         if not keep > 0:
-            raise ValueError(f"keep={keep}: seconds above 0")
+            raise ValueError(f"keep={keep}: must be above 0 seconds")
         self.keep = keep
-        _remove_those_of_the_dead()
-        # mkdtemp makes it 0700; the process's number says later whether it is still in use.
+        _remove_stale_folders()
+        # mkdtemp makes it 0700; the process id in its name tells later whether it is in use.
         self.root = pathlib.Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")).resolve()
         self.files, self.empty = self.root / "files", self.root / "empty"
         self.files.mkdir(mode=0o700)
@@ -42,11 +42,11 @@ class Folder:
         self._thread = threading.Thread(target=self._tidy, name="tidy", daemon=True)
 
     def new(self) -> pathlib.Path:
-        """A folder for one result, with a name that cannot be guessed."""
+        """Creates a folder for one result, with an unguessable name."""
         return pathlib.Path(tempfile.mkdtemp(prefix="result-", dir=self.files))
 
     def holds(self, path: str | os.PathLike[str]) -> bool:
-        """Whether a path lies among the files."""
+        """Whether a path is inside `files`."""
         try:
             resolved = pathlib.Path(path).resolve()
         except (OSError, ValueError):  # too long, a null byte
@@ -54,7 +54,7 @@ class Folder:
         return pathlib.Path(path).is_absolute() and resolved.is_relative_to(self.files)
 
     def tidy(self, now: float | None = None) -> int:
-        """Removes what is too old; says how many files."""
+        """Removes old files; returns their number."""
         oldest = (time.time() if now is None else now) - self.keep
         count = 0
         for where, folders, files in os.walk(self.files, topdown=False):
@@ -77,7 +77,7 @@ class Folder:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Folder]:
-        """Works in the empty folder, on a timer; in the end all is removed."""
+        """Changes to the empty folder, removes old files on a timer, and everything at the end."""
         before = os.getcwd()
         os.chdir(self.empty)
         self._thread.start()
@@ -90,8 +90,8 @@ class Folder:
             shutil.rmtree(self.root, ignore_errors=True)
 
 
-def _remove_those_of_the_dead() -> None:
-    """Folders of this user's servers that were killed and could not remove them."""
+def _remove_stale_folders() -> None:
+    """Removes folders of this user's servers that were killed before they could do so."""
     for path in pathlib.Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         number = path.name.removeprefix(PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):
@@ -101,12 +101,12 @@ def _remove_those_of_the_dead() -> None:
 
 
 def _alive(process: int) -> bool:
-    if os.name == "nt":  # where signal 0 would end it
+    if os.name == "nt":  # there, signal 0 would end the process
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # it belongs to another user
         return True
     return True

@@ -94,7 +94,7 @@ def test_rotation_carries_the_principal_point():
 def exact(focal, fov):
     """A network that is right: canonical depth of the record, for the input that it is given."""
 
-    def look(inputs):
+    def predict(inputs):
         for tag, x in inputs:
             record, mirrored = tag[1], tag[3]
             height, width = x.shape[:2]
@@ -105,7 +105,7 @@ def exact(focal, fov):
                 depth = depth * focal / (width / 2 / math.tan(math.radians(fov) / 2))
             yield tag, depth
 
-    return predictors.Candidate("exact", "metric", predict=look, focal=focal)
+    return predictors.Candidate("exact", "metric", predict=predict, focal=focal)
 
 
 @pytest.mark.parametrize("fov", [40.0, 60.0, 90.0])

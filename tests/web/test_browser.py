@@ -219,7 +219,7 @@ def test_a_video_and_a_broken_photo(tab, tmp_path):
     page.get_by_role("tab", name="Video").click()
     page.set_input_files("#video-upload input[type=file]", clip)
     until(page, "document.querySelector('#video-upload').innerText.includes('clip')")
-    page.check("text=16-bit depth too")
+    page.check("text=Also 16-bit depth")
     page.click("#video-start")
     page.wait_for_selector("#video-raw:not([disabled])", timeout=120_000)
     assert "5 frames at 10" in page.inner_text("#video-about"), "--max_seconds=0.5"

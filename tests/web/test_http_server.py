@@ -144,7 +144,7 @@ def test_inputs_are_uploads_alone(server, value):
             json.dumps(body).encode(),
             Content_Type="application/json",
         )
-        assert status == 400 and b"inputs are uploads" in answer
+        assert status == 400 and b"inputs must be uploads" in answer
 
 
 def test_what_the_page_does_not_need_is_not_there(server):
@@ -199,7 +199,7 @@ def test_large_bodies_are_refused_before_they_are_stored(server):
     except OSError:
         pass  # the server hung up before the rest was sent
     stored = sum(p.stat().st_size for p in made_of(private)) - before
-    assert stored <= 1_000_000 + security._FRAME
+    assert stored <= 1_000_000 + security._MULTIPART
 
 
 def test_a_password_opens_and_guessing_does_not(model):
