@@ -1,4 +1,4 @@
-"""Depth of pictures, folders and videos.
+"""Predicts depth of images, folders and videos, and writes it to files.
 
     python -m depth_anything_jax.predict photo.jpg holiday/ 'shots/*.png' clip.mp4 --out depth
     depth-anything photo.heic --out depth --format npy,side-by-side
@@ -6,13 +6,13 @@
         depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf
     cat photo.jpg | depth-anything - --out depth
 
---checkpoint is a hub id, a file, a folder or a training run; without it V2-Small from the Hugging
-Face Hub. Names below --out follow the inputs: holiday/a.jpg gives holiday/a.depth.png, a.color.png
-(--format). docs/use.md says what is in the files.
+--checkpoint is a hub id, a file, a folder or a training run; the default is V2-Small from the
+Hugging Face Hub. Names below --out follow the inputs: holiday/a.jpg gives holiday/a.depth.png,
+a.color.png (--format). docs/use.md describes the files.
 
-Relative models give inverse depth up to scale and shift: near is white. Metric models give metres,
-which are never stretched. What cannot be read is named at the end, the rest is done, and the exit
-code is then 1.
+Relative models predict inverse depth up to scale and shift: near is white. Metric models predict
+metres, which are never stretched. Inputs that cannot be read are listed at the end, the others are
+processed, and the exit code is then 1.
 """
 
 import dataclasses
@@ -73,14 +73,14 @@ def main() -> None:
             raise app.UsageError("name pictures, folders, globs or videos, or - for standard input")
         logging.set_verbosity(logging.WARNING)
         warnings.showwarning = _tell
-        for stream in (sys.stdout, sys.stderr):  # names of files, whatever the terminal can show
+        for stream in (sys.stdout, sys.stderr):  # file names that the terminal cannot show
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left half done
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # removes incomplete files
         try:
             status = _run(argv[1:])
         except KeyboardInterrupt:
-            print("\nstopped; --resume makes what is missing", file=sys.stderr)
+            print("\nstopped; --resume makes the missing files", file=sys.stderr)
             sys.exit(130)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
@@ -92,7 +92,9 @@ def main() -> None:
         from depth_anything_jax.utils.paths import is_remote
 
         if is_remote(out.value):
-            raise ValueError(f"--out={out.value}: give a local or mounted folder, and copy it then")
+            raise ValueError(
+                f"--out={out.value}: give a local or mounted folder, and copy it afterwards"
+            )
         folder = pathlib.Path(out.value).expanduser()
         items = find(inputs, without=folder)
         style = outputs.Style(
@@ -142,18 +144,18 @@ def _main(
     _check_videos(items, style)
     if resume and style.range == "shared" and any(not i.video for i in items):
         raise ValueError(
-            "--resume with --range=shared: the pictures that are done had another range; give "
-            "--range=NEAR,FAR, as the first run printed it"
+            "--resume with --range=shared: the finished pictures had another range; give "
+            "--range=NEAR,FAR, as printed by the first run"
         )
-    style.check("m")  # what no model could write, before one is loaded
+    style.check("m")  # before loading a model: styles that no model can write
     source = checkpoint or DEFAULT
-    # What is there decides before minutes are spent on loading.
+    # Existing files are checked before the model is loaded, which may take minutes.
     facts = {"checkpoint": source, "dtype": dtype, **load}
     facts |= dataclasses.asdict(options) | dataclasses.asdict(style)
     facts = json.loads(json.dumps(facts))  # tuples are lists
     todo = resuming.missing(out, items, style, facts, resume=resume, overwrite=overwrite)
     if len(todo) < len(items):
-        print(f"{len(items) - len(todo)} of {len(items)} are done already")
+        print(f"{len(items) - len(todo)} of {len(items)} are already done")
     if not todo:
         return 0
     resuming.make_folder(out)
@@ -161,7 +163,7 @@ def _main(
     print(f"{model!r} → {out}", flush=True)
     style.check(model.unit)
     resuming.begin(out, todo, style, facts)
-    if options.buckets:  # of all pictures, so that a resumed run has the same lengths
+    if options.buckets:  # chosen from all images, so that a resumed run has the same lengths
         stills = [i.source for i in items if not i.video and i.source != STDIN]
         model.recipe.check_size(options.input_size, options.buckets)
         short = options.input_size or model.recipe.input.short_side
@@ -193,7 +195,7 @@ def _check_videos(items: Sequence[Any], style: Any) -> None:
 
 
 def _range(text: str | None) -> Any:
-    """image, shared, or two numbers; None: of pictures each its own, of videos shared."""
+    """Parses --range: image, shared, or two numbers; None: images have their own, videos share."""
     if text is None or text in ("image", "shared"):
         return text
     return _numbers("--range", text.split(","), 2)
@@ -207,7 +209,7 @@ def _numbers(flag: str, values: list[str] | None, count: int) -> tuple[float, ..
     except ValueError:
         found = ()
     if len(found) != count:
-        raise ValueError(f"{flag}={','.join(values)}: {count} numbers with commas are needed")
+        raise ValueError(f"{flag}={','.join(values)}: must be {count} numbers with commas")
     return found
 
 

@@ -270,7 +270,7 @@ def test_predict_makes_only_what_is_missing():
         "--checkpoint=runs/student", f"--out={out}", "--resume",
         "--format=png16,npy,npz,pfm,exr,color,side-by-side",
     )  # fmt: skip
-    assert "1 of 2 are done already" in said and "1 of 1 done" in said
+    assert "1 of 2 are already done" in said and "1 of 1 done" in said
     assert {p for p in out.rglob("*") if p.is_file()} == there.keys()
     for path, data in there.items():
         assert path.name.startswith("a.") or path.read_bytes() == data

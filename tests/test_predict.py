@@ -228,10 +228,10 @@ def test_a_picture_that_cannot_be_coloured_later_is_told_and_the_rest_done(
 def test_what_a_relative_model_cannot_say_is_refused():
     style = outputs.Style(formats=("ply",))
     style.check("m")
-    with pytest.raises(ValueError, match="--relative-cloud, which takes the shift for 0"):
+    with pytest.raises(ValueError, match="--relative-cloud, which assumes a shift of 0"):
         style.check(None)
     outputs.Style(formats=("glb",), relative_cloud=True).check(None)
-    with pytest.raises(ValueError, match="--format tiff: tiff is none of png16"):
+    with pytest.raises(ValueError, match="--format tiff: tiff is not one of png16"):
         outputs.Style(formats=("tiff",)).check(None)
     with pytest.raises(ValueError, match="colormap='rainbows'"):
         outputs.Style(colormap="rainbows").check(None)
@@ -272,7 +272,7 @@ def test_a_video(model, tmp_path, capsys):
     out = tmp_path / "out"
     assert not run(model, [clip], out, formats=("png16", "color", "side-by-side", "npy"))
     told = capsys.readouterr().out
-    assert "the network changes by" in told and "% of its spread, what is written by" in told
+    assert "the maps change by" in told and "% of their spread before smoothing, by" in told
     ends = (".color.mp4", ".depth.mkv", ".side-by-side.mp4")
     assert files(out) == [f"clip{e}" for e in ends]
     kind, maps = process.read_depth(out / "clip.depth.mkv")
@@ -318,7 +318,7 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
     resuming.make_folder(out)
     resuming.begin(out, items, style, facts)
     batch.run(model, items[:1], out, style, OPTIONS)
-    with pytest.raises(ValueError, match=r"1 of the files are there already, .*a_png.depth.npy"):
+    with pytest.raises(ValueError, match=r"1 of the files already exist, .*a_png.depth.npy"):
         prepare()
     assert prepare(resume=True) == items[1:]
     assert prepare(overwrite=True) == items
@@ -431,12 +431,12 @@ def test_stopped_and_resumed(weights, tmp_path, number):
         time.sleep(0.05)
     process.send_signal(number)
     error = process.communicate(timeout=120)[1].decode()
-    assert process.returncode == 130 and "--resume makes what is missing" in error, error
+    assert process.returncode == 130 and "--resume makes the missing files" in error, error
     assert "Traceback" not in error
     left = files(out)
     assert len(left) < 3 * 300 and not [name for name in left if name.startswith(".")]
     done = command(*arguments, "--resume", folder=tmp_path)
-    assert done.returncode == 0 and "are done already" in done.stdout.decode()
+    assert done.returncode == 0 and "are already done" in done.stdout.decode()
     assert len(files(out)) == 3 * 300 + 1
 
 
@@ -449,8 +449,8 @@ def test_stopped_and_resumed(weights, tmp_path, number):
             "ValueError: --out=gs://b/depth: give a local or mounted",
         ),
         (["a.png", "--format=tiff"], "ValueError: --format tiff"),
-        (["a.png", "--range=1"], "ValueError: --range=1: 2 numbers"),
-        (["a.png", "--intrinsics=1,2,x,4"], "ValueError: --intrinsics=1,2,x,4: 4 numbers"),
+        (["a.png", "--range=1"], "ValueError: --range=1: must be 2 numbers"),
+        (["a.png", "--intrinsics=1,2,x,4"], "ValueError: --intrinsics=1,2,x,4: must be 4 numbers"),
         (["a.mp4", "--format=npy"], "npy is for pictures; of videos: png16, color, side-by-side"),
     ],
 )

@@ -1,1 +1,1 @@
-"""What the command line of predict shares: inputs, outputs, batches, resuming."""
+"""Parts of the predict program: input discovery, output files, batch processing, resuming."""

@@ -1,4 +1,4 @@
-"""Many pictures and videos into files: what is done, and what failed."""
+"""Processes many images and videos, writes their depth to files, and collects failures."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from depth_anything_jax.video import process
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What changes the numbers, besides the style; see `DepthAnything`.
+    """Options that affect the predictions; see `DepthAnything`.
 
     Attributes:
-      input_size: short side of the network's input, pixels; None: the model's own.
-      buckets: lengths of its longer side, or how many; 0: exact shapes.
-      tile: side of tiles, pixels of the picture; 0: none.
-      smooth: of videos: relative maps keep scale and shift from frame to frame.
-      max_len, target_fps, max_res: of videos: frames, frames a second, pixels of the longer side.
+      input_size: short side of the network's input in pixels; None: the model's own.
+      buckets: allowed lengths of its longer side, or their number; 0: exact shapes.
+      tile: side of the tiles in pixels of the image; 0: no tiles.
+      smooth: of videos: whether relative maps keep scale and shift from frame to frame.
+      max_len, target_fps, max_res: of videos: maximum number of frames, of frames per second, and
+        of pixels of the longer side.
     """
 
     input_size: int | None = None
@@ -45,10 +46,10 @@ class Options:
 
 
 class Problems(list):
-    """(name, what is wrong) of inputs that gave no depth, in the order they came."""
+    """List of (name, error message) of the inputs that failed, in order of failure."""
 
     def add(self, name: str, error: BaseException) -> None:
-        """Keeps one."""
+        """Appends the failure of an input."""
         text = str(error) or type(error).__name__
         self.append((name, text.removeprefix(f"{name}: ")))
 
@@ -66,15 +67,15 @@ def run(
     *,
     stdin: Callable[[], bytes] = lambda: sys.stdin.buffer.read(),
 ) -> Problems:
-    """Writes the depth of all items, pictures first; returns those that failed.
+    """Predicts and writes the depth of all items, images first; returns the failures.
 
     Args:
       model: a DepthAnything.
-      items: `api.folders.Item`s.
-      out: folder.
-      style: an `api.outputs.Style`.
-      options: see there.
-      stdin: gives the bytes of the item "-".
+      items: `cli.inputs.Item`s.
+      out: the output folder.
+      style: a `cli.outputs.Style`.
+      options: see Options.
+      stdin: returns the bytes of the item "-".
     """
     problems = Problems()
     stills = [item for item in items if not item.video]
@@ -100,9 +101,9 @@ def _pictures(
     later = [f for f in style.formats if shared and f in outputs.COLOURED]
     now = [f for f in style.formats if f not in later]
     ranges: list[tuple[float, float]] = []
-    focals: list[str] = []  # not counted here: threads add to it
+    focals: list[str] = []  # a list rather than a counter, because threads append to it
     notes: dict[str, list[str]] = collections.defaultdict(list)
-    drawn = []  # numbers of the pictures whose colours wait for the others'
+    drawn = []  # indices of images that are coloured when all ranges are known
 
     with (
         tempfile.TemporaryDirectory(prefix=".maps.", dir=out) as waiting,
@@ -147,8 +148,10 @@ def _pictures(
 def _stream(
     model: DepthAnything, pictures: list[Any], style: Style, options: Options
 ) -> Iterator[tuple[int, Depth | Exception]]:
-    """(index, Depth or Exception) of each picture; when the network fails, the pictures that are
-    left come one by one, so that only those it fails on are lost."""
+    """Yields (index, Depth or Exception) for each image.
+
+    When the network fails on a batch, the remaining images are processed one by one, so that only
+    those fail that cause the error."""
     given: dict[str, Any] = dict(
         input_size=options.input_size,
         buckets=options.buckets,
@@ -162,7 +165,8 @@ def _stream(
             left.pop(index)
             yield index, result
     except RuntimeError as error:
-        print(f"\n{error}\nThe {len(left)} pictures that are left go one by one.", file=sys.stderr)
+        text = f"The {len(left)} remaining pictures are processed one by one."
+        print(f"\n{error}\n{text}", file=sys.stderr)
     for index in left:
         try:
             yield index, model(pictures[index], **given)
@@ -220,8 +224,8 @@ def _video(
         print(f"{item.source}: {note}")
     before, after = report.flicker_before, report.flicker_after
     if before is not None and after is not None:
-        told = _flicker(100 * before, 100 * after, metric)
-        print(f"{item.source}: {told}; {len(report.cuts)} cuts")
+        text = _flicker(100 * before, 100 * after, metric)
+        print(f"{item.source}: {text}; {len(report.cuts)} cuts")
     for problem in report.problems:
         problems.add(item.source, ValueError(f"{problem}; the {report.frames} frames before"))
 
@@ -230,13 +234,15 @@ def _flicker(before: float, after: float, metric: bool) -> str:
     if metric:  # never smoothed
         return f"from frame to frame depth changes by {after:.3g} % (temporal alignment error)"
     return (
-        f"from frame to frame the network changes by {before:.3g} % of its spread, what is written "
-        f"by {after:.3g} %"
+        f"from frame to frame the maps change by {before:.3g} % of their spread before smoothing, "
+        f"by {after:.3g} % after"
     )
 
 
 def painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], Any]:
-    """A map and (low, high) → RGB uint8, in the style's colours; metres have a bar below."""
+    """Returns a function that colours a map in the style; metres get a colour bar below.
+
+    It takes the map and (low, high) and returns RGB uint8."""
     kind = METRIC if metric else RELATIVE
 
     def paint(values: Any, limits: tuple[float, float]) -> Any:
@@ -252,7 +258,7 @@ def painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], 
 
 
 def _ordered(limits: Any) -> Any:
-    """Low and high of near and far; a word as it is."""
+    """Converts (near, far) to (low, high); returns a string unchanged."""
     return limits if isinstance(limits, str) else (min(limits), max(limits))
 
 
@@ -268,7 +274,7 @@ def _kept(path: pathlib.Path) -> Any:
 
 
 class _Saver:
-    """Writes files in threads beside the network; few wait, so that memory stays bounded."""
+    """Writes files in threads while the network runs; its queue is short to bound memory."""
 
     def __init__(self, problems: Problems):
         self._problems = problems
@@ -285,13 +291,13 @@ class _Saver:
         self._pool.shutdown(cancel_futures=True)
 
     def submit(self, name: str, call: Callable[..., None], *args: Any) -> None:
-        """Starts a call for the input `name`; waits where too many are under way."""
+        """Starts a call for the input `name`; waits where too many are in flight."""
         self._waiting.append((name, self._pool.submit(call, *args)))
         while len(self._waiting) > 2 * self._threads:
             self._finish()
 
     def wait(self) -> None:
-        """Returns when all that was submitted is written or among the problems."""
+        """Waits until every submitted call has finished or failed."""
         while self._waiting:
             self._finish()
 

@@ -1,8 +1,8 @@
-"""What a command line names → pictures and videos, and where their depth goes.
+"""Input discovery: finds the images and videos that a command line names, and names their outputs.
 
 Folders keep their structure below the output folder. Two inputs never share a name there: where
-two would (`a.jpg` beside `a.png`, two folders that both have an `a.jpg`), each keeps its suffix,
-and what is still the same is numbered.
+names would clash (`a.jpg` beside `a.png`, two folders that both have an `a.jpg`), each keeps its
+suffix, and names that still clash are numbered.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ STDIN = "-"
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A picture or video.
+    """An image or video to process.
 
     Attributes:
       source: its file, or STDIN.
       stem: of its outputs, relative to the output folder, without suffix.
-      video: by its suffix.
+      video: whether its suffix is that of a video.
     """
 
     source: str
@@ -37,20 +37,20 @@ class Item:
 
 
 def find(inputs: Sequence[str], *, without: str | os.PathLike[str] | None = None) -> list[Item]:
-    """All pictures and videos of files, folders (with all below them), globs and "-".
+    """Finds all images and videos in files, folders (recursively), globs and "-".
 
-    A file that was named is taken whatever its suffix; of folders and globs what looks like a
-    picture or a video. A file that is named twice comes once.
+    Files that are named explicitly are taken whatever their suffix; in folders and globs only files
+    with the suffix of an image or video. Duplicates are removed.
 
     Args:
       inputs: as on the command line.
-      without: a folder below which only files that were named are taken: the output folder, which
-        may lie in an input, and whose pictures are results.
+      without: a folder below which only explicitly named files are taken: the output folder, which
+        may lie in an input and whose images are results.
 
     Raises:
-      FileNotFoundError: the only input is not there, or matches nothing; one of several is given
-        back like a picture, whose reading names it while the rest is done.
-      ValueError: a folder without a picture or video, or one that lies in the output folder; an
+      FileNotFoundError: the only input does not exist, or matches nothing; one of several is
+        returned like an image, so that reading it reports the error while the others are processed.
+      ValueError: a folder holds no image or video, or lies in the output folder; or an input is an
         address.
     """
     skipped = None if without is None else pathlib.Path(without).expanduser().resolve()
@@ -72,8 +72,8 @@ def find(inputs: Sequence[str], *, without: str | os.PathLike[str] | None = None
                 taken += 1
         if not taken:
             raise ValueError(
-                f"{text}: all of it lies in --out={without}, where results are not told from "
-                "pictures; name another folder for the results"
+                f"{text}: all of it lies in --out={without}, where results cannot be told from "
+                "inputs; name another folder for the results"
             )
     return _named(list(found.values()))
 
@@ -104,14 +104,14 @@ def _expand(text: str, *, several: bool) -> list[tuple[str, pathlib.PurePath]]:
 
 def _wanted(file: pathlib.Path) -> bool:
     known = file.suffix.lower() in (*photos.SUFFIXES, *reader.SUFFIXES)
-    # A link to nothing is taken, so that it is named among what failed.
+    # A broken link is taken, so that it is reported as a failure.
     there = file.is_file() or (file.is_symlink() and not file.exists())
-    return known and there and not file.name.startswith(".")  # ._a.jpg is macOS' own
+    return known and there and not file.name.startswith(".")  # ._a.jpg is macOS metadata
 
 
 def _named(found: list[tuple[str, pathlib.PurePath]]) -> list[Item]:
     def clashing(names: list[pathlib.PurePath]) -> list[bool]:
-        # File systems of phones, macOS and Windows take a.jpg and A.jpg for one.
+        # On file systems of phones, macOS and Windows a.jpg and A.jpg are the same file.
         counts = collections.Counter(str(n).lower() for n in names)
         return [counts[str(n).lower()] > 1 for n in names]
 
@@ -125,7 +125,7 @@ def _named(found: list[tuple[str, pathlib.PurePath]]) -> list[Item]:
 
     names = [below.with_suffix("") for _, below in found]
     names = changed(names, lambda i, n: n.with_name(found[i][1].name.replace(".", "_")))
-    while any(clashing(names)):  # a.jpg, a.png and a_jpg.png; the numbers may meet a name, too
+    while any(clashing(names)):  # a.jpg, a.png and a_jpg.png; a numbered name may clash again
         names = changed(names, lambda i, n: n.with_name(f"{n.name}_{i}"))
     return [
         Item(source, name, below.suffix.lower() in reader.SUFFIXES)

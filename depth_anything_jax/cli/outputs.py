@@ -1,4 +1,4 @@
-"""The files that the predict program writes of a picture's depth, and of a video's."""
+"""Writes the output files of the predict program for images, and names those of videos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from depth_anything_jax.inference import depth_files, point_cloud
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
 
-# format: end of the file's name
+# format: suffix of the file
 PICTURES = {
     "png16": ".depth.png",
     "npy": ".depth.npy",
@@ -27,30 +27,30 @@ PICTURES = {
     "glb": ".glb",
 }
 VIDEOS = {"png16": ".depth.mkv", "color": ".color.mp4", "side-by-side": ".side-by-side.mp4"}
-_VIDEO_STYLES = {"png16": "depth16"}  # where video.process calls it otherwise
+_VIDEO_STYLES = {"png16": "depth16"}  # formats that have another name in video.process
 COLOURED = ("color", "side-by-side")
 CLOUDS = ("ply", "glb")
-GAP = 8  # white pixels between a picture and its depth
+GAP = 8  # white pixels between an image and its depth
 
 Limits = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How depth is written.
+    """Formats and options of the output files.
 
     Attributes:
       formats: keys of PICTURES.
-      colormap: a name of matplotlib's, or "grey".
+      colormap: a matplotlib name, or "grey".
       invert: near is dark in grey and 16 bits, cold in colours.
-      range: of the colours: "image", "shared", or (near, far) in the map's own values; None: of
-        pictures each its own, of a video's frames shared.
-      png_scale: units of a metric 16-bit PNG in a metre.
-      intrinsics: (fx, fy, cx, cy) in pixels of every picture, or None.
-      fov: degrees that every picture's longer side sees, or None.
-      edge: relative jump of depth at which points are left out.
+      range: of the colours: "image", "shared", or (near, far) in the map's own values; None: each
+        image has its own, the frames of a video share one.
+      png_scale: units of a metric 16-bit PNG per metre.
+      intrinsics: (fx, fy, cx, cy) in pixels for all images, or None.
+      fov: field of view of the longer side of all images in degrees, or None.
+      edge: relative depth discontinuity at which points are left out.
       far: metres beyond which points are left out, or None.
-      relative_cloud: points of relative maps too, with what that assumes.
+      relative_cloud: whether points of relative maps are written, under an assumed shift.
     """
 
     formats: tuple[str, ...] = ("png16", "color")
@@ -65,7 +65,7 @@ class Style:
     relative_cloud: bool = False
 
     def check(self, kind_unit: str | None) -> None:
-        """Raises ValueError where no map of a model could be written so.
+        """Raises ValueError where no map of a model could be written in this style.
 
         Args:
           kind_unit: `DepthAnything.unit`.
@@ -73,19 +73,19 @@ class Style:
         unknown = [f for f in self.formats if f not in PICTURES]
         if unknown or not self.formats:
             raise ValueError(
-                f"--format {','.join(self.formats)}: {', '.join(unknown) or 'nothing'} is none of "
-                f"{', '.join(PICTURES)}"
+                f"--format {','.join(self.formats)}: {', '.join(unknown) or 'nothing'} is not one "
+                f"of {', '.join(PICTURES)}"
             )
         wanted = [f for f in self.formats if f in CLOUDS]
         if wanted and kind_unit is None and not self.relative_cloud:
             raise ValueError(
-                f"--format {wanted[0]}: this model gives inverse depth up to an unknown scale and "
-                "shift, of which no shape in space follows: use a metric model, or "
-                "--relative-cloud, which takes the shift for 0 and puts the median at 1"
+                f"--format {wanted[0]}: this model predicts inverse depth up to an unknown scale "
+                "and shift, which does not determine points in space: use a metric model, or "
+                "--relative-cloud, which assumes a shift of 0 and a median distance of 1"
             )
         if self.intrinsics and self.fov:
-            raise ValueError("--intrinsics and --fov say the same thing; give one of them")
-        # The rest is checked where it is used: a map of two pixels is enough.
+            raise ValueError("--intrinsics and --fov both set the focal length; give one of them")
+        # Other options are checked where they are used, here on a map of two pixels.
         sample = Depth(np.array([[1, 2]], np.float32), METRIC if kind_unit else RELATIVE)
         painted(sample, self)
         depth_files.check_scale(self.png_scale)
@@ -96,14 +96,14 @@ class Style:
 
     @property
     def needs_image(self) -> bool:
-        """Whether the picture itself is written."""
+        """Whether a format needs the input image."""
         return bool({"side-by-side", *CLOUDS} & set(self.formats))
 
 
 def paths(
     folder: pathlib.Path, stem: pathlib.PurePath, style: Style, *, video: bool
 ) -> list[pathlib.Path]:
-    """The files of one picture or video, in the order of the formats."""
+    """Output paths of one image or video, in the order of the formats."""
     ends = VIDEOS if video else PICTURES
     return [folder / f"{stem}{ends[f]}" for f in style.formats if f in ends]
 
@@ -111,20 +111,20 @@ def paths(
 def write(
     depth: Depth, folder: pathlib.Path, stem: pathlib.PurePath, style: Style, formats: Any = None
 ) -> str:
-    """Writes a picture's depth in all formats, each file whole or not at all.
+    """Writes an image's depth in all formats; each file is written completely or not at all.
 
     Args:
-      depth: with its picture where `style.needs_image`.
+      depth: with its image where `style.needs_image`.
       folder, stem: as for `paths`.
-      style: how.
-      formats: some of the style's; None: all.
+      style: formats and options.
+      formats: a subset of the style's; None: all.
 
     Returns:
-      Who says what the focal length is, where points were written; else "".
+      The source of the focal length, where points were written; else "".
 
     Raises:
-      ValueError: what the map cannot be written as; the message names the file.
-      OSError: a file that cannot be written.
+      ValueError: the map cannot be written in a format; the message names the file.
+      OSError: a file cannot be written.
     """
     focal = ""
     for name in style.formats if formats is None else formats:
@@ -152,7 +152,7 @@ def write(
 
 
 def painted(depth: Depth, style: Style) -> Any:
-    """The map in colours; metres have a bar with their numbers."""
+    """Colours a map in the style; metres get a colour bar."""
     limits = style.range if isinstance(style.range, tuple) else None
     return depth.to_pil(
         style.colormap, range=limits, invert=style.invert, colorbar=depth.unit is not None
@@ -160,7 +160,7 @@ def painted(depth: Depth, style: Style) -> Any:
 
 
 def beside(image: np.ndarray | None, colours: Any) -> Any:
-    """Picture, gap, colours; a colour bar hangs below."""
+    """Joins an image and its coloured depth; a colour bar may extend below."""
     from PIL import Image
 
     if image is None:
@@ -175,11 +175,11 @@ def beside(image: np.ndarray | None, colours: Any) -> Any:
 
 
 def joined(ranges: list[Limits], metric: bool) -> Limits | None:
-    """One (near, far) that holds those of all maps; None where no map has one.
+    """Joins the ranges of all maps into one (near, far); None where no map has one.
 
     Args:
       ranges: `Depth.colour_range` of each.
-      metric: near is the smaller number.
+      metric: whether near is the smaller number.
     """
     known = [r for r in ranges if all(map(math.isfinite, r))]
     if not known:
@@ -192,7 +192,7 @@ def joined(ranges: list[Limits], metric: bool) -> Limits | None:
 def video_outputs(
     folder: pathlib.Path, stem: pathlib.PurePath, style: Style
 ) -> dict[str | os.PathLike[str], str]:
-    """{path: style of video.process}."""
+    """Output paths of a video: {path: style of video.process}."""
     return {
         folder / f"{stem}{VIDEOS[f]}": _VIDEO_STYLES.get(f, f) for f in style.formats if f in VIDEOS
     }

@@ -1,4 +1,4 @@
-"""What is in an output folder already, and with what it was made."""
+"""Resumes a run of predict: finds existing outputs and checks that the same options made them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from depth_anything_jax.cli.inputs import Item
 from depth_anything_jax.cli.outputs import Style
 from depth_anything_jax.inference import depth_files
 
-FACTS = "predict.json"  # in the output folder: with what its files were made
+FACTS = "predict.json"  # in the output folder: the options that its files were made with
 
 
 def missing(
@@ -25,11 +25,11 @@ def missing(
     resume: bool,
     overwrite: bool,
 ) -> list[Item]:
-    """The items that are still to be done; nothing is written yet.
+    """Lists the items that still have to be processed; writes nothing.
 
     Raises:
-      ValueError: files of these names are there and neither `resume` nor `overwrite` says what to
-        do; `resume` of files that were made otherwise.
+      ValueError: output files exist and neither `resume` nor `overwrite` is set, or `resume` is set
+        and they were made with other options.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out={out} is a file; name a folder")
@@ -37,8 +37,8 @@ def missing(
     there = [path for paths in wanted.values() for path in paths if path.exists()]
     if there and not (resume or overwrite):
         raise ValueError(
-            f"{len(there)} of the files are there already, {there[0]} first: --resume makes those "
-            "that are missing, --overwrite makes all again"
+            f"{len(there)} of the files already exist, {there[0]} first: --resume makes the "
+            "missing ones, --overwrite makes all of them again"
         )
     record = out / FACTS
     if resume and record.exists():
@@ -46,15 +46,15 @@ def missing(
             before = json.loads(record.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
-                f"--resume: {record} is damaged ({error}), and nothing else says how the files "
-                "there were made; use another --out, or --overwrite"
+                f"--resume: {record} is damaged ({error}), and nothing else records the options "
+                "that its files were made with; use another --out, or --overwrite"
             ) from error
         changed = [k for k in {**before, **facts} if before.get(k) != facts.get(k)]
         if changed:
             name = changed[0]
             raise ValueError(
-                f"--resume: what is in {out} was made with {name}={before.get(name)!r}, and now it "
-                f"is {facts.get(name)!r}; use the same, another --out, or --overwrite"
+                f"--resume: the files in {out} were made with {name}={before.get(name)!r}, and now "
+                f"it is {facts.get(name)!r}; use the same, another --out, or --overwrite"
             )
     if not resume:
         return list(items)
@@ -62,10 +62,10 @@ def missing(
 
 
 def make_folder(out: pathlib.Path) -> None:
-    """Makes the output folder.
+    """Creates the output folder.
 
     Raises:
-      OSError: it cannot be made, or nothing can be written there.
+      OSError: it cannot be created, or is not writable.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -76,10 +76,10 @@ def make_folder(out: pathlib.Path) -> None:
 
 
 def begin(out: pathlib.Path, items: Sequence[Item], style: Style, facts: dict[str, Any]) -> None:
-    """Writes down with what the files of the output folder are made.
+    """Records the options that the files of the output folder are made with.
 
-    Older files of the items are removed before: if this run is stopped, `missing` would take them
-    for its own.
+    Older files of the items are removed first; otherwise, if this run is stopped, `missing` would
+    mistake them for results of this run.
     """
     for item in items:
         for path in outputs.paths(out, item.stem, style, video=item.video):
