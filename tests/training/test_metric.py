@@ -370,7 +370,8 @@ def test_fields_that_do_not_fit_are_named(fields, message, tmp_path):
         ({"init_parts": "decoder"}, "whose last layer would stay random; use 'relative'"),
     ],
 )
-def test_fields_that_do_not_fit_a_bins_head_are_named(fields, message, tmp_path):
+def test_fields_that_do_not_fit_a_bins_head_are_named(fields, message, tmp_path, monkeypatch):
+    monkeypatch.setitem(models.VARIANTS, "tiny", TINY)
     c = bins(**fields)
     with pytest.raises(ValueError, match=message):
         config_checks.check(c, config_checks.batch_sizes(c), str(tmp_path))
