@@ -185,7 +185,7 @@ def test_help_lists_the_flags():
 
 FLAGS = """
 from absl import app
-from depth_anything_jax import weight_flags
+from depth_anything_jax.checkpoints import weight_flags
 
 load = weight_flags.define()
 app.run(lambda argv: print(argv[1:], load()))
