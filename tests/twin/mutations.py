@@ -300,8 +300,8 @@ NAMED = {
     "label shifted by one pixel": (
         Mutation(
             "data.transforms.apply_geometry",
-            "window(nearest(record[field], geometry.height, geometry.width))",
-            "window(np.roll(nearest(record[field], geometry.height, geometry.width), 1, 1))",
+            "window(nearest(values, geometry.height, geometry.width))",
+            "window(np.roll(nearest(values, geometry.height, geometry.width), 1, 1))",
         ),
         "data.test_transforms.test_image_and_label_share_crop_and_flip",
         {},
@@ -309,8 +309,8 @@ NAMED = {
     "label not flipped with its image": (
         Mutation(
             "data.transforms.apply_geometry",
-            "window(nearest(record[field], geometry.height, geometry.width))",
-            "nearest(record[field], geometry.height, geometry.width)[rows, columns].copy()",
+            "window(nearest(values, geometry.height, geometry.width))",
+            "nearest(values, geometry.height, geometry.width)[rows, columns].copy()",
         ),
         "data.test_transforms.test_image_and_label_share_crop_and_flip",
         {},
@@ -318,7 +318,7 @@ NAMED = {
     "sky and valid swapped in the crop": (
         Mutation(
             "data.transforms.apply_geometry",
-            "nearest(record[field],",
+            "nearest(values,",
             "nearest(record[{'sky': 'valid', 'valid': 'sky'}.get(field, field)],",
         ),
         "data.test_transforms.test_image_and_label_share_crop_and_flip",
