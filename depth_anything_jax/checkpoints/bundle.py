@@ -27,8 +27,9 @@ class Weights:
       parts: "all" or "encoder".
       input: how an image becomes the network's input; the bins head's differs from the others'.
       bin_centres: of a bins head, read off the tensors.
-      metadata: of the file or checkpoint, and "layout", "licence_chain" (see `licences`) and, where
-        tensors were missing, "filled" ({"by": "init" or "zeros", "tensors": names}).
+      metadata: of the file or checkpoint, and "layout" (of `convert.LAYOUTS`, or "flax" of a
+        checkpoint of ours), "licence_chain" (see `licences`) and, where tensors were missing,
+        "filled" ({"by": "init" or "zeros", "tensors": names}).
     """
 
     params: dict[str, Any]
