@@ -1,1 +1,1 @@
-"""Colours, colour bars and HTML pages."""
+"""Colours maps, and draws colour bars and HTML pages."""

@@ -1,4 +1,4 @@
-"""A colour bar with its numbers under a picture of depth."""
+"""Draws a labelled colour bar below a depth image."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 
 from depth_anything_jax.visualization import colormaps
 
-TICKS = (5, 3, 2)  # as many as have room
+TICKS = (5, 3, 2)  # numbers of labels to try; the first that fits is used
 
 
 def below(
     picture: Any, colormap: str, near: float, far: float, unit: str | None, *, invert: bool = False
 ) -> Any:
-    """The picture with a bar from near (left) to far (right) below it, in RGB.
+    """Appends a colour bar from near (left) to far (right) below an image; returns RGB.
 
     Args:
       picture: a PIL image.
-      colormap: matplotlib's name.
-      near, far: values at the bar's ends, spread evenly between them.
-      unit: written behind the numbers; None: "near" and "far" are written, relative numbers say
-        nothing.
-      invert: near has the colour map's low end.
+      colormap: a matplotlib name.
+      near, far: values at the ends of the bar, which is linear between them.
+      unit: written after the numbers; None: the labels are "near" and "far", because relative
+        values have no meaning.
+      invert: whether near has the low end of the colour map.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -46,12 +46,13 @@ def below(
 def labels(
     near: float, far: float, unit: str | None, width: float, length: Callable[[str], float]
 ) -> list[str]:
-    """What stands below the bar, evenly spread; fewer where the width has no room for all.
+    """Returns evenly spaced labels for the bar, as many as fit into its width.
 
-    A map without a finite value has no range: "near" and "far", as where there is no unit.
+    They are "near" and "far" without a unit, and for maps without finite values, which have no
+    range.
 
     Args:
-      length: of a text, in pixels.
+      length: returns the length of a text in pixels.
     """
     if not unit or not np.isfinite([near, far]).all():
         return ["near", "far"]
@@ -59,7 +60,7 @@ def labels(
         values = np.linspace(near, far, ticks)
         texts = [f"{0.0 if abs(v) < abs(far - near) / 1000 else v:.3g} {unit}" for v in values]
         lengths = [length(text) for text in texts]
-        # The first and the last stand inside, the others about their places.
+        # The first and the last label are aligned with the ends, the others centred.
         gaps = [(a if i == 0 else a / 2) + (b if i == ticks - 2 else b / 2)
                 for i, (a, b) in enumerate(zip(lengths, lengths[1:], strict=False))]  # fmt: skip
         if max(gaps) + length("0") <= width / (ticks - 1):

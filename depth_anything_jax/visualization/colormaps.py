@@ -1,9 +1,9 @@
-"""Disparity maps in colours, and strips of RGB | label | prediction (numpy)."""
+"""Colours disparity maps, and draws strips of RGB | label | prediction (NumPy)."""
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-GREY = 128  # an invalid pixel: a colour that the colour map does not hold
+GREY = 128  # invalid pixels: a colour that is not in the colour map
 
 
 def colourise(
@@ -13,11 +13,11 @@ def colourise(
     limits: tuple[float, float] | None = None,
     colormap: str = "Spectral_r",
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A disparity map in colours: near is warm (red), far is cold (blue), invalid is grey.
+    """Colours a disparity map: near is warm (red), far is cold (blue), invalid is grey.
 
-    Each map is stretched over its own 2nd to 98th percentile, because relative disparity has no
-    scale of its own; `limits` gives maps that are to be compared one range. The colour map is any
-    of matplotlib's; Spectral_r is that of the Depth Anything demos.
+    By default each map is stretched over its own 2nd to 98th percentile, because the scale of
+    relative disparity is arbitrary; `limits` sets a common range for maps to be compared. Any
+    matplotlib colour map can be used; Spectral_r is that of the Depth Anything demos.
     """
     from matplotlib import colormaps
 
@@ -25,7 +25,7 @@ def colourise(
     if not usable.any():
         return np.full((*disparity.shape, 3), GREY, np.uint8)
     low, high = map(float, limits or np.percentile(disparity[usable], [2, 98]))
-    # A table and not a call of the map on every pixel: twice as fast on large pictures.
+    # A lookup table is twice as fast on large images as calling the colour map on every pixel.
     colours = colormaps[colormap]
     table = colours(np.arange(colours.N), bytes=True)[:, :3]
     values = np.where(usable, disparity, low)
@@ -40,7 +40,7 @@ def colourise(
 
 
 def colormap_names() -> list[str]:
-    """The colour maps that `colourise` knows: matplotlib's."""
+    """Lists the colour maps that `colourise` accepts: matplotlib's."""
     from matplotlib import colormaps
 
     return list(colormaps)
@@ -55,13 +55,13 @@ def strips(
     rows: int = 4,
     gap: int = 2,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The first examples of a batch below each other, each as RGB | label | prediction.
+    """Draws the first examples of a batch below each other, each as RGB | label | prediction.
 
     Args:
-      images: in 0-1, not normalised; values beyond are clipped.
+      images: in 0-1, not normalised; values outside are clipped.
       labels, predictions: disparity, larger is nearer.
-      valid: pixels of the label that count; the rest is drawn grey in the label.
-      gap: white pixels between the pictures.
+      valid: valid pixels of the label; the others are drawn grey.
+      gap: white pixels between the tiles.
     """
     lines = []
     for image, label, mask, prediction in zip(

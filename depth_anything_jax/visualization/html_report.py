@@ -1,4 +1,4 @@
-"""What the HTML reports share: a page that loads nothing from elsewhere, and our tables in it."""
+"""Builds self-contained HTML reports: the page, tables from Markdown, and embedded images."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _STYLE = (
 
 
 def page(title: str, body: str, *, heading: str = "", style: str = "") -> str:
-    """A whole document.
+    """Returns a complete HTML document.
 
     Args:
       title: of the window.
       body: HTML.
       heading: of the page; "": the title.
-      style: further CSS.
+      style: additional CSS.
     """
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
@@ -32,7 +32,7 @@ def page(title: str, body: str, *, heading: str = "", style: str = "") -> str:
 
 
 def tables(text: str) -> str:
-    """Our own Markdown tables, and the lines and lists between them, as HTML."""
+    """Converts Markdown tables, lists and lines as written by this project to HTML."""
     out, rows, points = [], [], []
     for line in [*text.splitlines(), ""]:
         if line.startswith("- "):
@@ -59,7 +59,7 @@ def tables(text: str) -> str:
 
 
 def inlined(image: UInt8[np.ndarray, "h w 3"]) -> str:
-    """A picture as a URI that holds it whole."""
+    """Encodes an image as a data URI."""
     from depth_anything_jax.data.file_formats import formats
 
     data = base64.b64encode(formats.encode_png(np.ascontiguousarray(image))).decode()
