@@ -1,1 +1,1 @@
-"""Meshes, shardings, device programs and processes."""
+"""Meshes, shardings, jitted programs for several devices, and multi-process runs."""

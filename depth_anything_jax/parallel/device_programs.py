@@ -1,10 +1,10 @@
-"""The one way to make a program for devices: jit, with the mesh that it runs on.
+"""Jits functions together with the mesh that they run on.
 
-Networks read the mesh while they are traced (`placement`): the fused attention of TPUs
-cannot be partitioned by the compiler and must know it. A program therefore carries its mesh and
-enters it whenever it is traced or called, whatever mesh is in context outside. `jax.jit` stands
-nowhere else in the package, and each name below is run on several devices and compiled for TPU
-topologies by the tests (tests/parallel/test_device_programs.py holds both).
+Networks read the mesh while they are traced (`placement`): the fused attention of TPUs cannot be
+partitioned by the compiler and needs the mesh. A program therefore stores its mesh and sets it
+whenever it is traced or called, whatever mesh is set outside. `jax.jit` is used nowhere else in the
+package, and tests run each named program on several devices and compile it for TPU topologies
+(tests/parallel/test_device_programs.py checks both).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ class DeviceProgram:
 
     Attributes:
       name: "program.part", for messages and tests.
-      mesh: the devices it runs on.
+      mesh: the devices that it runs on.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], mesh: Mesh, **how: Any):
@@ -28,16 +28,16 @@ class DeviceProgram:
         self._jitted = jax.jit(function, **how)
 
     def __call__(self, *args: Any) -> Any:
-        """Runs it, compiled once for each shape of its arguments."""
+        """Runs the function, compiled once for each shape of its arguments."""
         with jax.set_mesh(self.mesh):
             return self._jitted(*args)
 
     def lower(self, *args: Any, platform: str = "") -> jax.stages.Lowered:
-        """Traces it for arguments, which may be shapes (`jax.ShapeDtypeStruct`).
+        """Traces and lowers the function for arguments or shapes (`jax.ShapeDtypeStruct`).
 
         Args:
-          platform: "cuda", …, that it is lowered for; "": that of the mesh's devices, which also
-            decides what `placement.platform` says while it is traced.
+          platform: the platform to lower for ("cuda", …); "": that of the mesh's devices, which
+            `placement.platform` returns while tracing in either case.
         """
         platforms = (platform,) if platform else None
         with jax.set_mesh(self.mesh):
@@ -56,12 +56,12 @@ def device_program(
     """Makes a program for the devices of a mesh.
 
     Args:
-      name: "program.part"; a literal, which the tests look for.
-      function: of arrays alone.
+      name: "program.part"; a literal, which the tests search for.
+      function: a function of arrays.
       mesh: its devices, with axes of type Auto.
       out_shardings: a sharding, or a tree of them, for the results; None: the compiler's choice.
-      donate: positions of arguments whose memory the results may take.
-      static: positions of arguments that are no arrays; compiled once for each value.
+      donate: positions of arguments whose memory the results may reuse.
+      static: positions of arguments that are not arrays; compiled once for each value.
     """
     return DeviceProgram(
         name,
@@ -74,11 +74,13 @@ def device_program(
 
 
 def options(effort: float, platform: str = "tpu") -> dict[str, float] | None:
-    """Compiler options of an effort from -1 (compiles up to ten times faster, may run slower) over
-    0 (XLA's own) to 1; CPUs compile as ever.
+    """Returns compiler options for an effort between -1 and 1.
+
+    -1 compiles up to ten times faster and may run slower; 0 is XLA's default. Compilation for CPUs
+    is not affected.
 
     Raises:
-      ValueError: out of that range.
+      ValueError: the effort is out of that range.
     """
     if not -1 <= effort <= 1:
         raise ValueError(f"compile_effort={effort}: from -1 (compile fast) over 0 to 1")
@@ -88,15 +90,15 @@ def options(effort: float, platform: str = "tpu") -> dict[str, float] | None:
 
 
 def data_mesh(devices: Sequence[Any]) -> Mesh:
-    """A mesh of the one axis "data" over these devices, in this order."""
+    """Makes a mesh with the single axis "data" over these devices, in this order."""
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """One copy on every device of the mesh."""
+    """The sharding of one copy on every device of the mesh."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis split over all devices of the mesh."""
+    """The sharding that splits the first axis over all devices of the mesh."""
     return NamedSharding(mesh, PartitionSpec(tuple(mesh.axis_names)))

@@ -1,8 +1,8 @@
-"""What a network asks about the devices that it is traced for: their platform, and the mesh.
+"""Tells a network, while it is traced, the platform and the mesh that it will run on.
 
-Both come from the mesh in context (`jax.set_mesh`, which `device_programs` enters), so that a
-program compiled for a TPU on a machine without one is the program that the TPU would run. Without
-a mesh in context a program is for one device of jax's default backend.
+Both come from the current mesh (`jax.set_mesh`, called by `device_programs`), so that a program
+compiled for a TPU on a machine without one is the program that the TPU would run. Without a current
+mesh a program is for one device of jax's default backend.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ FSDP = "fsdp"  # the mesh axis over which large kernels are split
 
 
 def platform() -> str:
-    """What the program that is being traced will run on: "cpu", "gpu" or "tpu"."""
+    """The platform that the program being traced will run on: "cpu", "gpu" or "tpu"."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     found = getattr(device, "platform", None) or jax.default_backend()
     return "gpu" if found in ("cuda", "rocm") else found
 
 
 def device_count() -> int:
-    """How many devices the program that is being traced runs on."""
+    """The number of devices that the program being traced will run on."""
     return jax.sharding.get_abstract_mesh().size or 1
 
 
 def split_batch(x: Array, axis: int = 0) -> Array:
-    """x, an axis pinned to all devices of the mesh; x itself where it does not divide.
+    """Constrains an axis of x to be split over all devices; does nothing where it does not divide.
 
-    Under fsdp the partitioner may otherwise gather a batch in order to keep kernels split.
+    Under FSDP the partitioner may otherwise gather a batch in order to keep kernels split.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or x.shape[axis] % mesh.size:
@@ -38,19 +38,19 @@ def split_batch(x: Array, axis: int = 0) -> Array:
 
 
 def whole_kernel(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The kernel of one layer, gathered from the devices over which fsdp splits it."""
+    """Gathers the kernel of one layer from the devices over which FSDP splits it."""
     spec = kernel_spec(kernel.shape, _fsdp_size())
     return jax.lax.with_sharding_constraint(kernel, jax.P()) if any(spec) else kernel
 
 
 def split_kernel(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The kernel of one layer or its gradient, split as fsdp does."""
+    """Splits the kernel of one layer, or its gradient, as FSDP does."""
     spec = kernel_spec(kernel.shape, _fsdp_size())
     return jax.lax.with_sharding_constraint(kernel, jax.P(*spec)) if any(spec) else kernel
 
 
 def kernel_spec(shape: Sequence[int], size: int) -> tuple[str | None, ...]:
-    """How fsdp over `size` devices splits one layer's kernel: its largest axis that divides."""
+    """The partition of one layer's kernel under FSDP: its largest axis divisible by `size`."""
     axes = [a for a, n in enumerate(shape) if n % size == 0] if size > 1 else []
     largest = max(axes, key=lambda a: shape[a], default=None)
     return tuple(FSDP if a == largest else None for a in range(len(shape)))

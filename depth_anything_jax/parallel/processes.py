@@ -1,15 +1,15 @@
-"""Several processes as one program: they join, and a failure in one ends all, with its reason.
+"""Joins several processes into one run, and ends all of them when one fails, with its reason.
 
-A process that fails alone would leave the others waiting for it inside a collective, where no
-exception reaches them. So it writes its reason into the store of jax's coordination service, which
-process 0 hosts, and a thread in each process looks there every second. A process that is killed
-writes nothing; the service misses its heartbeat, and jax aborts the others.
+A process that fails on its own would leave the others waiting for it inside a collective, where no
+exception reaches them. Therefore it writes its reason into the key-value store of jax's
+coordination service, which process 0 hosts, and a thread in each process polls it every second. A
+process that is killed writes nothing; the service misses its heartbeat, and jax aborts the others.
 
     with processes.together(several):
         …
 """
 
-# jax is imported inside the functions: spawned workers import the programs' modules again.
+# jax is imported inside the functions, because spawned workers import the programs' modules again.
 from __future__ import annotations
 
 import contextlib
@@ -22,22 +22,22 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# All our choice; a killed process has to be noticed, and a failure to end all, within a minute.
+# All are our choice: a killed process must be noticed, and a failure must end all, in a minute.
 HEARTBEAT = 30  # seconds of silence after which a process counts as dead; jax's default is 100
-POLL = 1.0  # seconds between two looks at the store
-GRACE = 5.0  # for the main thread to come to the failure by itself, as it does outside collectives
-UNWINDING = 20.0  # for a main thread that did: started writes, tables
-LEAVING = 30.0  # for the others to leave, too: longer than UNWINDING, or process 0 is gone before
-MEETING = 24 * 3600  # for one process's work that the others wait for, such as scores
-FINISHING = 300  # for the others to finish their work; as jax's own barrier at the end
+POLL = 1.0  # seconds between two reads of the store
+GRACE = 5.0  # for the main thread to notice the failure itself, as it does outside collectives
+UNWINDING = 20.0  # for a main thread that noticed it, to finish started writes and tables
+LEAVING = 30.0  # for the others to exit: longer than UNWINDING, or process 0 exits before them
+MEETING = 24 * 3600  # for one process's work that the others wait for, such as scoring
+FINISHING = 300  # for the others to finish their work; as in jax's own barrier at the end
 _FAILURE, _LEFT = "depth_anything_jax/failure", "depth_anything_jax/left"
 
 
 def join_processes() -> None:
-    """Makes this process one of several: call once, before anything touches a device.
+    """Joins this process to the others; call it once, before any device is used.
 
-    TPU pods, Slurm and the like are found by jax itself. Elsewhere set JAX_COORDINATOR_ADDRESS
-    (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    jax detects TPU pods, Slurm and the like. Elsewhere set JAX_COORDINATOR_ADDRESS (host:port of
+    process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
     import jax
 
@@ -53,13 +53,14 @@ def join_processes() -> None:
 def together(several: bool) -> Iterator[None]:
     """Joins the processes, and ends them all when the body fails in one of them.
 
-    A failure is any exception, and SystemExit with a message; with a number or nothing it is an end
-    that all come to. The process that fails prints its error as it would alone and ends with
-    its status. The others print "process I failed, so this process ends too: REASON" and end with
-    status 1, or with an error of their own that they came to meanwhile.
+    Any exception is a failure; SystemExit is one only with a message, because with a number or
+    without an argument it is a normal end in all processes. The failing process prints its error
+    and exits with its status, as it would alone. The others print "process I failed, so this
+    process ends too: REASON" and exit with status 1, or with an error of their own raised
+    meanwhile.
 
     Args:
-      several: False: nothing is done at all.
+      several: False: the context does nothing.
     """
     global _watch
     if not several:
@@ -84,7 +85,7 @@ def together(several: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def telling() -> Iterator[None]:
-    """Tells the others of an exception at once, before anything on its way out waits for them."""
+    """Reports an exception to the other processes at once, before cleanup can wait for them."""
     try:
         yield
     except Exception as error:
@@ -93,24 +94,24 @@ def telling() -> Iterator[None]:
 
 
 def tell(error: BaseException) -> None:
-    """Tells the other processes of a failure: they end, even inside a collective.
+    """Reports a failure to the other processes, which then end, even inside a collective.
 
-    This process should end as well, soon; nothing happens where it is alone.
+    This process should end soon as well; with a single process nothing happens.
     """
     if _watch is not None:
         _watch.tell(error)
 
 
 def failure() -> str | None:
-    """What to say of the first failure that a process told of: "process I failed: …"; None: none.
+    """Describes the first reported failure: "process I failed: …"; None if there is none.
 
-    Who asks and is told has a little longer to end by itself.
+    A process that has been told this way gets a little more time to end by itself.
     """
     return None if _watch is None else _watch.failure()
 
 
 def gather(value: Any) -> list[Any]:
-    """What each process gave, in their order; all have to call, as often as each other."""
+    """Returns the values of all processes in order; all must call it equally often."""
     import numpy as np
     from jax.experimental import multihost_utils
 
@@ -124,15 +125,16 @@ def gather(value: Any) -> list[Any]:
     ]
 
 
-def check_alike(facts: Mapping[str, str], cure: str) -> None:
-    """Refuses a fact that is another one in another process; all have to call.
+def check_alike(facts: Mapping[str, str], fix: str) -> None:
+    """Checks that all processes have the same facts; all must call it.
 
     Args:
-      facts: name: value.
-      cure: how to mend it; the end of the message.
+      facts: {name: value}.
+      fix: how to fix a difference; the end of the message.
 
     Raises:
-      ValueError: names the first such fact, its value and who has it, in every process.
+      ValueError: a fact differs; raised in every process, with the first such fact, its values and
+        the processes that have them.
     """
     every = gather(dict(facts))
     for name in {name: None for each in every for name in each}:  # in their order
@@ -140,20 +142,20 @@ def check_alike(facts: Mapping[str, str], cure: str) -> None:
         for index, each in enumerate(every):
             values.setdefault(each.get(name, "nothing"), []).append(index)
         if len(values) > 1:
-            said = "; ".join(
+            text = "; ".join(
                 f"{value} in process{'es' * (len(who) > 1)} {', '.join(map(str, who))}"
                 for value, who in values.items()
             )
-            raise ValueError(f"{name} is not the same in all processes: {said}. {cure}")
+            raise ValueError(f"{name} is not the same in all processes: {text}. {fix}")
 
 
 def meet(name: str) -> None:
-    """Waits for all processes, as long as the work of one may take: a day.
+    """Waits for all processes, for up to a day of work in one of them.
 
-    By the coordination service: collectives of devices give up after minutes.
+    It uses the coordination service, because collectives of devices time out after minutes.
 
     Args:
-      name: the same in all, and another one each time.
+      name: the same in all processes, and different in each call.
     """
     state = _jax_state()
     if state is not None and state.num_processes > 1:
@@ -161,9 +163,9 @@ def meet(name: str) -> None:
 
 
 def _jax_state() -> Any:
-    """jax's handle of the coordination service: process_id, num_processes, client; None without.
+    """jax's handle of the coordination service (process_id, num_processes, client), or None.
 
-    Private to jax; Orbax uses the same one. There is no public way to the store.
+    It is private to jax; Orbax uses the same one. The store has no public API.
     """
     try:
         from jax._src import distributed
@@ -175,15 +177,15 @@ def _jax_state() -> Any:
 
 
 def reason_of(error: BaseException) -> str:
-    """What is told of an exception."""
+    """Formats an exception for the other processes."""
     text = str(error.code) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
-    return text.encode(errors="backslashreplace").decode()  # of file names that are no UTF-8
+    return text.encode(errors="backslashreplace").decode()  # for file names that are not UTF-8
 
 
 class _Watch:
-    """The failures of all processes, as this one sees and tells them.
+    """Watches for failures of other processes and reports those of this one.
 
-    Without jax's private handle it sees and tells nothing, and heartbeats are what remains.
+    Without jax's private handle it does nothing, and only heartbeats detect failures.
     """
 
     def __init__(self, state: Any) -> None:
@@ -191,19 +193,19 @@ class _Watch:
         self._index = state.process_id if state else 0
         self._count = state.num_processes if state else 1
         self._first: tuple[int, str] | None = None  # process and reason
-        self._said = threading.Lock()
+        self._printed = threading.Lock()
         self._grace = GRACE
         self._noticed, self._over = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._look_out, name="failures", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="failures", daemon=True)
         if self._client:
             self._thread.start()
 
     def tell(self, error: BaseException) -> None:
-        """Writes the reason down, unless another process or an earlier call has done so."""
+        """Stores the reason, unless another process or an earlier call has stored one."""
         self._noticed.set()
-        # Refused where one is written: the first failure is the cause of others.
+        # The store keeps the first reason: the first failure is the cause of later ones.
         self._try("key_value_set", _FAILURE, f"{self._index} {reason_of(error)}")
-        self._look()
+        self._poll()
 
     def failure(self) -> str | None:
         """See the function `failure`."""
@@ -213,9 +215,9 @@ class _Watch:
         return "process {} failed: {}".format(*self._first)
 
     def end(self, error: BaseException) -> None:
-        """Ends this process with an error, after the others were told; does not return."""
+        """Reports an error to the others and ends this process; does not return."""
         self.tell(error)
-        self._say_of_another(reason_of(error))
+        self._print_other_failure(reason_of(error))
         status = 1
         if isinstance(error, SystemExit):
             print(error.code, file=sys.stderr)
@@ -225,43 +227,43 @@ class _Watch:
         self._leave(status)
 
     def finish(self) -> None:
-        """Waits until all processes have finished; one that fails until then ends this one, too."""
+        """Waits until all processes have finished; a failure until then ends this one, too."""
         self._grace = 0.0
         self._try("wait_at_barrier", "depth_anything_jax/finished", 1000 * FINISHING)
         self._over.set()
-        if self._client:  # a thread inside jax's C++ code must not see the interpreter's end
+        if self._client:  # a thread inside jax's C++ code must not outlive the interpreter
             self._thread.join()
 
     def _try(self, method: str, *arguments: Any) -> Any:
-        """A call of the service; None where it refuses, is gone, or has another face."""
+        """Calls the service; None where it refuses, is gone, or has another interface."""
         try:
             return getattr(self._client, method)(*arguments)
         except Exception:
             return None
 
-    def _look(self) -> bool:
+    def _poll(self) -> bool:
         found = self._try("key_value_try_get", _FAILURE)
         if found:
             process, _, reason = found.partition(" ")
             self._first = int(process), reason
         return bool(found)
 
-    def _look_out(self) -> None:
-        while not self._look():
+    def _run(self) -> None:
+        while not self._poll():
             if self._over.wait(POLL):
                 return
-        self._say_of_another("")
+        self._print_other_failure("")
         if self._noticed.wait(self._grace):
             time.sleep(UNWINDING)
         if self._over.is_set():
             return
-        if self._first and self._first[0] == self._index:  # its main thread would have said it
+        if self._first and self._first[0] == self._index:  # the main thread did not print it
             print(self._first[1], file=sys.stderr)
         self._leave(1)
 
-    def _say_of_another(self, own_reason: str) -> None:
-        """Once, and not where this process failed first or has the same reason to tell."""
-        if self._first is None or not self._said.acquire(blocking=False):
+    def _print_other_failure(self, own_reason: str) -> None:
+        """Prints a failure once, unless this process failed first or has the same reason."""
+        if self._first is None or not self._printed.acquire(blocking=False):
             return
         process, reason = self._first
         if process != self._index and reason != own_reason:
@@ -269,10 +271,10 @@ class _Watch:
             print(text, file=sys.stderr, flush=True)
 
     def _leave(self, status: int) -> None:
-        """Ends the process, around jax's barrier at the end, which waits for those that hang.
+        """Ends the process without jax's final barrier, which would wait for hanging processes.
 
-        All leave together: whoever is in a collective with this process would else meet a broken
-        connection and tell of that, and the reasons lie with process 0.
+        All processes exit together: those in a collective with this one would otherwise report a
+        broken connection instead, and process 0 hosts the store with the reasons.
         """
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -284,7 +286,7 @@ class _Watch:
                 break
             time.sleep(POLL / 4)
         if self._index == 0 and self._count > 1:
-            time.sleep(POLL)  # until the others have seen that all have come
+            time.sleep(POLL)  # until the others have seen that all are leaving
         os._exit(status)
 
 

@@ -1,4 +1,4 @@
-"""Mesh (data, fsdp) and where every array lies on it.
+"""Makes the mesh (data, fsdp) and the shardings of batches, parameters and optimiser state.
 
 The batch is split over both axes; parameters and optimiser state are split over "fsdp" along one
 axis of each large kernel and replicated over "data". With fsdp = 1 this is plain data parallelism.
@@ -16,8 +16,8 @@ from depth_anything_jax.parallel.device_programs import batch_sharding
 from depth_anything_jax.parallel.placement import kernel_spec
 from depth_anything_jax.utils import param_paths
 
-# (regex, rule): "fsdp" splits the largest axis that divides (never the stacked-layer axis of
-# blocks); "replicate" leaves a copy on every device. First match wins.
+# (regex, rule): "fsdp" splits the largest divisible axis (never the stacked-layer axis of blocks);
+# "replicate" keeps a copy on every device. The first match is used.
 RULES: Sequence[tuple[str, str]] = (
     (r"(.*/)?blocks/.*/kernel", "fsdp"),
     (r"(.*/)?decoder/.*/kernel", "fsdp"),
@@ -26,12 +26,12 @@ RULES: Sequence[tuple[str, str]] = (
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A ("data", "fsdp") mesh; data=-1 takes all devices that fsdp leaves.
+    """Makes a ("data", "fsdp") mesh; data=-1 uses the number of devices divided by fsdp.
 
     The axes are of type Auto: Linen modules cannot be initialised under jax's default, Explicit.
 
     Raises:
-      ValueError: sizes that do not use every device.
+      ValueError: the sizes do not use every device.
     """
     devices = list(jax.devices()) if devices is None else list(devices)
     n = len(devices)
@@ -50,16 +50,17 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
 
 
 def by_process(devices: Iterable[Any]) -> list[Any]:
-    """Devices that are neighbours on a TPU's torus, those of each process together.
+    """Groups devices, given in the order of a TPU's torus, by process.
 
-    A process holds consecutive rows of the batch (data/pipeline.py), wherever its chips lie; in the
-    order of the torus alone (0 0 1 1 1 1 0 … on v5e:4x4) its rows would be others' examples.
+    A process holds consecutive rows of the batch (data/pipeline.py), whatever the position of its
+    chips; in the order of the torus (0 0 1 1 1 1 0 … on v5e:4x4) its rows would hold
+    the examples of other processes.
     """
     return sorted(devices, key=lambda device: device.process_index)
 
 
 def tree_shardings(tree, mesh: Mesh, rules=RULES):
-    """A NamedSharding for every leaf of a parameter, optimiser or train-state tree (by path)."""
+    """Returns a NamedSharding for every leaf of a parameter, optimiser or train-state tree."""
     names = param_paths.match(tree, rules, what="sharding.RULES", every_rule_used=False)
 
     def sharding(path, leaf, rule):
@@ -76,7 +77,7 @@ def _fsdp_spec(path: str, shape: tuple[int, ...], size: int) -> tuple[str | None
 
 
 def put_batch(batch, mesh: Mesh):
-    """This process's rows of a batch (numpy) -> global arrays, the first axis over the mesh."""
+    """Converts this process's rows of a batch to global arrays, split over the mesh."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
@@ -84,10 +85,10 @@ def put_batch(batch, mesh: Mesh):
 
 
 def check_batch(mesh: Mesh, sizes: Mapping[str, int], accumulation: int) -> None:
-    """Every part of the batch must divide over the devices and the accumulation.
+    """Checks that every part of the batch is divisible by devices × accumulation.
 
     Raises:
-      ValueError: names the part that does not, and the nearest batch_size whose parts all do.
+      ValueError: a part is not; the message names it and the nearest batch_size that fits.
     """
     unit = mesh.size * accumulation
     wrong = [name for name, size in sizes.items() if size % unit]
