@@ -1,1 +1,1 @@
-"""What several folders need, each module named after what it does."""
+"""Small modules that several folders share, each named after what it does."""

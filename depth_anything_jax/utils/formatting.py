@@ -1,8 +1,8 @@
-"""Numbers as text."""
+"""Formats numbers as text."""
 
 
 def duration(seconds: float | int) -> str:
-    """A length of time as a person says it: "45 s", "12 min", "3 h 05 min", "2 d 4 h"."""
+    """Formats a duration for reading: "45 s", "12 min", "3 h 05 min", "2 d 4 h"."""
     seconds = max(0.0, float(seconds))
     if seconds < 99.5:
         return f"{seconds:.0f} s"

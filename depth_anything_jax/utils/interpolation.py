@@ -1,6 +1,7 @@
-"""Interpolation weights of one axis, and resizing of maps with them, in numpy float64.
+"""Computes interpolation weights along one axis, and resizes maps with them, in NumPy float64.
 
-`taps` holds the rules of PyTorch's `interpolate`; `models.resize` builds its matrices from them.
+`taps` implements the rules of PyTorch's `interpolate`; `models.resize` builds its matrices from
+them.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ RULES = ("bilinear-corners", "bilinear", "bicubic", "nearest")
 def taps(
     n_in: int, n_out: int, rule: str, scale: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which inputs each output is made of: indices int (n_out, k) and weights float64 (n_out, k).
+    """Returns the inputs of each output: indices int (n_out, k), weights float64 (n_out, k).
 
     Args:
-      n_in, n_out: samples on the axis.
+      n_in, n_out: numbers of samples on the axis.
       rule: "bilinear-corners" is align_corners=True: sample i lies at i (n_in − 1) / (n_out − 1), a
-        single one at 0. "bilinear" and "bicubic" have half-pixel centres: (i + ½) / scale − ½; taps
-        beyond the border repeat the border. "nearest" takes sample ⌊i / scale⌋. None antialiases.
+        single one at 0. "bilinear" and "bicubic" have half-pixel centres: (i + ½) / scale − ½;
+        inputs beyond the border repeat the border. "nearest" takes sample ⌊i / scale⌋. No rule
+        antialiases.
       scale: None: n_out / n_in.
     """
     if rule not in RULES:
@@ -54,7 +56,7 @@ def taps(
 
 
 def matrix(taps_of_axis: tuple[np.ndarray, np.ndarray], n_in: int) -> Float[np.ndarray, "o i"]:
-    """The same weights as a dense (n_out, n_in) matrix."""
+    """Converts the result of `taps` to a dense (n_out, n_in) matrix."""
     index, weight = taps_of_axis
     out = np.zeros((len(index), n_in))
     np.add.at(out, (np.arange(len(index))[:, None], index), weight)
@@ -64,15 +66,15 @@ def matrix(taps_of_axis: tuple[np.ndarray, np.ndarray], n_in: int) -> Float[np.n
 def resize(
     x: Num[np.ndarray, "h w"], size: tuple[int, int], rule: str, dtype: Any = np.float64
 ) -> Float[np.ndarray, "H W"]:
-    """A map resized to `size` (rows, columns), in `dtype`; unchanged where it has that size.
+    """Resizes a map to `size` (rows, columns), in `dtype`; a map of that size is unchanged.
 
-    What is not finite spreads to all outputs that have a share of it, and to no others. Float32 is
-    2e-7 of the range away and ten times as fast.
+    Values that are not finite spread to the outputs whose weight for them is not zero, and to no
+    others. Float32 differs by 2e-7 of the range and is ten times as fast.
     """
     x = x.astype(dtype)
     if x.shape == tuple(size):
         return x
-    # A few gathered rows each: far cheaper than the dense product on large labels.
+    # Gathering a few rows per output is much cheaper than a dense product on large labels.
     x = _combine(x, *taps(x.shape[0], size[0], rule))
     return np.ascontiguousarray(_combine(x.T, *taps(x.shape[1], size[1], rule)).T)
 
@@ -84,6 +86,6 @@ def _combine(x: np.ndarray, index: np.ndarray, weight: np.ndarray) -> np.ndarray
     for k in range(index.shape[1]):
         part, share = x[index[:, k]], weight[:, k : k + 1]
         with np.errstate(invalid="ignore"):  # infinities of both signs
-            # 0 times infinity is no number
+            # 0 times infinity would be NaN
             out += part * share if finite else np.where(share == 0, 0, part * share)
     return out

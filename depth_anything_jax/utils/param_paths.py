@@ -1,6 +1,6 @@
-"""Parameters by path: the one mechanism behind learning rates, decay, freezing and sharding.
+"""Assigns values to parameters by their paths: learning rates, decay, freezing, sharding.
 
-A *table* is an ordered sequence of (regex, value) pairs. A parameter takes the value of the first
+A *table* is an ordered sequence of (regex, value) pairs. A parameter gets the value of the first
 pattern that matches its whole path ("encoder/blocks/attn/qkv/kernel").
 """
 
@@ -18,7 +18,7 @@ Table = Sequence[tuple[str, Any]]
 
 
 def path_of(key_path) -> str:
-    """The slash-joined name of a leaf, from the key path that `jax.tree` functions hand out."""
+    """Converts a key path of `jax.tree` functions to a slash-joined path."""
     return "/".join(_name(k) for k in key_path)
 
 
@@ -30,24 +30,25 @@ def _name(key) -> str:
 
 
 def leaves_by_path(tree) -> dict[str, Any]:
-    """{path: leaf} of any pytree, in tree order."""
+    """Flattens a pytree to {path: leaf}, in tree order."""
     return {path_of(p): leaf for p, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def map_with_path(function, tree, *rest):
-    """`jax.tree.map` whose function gets the leaf's path first."""
+    """Like `jax.tree.map`, but passes each leaf's path as the function's first argument."""
     return jax.tree_util.tree_map_with_path(lambda p, *x: function(path_of(p), *x), tree, *rest)
 
 
 def match(tree, table: Table, *, what: str, every_rule_used: bool = True):
-    """A tree shaped like `tree` that holds each leaf's value from `table`.
+    """Returns a tree of the structure of `tree` with each leaf's value from `table`.
 
     Args:
       what: the table's name in error messages ("optim.freeze").
-      every_rule_used: refuse a pattern that matches nothing (a misspelt path); a final catch-all
-        ".*" is exempt.
+      every_rule_used: whether to refuse a pattern that matches nothing (a misspelt path); a final
+        catch-all ".*" is exempt.
+
     Raises:
-      ValueError: a leaf that no pattern matches, or a pattern that matches no leaf.
+      ValueError: no pattern matches a leaf, or a pattern matches no leaf.
     """
     rules = [(re.compile(pattern), value) for pattern, value in table]
     seen: set[str] = set()
@@ -75,7 +76,7 @@ def match(tree, table: Table, *, what: str, every_rule_used: bool = True):
 
 
 def fingerprint(params: Any) -> str:
-    """SHA-256 over a tree of arrays, in the order of their paths: exactly which teacher this is."""
+    """Computes the SHA-256 of a tree of arrays in the order of their paths, to identify weights."""
     digest = hashlib.sha256()
     for path, leaf in sorted(param_paths.leaves_by_path(params).items()):
         leaf = np.ascontiguousarray(leaf)

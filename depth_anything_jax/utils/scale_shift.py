@@ -1,17 +1,17 @@
-"""Scale and shift that bring a prediction to its label, in numpy float64.
+"""Fits the scale and shift that align a prediction to its label, in NumPy float64.
 
-Every solver takes two vectors, x (prediction) and y (target) at the pixels that count, and finds
-y ≈ scale · x + shift. Which space they are in, disparity or depth, is the caller's choice.
+Every solver takes two vectors, x (prediction) and y (target) at the valid pixels, and finds
+y ≈ scale · x + shift. The caller chooses their space, disparity or depth.
 
-Rules for hostile input, the same for all solvers:
-  - pixels where x or y (or the weight) is not finite take no part; the caller decides what they
-    score. Outside the mask nothing is ever read.
+Rules for degenerate input, the same for all solvers:
+  - pixels where x or y (or the weight) is not finite are ignored; the caller decides how they are
+    scored. Pixels outside the mask are never read.
   - no pixel left: ValueError "no valid pixel".
-  - x says nothing (constant, or one pixel, for scale + shift; all zero for scale only): scale 0,
-    and the shift is the constant that fits y best: its mean (least squares) or its weighted median
-    (L1); 0 for scale only.
-  - two pixels of different x: scale + shift goes through both.
-  - a negative optimum is returned as it is: the prediction is upside down, and the caller sees it
+  - x does not determine the scale (constant, or one pixel, for scale + shift; all zero for scale
+    only): scale 0, and the shift is the constant that fits y best: its mean (least squares) or its
+    weighted median (L1); 0 for scale only.
+  - two pixels of different x: scale + shift fits both exactly.
+  - a negative optimum is returned unchanged: the prediction is upside down, which the caller sees
     by the sign. No solver constrains it.
 """
 
@@ -39,13 +39,13 @@ NONE = Alignment(1.0, 0.0)
 
 
 class Moments(NamedTuple):
-    """What least squares needs to know of n pixels; those of several images can be merged.
+    """Sufficient statistics of least squares over n pixels; several images can be merged.
 
     Attributes:
-      n: pixels.
+      n: number of pixels.
       x, y: means.
       xx, xy: sums of (x − mean x)² and (x − mean x)(y − mean y): centred, because Σx² and (Σx)² / n
-        agree in all their digits on maps of millions of pixels that lie far from zero.
+        cancel completely on maps of millions of pixels with values far from zero.
     """
 
     n: int
@@ -56,7 +56,7 @@ class Moments(NamedTuple):
 
 
 def _usable(*maps: Vector) -> list[Float[np.ndarray, " k"]]:
-    """The maps in float64 where all are finite."""
+    """Selects the values at which all vectors are finite, in float64."""
     found = [np.asarray(x, np.float64) for x in maps]
     finite = np.isfinite(found[0])
     for x in found[1:]:
@@ -69,7 +69,7 @@ def _usable(*maps: Vector) -> list[Float[np.ndarray, " k"]]:
 
 
 def moments(x: Vector, y: Vector) -> Moments:
-    """Moments of the pixels where both are finite."""
+    """Computes the moments of the pixels where both are finite."""
     x, y = _usable(x, y)
     x_mean, y_mean = float(x.mean()), float(y.mean())
     x = x - x_mean
@@ -77,7 +77,7 @@ def moments(x: Vector, y: Vector) -> Moments:
 
 
 def merge(parts: Iterable[Moments]) -> Moments:
-    """Moments of all pixels together, the same to the bit for any order of the parts."""
+    """Merges moments; the result is bitwise the same for any order of the parts."""
     parts = list(parts)
     n = sum(p.n for p in parts)
     if not n:
@@ -90,12 +90,12 @@ def merge(parts: Iterable[Moments]) -> Moments:
 
 
 def solve(m: Moments, *, shift: bool = True) -> Alignment:
-    """The least-squares solution; without `shift`, scale only."""
+    """Solves least squares from moments; without `shift`, for the scale only."""
     if not shift:
         square = m.xx + m.n * m.x**2
         scale = (m.xy + m.n * m.x * m.y) / square if square > 0 else 0.0
         return Alignment(scale, 0.0)
-    # The mean of equal numbers may be some ulp away from them.
+    # The mean of equal numbers may differ from them by a few ulp.
     rounding = m.n * (4 * EPS * abs(m.x)) ** 2
     scale = m.xy / m.xx if m.xx > rounding else 0.0
     return Alignment(scale, m.y - scale * m.x)
@@ -112,16 +112,19 @@ def least_squares_scale(x: Vector, y: Vector) -> Alignment:
 
 
 def median_scale(x: Vector, y: Vector) -> Alignment:
-    """scale = median(y) / median(x), the mean of the two middle ones of an even number (SfMLearner
-    and its successors, through np.median). A median of 0 says nothing: scale 0."""
+    """Computes scale = median(y) / median(x), as SfMLearner and its successors do.
+
+    As in np.median, the median of an even number of values is the mean of the two middle ones. A
+    median of 0 gives scale 0."""
     x, y = _usable(x, y)
     middle = float(np.median(x))
     return Alignment(float(np.median(y)) / middle if middle else 0.0, 0.0)
 
 
 def weighted_median(x: Vector, weight: Vector) -> float:
-    """The smallest x at which the weights up to it reach half of their sum: an exact minimiser of
-    Σ weight |x − m|. Weights may be 0, not all of them."""
+    """Computes the smallest x at which the cumulative weight reaches half of the total weight.
+
+    It is an exact minimiser of Σ weight |x − m|. Some weights may be 0, but not all."""
     order = np.argsort(x, kind="stable")
     reached = np.cumsum(weight[order])
     return float(x[order[np.searchsorted(reached, reached[-1] / 2)]])
@@ -139,12 +142,13 @@ def l1_scale(x: Vector, y: Vector, weight: Vector) -> Alignment:
 
 
 def l1(x: Vector, y: Vector, weight: Vector) -> Alignment:
-    """argmin Σ weight |scale · x + shift − y|, exact (MoGe §3.2 aligns so, on a few thousand
-    pixels; see `grid`).
+    """argmin Σ weight |scale · x + shift − y|, exact (used by MoGe §3.2 on a few thousand pixels;
+    see `grid`).
 
-    For a fixed scale the best shift is a weighted median, and what is left is convex and piecewise
-    linear in the scale: its slope's sign is bisected down to neighbouring floats, O(n log n) a
-    step. MoGe tries a line through every pixel instead, O(n² log n), for the same optimum.
+    For a fixed scale the best shift is a weighted median, and the remaining function of the scale
+    is convex and piecewise linear: the sign of its slope is bisected down to neighbouring floats,
+    O(n log n) per step. MoGe tries a line through every pixel instead, O(n² log n), for the same
+    optimum.
     """
     x, y, weight = _usable(x, y, weight)
     some = weight > 0
@@ -170,7 +174,7 @@ def l1(x: Vector, y: Vector, weight: Vector) -> Alignment:
 
 
 def _bracket(x, y, weight) -> tuple[float, float]:
-    """Two scales between which the optimum lies, around the least-squares one."""
+    """Finds two scales that bracket the optimum, starting from the least-squares scale."""
     start = least_squares(x, y).scale
     step = abs(start) or float(np.ptp(y) / np.ptp(x)) or 1.0
     low = high = start
@@ -183,10 +187,10 @@ def _bracket(x, y, weight) -> tuple[float, float]:
 
 
 def _slope(x, y, weight, scale: float) -> float:
-    """Left derivative by the scale of the minimum over shifts of Σ weight |…|.
+    """Computes the left derivative, by the scale, of the minimum over shifts of Σ weight |…|.
 
-    Pixels on the line may take any sign in [−1, 1], as long as the signs of all pixels balance (the
-    shift is optimal); the derivative to the left gives the positive ones to the smallest x.
+    Pixels on the line may have any sign in [−1, 1], as long as the signs of all pixels balance (the
+    shift is optimal); the left derivative assigns the positive ones to the smallest x.
     """
     residual = scale * x - (y - weighted_median(y - scale * x, weight))
     on = residual == 0
@@ -201,8 +205,10 @@ def _slope(x, y, weight, scale: float) -> float:
 
 
 def _through(x, y, weight, scale: float) -> tuple[float, tuple[float, float]]:
-    """(sum of residuals, (scale, shift)) of the better of two lines: of this scale, and the best
-    one through the pixel that it passes, which removes the bisection's rounding."""
+    """Returns (sum of residuals, (scale, shift)) of the better of two lines.
+
+    One has the given scale; the other is the best line through the pixel that the first one passes
+    through, which removes the bisection's rounding error."""
     shift = weighted_median(y - scale * x, weight)
     lines = [(scale, shift)]
     anchor = int(np.argmin(np.abs(scale * x + shift - y)))
@@ -215,10 +221,11 @@ def _through(x, y, weight, scale: float) -> tuple[float, tuple[float, float]]:
 
 
 def grid(valid: Bool[np.ndarray, "h w"], size: int) -> Int[np.ndarray, " k"]:
-    """Flat indices of at most size × size pixels, spread over the map: of each cell of a regular
-    grid the valid pixel nearest to the cell's centre; the first in reading order of equals.
+    """Samples at most size × size valid pixels, spread over the map; returns flat indices.
 
-    MoGe aligns on such a sample of 64 × 64. Cells without a valid pixel give none.
+    From each cell of a regular grid it takes the valid pixel nearest to the cell's centre, the
+    first in reading order of equally near ones; cells without a valid pixel are skipped. MoGe
+    aligns on such a sample of 64 × 64.
     """
     h, w = valid.shape
     rows, columns = np.nonzero(valid)
@@ -236,10 +243,10 @@ def grid(valid: Bool[np.ndarray, "h w"], size: int) -> Int[np.ndarray, " k"]:
 
 
 def thin(valid: Bool[np.ndarray, "h w"], longest: int) -> Int[np.ndarray, " k"]:
-    """Flat indices of the valid pixels among those that a nearest-neighbour reduction to a longer
-    side of `longest` would keep; all valid pixels where the map is no larger.
+    """Selects the valid pixels that a nearest-neighbour reduction would keep; returns flat indices.
 
-    Marigold aligns 24-megapixel ETH3D so, at 1024.
+    The reduction is to a longer side of `longest`; a smaller map keeps all its valid pixels.
+    Marigold aligns the 24-megapixel images of ETH3D this way, at 1024.
     """
     h, w = valid.shape
     factor = max(h, w) / longest
