@@ -1,1 +1,1 @@
-"""The whole method on rendered scenes: `python -m depth_anything_jax.demo`."""
+"""Runs the whole method on rendered scenes: `python -m depth_anything_jax.demo`."""

@@ -1,4 +1,4 @@
-"""The whole method on rendered scenes, in minutes on two CPU cores: `make demo`.
+"""Runs the whole method on rendered scenes, in minutes on two CPU cores: `make demo`.
 
     python -m depth_anything_jax.demo                     # the table and demo/report.html
     python -m depth_anything_jax.demo --long              # more pixels and steps, three seeds
@@ -6,23 +6,23 @@
     python -m depth_anything_jax.demo --weights=SOURCE    # adds a released model's row
     python -m depth_anything_jax.demo --docs=docs         # table and pictures as Markdown too
 
-It runs the programs that a user runs (train, pseudo_label, train), each in its own process, then
-the evaluation module. What is its own: the scenes (see data/scenes/source.py), controls, the report.
-What runs when is in demo/stages.py, how large everything is in demo/plan.py.
+It runs the same programs as a user (train, pseudo_label, train), each in its own process, then the
+evaluation module. Specific to the demo are the scenes (see data/scenes/source.py), the controls and
+the report. demo/stages.py defines the stages and their order, demo/plan.py all sizes.
 
-    teacher    learns from labelled images of domain A (configs/teacher.py:demo)
+    teacher    trains on labelled images of domain A (configs/teacher.py:demo)
     labels     the teacher labels domain B
-    student    learns from A and the labelled B, as the paper says (configs/student.py:demo)
+    student    trains on A and the pseudo-labelled B, as in the paper (configs/student.py:demo)
     alone      the same student without unlabelled images, at equal updates and labelled samples
     shuffled   the student on pseudo labels that belong to other images
     controls   on request: students without colour distortion, CutMix or L_feat, and one that is
                aligned to the features of other images; see CONTROLS in demo/plan.py
 
-Domain C is seen by none of them. A second call resumes what the first left: programs continue from
-their checkpoints, finished stages are skipped.
+No run trains on domain C. A second call resumes an interrupted one: programs continue from their
+checkpoints, and finished stages are skipped.
 """
 
-# The heavy imports are inside the functions: a stage is a program of its own.
+# Heavy imports are inside the functions, because the stages run in processes of their own.
 from __future__ import annotations
 
 import dataclasses
@@ -43,16 +43,16 @@ def scene_sets(plan: Plan) -> list[SceneSource]:
 
 
 def demo(plan: Plan, *, weights: str = "", docs: str = "", jobs: int = 0) -> dict[str, Any]:
-    """Runs whatever of a demo is not done yet, then scores and reports.
+    """Runs the unfinished stages of a demo, then scores and reports.
 
     Args:
       plan: sizes and folders.
-      weights: a released model to put beside, any source that `pretrained.load` takes.
+      weights: a released model to compare with, any source that `pretrained.load` takes.
       docs: a folder for the table and pictures as Markdown; "" writes none.
-      jobs: programs at a time; 0 goes by the machine.
+      jobs: number of programs to run in parallel; 0: chosen for the machine.
 
     Returns:
-      The scores, as `report.score_all` gives them.
+      The scores, as returned by `report.score_all`.
     """
     from depth_anything_jax.demo import report
 
@@ -82,7 +82,7 @@ def main() -> None:
     def run(argv: list[str]) -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-        logging.set_verbosity(logging.WARNING)  # Orbax tells what it opens and closes
+        logging.set_verbosity(logging.WARNING)  # Orbax logs what it opens and closes
         if long.value and controls.value:
             raise app.UsageError("--long and --controls are two demos: give one of them")
         plan = LONG if long.value else ABLATION if controls.value else Plan()

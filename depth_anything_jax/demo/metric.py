@@ -1,25 +1,27 @@
-"""Does relative depth help metres? Measured on rendered scenes: `make demo-metric`.
+"""Measures on rendered scenes whether relative pre-training helps metric depth: `make demo-metric`.
 
     python -m depth_anything_jax.demo.metric             # the table and demo-metric/report.html
     python -m depth_anything_jax.demo.metric --long      # both heads, three seeds
     python -m depth_anything_jax.demo.metric --split=val # to choose lengths and rates
     python -m depth_anything_jax.demo.metric --docs=docs # table and picture as Markdown too
 
-The paper's second result (V1 4.2, V2 7.3): a metric model that starts from a relative one is
-better. Here, with the programs that a user runs:
+The paper's second result (V1 4.2, V2 7.3) is that a metric model is better when it is initialised
+from a relative one. This program measures it, with the same programs as a user:
 
-    relative   learns relative depth of the domain "mixture" (configs/teacher.py:demo): many scenes
-               of all kinds, labels without a scale as far as the loss can see
-    tuned      starts from it and learns metres from few scenes of domain A (configs/metric.py:demo)
-    scratch    the same but for its start: the encoder that `relative` began with, a new decoder
+    relative   trains on relative depth of the domain "mixture" (configs/teacher.py:demo): many
+               scenes of all kinds; the loss ignores the scale of their labels
+    tuned      is initialised from it and trains on metres of few scenes of domain A
+               (configs/metric.py:demo)
+    scratch    is the same except for its initialisation: the encoder that `relative` started from,
+               and a new decoder
 
-Scored in metres, unaligned, on scenes of A that nothing learned from, under the protocol zoe, and
-once more with each map's median set to its label's: the scenes come in all sizes, so that much of
-the error in metres is one factor a picture, which no network could know. The table has whatever was
-measured, whether or not it is what the paper found.
+They are scored in metres, unaligned, on held-out scenes of A under the protocol zoe, and once more
+with each map's median set to its label's: the scenes come in all sizes, so that much of the error
+in metres is one factor per image, which no network could know. The table reports what was measured,
+whether or not it agrees with the paper.
 """
 
-# The heavy imports are inside the functions: a stage is a program of its own.
+# Heavy imports are inside the functions, because the stages run in processes of their own.
 from __future__ import annotations
 
 import dataclasses
@@ -41,14 +43,14 @@ if TYPE_CHECKING:
     from depth_anything_jax.evaluation.scores import metrics
     from depth_anything_jax.evaluation.runner.predictors import Candidate
 
-RANGE = 20.0  # metres, of the networks (configs/metric.py:demo) and of the labels that count
+RANGE = 20.0  # metres: the networks' range (configs/metric.py:demo) and that of valid labels
 METRICS = {
     "abs_rel": "AbsRel",
     "rmse": "RMSE (m)",
     "delta1": "δ1",
     "abs_rel_median": "AbsRel, median set",
 }
-# Alignment -> metric -> what the evaluation calls it.
+# Alignment -> metric -> its name in the evaluation.
 ALIGNMENTS = {
     "none": {"abs_rel": "abs_rel", "rmse": "rmse", "delta1": "delta1"},
     "median": {"abs_rel_median": "abs_rel"},
@@ -57,7 +59,7 @@ STARTS = {
     "scratch": "metres from scratch",
     "tuned": "relative depth first, then metres",
 }
-PICTURED = 6  # scenes of the report
+PICTURED = 6  # number of scenes in the report
 COLOURS = "Spectral"  # near is warm
 
 Scores = dict[str, dict[str, np.ndarray]]  # row -> metric -> (seeds, images)
@@ -65,10 +67,11 @@ Scores = dict[str, dict[str, np.ndarray]]  # row -> metric -> (seeds, images)
 
 @dataclasses.dataclass(frozen=True)
 class MetricPlan(Plan):
-    """How large it is, chosen on validation scenes (docs/demo-metric.md).
+    """Sizes and lengths of the runs, chosen on validation scenes (docs/demo-metric.md).
 
-    Rates and batches are the configs' :demo, but for the decoder's in `relative`: at the config's
-    2e-3 its values grow to thousands in so many steps, and fill the sigmoid that comes after.
+    Rates and batches are those of the configs' :demo, except for the decoder's rate in `relative`:
+    at the config's 2e-3 its values grow to thousands over this many steps, and saturate the sigmoid
+    of the metric model initialised from it.
     """
 
     folder: str = "demo-metric"
@@ -82,11 +85,11 @@ class MetricPlan(Plan):
 
     @property
     def focal(self) -> float:
-        """The canonical focal length: 60 degrees from side to side. The scenes' lenses vary."""
+        """The canonical focal length, of 60 degrees field of view. The scenes' lenses vary."""
         return round(self.size / 2 / np.tan(np.pi / 6), 1)
 
     def metric_source(self) -> str:
-        """The scenes with metres."""
+        """The source string of the scenes with metric labels."""
         return f"scenes:A?count={self.metric_images}&seed={SPLITS['train']}&size={self.size}"
 
     def test_set(self) -> SceneSource:
@@ -106,14 +109,14 @@ LONG = MetricPlan(folder="demo-metric-long", heads=("sigmoid", "bins"), seeds=(0
 
 
 def rows(plan: MetricPlan) -> Iterator[tuple[str, str]]:
-    """(start, head) of every metric run of a seed."""
+    """Yields (start, head) of every metric run of a seed."""
     for head in plan.heads:
         for start in STARTS:
             yield start, head
 
 
 def stages(plan: MetricPlan) -> list[Stage]:
-    """The training runs, in the order in which they start where nothing holds them up."""
+    """The training runs, in the order in which they start once their dependencies are done."""
     out = []
     for seed in plan.seeds:
         relative = plan.run("relative", seed)
@@ -154,7 +157,7 @@ def _train(name, seed, config, workdir, fields, after=()) -> Stage:
 
 
 def candidates_of(plan: MetricPlan) -> Iterator[tuple[str, int, Candidate]]:
-    """(row, seed, what predicts) of everything that is scored, seed by seed."""
+    """Yields (row, seed, candidate) for everything to be scored, seed by seed."""
     from depth_anything_jax.models.outputs import (focal_length, to_metres)
     from depth_anything_jax.inference import (predictor)
     from depth_anything_jax.evaluation.runner import predictors
@@ -175,7 +178,7 @@ def candidates_of(plan: MetricPlan) -> Iterator[tuple[str, int, Candidate]]:
 
 
 def middle_depth(source: Sequence[Mapping[str, Any]] | SceneSource) -> float:
-    """The geometric mean of all labels within the range: the best constant for SiLog."""
+    """Computes the geometric mean of all labels within the range: the best constant for SiLog."""
     total, count = 0.0, 0
     for i in range(len(source)):
         record = source[i]
@@ -186,7 +189,7 @@ def middle_depth(source: Sequence[Mapping[str, Any]] | SceneSource) -> float:
 
 
 def score_all(plan: MetricPlan, tell: Callable[[str], None]) -> Scores:
-    """Scores every row image by image, in metres, under the protocol zoe; tells a line for each."""
+    """Scores every row per image, in metres, under the protocol zoe; prints a line for each."""
     from depth_anything_jax.evaluation.runner import loop
 
     found: dict[str, dict[str, list[np.ndarray]]] = {}
@@ -207,14 +210,14 @@ def score_all(plan: MetricPlan, tell: Callable[[str], None]) -> Scores:
 
 
 def verdict(found: metrics.Interval, metric: str) -> str:
-    """What an interval of tuned - scratch allows to say of tuned."""
+    """Interprets an interval of tuned - scratch: "better", "worse" or "no effect measured"."""
     if not found.clear:
         return "no effect measured"
     return "better" if (found.mean < 0) != (metric == "delta1") else "worse"
 
 
 def table(plan: MetricPlan, scores: Scores) -> str:
-    """The table and the comparisons, as text for a terminal and Markdown alike."""
+    """Formats the table and the comparisons as Markdown, which is also readable in a terminal."""
     from depth_anything_jax.evaluation.scores import metrics
 
     titles = {"constant": "one depth everywhere"}
@@ -250,7 +253,7 @@ def table(plan: MetricPlan, scores: Scores) -> str:
 
 
 def picture(plan: MetricPlan) -> tuple[list[str], np.ndarray]:
-    """Columns, and scenes as rows of RGB | predictions | label in metres, one colour bar below."""
+    """Returns column titles and an image: rows of RGB | predictions | label, and a colour bar."""
     from PIL import Image
 
     from depth_anything_jax.models.outputs import (focal_length, to_metres)
@@ -268,9 +271,9 @@ def picture(plan: MetricPlan) -> tuple[list[str], np.ndarray]:
         columns.append(row)
         assert candidate.predict is not None
         pairs = [(i, candidate.prepare(source[i]["image"], plan.size)) for i in shown]
-        for i, said in candidate.predict(pairs):
-            focal = focal_length(source[i]["camera"])  # the scene is seen at its own size
-            maps[i].append(to_metres(said, focal, candidate.focal))
+        for i, output in candidate.predict(pairs):
+            focal = focal_length(source[i]["camera"])  # the network's input has the scene's size
+            maps[i].append(to_metres(output, focal, candidate.focal))
     columns.append("label")
     lines = []
     for i in shown:
@@ -287,7 +290,7 @@ def picture(plan: MetricPlan) -> tuple[list[str], np.ndarray]:
 
 
 def facts(plan: MetricPlan, marks: dict[str, Any]) -> list[str]:
-    """Sentences that belong under every table."""
+    """Sentences printed below every table."""
     import jax
 
     seconds = {k: v["seconds"] for k, v in marks.items()}
@@ -296,31 +299,31 @@ def facts(plan: MetricPlan, marks: dict[str, Any]) -> list[str]:
     return [
         f"Rendered scenes of {plan.size} pixels. Relative depth: {plan.images} of all kinds, "
         f"{plan.relative_steps} steps. Metres: {plan.metric_images} of domain A, "
-        f"{plan.metric_steps} steps for either start. Scored: {plan.held_out} of A that nothing "
-        f"learned from ({plan.split} set), labels up to {RANGE:g} m, protocol zoe; in the last "
-        "column with each map's median set to its label's.",
-        f"The scenes' lenses vary, so metres are learned for a canonical one of {plan.focal} "
-        "pixels (docs/metric.md), for either start.",
-        "Both starts have the encoder of the demo, pre-trained on rendered pictures without "
-        "depth; what relative depth adds is its own steps, scenes and labels.",
+        f"{plan.metric_steps} steps for either start. Scored: {plan.held_out} held-out scenes of A "
+        f"({plan.split} set), labels up to {RANGE:g} m, protocol zoe; in the last column with each "
+        "map's median set to its label's.",
+        f"The scenes' lenses vary, so metres are learned for a canonical focal length of "
+        f"{plan.focal} pixels (docs/metric.md), for either start.",
+        "Both starts use the demo's encoder, pre-trained on rendered pictures without depth; "
+        "relative pre-training adds its own steps, scenes and labels.",
         "Rates are those of configs/metric.py:demo for either start. Intervals are paired "
         f"bootstraps over images, of {len(plan.seeds)} training seed(s)"
-        + ("." if len(plan.seeds) > 1 else ": the chance of training is not in them."),
+        + ("." if len(plan.seeds) > 1 else ": they do not include the variance of training."),
         f"jax {jax.__version__}, {len(cores())} CPU cores. Time of each stage: {runs}; "
-        f"{total / 60:.1f} min in all, as stages run side by side.",
+        f"{total / 60:.1f} min in total, with stages in parallel.",
     ]
 
 
 def write(plan: MetricPlan, scores: Scores, marks: dict[str, Any], docs: str) -> None:
-    """Writes report.html, scores.json, and on request table and picture into docs/."""
+    """Writes report.html, scores.json and, on request, the table and picture for docs/."""
     from depth_anything_jax.visualization import html_report
     from depth_anything_jax.data.file_formats import formats
 
     text, (columns, drawn) = table(plan, scores), picture(plan)
     summary = {row: {m: v.mean(1).tolist() for m, v in by.items()} for row, by in scores.items()}
     pathlib.Path(plan.path("scores.json")).write_text(json.dumps(summary, indent=1))
-    said, legend = facts(plan, marks), " | ".join(columns)
-    points = "".join(f"<li>{html.escape(s)}</li>" for s in said)
+    sentences, legend = facts(plan, marks), " | ".join(columns)
+    points = "".join(f"<li>{html.escape(s)}</li>" for s in sentences)
     page = html_report.page(
         "Metres on rendered scenes",
         f"{html_report.tables(text)}<ul>{points}</ul><p>{html.escape(legend)}</p>"
@@ -340,7 +343,7 @@ def write(plan: MetricPlan, scores: Scores, marks: dict[str, Any], docs: str) ->
         "",
         text,
         "",
-        *(f"- {s}" for s in said),
+        *(f"- {s}" for s in sentences),
         "",
         legend,
         "",
@@ -351,7 +354,7 @@ def write(plan: MetricPlan, scores: Scores, marks: dict[str, Any], docs: str) ->
 
 
 def demo(plan: MetricPlan, *, docs: str = "", jobs: int = 0) -> Scores:
-    """Runs whatever is not done yet, then scores and reports."""
+    """Runs the unfinished stages, then scores and reports."""
     progress = Progress(plan, stages(plan))
     ran = progress.run(plan.scene_sets(), jobs)
     scores = progress.scored(lambda tell: score_all(plan, tell), [plan.split], ran)
@@ -375,7 +378,7 @@ def main() -> None:
     def run(argv: list[str]) -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-        logging.set_verbosity(logging.WARNING)  # Orbax tells what it opens and closes
+        logging.set_verbosity(logging.WARNING)  # Orbax logs what it opens and closes
         if jobs.value < 0:
             raise app.UsageError(f"--jobs={jobs.value}: 1 or more, or 0 for what suits the machine")
         if long.value and head.value != "sigmoid":

@@ -1,4 +1,4 @@
-"""How large the demo is, and what its runs and sets of scenes are called."""
+"""Defines the size of the demo, and the names of its runs and sets of scenes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 SPLITS = {"train": 0, "val": 100, "test": 200}  # seeds of the sets of scenes
 DOMAINS = ("A", "B", "C")
 RUNS = ("teacher", "alone", "student", "shuffled")
-# Students that lack one part of the method, and the config fields that take it away.
+# Students without one part of the method, and the config overrides that disable it.
 CONTROLS = {
     "undistorted": ("perturb.distort=False",),
     "uncut": ("perturb.cutmix.p=0.0",),
@@ -19,7 +19,7 @@ CONTROLS = {
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How large a demo is. Rates, lengths and batches of the short one are the configs' :demo."""
+    """The size of a demo. The short one has the rates, lengths and batches of the configs' :demo."""
 
     folder: str = "demo"
     size: int = 112
@@ -37,7 +37,7 @@ class Plan:
         return (*RUNS, *self.controls)
 
     def source(self, domain: str, split: str, *, labelled: bool = True) -> str:
-        """A set of scenes as programs take it."""
+        """The source string of a set of scenes, as programs take it."""
         count = self.images if split == "train" else self.held_out
         text = f"scenes:{domain}?count={count}&seed={SPLITS[split]}&size={self.size}"
         return text if labelled else f"{text}&labelled=False"

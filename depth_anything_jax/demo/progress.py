@@ -1,4 +1,4 @@
-"""A demo on its way: scenes, stages, scores and report, what it says of them, and its clock."""
+"""Runs the steps of a demo (scenes, stages, scores, report), prints progress and records times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from depth_anything_jax.demo.stages import Marks, Stage, cores, default_jobs, ru
 
 
 class Progress:
-    """What is done of a demo; one for each call, which goes on where the last one stopped."""
+    """The progress of one call of a demo, which continues where the last one stopped."""
 
     def __init__(self, plan: Plan, every: list[Stage]):
         titles = ["scenes", *(stage.title for stage in every), "scores", "report"]
@@ -23,19 +23,19 @@ class Progress:
         self._begun = self._clock = time.monotonic()
 
     def say(self, title: str, text: str) -> None:
-        """A line of a stage."""
-        sys.stdout.write(f"{self._heads[title]}: {text}\n")  # one write, so that lines stay whole
+        """Prints a line of a stage."""
+        sys.stdout.write(f"{self._heads[title]}: {text}\n")  # one write, so that lines do not mix
         sys.stdout.flush()
 
     def _mark(self, title: str, command: Sequence[str], seconds: float) -> None:
-        """A stage is done; what the clock says since the last one counts as the demo's time."""
+        """Marks a stage as done; the time since the last one is added to the demo's time."""
         self.marks.set(title, command, seconds)
         now, before = time.monotonic(), self.marks.read().get("all", {}).get("seconds", 0.0)
         self.marks.set("all", [], before + now - self._clock)
         self._clock = now
 
     def run(self, sets: list[SceneSource], jobs: int) -> bool:
-        """Renders the scenes and runs the stages that are not done; whether there were any."""
+        """Renders the scenes and runs the unfinished stages; returns whether there were any."""
         self.say("scenes", ", ".join(s.name for s in sets))
         identity = [str(s.folder) for s in sets]
         _render(sets, lambda text: self.say("scenes", text))
@@ -44,7 +44,7 @@ class Progress:
         todo = []
         for stage in self._every:
             if self.marks.done(stage.title, stage.command):
-                self.say(stage.title, "done already")
+                self.say(stage.title, "already done")
             else:
                 todo.append(stage)
         run_stages(
@@ -57,7 +57,7 @@ class Progress:
         return bool(todo)
 
     def scored(self, score: Callable, identity: list[str], ran: bool) -> Any:
-        """What `score` gives, which is passed a way to tell lines."""
+        """Calls `score`, which gets a function that prints lines, and returns its result."""
         start = time.monotonic()
         self.say("scores", f"{self._plan.split} sets")
         scores = score(lambda text: self.say("scores", text))
@@ -66,7 +66,7 @@ class Progress:
         return scores
 
     def written(self) -> None:
-        """The last line."""
+        """Prints the last line."""
         from depth_anything_jax.utils.formatting import (duration)
 
         call = duration(time.monotonic() - self._begun)

@@ -1,4 +1,4 @@
-"""The demo's scores, its table, and its report: one HTML file with everything inside."""
+"""Scores the demo's runs, and writes its table and a self-contained HTML report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from depth_anything_jax.demo.plan import DOMAINS, Plan, SPLITS
 from depth_anything_jax.evaluation.scores import metrics
 
 METRICS = {"abs_rel": "AbsRel", "norm_l1": "normalised L1", "delta1": "δ1"}
-# Rows of the table, in order, and what stands in it for them.
+# Rows of the table, in order, and their titles.
 ROWS = {
     "constant": "constant map (mean label of A)",
     "teacher": "teacher (A)",
@@ -34,7 +34,7 @@ ROWS = {
     "misaligned": "student, L_feat towards other images' features",
     "released": "released model",
 }
-# (a, b, what it says): a - b on the same images; the first is the demo's claim.
+# (a, b, what it shows): a - b on the same images; the first is the demo's claim.
 PAIRS = (
     ("student", "alone", "unlabelled images, at equal updates and labelled samples"),
     ("student", "teacher", "student against its teacher"),
@@ -45,15 +45,15 @@ PAIRS = (
     ("student", "misaligned", "features of the right images against other images'"),
     ("student", "constant", "student against a constant"),
 )
-CAP = 80.0  # metres; scenes outdoors reach further, and nothing there tells 80 from 200
-RELEASED_SIZE = 224  # network input for released models, which know no pictures of 112 pixels
-_PICTURED = 6  # scenes of each domain in the report
+CAP = 80.0  # metres; outdoor scenes reach further, but 80 m cannot be told from 200 m there
+RELEASED_SIZE = 224  # network input of released models, which were not trained at 112 pixels
+_PICTURED = 6  # number of scenes of each domain in the report
 
 Scores = dict[str, dict[str, dict[str, np.ndarray]]]  # row -> domain -> metric -> (seeds, images)
 
 
 def mean_label(source: SceneSource) -> np.ndarray:
-    """The mean of a set's labels (size, size), each less its median over its mean deviation.
+    """Averages a set's normalised labels: (label − median) / mean absolute deviation.
 
     The sky counts as disparity 0, as in the training loss.
     """
@@ -65,7 +65,7 @@ def mean_label(source: SceneSource) -> np.ndarray:
 
 
 def predictors(plan: Plan, weights: str) -> Iterator[tuple[str, int, int, Callable]]:
-    """(row, seed, network size, images -> disparity) of everything that is scored."""
+    """Yields (row, seed, network size, images -> disparity) for everything to be scored."""
     from depth_anything_jax.inference import predictor
     from depth_anything_jax.checkpoints.pretrained import load_pretrained
 
@@ -81,7 +81,7 @@ def predictors(plan: Plan, weights: str) -> Iterator[tuple[str, int, int, Callab
 
 
 def score_all(plan: Plan, *, weights: str = "", tell: Callable[[str], None] = print) -> Scores:
-    """Scores every row on every domain, images one by one; tells a line for each."""
+    """Scores every row on every domain, per image; prints a line for each."""
     from depth_anything_jax.inference import predictor
     from depth_anything_jax.evaluation.runner import loop
 
@@ -112,7 +112,7 @@ def interval(scores: Scores, a: str, b: str, domain: str, metric: str) -> metric
 
 
 def verdict(found: metrics.Interval, metric: str) -> str:
-    """What an interval of a - b allows to say of a."""
+    """Interprets an interval of a - b: "better", "worse" or "no effect measured"."""
     if not found.clear:
         return "no effect measured"
     lower = found.mean < 0
@@ -120,7 +120,7 @@ def verdict(found: metrics.Interval, metric: str) -> str:
 
 
 def table(scores: Scores) -> str:
-    """The table and the comparisons as text for a terminal and Markdown alike."""
+    """Formats the table and the comparisons as Markdown, which is also readable in a terminal."""
     heads = [f"{d} {name}" for d in DOMAINS for name in METRICS.values()]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for row, title in ROWS.items():
@@ -136,8 +136,9 @@ def table(scores: Scores) -> str:
             cells = []
             for metric in METRICS:
                 i = interval(scores, a, b, domain, metric)
-                said = verdict(i, metric)
-                cells.append(f"{i.mean:+.3f} [{i.low:+.3f}, {i.high:+.3f}] {said}")
+                cells.append(
+                    f"{i.mean:+.3f} [{i.low:+.3f}, {i.high:+.3f}] {verdict(i, metric)}"
+                )
             lines.append(f"| {a} − {b}: {title} | {domain} | " + " | ".join(cells) + " |")
     lines += _by_seed(scores, pairs)
     for domain in "BC":
@@ -151,7 +152,7 @@ def table(scores: Scores) -> str:
 
 
 def _by_seed(scores: Scores, pairs) -> list[str]:
-    """A table of every seed's own difference, where there are several: the chance of training."""
+    """Formats each seed's own difference, where there are several: the variance of training."""
     seeds = len(scores["student"]["B"]["norm_l1"])
     if seeds < 2:
         return []
@@ -165,36 +166,36 @@ def _by_seed(scores: Scores, pairs) -> list[str]:
 
 
 def broken(scores: Scores) -> str:
-    """Why nothing in a table can be believed: labels of other images do no harm; "" if they do."""
+    """Checks the table: returns an error message if labels of other images do no harm, else ""."""
     found = interval(scores, "student", "shuffled", "B", "norm_l1")
     if verdict(found, "norm_l1") == "better":
         return ""
     return (
-        "shuffled pseudo labels do not lose to the right ones: normalised L1 on B, student - "
-        f"shuffled {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]. The harness is broken, "
-        "or the runs are too short to learn anything from labels; believe no row of this table"
+        "shuffled pseudo labels are not worse than the right ones: normalised L1 on B, student - "
+        f"shuffled {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]. Either there is a bug, "
+        "or the runs are too short to learn from labels; this table is not valid"
     )
 
 
 def curves(plan: Plan) -> dict[str, list[dict[str, Any]]]:
-    """The logged rows of each training run of the first seed."""
+    """Reads the logged metrics of each training run of the first seed."""
     from depth_anything_jax.training.logger import read_metrics
 
     return {name: read_metrics(plan.run(name, plan.seeds[0])) for name in plan.runs}
 
 
 def active_share(rows: list[dict[str, Any]]) -> str:
-    """Mean and end of the share of tokens that L_feat acts on."""
+    """Describes the share of tokens with active L_feat: its mean, and at the end."""
     shares = [row["features/active_fraction"] for row in rows if "features/active_fraction" in row]
     if not shares:
         return "L_feat was off"
     tail = float(np.mean(shares[-max(1, len(shares) // 5) :]))
-    said = f"L_feat acted on {np.mean(shares):.1%} of the tokens, {tail:.1%} in the last fifth"
-    return said + (": a run that says nothing about it" if max(shares) == 0 else "")
+    text = f"L_feat acted on {np.mean(shares):.1%} of the tokens, {tail:.1%} in the last fifth"
+    return text + (": this run does not test it" if max(shares) == 0 else "")
 
 
 def strip(plan: Plan, domain: str, rows: list[tuple[str, Callable, int]]) -> np.ndarray:
-    """Scenes of a domain: RGB, true disparity, and what each of the rows makes of it."""
+    """Draws scenes of a domain: RGB, true disparity, and the prediction of each row."""
     from depth_anything_jax.utils import interpolation
     from depth_anything_jax.data import transforms
 
@@ -214,7 +215,7 @@ def strip(plan: Plan, domain: str, rows: list[tuple[str, Callable, int]]) -> np.
 
 
 def plot_curves(logged: dict[str, list[dict[str, Any]]]) -> bytes:
-    """Loss curves and L_feat's share as a PNG."""
+    """Plots the losses and the active share of L_feat; returns a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3), layout="constrained")
@@ -236,7 +237,7 @@ def plot_curves(logged: dict[str, list[dict[str, Any]]]) -> bytes:
 
 
 def write(plan: Plan, scores: Scores, marks: dict, *, weights: str = "", docs: str = "") -> None:
-    """Writes report.html, scores.json, and on request the table and pictures into docs/."""
+    """Writes report.html, scores.json and, on request, the table and pictures for docs/."""
     folder = pathlib.Path(plan.folder)
     logged = curves(plan)
     shown = [
@@ -260,25 +261,26 @@ def write(plan: Plan, scores: Scores, marks: dict, *, weights: str = "", docs: s
 
 
 def facts(plan: Plan, logged: dict, marks: dict) -> list[str]:
-    """Sentences that belong under every table of this demo."""
+    """Sentences printed below every table of this demo."""
     seconds = {k: v["seconds"] for k, v in marks.items()}
     total = seconds.pop("all")
     runs = ", ".join(f"{k} {v:.0f} s" for k, v in seconds.items())
     return [
         f"Rendered scenes of {plan.size} pixels: {plan.images} labelled (A: rooms and courtyards "
         f"on a clear day), {plan.images} unlabelled (B: also streets; dusk, night, overcast, fog, "
-        f"a cheap camera), {plan.held_out} held out of each domain ({plan.split} sets). C, hamlets "
-        "and storehouses, is seen by no training here, nor were such places in the encoder's.",
+        f"a cheap camera), {plan.held_out} held out of each domain ({plan.split} sets). No run "
+        "trains on C (hamlets and storehouses), and the encoder was not trained on such places.",
         "The encoder is not DINOv2: a tiny one that comes with the package, pre-trained on "
-        "rendered pictures of such kinds without depth, starts teacher and student and is "
-        "the frozen encoder of L_feat.",
-        "Teacher and student are of one size here; in the paper the teacher is the larger model.",
-        f"The teacher learned for {logged['teacher'][-1]['step']:,} steps, each student for "
+        "rendered pictures of A's and B's kinds without depth, initialises teacher and student and "
+        "is the frozen encoder of L_feat.",
+        "Teacher and student have the same size here; in the paper the teacher is larger.",
+        f"The teacher was trained for {logged['teacher'][-1]['step']:,} steps, each student for "
         f"{logged['student'][-1]['step']:,}.",
         "Lengths and rates were chosen on validation sets; intervals are paired bootstraps over "
-        f"images, of {len(plan.seeds)} training seed(s): the chance of training is not in them.",
+        f"images, of {len(plan.seeds)} training seed(s): they do not include the variance of "
+        "training.",
         active_share(logged["student"]) + ".",
-        f"Time of each stage: {runs}; {total / 60:.1f} min in all, as stages run side by side.",
+        f"Time of each stage: {runs}; {total / 60:.1f} min in total, with stages in parallel.",
     ]
 
 
@@ -289,10 +291,10 @@ def _page(plan, text, columns, strips, plotted, logged, marks) -> str:
         for d, s in strips.items()
     ]
     curve = base64.b64encode(plotted).decode()
-    said = "".join(f"<li>{html.escape(s)}</li>" for s in facts(plan, logged, marks))
+    points = "".join(f"<li>{html.escape(s)}</li>" for s in facts(plan, logged, marks))
     return html_report.page(
         "Depth Anything demo",
-        f"{html_report.tables(text)}<ul>{said}</ul>{''.join(parts)}"
+        f"{html_report.tables(text)}<ul>{points}</ul>{''.join(parts)}"
         f"<h2>Training</h2><img src='data:image/png;base64,{curve}'>",
         heading="Teacher, pseudo labels, student: the whole method on rendered scenes",
     )
@@ -314,7 +316,7 @@ def _write_docs(folder, plan, text, columns, strips, plotted, logged, marks) -> 
         "",
         text,
         "",
-        *(f"- {said}" for said in facts(plan, logged, marks)),
+        *(f"- {sentence}" for sentence in facts(plan, logged, marks)),
         "",
     ]
     for domain in strips:

@@ -1,7 +1,7 @@
-"""The demo's stages: the programs a user runs, what each waits for, and running them.
+"""Defines the demo's stages (programs and their dependencies), and runs them in parallel.
 
-A small network does not fill two cores: its operations are short. So stages that do not wait for
-each other run side by side, each on cores of its own.
+The operations of a small network are too short to use two cores. Independent stages therefore run
+in parallel, each on its own cores.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_JOBS = 4  # stages at a time: each holds up to 2 GB, and their order allows
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One program: its name in the demo, its arguments, and what must be there when it is done."""
+    """One program of the demo: its name, its command, and its dependencies."""
 
     name: str
     seed: int
@@ -38,12 +38,12 @@ class Stage:
 
     @property
     def title(self) -> str:
-        """Its name among those of all seeds."""
+        """Its name with the seed."""
         return f"{self.name}-{self.seed}"
 
 
 def stages(plan: Plan) -> list[Stage]:
-    """The programs of a demo, in the order in which they start where nothing holds them up."""
+    """The programs of a demo, in the order in which they start once their dependencies are done."""
     out = []
     unlabelled = plan.source("B", "train", labelled=False)
     for seed in plan.seeds:
@@ -88,7 +88,7 @@ def stages(plan: Plan) -> list[Stage]:
 
 
 def alone() -> tuple[str, ...]:
-    """Overrides that take the unlabelled part away and leave the labelled one as it is."""
+    """Config overrides that remove the unlabelled part and keep the labelled part unchanged."""
     import runpy
 
     from depth_anything_jax import configs
@@ -107,17 +107,17 @@ def alone() -> tuple[str, ...]:
 
 
 class Marks:
-    """Which stages are done, with the command that did them: a changed command runs again."""
+    """Records which stages are done and their commands; a changed command runs again."""
 
     def __init__(self, folder: str):
         self.file = pathlib.Path(folder) / "done.json"
 
     def read(self) -> dict[str, Any]:
-        """All marks, {} before the first."""
+        """Returns all marks; {} before the first."""
         return json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def done(self, name: str, command: Sequence[str]) -> bool:
-        """Whether this very stage is done."""
+        """Whether a stage is done with this command."""
         return self.read().get(name, {}).get("command") == list(command)
 
     def set(self, name: str, command: Sequence[str], seconds: float) -> None:
@@ -137,13 +137,13 @@ def cores() -> list[int]:
 
 
 def accelerated() -> bool:
-    """Whether JAX is installed for an accelerator, as far as one can tell without asking it."""
+    """Whether a JAX plugin for an accelerator is installed; does not initialise JAX."""
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
     return any(importlib.util.find_spec(name) for name in plugins)
 
 
 def default_jobs() -> int:
-    """Stages at a time: one a core, but only one where an accelerator would have to be shared."""
+    """Number of parallel stages: one per core, but only one with an accelerator."""
     return 1 if accelerated() else min(len(cores()), MOST_JOBS)
 
 
@@ -155,18 +155,18 @@ def run_stages(
     *,
     jobs: int = 1,
 ) -> None:
-    """Runs programs, `jobs` at a time, each as soon as those it waits for are done.
+    """Runs programs, up to `jobs` in parallel, each as soon as its dependencies are done.
 
     Args:
-      todo: stages; what one waits for and is not among them counts as done.
+      todo: stages; dependencies that are not among them count as done.
       plan: for the folder of logs.
-      say: called with each program's command, then with its lines from a thread of its own.
-      finished: called with a stage and its seconds, from this thread.
-      jobs: programs at a time; each gets its share of the cores.
+      say: called with each program's command, then with its output lines, from a separate thread.
+      finished: called with a stage and its duration in seconds, from this thread.
+      jobs: number of programs in parallel; each gets its share of the cores.
 
     Raises:
-      SystemExit: one failed or was stopped (the others are stopped too, and save), with the
-        command that continues.
+      SystemExit: a program failed or was stopped; the others are stopped too, and save their
+        state. The message says how to continue.
     """
     waiting, error = list(todo), ""
     shares = [cores()[i::jobs] or cores() for i in range(jobs)]
@@ -177,7 +177,7 @@ def run_stages(
         begun = time.monotonic()
         try:
             problem = _follow(stage, plan, process, lambda line: say(stage, line))
-        except Exception as unexpected:  # whatever it is, the main thread waits for a word
+        except Exception as unexpected:  # any error, because the main thread waits for a result
             problem = f"{stage.title}: {type(unexpected).__name__}: {unexpected}"
         results.put((stage, share, time.monotonic() - begun, problem))
 
@@ -221,7 +221,7 @@ def _start(stage: Stage, plan: Plan, share: Sequence[int]) -> subprocess.Popen:
     with open(log, "a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(command)}\n")
     environment = os.environ | {
-        # programs of the same shapes find each other's compiled
+        # programs with the same shapes share compiled code
         "JAX_COMPILATION_CACHE_DIR": os.environ.get(
             "JAX_COMPILATION_CACHE_DIR", os.path.abspath(plan.path("compiled"))
         ),
@@ -231,12 +231,12 @@ def _start(stage: Stage, plan: Plan, share: Sequence[int]) -> subprocess.Popen:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(process.pid, share)  # before it has started threads
+        os.sched_setaffinity(process.pid, share)  # before it starts threads
     return process
 
 
 def _follow(stage: Stage, plan: Plan, process: subprocess.Popen, say: Callable[[str], None]) -> str:
-    """Passes a program's lines on; "" when it came to its end, else what went wrong."""
+    """Forwards a program's output; returns "" when it has finished, else an error message."""
     assert process.stdout is not None
     with open(_log(stage, plan), "a", encoding="utf-8") as file:
         for line in process.stdout:
@@ -245,7 +245,7 @@ def _follow(stage: Stage, plan: Plan, process: subprocess.Popen, say: Callable[[
             say(line.rstrip())
     code = process.wait()
     if code:
-        return f"{stage.title} ended with status {code}; its lines are in {_log(stage, plan)}"
+        return f"{stage.title} ended with status {code}; its output is in {_log(stage, plan)}"
     if stage.workdir and not _complete(stage.workdir):
         return f"{stage.title} was stopped before its last step; the same command continues"
     return ""
@@ -256,13 +256,13 @@ def _log(stage: Stage, plan: Plan) -> pathlib.Path:
 
 
 def _stop(running: dict[str, subprocess.Popen]) -> None:
-    """Asks programs to save and leave."""
+    """Asks programs to save and exit."""
     for process in running.values():
         process.terminate()
 
 
 def _on_sigterm():
-    """Makes SIGTERM an exception in the main thread; returns the handler before."""
+    """Makes SIGTERM raise SystemExit in the main thread; returns the previous handler."""
     if threading.current_thread() is not threading.main_thread():
         return None
 

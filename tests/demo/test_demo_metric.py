@@ -167,7 +167,7 @@ def test_the_report_is_one_page_with_one_bar_of_metres(tmp_path, monkeypatch):
     demo_metric.write(plan, fake_scores(plan, 0.05), marks, str(tmp_path / "docs"))
     page = (tmp_path / "demo/report.html").read_text()
     assert page.count("<img src='data:image/png;base64,") == 1 and "src='http" not in page
-    assert "better" in page and "1.0 min in all" in page
+    assert "better" in page and "1.0 min in total" in page
     assert set(json.loads((tmp_path / "demo/scores.json").read_text())) == set(
         fake_scores(plan, 0.05)
     )
