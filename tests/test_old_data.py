@@ -217,7 +217,7 @@ def test_prepared_data_are_known_as_complete(monkeypatch, capsys):
     command += ["--out=prepared", "--name=metres"]
     monkeypatch.setattr(sys, "argv", command)
     runpy.run_path(str(ROOT / "tools" / "prepare_data.py"), run_name="__main__")
-    assert "prepared/metres/1.0.0 is complete already: 4 records" in capsys.readouterr().out
+    assert "prepared/metres/1.0.0 is already complete: 4 records" in capsys.readouterr().out
 
 
 # Predictions and scores

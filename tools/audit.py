@@ -1,11 +1,12 @@
-"""Recomputes every loss of an audit from its NPZ files, and says where the numbers part.
+"""Recomputes every loss of an audit from its NPZ files, and reports where the numbers differ.
 
     python -m depth_anything_jax.train --config=… --audit=3
     python tools/audit.py WORKDIR/audit
 
-Written from Depth Anything V1 section 3, V2 section 5 and the choices in docs/method.md, in numpy
-and float64, one map at a time; it imports nothing of the package. Exit code 0: all of it agrees; 1:
-it does not, and the lines below each table name the example, region, pixel or token; 2: bad input.
+Written from Depth Anything V1 section 3, V2 section 5 and the choices in docs/method.md, in NumPy
+and float64, one map at a time; it does not import the package. Exit status 0: everything agrees; 1:
+something differs, and the lines below each table name the example, region, pixel or token; 2: bad
+input.
 """
 
 import argparse
@@ -18,11 +19,11 @@ from fractions import Fraction
 
 import numpy as np
 
-# The package computes in float32, this file in float64. Allowed difference, relative where a value
-# exceeds 1: float32 sums over the pixels of a map (measured at 518 x 518: 1.2e-6 in residuals).
+# Allowed difference, relative for values above 1: the package computes in float32, this file in
+# float64, and float32 sums over the pixels of a map round (at 518 x 518: 1.2e-6 in residuals).
 FLOAT32 = 1e-5
-# Training step and audit are two programs; bfloat16 and TF32 networks round at different places in
-# them. This is for the losses that the step reported, nothing else.
+# Only for the losses reported by the step: training step and audit are two programs, in which
+# bfloat16 and TF32 networks round at different places.
 NARROW = 2.0**-6
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet
 LOSSES = ("labelled", "unlabelled", "features")  # in the order of loss.weights
@@ -30,11 +31,11 @@ REGIONS = ("outside the box", "inside the box")
 
 
 def main() -> None:
-    """Checks every dump of a folder; exits with 1 where one parts from its losses."""
+    """Checks every dump of a folder; exits with 1 where one differs from its losses."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dir", type=pathlib.Path, help="what train --audit=N wrote: WORKDIR/audit")
+    parser.add_argument("dir", type=pathlib.Path, help="output of train --audit=N: WORKDIR/audit")
     folder = parser.parse_args().dir
     files = sorted(folder.glob("step_*.npz"))
     if not files:
@@ -47,7 +48,7 @@ def main() -> None:
             rows, findings = Step(dump).check()
         except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
             parser.error(
-                f"{file} is no whole dump ({type(error).__name__}: {error}); write it again"
+                f"{file} is not a complete dump ({type(error).__name__}: {error}); write it again"
             )
         print(f"{file.name}\n{'':12}{'step':>14}{'dumped':>14}{'recomputed':>14}{'difference':>12}")
         for name, reported, dumped, ours in rows:
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 class Step:
-    """One dump, its settings, and what is found wrong with it."""
+    """One dump, its settings, and the differences found in it."""
 
     def __init__(self, dump: dict[str, np.ndarray]):
         config = json.loads(str(dump["config"]))
@@ -66,7 +67,7 @@ class Step:
         self.rounding = FLOAT32 if dump["exact"] else NARROW
 
     def check(self) -> tuple[list[tuple[str, float, float, float]], list[str]]:
-        """Rows (loss, by the step, dumped, recomputed) and the differences found."""
+        """Returns rows (loss, by the step, dumped, recomputed) and the differences found."""
         sums = {p: self.maps(p) for p in LOSSES[:2] if f"{p}/prediction" in self.x}
         if "unlabelled/tokens" in self.x:
             sums["features"] = self.features()
@@ -87,7 +88,7 @@ class Step:
         return table, self.found
 
     def same(self, what: str, dumped, ours, rounding: float = FLOAT32, mask=None) -> None:
-        """Notes the worst place where two arrays differ; `mask` tells the region of a pixel."""
+        """Records the largest difference of two arrays; `mask` gives the region of each pixel."""
         dumped, ours = np.asarray(dumped, np.float64), np.asarray(ours, np.float64)
         if dumped.shape != ours.shape:
             self.found += [f"{what}: shape {dumped.shape} dumped, {ours.shape} recomputed"]
@@ -107,7 +108,7 @@ class Step:
                 self.found.append(f"{what}{place}: {numbers}")
 
     def prepare(self, disparity, valid, sky, shift_known) -> tuple[np.ndarray, np.ndarray]:
-        """V1 3.1: d in 0-1 on each map; sky without a label is valid and farthest."""
+        """Scales d to 0-1 on each map (V1 3.1); sky without a label is valid and farthest."""
         sky = sky & ~valid & self.loss["sky"]
         d = np.where(valid, disparity, 0).astype(np.float64)
         ranged = valid | sky if shift_known else valid
@@ -116,7 +117,7 @@ class Step:
         return np.where(ranged, scaled, 0), valid | sky
 
     def maps(self, part: str) -> tuple[float, float]:
-        """L_l or L_u, from what the data gave: sum over the contributing maps, and their number."""
+        """L_l or L_u from the data's maps: the sum over contributing maps, and their number."""
         x = {k.partition("/")[2]: v for k, v in self.x.items() if k.startswith(part + "/")}
         source = [x[f"source_{k}"] for k in ("disparity", "valid", "sky", "shift_known")]
         own = [self.prepare(*example) for example in zip(*source, strict=True)]
@@ -125,7 +126,7 @@ class Step:
             what, mask = f"{part} example {i}", None
             if part == "labelled":
                 fed = label, valid, (x["source_image"][i].astype(np.float64) - MEAN) / STD
-            else:  # the draws of the distortion are not in the dump: images from behind it
+            else:  # the distortion's random numbers are not dumped: distorted images are used
                 mask, mate, (y0, x0, y1, x1) = x["mask"][i], int(x["partner"][i]), x["box"][i]
                 box = np.zeros_like(mask)
                 box[y0:y1, x0:x1] = True
@@ -151,7 +152,7 @@ class Step:
         return total, count
 
     def map_loss(self, part: str, pred, label, valid, mask, dumped_kept):
-        """V1 3.1, 3.2: |p - d| less median and over mean deviation, each region by its own."""
+        """V1 3.1, 3.2: |p - d| of maps normalised by median and mean deviation, per region."""
         loss, n = self.loss, max(int(valid.sum()), 1)
         mask = np.zeros_like(valid) if mask is None else mask
         scaled, regions = np.zeros(pred.shape), []
@@ -172,7 +173,7 @@ class Step:
             trim = Fraction(str(loss["trim"])) if part == "unlabelled" else Fraction(0)
             left = int(region.sum()) - math.floor(trim * int(region.sum()))
             last = np.sort(rho[region])[left - 1]
-            # within rounding of the threshold either decision is right: the dump's is taken
+            # within rounding of the threshold either decision is right: the dump's is used
             tie = np.abs(rho - last) <= FLOAT32 * max(1, last)
             stay = region & np.where(tie, dumped_kept, rho < last)
             value += region.sum() / n * (rho[stay].mean() if stay.any() else np.nan)
@@ -205,14 +206,14 @@ class Step:
 
 
 def centred(values: np.ndarray) -> tuple[float, float]:
-    """The lower median and the mean absolute deviation from it."""
+    """Computes the lower median and the mean absolute deviation from it."""
     values = values.astype(np.float64)
     t = np.sort(values)[(len(values) - 1) // 2]
     return t, np.abs(values - t).mean()
 
 
 def gradient(difference, used, valid, mask) -> float:
-    """V2 5.2, MiDaS: |dx| + |dy| at four scales, between pixels that are used, of one region."""
+    """V2 5.2, MiDaS: |dx| + |dy| at four scales, between used pixels of the same region."""
     total = 0.0
     for step in (1, 2, 4, 8):
         d, u, v, m = (a[::step, ::step] for a in (difference, used, valid, mask))

@@ -1,4 +1,4 @@
-"""Does it fit, and what will it cost? Compiles a program for a TPU slice, without a TPU.
+"""Compiles a program for a TPU slice without a TPU: whether it fits, and what it costs.
 
     python tools/compile_check.py --config=configs/student.py:vitl --topology=v5e:4x4
     python tools/compile_check.py --config=configs/student.py:vitl --topology=v5e:4x4 \\
@@ -6,19 +6,19 @@
     python tools/compile_check.py --config=configs/teacher.py:vitl --topology=v5e:2x4 --host=8 \\
         --program=label
 
-The program is the project's own, from shapes alone: no weights and no data are read. Needed is
-libtpu beside jax, in the version that jax's extra `tpu` asks for; CONTRIBUTING.md says how to have
-it without slowing down everything else.
+The program is the project's own, lowered from shapes: no weights and no data are read. It needs
+libtpu beside jax, in the version required by jax's extra `tpu`; CONTRIBUTING.md describes how to
+install it without slowing down everything else.
 
---topology: chip and shape, such as v4:2x2x4, v5e:4x4, v5p:2x2x1, v6e:16x16. --host: chips of a
-host, 4 (default), 8, or 1. --program: train (default: the step), init, strips, gather, audit, which
-run over the whole slice; label, evaluate, predict, which run over one host's chips. --effort: below
-0 XLA compiles faster and the program may be slower and larger; -1 at the least. --fit: compiles the
-step at other batches too, and names the largest that fits (use --effort=-1).
+--topology: chip and shape, such as v4:2x2x4, v5e:4x4, v5p:2x2x1, v6e:16x16. --host: chips per host,
+4 (default), 8, or 1. --program: train (default: the step), init, strips, gather, audit, which run
+over the whole slice; label, evaluate, predict, which run over one host's chips. --effort: below 0,
+down to -1, XLA compiles faster and the program may be slower and larger. --fit: also compiles the
+step for other batch sizes, and prints the largest that fits (use --effort=-1).
 
-Printed: memory of a chip, collectives, FLOPs by formula, memory traffic, a lower bound of the
-step's time from the chip's peaks (a roofline: no run gets there), and compile time. Exit status: 0
-it fits; 3 it does not; 1 an error, with its reason.
+It prints the memory per chip, collectives, FLOPs by formula, memory traffic, a lower bound of the
+step's time from the chip's peaks (a roofline, which no run reaches), and the compile time. Exit
+status: 0 it fits; 3 it does not; 1 an error, with its reason.
 """
 
 import json
@@ -27,15 +27,15 @@ import sys
 import time
 
 LOCAL = ("label", "evaluate", "predict")
-NO = 3  # exit status of what does not fit
+NO = 3  # exit status of a program that does not fit
 PROGRAMS = ("train", "init", "strips", "gather", "audit", *LOCAL)
 
 
 def lowered(config, topology, program: str, *, teacher: str, size: tuple[int, int]):
-    """The program and its FLOPs: (lowered, devices, FLOPs a chip, of which useful).
+    """Lowers a program: (lowered, devices, FLOPs per chip, useful FLOPs per chip).
 
     Raises:
-      ValueError: fields that do not fit each other or the slice.
+      ValueError: config fields contradict each other or do not fit the slice.
     """
     from depth_anything_jax import models
     from depth_anything_jax.aot import flops, programs
@@ -86,11 +86,11 @@ def lowered(config, topology, program: str, *, teacher: str, size: tuple[int, in
 
 
 def figures(config, topology, program: str, effort: float, **fields):
-    """`report.Report` of a program, compiled; `fields` as for `lowered`.
+    """Compiles a program and returns its `report.Report`; `fields` as for `lowered`.
 
     Raises:
-      report.DoesNotFit: the compiler says so.
-      ValueError: fields that do not fit each other or the slice.
+      report.DoesNotFit: the compiler runs out of memory.
+      ValueError: config fields contradict each other or do not fit the slice.
     """
     from depth_anything_jax.aot import report
     from depth_anything_jax.parallel import device_programs
@@ -107,12 +107,12 @@ def figures(config, topology, program: str, effort: float, **fields):
 
 
 def largest_batch(fits, unit: int, start: int) -> int:
-    """The largest multiple of `unit` for which `fits(batch)`; 0 where there is none.
+    """Finds the largest multiple of `unit` for which `fits(batch)`; 0 where there is none.
 
     Args:
-      fits: whether a batch fits; of all smaller ones, too.
-      unit: images that a batch grows by.
-      start: a batch to begin with; from there on it is doubled or halved.
+      fits: whether a batch fits; all smaller ones then fit too.
+      unit: step of the batch size, in images.
+      start: the first batch to try; it is doubled until one does not fit, then bisected.
     """
     good, bad = 0, None
     n = max(start // unit, 1)
@@ -136,16 +136,16 @@ def check(
     as_json: bool = False,
     **fields,
 ) -> int:
-    """Compiles, prints what the module's docstring says, and returns the exit status.
+    """Compiles a program, prints the report of the module's docstring, returns the exit status.
 
     Args:
-      config: as `configs/*.py` give it; unchanged.
+      config: a config of `configs/*.py`; not changed.
       topology, program, host, effort, fit, as_json: the flags.
       fields: as for `lowered`.
 
     Raises:
-      ValueError: fields that do not fit each other or the slice.
-      ImportError: without libtpu.
+      ValueError: config fields contradict each other or do not fit the slice.
+      ImportError: libtpu is missing.
     """
     from depth_anything_jax.aot import report
     from depth_anything_jax.aot import topology as topologies
@@ -165,10 +165,10 @@ def check(
             return fitting
         try:
             needed = compiled(batch).needed
-            said = f"{needed / topologies.GIB:.2f} GiB"
+            text = f"{needed / topologies.GIB:.2f} GiB"
         except report.DoesNotFit as error:
-            needed, said = float("inf"), str(error)
-        print(f"  batch {batch}: {said}", flush=True)
+            needed, text = float("inf"), str(error)
+        print(f"  batch {batch}: {text}", flush=True)
         return needed <= found.chip.memory
 
     fitting = False

@@ -1,13 +1,13 @@
-"""A checkpoint to ONNX: any batch, height and width, in multiples of the patch size.
+"""Exports a checkpoint to ONNX, for any batch, height and width that are multiples of the patch size.
 
     python tools/export_onnx.py CKPT DST
 
 CKPT: a run's folder, an Orbax checkpoint, or anything else that `pretrained.load` reads.
 DST: a new folder for `model.onnx`, `metadata.json` and `README.md`. Needs the extra [onnx].
 
-JAX makes its resize matrices from known sizes, so the graph comes from PyTorch: transformers' model
-with these weights, its position embedding interpolated by the official rule instead of
-transformers' own. Before the tool ends, onnxruntime is compared with our model at three sizes.
+JAX builds its resize matrices from known sizes, so the graph is exported by PyTorch: it is the
+transformers model with these weights, whose position embedding is interpolated by the official rule
+instead of transformers' own. At the end onnxruntime is compared with our model at three sizes.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from depth_anything_jax.models.resize import POSITION_OFFSET
 from depth_anything_jax.utils import interpolation
 
 OPSET = 18
-HEADS = ("relative", "sigmoid")  # those that transformers has
+HEADS = ("relative", "sigmoid")  # those supported by transformers
 TOLERANCE = 1e-4  # of the output's range; float32 of two libraries, 1e-5 to 3e-5 for S and B
-PROTOBUF_BYTES = 1.9e9  # a file of 2 GB cannot be read; larger weights lie beside the graph
+PROTOBUF_BYTES = 1.9e9  # 2 GB files cannot be read; larger weights are stored beside the graph
 MISSING = "ONNX export needs torch, transformers, onnx, onnxscript and onnxruntime: "
 MISSING += "pip install 'depth_anything_jax[onnx]'"
 USE = """\
@@ -52,16 +52,17 @@ def export_onnx(found: Weights, destination: str) -> dict[tuple[int, int], float
     """Writes graph, metadata and card, and compares onnxruntime with our model.
 
     Args:
-      found: as `pretrained.load` gives them, with a decoder and a head of HEADS.
+      found: weights of `pretrained.load`, with a decoder and a head of HEADS.
       destination: a new or empty folder.
 
     Returns:
       {(height, width): largest difference as a share of the output's range}.
 
     Raises:
-      FileExistsError: something is there already.
+      FileExistsError: the destination is not empty.
       ImportError: a package of [onnx] is missing.
-      ValueError: another head, an encoder alone, or onnxruntime computes something else.
+      ValueError: the head is another one, there is only an encoder, or onnxruntime's output
+        differs.
     """
     folder = export.unused(destination, empty=True)
     if found.head not in HEADS:
@@ -84,7 +85,7 @@ def export_onnx(found: Weights, destination: str) -> dict[tuple[int, int], float
         if not all(error <= TOLERANCE for error in errors.values()):  # NaN is off too
             raise ValueError(
                 f"onnxruntime is off by {errors} of the output's range, above {TOLERANCE}; this is "
-                "a fault of the converter: nothing is kept"
+                "a bug of the converter: nothing is kept"
             )
     except BaseException:
         shutil.rmtree(folder)
@@ -98,17 +99,17 @@ def export_onnx(found: Weights, destination: str) -> dict[tuple[int, int], float
 
 
 def to_onnx(found: Weights) -> Any:
-    """The graph, a torch.onnx.ONNXProgram."""
+    """Exports the graph as a torch.onnx.ONNXProgram."""
     try:
-        import onnxscript  # noqa: F401  (torch.onnx needs it and says so less clearly)
+        import onnxscript  # noqa: F401  (torch.onnx needs it; its own error is less clear)
         import torch
         import transformers
     except ImportError as error:
         raise ImportError(f"{MISSING} ({error})") from error
 
     with tempfile.TemporaryDirectory() as folder:
-        # Read back by transformers, which knows the names that its versions give to layers. Its
-        # config holds whole metres; the module takes any.
+        # Loaded by transformers, because layer names depend on its version. Its config allows whole
+        # metres only; the module takes any value.
         whole = dataclasses.replace(found, max_depth=found.max_depth and 1.0)
         source = export.export(whole, folder, layout="hf")
         config = transformers.AutoConfig.from_pretrained(source)
@@ -121,7 +122,7 @@ def to_onnx(found: Weights) -> Any:
     refuse_other_sizes(model)
 
     class Depth(torch.nn.Module):
-        """transformers' forward pass, without its int(), which would fix the output's size."""
+        """The forward pass of transformers without its int(), which would fix the output's size."""
 
         def __init__(self):
             super().__init__()
@@ -139,7 +140,7 @@ def to_onnx(found: Weights) -> Any:
 
     dim = torch.export.Dim
     batch, rows, columns = dim("batch"), dim("rows", min=2), dim("columns", min=2)
-    # Three different sizes, none of them 0, 1 or the trained one, so that nothing is specialised.
+    # Three different sizes, none of them 0, 1 or the trained one, so that no size is specialised.
     side = found.input.encoder.patch_size
     images = torch.zeros(2, 3, side * 5, side * 7)
     with torch.no_grad():
@@ -156,11 +157,11 @@ def to_onnx(found: Weights) -> Any:
 
 
 def use_official_positions(model: Any) -> None:
-    """Gives transformers' model DINOv2's own rule, in operations whose sizes may be dynamic.
+    """Replaces the position interpolation of a transformers model by DINOv2's, with dynamic sizes.
 
-    The rule of `models.resize.resize_position_embedding`: bicubic, scale (n + .1) / grid, borders
-    repeated; at exactly the trained grid the table itself, which is the same formula at scale 1
-    without an offset.
+    The rule is that of `models.resize.resize_position_embedding`: bicubic, scale (n + .1) / grid,
+    borders repeated; at exactly the trained grid the table itself, which is the same formula at
+    scale 1 without an offset.
     """
     import torch
 
@@ -194,9 +195,9 @@ def use_official_positions(model: Any) -> None:
 
 
 def refuse_other_sizes(model: Any) -> None:
-    """Embeds patches by a reshape, which fails where a side is no multiple of the patch size.
+    """Embeds patches by a reshape, which fails where a side is not a multiple of the patch size.
 
-    The convolution would drop what is left over at the border, and nobody would notice.
+    The convolution would silently drop the remaining pixels at the border.
     """
     patches = model.backbone.embeddings.patch_embeddings
 
@@ -212,7 +213,7 @@ def refuse_other_sizes(model: Any) -> None:
 
 
 def compare(found: Weights, path: pathlib.Path) -> dict[tuple[int, int], float]:
-    """{(height, width): difference} of onnxruntime and our model on noise, at three sizes."""
+    """Compares onnxruntime and our model on noise at three sizes: {(height, width): difference}."""
     try:
         import onnxruntime
     except ImportError as error:

@@ -1,12 +1,12 @@
-"""A checkpoint to StableHLO: one program for CPU, CUDA and TPU, which runs without this package.
+"""Exports a checkpoint to StableHLO: a program for CPU, CUDA and TPU, independent of this package.
 
     python tools/export_stablehlo.py CKPT DST [--size 518 | --height H --width W]
 
 CKPT: a run's folder, an Orbax checkpoint, or anything else that `pretrained.load` reads.
-DST: a new folder. `model.stablehlo` is for one image size and any batch; the parameters lie beside
-it in `params.safetensors`, because constants of 100 MB (ViT-S) to 1.3 GB (ViT-L) in a program slow
-every compiler down and a program of 2 GB cannot be written. `metadata.json` tells what goes in and
-what comes out; `README.md` shows how to run it.
+DST: a new folder. `model.stablehlo` is for one image size and any batch; the parameters are stored
+beside it in `params.safetensors`, because constants of 100 MB (ViT-S) to 1.3 GB (ViT-L) in a
+program slow down every compiler, and a program of 2 GB cannot be written. `metadata.json` describes
+input and output; `README.md` shows how to run it.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from depth_anything_jax.checkpoints.bundle import Weights, bundle_of
 from depth_anything_jax.utils import nested_dicts
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# What jax itself puts into a program with a symbolic batch; it is gone once the batch is known.
+# Inserted by jax into a program with a symbolic batch; removed once the batch is known.
 ALLOWED_CALLS = {"shape_assertion"}
 USE = """\
 Runs with jax, flatbuffers and safetensors alone, on CPU, CUDA and TPU:
@@ -45,18 +45,20 @@ def export_stablehlo(found: Weights, destination: str, size: tuple[int, int]) ->
     """Writes program, parameters, metadata and card.
 
     Args:
-      found: as `pretrained.load` gives them, with a decoder.
+      found: weights of `pretrained.load`, with a decoder.
       destination: a new or empty folder.
-      size: height and width of the images, multiples of the patch size; a bins head has one only.
+      size: height and width of the images, multiples of the patch size; a bins head has only one
+        size.
 
     Raises:
-      FileExistsError: something is there already.
-      ValueError: a side is no multiple of the patch size, a size that is not the bins head's, or
-        the weights are an encoder alone.
+      FileExistsError: the destination is not empty.
+      ValueError: a side is not a multiple of the patch size, the size is not the bins head's, or
+        there is only an encoder.
     """
     folder = export.unused(destination, empty=True)
-    # "einsum" and scan: plain operations, which all platforms have, and no kernel. How `models`
-    # writes resizes and the last layer is chosen by the machine that exports; the result is not.
+    # "einsum" and scan are plain operations, available on all platforms, without custom kernels.
+    # The exporting machine decides how `models` implements resizes and the last layer, which does
+    # not change the result.
     model = bundle_of(found, attention="einsum").network
     found.input.encoder.patch_grid(*size)
     if not found.input.keep_aspect and size != found.input.size:
@@ -72,7 +74,7 @@ def export_stablehlo(found: Weights, destination: str, size: tuple[int, int]) ->
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.float32)
-    # By default a TPU multiplies in bfloat16: same numbers everywhere needs "highest".
+    # By default a TPU multiplies in bfloat16: equal numbers on all platforms need "highest".
     with jax.default_matmul_precision("highest"):
         program = jax.export.export(jax.jit(depth), platforms=PLATFORMS)(params, images)
     refuse_custom_calls(program.mlir_module())
@@ -97,16 +99,16 @@ def export_stablehlo(found: Weights, destination: str, size: tuple[int, int]) ->
 
 
 def refuse_custom_calls(module: str) -> None:
-    """Raises where a program calls what is not on every platform.
+    """Checks that a program has no custom calls, which are not available on every platform.
 
     Raises:
-      ValueError: names the custom calls.
+      ValueError: it has some; the message names them.
     """
     calls = set(re.findall(r'custom_call\s+@"?([^\s"(]+)', module)) - ALLOWED_CALLS
     if calls:
         raise ValueError(
-            f"the program calls {', '.join(sorted(calls))}, which not every platform has; write it "
-            "with plain operations"
+            f"the program calls {', '.join(sorted(calls))}, which not every platform has; "
+            "implement it with plain operations"
         )
 
 

@@ -1,10 +1,10 @@
-"""A checkpoint to PyTorch weights.
+"""Exports a checkpoint to PyTorch weights.
 
     python tools/export_torch.py CKPT DST --layout official|hf
 
 CKPT: a run's folder, an Orbax checkpoint, or anything else that `pretrained.load` reads.
 DST: official: a new .safetensors (or .pth) file; hf: a new folder, which transformers'
-`from_pretrained` loads. The licence chain goes along.
+`from_pretrained` loads. The licence chain is included.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Torch weights to an Orbax checkpoint.
+"""Converts torch weights to an Orbax checkpoint.
 
     python tools/import_torch.py SRC DST [--version v1|v2] [--max-depth METRES]
                                  [--allow-missing REGEX [--fill init|zeros]]

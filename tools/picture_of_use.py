@@ -1,9 +1,9 @@
-"""The README's picture of use: rendered scenes, their depth, and their points seen from the side.
+"""Draws the README's image: rendered scenes, their depth, and their points seen from the side.
 
     python tools/picture_of_use.py docs/images/use.jpg [--checkpoint SOURCE] [--scenes 2,4]
 
-The scenes are domain B's (data/scenes/source.py), which no model was trained on. Points are in
-metres by `Depth.align_to`: sixteen of the scene's distances are known, as from a tape measure.
+The scenes are from domain B (data/scenes/source.py), on which no model was trained. Points are in
+metres by `Depth.align_to` from sixteen known distances of the scene, as if measured by tape.
 """
 
 import argparse
@@ -24,7 +24,7 @@ KNOWN = 16
 
 
 def known_distances(record: dict) -> Float[np.ndarray, "n 3"]:
-    """x, y and metres of pixels spread at random over what is nearer than 40 m."""
+    """Picks random pixels nearer than 40 m; returns their x, y and metres."""
     rows, columns = np.nonzero(record["valid"] & (record["depth"] < 40))
     chosen = np.random.default_rng(0).choice(len(rows), KNOWN, replace=False)
     rows, columns = rows[chosen], columns[chosen]
@@ -32,7 +32,7 @@ def known_distances(record: dict) -> Float[np.ndarray, "n 3"]:
 
 
 def from_the_side(points: point_cloud.PointCloud) -> UInt8[np.ndarray, "p p 3"]:
-    """The points as a viewer shows them who stepped aside and looks at their middle."""
+    """Draws the points from a viewpoint to the side, looking at their centre."""
     assert points.colours is not None  # of `Depth.image`
     pivot = np.median(points.points, axis=0)
     cy, sy, cp, sp = math.cos(YAW), math.sin(YAW), math.cos(PITCH), math.sin(PITCH)
@@ -40,7 +40,7 @@ def from_the_side(points: point_cloud.PointCloud) -> UInt8[np.ndarray, "p p 3"]:
     nod = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     x, y, z = ((points.points - pivot) @ (nod @ turn).T).T
     z = z + 1.5 * pivot[2]
-    order = np.argsort(-z)  # the near ones last
+    order = np.argsort(-z)  # near points are drawn last
     order = order[z[order] > 0.2 * pivot[2]]
     seen = np.stack([x[order], y[order]]) / z[order]
     low, high = np.percentile(seen, (1, 99), axis=1)

@@ -5,13 +5,13 @@
     python tools/prepare_data.py --source "pairs:left?depths=disp&kind=disparity" --out data \
         --name stereo --licence "CC BY 4.0"
 
-The records go to OUT/NAME/1.0.0, where training reads them as "tfds:OUT/NAME" and anybody else as
+The records go to OUT/NAME/1.0.0, where training reads them as "tfds:OUT/NAME" and other programs as
 `tfds.data_source(NAME, data_dir=OUT, split="train")`. Shards of a thousand records suit a network
-disk or a bucket that many hosts read; millions of small files do not.
+disk or a bucket read by many hosts; millions of small files do not.
 
-Every file is decoded once. A broken one is reported, skipped and listed in card.json beside the
-records. Several processes write shards, each under another name until it is complete: after an
-interruption the same command continues. Some 10 ms an image of 640x480 on one core.
+Every file is decoded once. Broken files are reported, skipped and listed in card.json beside the
+records. Several processes write shards, each under a temporary name until it is complete: after an
+interruption the same command continues. It takes about 10 ms per image of 640x480 on one core.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ from depth_anything_jax.data.sources.tfds_writer import (
 from depth_anything_jax.utils.paths import is_remote
 
 VERSION = "1.0.0"
-PROGRESS = ".progress"  # folder of a preparation under way
+PROGRESS = ".progress"  # folder of an unfinished preparation
 PLAN = "plan.json"
 
-_worker: dict[str, Any] = {}  # what a worker process holds; start_worker fills it
+_worker: dict[str, Any] = {}  # the state of a worker process, set by start_worker
 
 
 def shard_name(name: str, shard: int, shards: int) -> str:
-    """A shard's file name as TFDS expects it."""
+    """Returns a shard's file name as TFDS expects it."""
     return f"{name}-train.array_record-{shard:05d}-of-{shards:05d}"
 
 
 def make_plan(source: Source, name: str, spec: str, shard_size: int) -> dict[str, Any]:
-    """What will be written, as JSON: equal plans may continue each other's work."""
+    """Describes the output as JSON; a run continues another one's work if their plans are equal."""
     labelled = is_labelled(source)
     keys = hashlib.sha256()
     for i in range(len(source)):
@@ -74,12 +74,12 @@ def make_plan(source: Source, name: str, spec: str, shard_size: int) -> dict[str
 
 
 def start_worker(plan: dict[str, Any], folder: str, counter: Synchronized, parent: int) -> None:
-    """Prepares a worker process, and ends it when its parent is gone."""
+    """Initialises a worker process, and ends it when its parent has ended."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os._exit(1)  # killed mid-way: an orphan must not write beside its successor
+        os._exit(1)  # the parent was killed: an orphan must not write beside its successor
 
     threading.Thread(target=watch, daemon=True).start()
     _worker.update(
@@ -92,14 +92,14 @@ def start_worker(plan: dict[str, Any], folder: str, counter: Synchronized, paren
 
 
 def write_shard(shard: int) -> dict[str, Any]:
-    """Writes one shard and, last, the note that it is complete; returns the note."""
+    """Writes one shard and then a note that it is complete; returns the note."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     plan, folder, source = _worker["plan"], _worker["folder"], _worker["source"]
     target = folder / shard_name(plan["name"], shard, plan["shards"])
     aside = folder / PROGRESS / f"{target.name}.{os.getpid()}.tmp"
     note: dict[str, Any] = {"records": 0, "bytes": 0, "skipped": []}
-    writer = ArrayRecordWriter(str(aside), "group_size:1")  # one record a group: read at random
+    writer = ArrayRecordWriter(str(aside), "group_size:1")  # one record per group, for random reads
     start = shard * plan["shard_size"]
     for index in range(start, min(start + plan["shard_size"], plan["records"])):
         try:
@@ -108,7 +108,7 @@ def write_shard(shard: int) -> dict[str, Any]:
             writer.write(data)
             note["records"] += 1
             note["bytes"] += len(data)
-        except Exception as error:  # any broken file; never a reason to lose the others
+        except Exception as error:  # a broken file must not prevent writing the others
             reason = f"{type(error).__name__}: {error}"
             note["skipped"].append({"key": source.key(index), "error": reason})
         with _worker["counter"].get_lock():
@@ -120,7 +120,7 @@ def write_shard(shard: int) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that a reader never sees half of it."""
+    """Writes JSON atomically, so that readers never see an incomplete file."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
     os.replace(aside, path)
@@ -209,10 +209,10 @@ def finish(plan: dict[str, Any], folder: pathlib.Path, licence: str) -> dict[str
 
 
 def start(plan: dict[str, Any], folder: pathlib.Path) -> list[int]:
-    """Makes or takes up the folder; returns the shards still to write.
+    """Creates or continues the folder; returns the shards still to be written.
 
     Raises:
-      SystemExit: the folder holds another data set, finished or begun.
+      SystemExit: the folder holds another data set, complete or not.
     """
     progress = folder / PROGRESS
     if not progress.is_dir() and folder.is_dir() and any(folder.iterdir()):
@@ -249,7 +249,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", options.name):
         parser.error(f"--name {options.name!r}: TFDS wants lower case letters, digits and _")
     if is_remote(options.out):
-        parser.error(f"--out {options.out}: give a local or mounted folder, and copy it then")
+        parser.error(f"--out {options.out}: give a local or mounted folder, and copy it afterwards")
     if options.shard_size < 1 or options.workers < 1:
         parser.error("--shard_size and --workers must be at least 1")
     return options
@@ -268,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
         card = json.loads((folder / tfds_source.CARD).read_text())
         if card["source"] != plan["source"] or card["keys"] != plan["keys"]:
             raise SystemExit(f"{folder} holds another data set, made from {card['source']}")
-        print(f"{folder} is complete already: {card['records']} records")
+        print(f"{folder} is already complete: {card['records']} records")
         return
     todo = start(plan, folder)
     if len(todo) < plan["shards"]:

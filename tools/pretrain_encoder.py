@@ -1,20 +1,20 @@
-"""Pre-train the demo's tiny encoder on rendered scenes, without depth: `make demo-encoder`.
+"""Pre-trains the demo's tiny encoder on rendered scenes, without depth: `make demo-encoder`.
 
     python tools/pretrain_encoder.py                     # about half an hour
     python tools/pretrain_encoder.py --images 500 --steps 20 --out /tmp/tiny.safetensors   # a try
 
-There is no DINOv2 of this size, so this stands in for it: a ViT of dim 128 and depth 4 learns, from
-pictures of the "mixture" domain (layouts of A and B, and valleys, under every look; scenes that no
-other set has),
+DINOv2 has no encoder of this size, so this one replaces it: a ViT of dim 128 and depth 4 is trained
+on images of the "mixture" domain (layouts of A and B, and valleys, in every appearance; scenes that
+are in no other set), with two losses:
 
-- what is seen where: the semantic map of the *undistorted* scene at 32 x 32 points, from the final
-  tokens of a distorted view (labels that a renderer has for nothing);
-- that a place stays the same place in another light: InfoNCE between the tokens of two distorted
-  views of a picture, against all other tokens of the batch. Without it the tokens are nearly
-  parallel and a cosine between them says nothing, which the feature loss of the student needs.
+- semantic segmentation: the semantic map of the *undistorted* scene at 32 x 32 points is predicted
+  from the final tokens of a distorted view (a renderer provides these labels for free);
+- contrastive: InfoNCE between the tokens of two distorted views of an image, against all other
+  tokens of the batch. Without it the tokens are nearly parallel and the cosine between them is not
+  informative, which the student's feature loss needs.
 
-No depth and nothing made from depth is used. Writes float16 safetensors in DINOv2's names and a
-card beside it.
+Neither depth nor anything derived from it is used. The tool writes float16 safetensors with
+DINOv2's names and a card beside it.
 """
 
 import argparse
@@ -26,12 +26,12 @@ import numpy as np
 
 from depth_anything_jax.data.scenes.source import SEMANTICS, SceneSource, fill_cache
 
-SIZE, GRID, CELLS = 112, 8, 4  # pixels, patches, and points a patch, each from side to side
+SIZE, GRID, CELLS = 112, 8, 4  # pixels, patches, and points per patch, along each side
 OUT = pathlib.Path(__file__).parent.parent / "depth_anything_jax/assets/demo_encoder.safetensors"
 
 
 def load_pictures(count: int, seed: int, cache: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (count, 112, 112, 3) and semantics uint8 (count, 32, 32)."""
+    """Renders images uint8 (count, 112, 112, 3) and semantics uint8 (count, 32, 32)."""
     source = SceneSource("mixture", count, seed, SIZE, semantic=True, cache=cache)
 
     def show(done: int, total: int, seconds: float) -> None:
@@ -51,7 +51,7 @@ def load_pictures(count: int, seed: int, cache: str) -> tuple[np.ndarray, np.nda
 
 
 def make_step(encoder, tx, args):
-    """The jitted update: (params, opt_state, key, images, semantic) -> (…, metrics)."""
+    """Returns the jitted update: (params, opt_state, key, images, semantic) -> (…, metrics)."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -59,7 +59,7 @@ def make_step(encoder, tx, args):
     from depth_anything_jax.training import perturb
 
     def distort(key, images):
-        """Colour, blur, exposure and noise: what differs between two pictures of one place."""
+        """Changes colour, blur, exposure and noise, as between two photos of the same place."""
         keys = jax.random.split(key, 4)
         shape = (len(images), 1, 1, 1)
         images = perturb.colour(jax.random.split(keys[0], len(images)), images, jitter_p=0.9)
@@ -109,7 +109,7 @@ def make_step(encoder, tx, args):
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    """Renders, trains, writes the encoder and its card."""
+    """Renders the images, trains the encoder, and writes it with its card."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -151,8 +151,8 @@ def pretrain(args: argparse.Namespace) -> None:
             numbers = {k: float(v) for k, v in metrics.items()}
             seconds = time.monotonic() - start
             left = seconds / (i + 1) * (args.steps - i - 1)
-            said = "  ".join(f"{k} {v:.3f}" for k, v in numbers.items())
-            print(f"step {i + 1}/{args.steps}  {said}  {left:.0f} s to go", flush=True)
+            text = "  ".join(f"{k} {v:.3f}" for k, v in numbers.items())
+            print(f"step {i + 1}/{args.steps}  {text}  {left:.0f} s to go", flush=True)
             if not np.isfinite(numbers["loss"]):
                 sys.exit(f"the loss is {numbers['loss']} at step {i + 1}: lower --lr")
     trained = time.monotonic() - start

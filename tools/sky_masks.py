@@ -1,20 +1,20 @@
-"""Makes sky masks for RGB-D pairs: labels know no sky, and V1 sets it to the farthest (3.1).
+"""Makes sky masks for RGB-D pairs: depth labels lack the sky, which V1 sets to the farthest (3.1).
 
     python tools/sky_masks.py --source rgbd:data/megadepth --out data/megadepth_sky
     python tools/sky_masks.py --source "rgbd:pairs?scenes=park" --out park_sky \
         --model runs/segformer --batch_size 8
     python tools/prepare_data.py --source rgbd:data/megadepth_sky --out data --name megadepth
 
-A semantic segmentation model of transformers (the [torch] extra; a hub id or a local folder) says
-for every pixel of a label whether it is sky. The default is the paper's SegFormer, fine-tuned on
-ADE20K by its authors, whose licence is not free for commercial use; any other model with a class
-"sky" will do. OUT gets the masks and a manifest.json of all the pairs with them, to be read as
-rgbd:OUT; images and labels stay where they are. Pairs that have a mask, or whose label tells the
-sky by itself (sky_above), are passed on as they are. Where a label is valid, training believes it
-and not the mask (loss.sky).
+A semantic segmentation model of transformers (the [torch] extra; a hub id or a local folder)
+classifies every pixel of a label as sky or not. The default is the paper's SegFormer, fine-tuned on
+ADE20K by its authors, whose licence does not allow commercial use; any other model with a class
+"sky" can be used. The masks are written to OUT with a manifest.json of all pairs, to be read as
+rgbd:OUT; images and labels are not moved. Pairs that have a mask, or whose label marks the sky
+itself (sky_above), are listed unchanged. Where a label is valid, training uses it and ignores the
+mask (loss.sky).
 
-The same command continues after an interruption. A pair that cannot be read is reported and left
-out of the manifest; exit status 3 says that there were some.
+The same command continues after an interruption. Pairs that cannot be read are reported and left
+out of the manifest; the exit status is then 3.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ Segment = Callable[[Sequence[np.ndarray], Sequence[tuple[int, int]]], list[np.nd
 
 
 def load_model(source: str, label: str, device: str) -> Segment:
-    """(RGB images uint8, sizes (h, w)) -> bool masks of those sizes, True where `label` is.
+    """Loads a model as (RGB images uint8, sizes (h, w)) -> bool masks, True where `label` is.
 
     Raises:
-      SystemExit: no PyTorch, no such model, or none of its classes is called `label`.
+      SystemExit: PyTorch is missing, there is no such model, or it has no class `label`.
     """
     try:
         import torch
@@ -81,13 +81,13 @@ def load_model(source: str, label: str, device: str) -> Segment:
 
 
 def mask_name(entry: manifest.Entry) -> str:
-    """Where an image's mask lies below OUT."""
+    """Returns the path of an image's mask, relative to OUT."""
     parts = [p for p in pathlib.PurePath(entry.rgb).parts if p not in ("/", "..", ".")]
     return str(pathlib.PurePosixPath("masks", *parts)) + ".png"
 
 
 def moved(entry: manifest.Entry, root: str, out: pathlib.Path, **changes: Any) -> dict[str, Any]:
-    """An entry's fields as a manifest in `out` says them; paths started at `root` before."""
+    """Returns an entry's fields for a manifest in `out`; its paths were relative to `root`."""
 
     def path(relative: str | None) -> str | None:
         if relative is None:
@@ -99,18 +99,18 @@ def moved(entry: manifest.Entry, root: str, out: pathlib.Path, **changes: Any) -
 
 
 def needs_mask(entry: manifest.Entry) -> bool:
-    """Whether nothing says yet where the sky is."""
+    """Whether an entry has neither a sky mask nor a label that marks the sky."""
     return entry.sky is None and not entry.label_format.tells_sky
 
 
 def read_pairs(
     source: RGBDSource, todo: Sequence[int], errors: dict[int, str]
 ) -> Iterator[tuple[int, np.ndarray, tuple[int, int]]]:
-    """(index, image, size of its label) of those that can be read; the others go to `errors`."""
+    """Yields (index, image, size of its label) for readable pairs; adds the others to `errors`."""
     for index in todo:
         try:
             record = source[index]
-        except Exception as error:  # any broken file; never a reason to lose the others
+        except Exception as error:  # a broken file must not prevent processing the others
             errors[index] = f"{type(error).__name__}: {error}"
             print(f"left out: {source.key(index)}: {errors[index]}", flush=True)
             continue
@@ -125,13 +125,13 @@ def write_masks(
     batch_size: int,
     tell: Callable[[str], None] = print,
 ) -> dict[int, str]:
-    """Writes the masks that are missing; returns what could not be read, by index."""
+    """Writes the missing masks; returns the errors of pairs that could not be read, by index."""
     errors: dict[int, str] = {}
     wanted = [i for i, entry in enumerate(source.entries) if needs_mask(entry)]
     todo = [i for i in wanted if not (out / mask_name(source.entries[i])).is_file()]
     tell(
-        f"{len(source)} pairs: {len(source) - len(wanted)} know their sky, "
-        f"{len(wanted) - len(todo)} masks are there, {len(todo)} to go"
+        f"{len(source)} pairs: {len(source) - len(wanted)} need no mask, "
+        f"{len(wanted) - len(todo)} masks exist, {len(todo)} to make"
     )
     start = shown = time.monotonic()
     done = 0
@@ -163,7 +163,7 @@ def write_masks(
 
 
 def write_manifest(source: RGBDSource, out: pathlib.Path, errors: dict[int, str]) -> dict[str, Any]:
-    """Writes manifest.json of all pairs but those in `errors`; returns counts for the card."""
+    """Writes manifest.json of all pairs except those in `errors`; returns counts for the card."""
     rows, shares = [], []
     for index, entry in enumerate(source.entries):
         if index in errors:
@@ -189,18 +189,18 @@ def write_manifest(source: RGBDSource, out: pathlib.Path, errors: dict[int, str]
 
 
 def check_folder(out: pathlib.Path, identity: dict[str, Any]) -> None:
-    """Whether masks may go into a folder: a new one, or one begun by the same command.
+    """Checks that a folder is new, or was begun by the same command.
 
     Raises:
-      SystemExit: it holds something else, or masks of another model.
+      SystemExit: it holds other files, or masks of another model.
     """
     card = out / CARD
     if card.is_file():
         old = json.loads(card.read_text())
         differ = [k for k in identity if old.get(k) != identity[k]]
         if differ:
-            said = "; ".join(f"{k} {old.get(k)!r}, now {identity[k]!r}" for k in differ)
-            raise SystemExit(f"{out} was begun with another {said}. Use another --out")
+            text = "; ".join(f"{k} {old.get(k)!r}, now {identity[k]!r}" for k in differ)
+            raise SystemExit(f"{out} was begun with another {text}. Use another --out")
     elif out.is_dir() and any(out.iterdir()):
         raise SystemExit(f"{out} is not empty and holds no {CARD}; choose another --out")
 
@@ -225,20 +225,20 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"--source {options.source}: {error}") from error
     if not isinstance(source, RGBDSource) or not source.labelled:
         raise SystemExit(
-            f"--source {options.source}: masks go beside labels in files; give rgbd:… or pairs:…, "
-            "without slice= and labelled=False"
+            f"--source {options.source}: masks can only be made for labels in files; give rgbd:… "
+            "or pairs:…, without slice= and labelled=False"
         )
     out = pathlib.Path(options.out).expanduser()
     names = [mask_name(e) for e in source.entries if needs_mask(e)]
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
-        raise SystemExit(f"--source {options.source}: two pairs have one image, {twice[6:-4]}")
+        raise SystemExit(f"--source {options.source}: two pairs share an image, {twice[6:-4]}")
     identity = {"source": options.source, "model": options.model, "label": options.label}
     check_folder(out, identity)
     cv2.setNumThreads(1)  # PyTorch has the cores
     segment = load_model(options.model, options.label, options.device) if names else None
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / CARD).is_file():  # not before the model is there: its name may have been wrong
+    if not (out / CARD).is_file():  # after loading the model, whose name may have been wrong
         (out / CARD).write_text(json.dumps(identity, indent=1) + "\n")
     errors = write_masks(source, out, segment, batch_size=options.batch_size) if segment else {}
     counts = write_manifest(source, out, errors)

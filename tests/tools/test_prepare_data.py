@@ -153,7 +153,7 @@ def test_a_complete_data_set_is_left_alone(prepared, capsys):
     tool = load_tool()
     arguments = ["--out", str(prepared["out"]), "--name", "mine", "--source"]
     tool.main([*arguments, f"rgbd:{prepared['raw']}"])
-    assert "is complete already: 5 records" in capsys.readouterr().out
+    assert "is already complete: 5 records" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="holds another data set, made from rgbd:"):
         tool.main([*arguments, f"rgbd:{prepared['raw']}?datasets=set1"])
 

@@ -23,7 +23,7 @@ BLUE = (40, 90, 250)
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Blue above, brown below; labels of half the size; the last two pairs know their sky."""
+    """Blue above, brown below; labels of half the size; the last two pairs need no mask."""
     folder = tmp_path / "pairs"
     (folder / "park").mkdir(parents=True)
     rows = []
@@ -99,7 +99,7 @@ def test_a_second_call_makes_what_is_missing_and_only_by_the_same_model(
     (out / "masks/park/1.png.png").unlink()
     run(pairs, out)
     assert segment.calls == 4
-    assert "2 masks are there, 1 to go" in capsys.readouterr().out
+    assert "2 masks exist, 1 to make" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="another model .*, now 'else'. Use another --out"):
         run(pairs, out, "--model", "else")
     with pytest.raises(SystemExit, match="not empty"):
@@ -120,7 +120,7 @@ def test_a_broken_pair_is_left_out_and_told(pairs, tmp_path, monkeypatch, capsys
 
 def test_sources_without_label_files_are_refused(pairs, tmp_path):
     for source in (f"folder:{pairs}", f"rgbd:{pairs}?labelled=False"):
-        with pytest.raises(SystemExit, match="masks go beside labels in files"):
+        with pytest.raises(SystemExit, match="masks can only be made for labels in files"):
             sky_masks.main(["--source", source, "--out", str(tmp_path / "sky")])
 
 

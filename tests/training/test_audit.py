@@ -219,12 +219,12 @@ def test_bad_input_is_named(run, tmp_path, capsys, monkeypatch):
     file = tmp_path / "step_000001.npz"
     file.write_bytes((run / "step_000001.npz").read_bytes()[:-2000])
     code, printed = check(tmp_path, capsys, monkeypatch)
-    assert code == 2 and f"{file} is no whole dump (BadZipFile" in printed
+    assert code == 2 and f"{file} is not a complete dump (BadZipFile" in printed
     x = dict(np.load(run / "step_000001.npz"))
     del x["unlabelled/partner"]
     np.savez(file, **x)
     code, printed = check(tmp_path, capsys, monkeypatch)
-    assert code == 2 and "is no whole dump (KeyError: 'partner')" in printed
+    assert code == 2 and "is not a complete dump (KeyError: 'partner')" in printed
 
 
 # Settings and maps that a short run does not meet
