@@ -1,4 +1,4 @@
-"""Exports a checkpoint to ONNX, for any batch, height and width that are multiples of the patch size.
+"""Exports a checkpoint to ONNX, for any batch and any size in multiples of the patch size.
 
     python tools/export_onnx.py CKPT DST
 
