@@ -20,6 +20,7 @@ from depth_anything_jax.training import config_checks
 from tests.helpers.tiny_runs import TINY, shipped
 from tools import compile_check
 
+DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "tpu.md"
 ROOT = pathlib.Path(compile_check.__file__).parent.parent
 
 
@@ -141,3 +142,9 @@ def test_each_row_is_a_configuration(tpu_table):
         path = configs.folder() / f"{what}.py"
         paper = runpy.run_path(str(path))["get_config"]("vitl")
         assert images == paper.total_steps * paper.batch_size
+
+
+def test_the_document_has_what_was_compiled(tpu_table, capsys):
+    tpu_table.table()
+    table = capsys.readouterr().out.strip()
+    assert table in DOCUMENT.read_text(encoding="utf-8")
