@@ -1,3 +1,5 @@
+"""The shipped configs: listed, copied, found, and their fields documented."""
+
 import ast
 import os
 import pathlib

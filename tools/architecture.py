@@ -42,8 +42,8 @@ A folder imports itself and folders above it in this table, but none of its own 
 imports inside functions count too (`tests/test_repository_rules.py`). The last rows are the
 programs.
 
-| folder | what lives there | imports |
-| --- | --- | --- |
+| layer | folder or program | what lives there | imports |
+| --- | --- | --- | --- |
 """
 
 
@@ -132,12 +132,12 @@ def document() -> str:
     """Returns the text of docs/architecture.md."""
     known, arrows = modules(), graph()
     lines = []
-    for folders in LAYERS:
+    for number, folders in enumerate(LAYERS):
         for top in folders:
             used = {o.split(".")[0] for m in arrows for o in arrows[m] if m.split(".")[0] == top}
             order = sorted(used - {top, ""}, key=lambda name: (layer(name), name))
             imported = ", ".join(f"`{name}`" for name in order)
-            lines.append(f"| `{top}` | {first_sentence(known[top])} | {imported} |")
+            lines.append(f"| {number} | `{top}` | {first_sentence(known[top])} | {imported} |")
     text = INTRODUCTION + "\n".join(lines) + "\n\n## Modules\n\n```text\n"
     for top in (PACKAGE, "configs", "tools", "benchmarks", "tests"):
         text += f"{top}/\n"

@@ -28,8 +28,8 @@ import cv2
 import grain
 import numpy as np
 
-from depth_anything_jax.data import camera, source_checks, transforms, workers
 from depth_anything_jax.data import registry as sources_lib
+from depth_anything_jax.data import source_checks, transforms, workers
 from depth_anything_jax.data.augment import NOTHING, Augment
 from depth_anything_jax.data.examples import PARTS, DataError, Examples, Failure
 from depth_anything_jax.data.sources.base import Source, is_labelled
@@ -172,14 +172,6 @@ def _specs(data_cfg: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
     specs = data_cfg.get(part) or []
     specs = [specs] if isinstance(specs, Mapping) else specs
     specs = [dict(s) for s in specs]
-    labels = data_cfg.get("labels")
-    if part == "unlabelled" and labels:
-        if len(specs) > 1 and not all(s.get("labels") for s in specs):
-            raise ValueError(
-                f"data.labels is for one unlabelled source and there are {len(specs)}; give each "
-                "of them its own 'labels'"
-            )
-        specs = [{"labels": labels, **s} for s in specs]
     if part == "unlabelled":  # labels that nobody will look at need not be read
         specs = [s if s.get("type") == "folder" else {"labelled": False, **s} for s in specs]
     return specs
@@ -292,70 +284,3 @@ def _count(data_cfg: Mapping[str, Any], field: str, default: int) -> int:
     if value < 0:
         raise ValueError(f"data.{field}={value} is negative")
     return int(value)
-
-
-class _Validation:
-    """Record → network input and label, without chance."""
-
-    def __init__(self, source: Source, size: int, patch_size: int, crop: str):
-        self.source, self.size, self.crop = source, size, crop
-        self.patch_size = patch_size
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.source[index]
-        height, width = record["image"].shape[:2]
-        example = {k: v for k, v in record.items() if k != "image"}
-        if self.crop == "centre":
-            geometry = transforms.centre_geometry(
-                height, width, self.size, patch_size=self.patch_size
-            )
-            example |= transforms.apply_geometry(record, geometry, self.size)
-            example.pop("K", None)  # of the image as stored
-        else:
-            resized = transforms.network_size(height, width, self.size, patch_size=self.patch_size)
-            example["image"] = transforms.resize_image(record["image"], *resized)
-            if (c := camera.of(record)) is not None:
-                example["camera"] = camera.resized(c, (height, width), resized)
-                example.pop("K", None)
-        return example | {"index": index, "image_hw": (height, width)}
-
-
-def validation_examples(
-    source: Source,
-    *,
-    size: int,
-    patch_size: int,
-    crop: str = "none",
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = 2,
-) -> Iterator[dict[str, Any]]:
-    """One process's share of a source, in order, each record once; no chance, no replacement.
-
-    Args:
-      source: records.
-      size: short side of the network's input.
-      patch_size: of the encoder.
-      crop: "none" gives the image at its network size and the label at its own; "centre" the
-        central size × size square of both.
-      process_index, process_count: record i goes to process i mod process_count.
-      threads: that read ahead.
-
-    Yields:
-      The record with "image" (h, w, 3) float32 in about [0, 1], "index" in the source, and
-      "image_hw", the image's own size. A record that cannot be read raises.
-    """
-    if crop not in ("none", "centre"):
-        raise ValueError(f"crop={crop!r}: one of none, centre")
-    if not range(process_index, len(source), process_count):
-        return
-    dataset = grain.MapDataset.source(_Validation(source, size, patch_size, crop))
-    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    iterator = iter(dataset[process_index::process_count].to_iter_dataset(read))
-    try:
-        yield from iterator
-    finally:
-        iterator.close()

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 from depth_anything_jax.data import camera
 from depth_anything_jax.data.sources.base import maps_of
@@ -368,8 +368,3 @@ def apply_geometry(
         )
         out["camera"] = (camera.flipped(c, width) if geometry.flip else c).astype(np.float32)
     return out
-
-
-def valid_mask(values: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Where a depth or disparity map holds a measurement: finite and above zero."""
-    return np.isfinite(values) & (values > 0)

@@ -1,1 +1,1 @@
-"""Losses in jnp: affine-invariant relative loss, SiLog, masked medians."""
+"""Losses and their labels in jnp: affine-invariant (sky, CutMix, trimming), features, SiLog."""

@@ -1,4 +1,4 @@
-"""The losses of Depth Anything, per map, as sums and counts.
+"""Losses of relative depth: labels and their sky, affine-invariant, CutMix, trimmed, features.
 
 Every loss returns a `LossSum`: a sum over the maps (or tokens) that contribute and their count.
 Sums and counts add exactly over microbatches and devices; a mean of means would not. The counts
@@ -8,7 +8,7 @@ are known from the labels alone, before any backward pass (`label_statistics`).
   absolute deviation (Depth Anything V1 §3.1; MiDaS's robust variant, without its median over
   masked zeros). Gradients flow through the prediction's own median and deviation.
 - `cutmix`: the same with two regions, each normalised on its own (V1 §3.2), the largest residuals
-  of each map left out (V2 §5).
+  of each map left out: trimming (V2 §5.2).
 - the gradient-matching term (MiDaS; V2's L_gm) on the difference of the normalised maps.
 - `feature_alignment`: 1 - cosine to a frozen encoder, tokens above a margin left out (V1 §3.3).
 

@@ -1,4 +1,4 @@
-"""Metric-bins head of ZoeDepth (Bhat et al. 2023, arXiv 2302.12288), as Depth Anything V1 used it.
+"""Metric-bins head of ZoeDepth (arXiv 2302.12288), as Depth Anything V1 used it.
 
 Every pixel has 64 bin centres in metres and a distribution over them; its depth is the mean. The
 coarsest map proposes the centres, four attractor layers pull them, coarse to fine, towards points

@@ -1,4 +1,4 @@
-"""DPT decoder of Depth Anything (Ranftl et al. 2021, as in the V1 and V2 code), channels last.
+"""DPT decoder (arXiv 2103.13413) as in the V1 and V2 code, channels last.
 
 Tapped tokens become four maps (4x, 2x, 1x, 1/2x the patch grid), which are fused from coarse to
 fine and read out at the image's size. Differences from the PyTorch code that change no result:

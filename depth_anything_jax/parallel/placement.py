@@ -1,4 +1,4 @@
-"""Tells a network, while it is traced, the platform and the mesh that it will run on.
+"""What a network may know while traced: platform, mesh, and how fsdp splits a kernel.
 
 Both come from the current mesh (`jax.set_mesh`, called by `device_programs`), so that a program
 compiled for a TPU on a machine without one is the program that the TPU would run. Without a current

@@ -1,7 +1,8 @@
 """Makes the mesh (data, fsdp) and the shardings of batches, parameters and optimiser state.
 
 The batch is split over both axes; parameters and optimiser state are split over "fsdp" along one
-axis of each large kernel and replicated over "data". With fsdp = 1 this is plain data parallelism.
+axis of each kernel (which kernels: RULES; which axis: `placement.kernel_spec`) and replicated over
+"data". With fsdp = 1 this is plain data parallelism.
 """
 
 import math

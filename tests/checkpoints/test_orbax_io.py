@@ -1,3 +1,5 @@
+"""Checkpoints of runs: saved, restored, read for use."""
+
 import shutil
 
 import jax

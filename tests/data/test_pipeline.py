@@ -324,7 +324,7 @@ def test_wrong_configs_are_refused(data):
         make(labelled_batch=0, unlabelled_batch=0)
 
 
-# --- labels beside unlabelled images, validation -----------------------------------------------
+# --- labels beside unlabelled images ------------------------------------------------------------
 
 
 def test_unlabelled_images_carry_the_labels_they_are_given(data, tmp_path):
@@ -332,50 +332,13 @@ def test_unlabelled_images_carry_the_labels_they_are_given(data, tmp_path):
     for i in range(11):
         label = np.full((SIZE, 42), i + 1, np.uint16)
         cv2.imwrite(str(tmp_path / f"{i:03d}.png"), label)
-    cfg = data | {
-        "unlabelled": data["unlabelled"][:1],
-        "labels": {"type": "files", "path": str(tmp_path)},
-    }
+    labels = {"type": "files", "path": str(tmp_path)}
+    cfg = data | {"unlabelled": [data["unlabelled"][0] | {"labels": labels}]}
     (batch,) = batches(cfg, 1)
     part = batch["unlabelled"]
     assert set(part) == {"image", "disparity", "valid", "sky", "shift_known"}
     assert not part["shift_known"].any() and part["valid"].all()
     np.testing.assert_array_equal(part["disparity"][:, 0, 0], np.array(which(batch)) + 1)
-    with pytest.raises(ValueError, match="one unlabelled source and there are 2"):
-        batches(data | {"labels": {"type": "files", "path": str(tmp_path)}}, 1)
-
-
-def test_validation_covers_a_source_once(data):
-    source = registry.make(data["labelled"][0])
-    whole = list(pipeline.validation_examples(source, size=SIZE, patch_size=14))
-    assert [e["index"] for e in whole] == list(range(7))
-    first = whole[0]
-    assert first["key"] == "000.png" and first["image_hw"] == (30, 44)
-    assert first["image"].shape == (SIZE, 42, 3) and first["depth"].shape == (30, 44)
-    expected = transforms.resize_image(source[0]["image"], SIZE, 42)
-    np.testing.assert_array_equal(first["image"], expected)
-    parts = [
-        [e["index"] for e in pipeline.validation_examples(
-            source, size=SIZE, process_index=i, process_count=3, threads=0, patch_size=14)]
-        for i in range(3)
-    ]  # fmt: skip
-    assert parts == [[0, 3, 6], [1, 4], [2, 5]]
-    none = pipeline.validation_examples(
-        source, size=SIZE, process_index=8, process_count=9, patch_size=14
-    )
-    assert list(none) == []
-
-
-def test_validation_by_centre_crop(data):
-    source = registry.make(data["labelled"][0])
-    example = next(
-        iter(pipeline.validation_examples(source, size=SIZE, crop="centre", patch_size=14))
-    )
-    expected = transforms.resize_image(source[0]["image"], SIZE, 42)[:, 7:35]
-    np.testing.assert_array_equal(example["image"], expected)
-    assert example["depth"].shape == example["valid"].shape == (SIZE, SIZE)
-    with pytest.raises(ValueError, match="crop='center'"):
-        next(pipeline.validation_examples(source, size=SIZE, crop="center", patch_size=14))
 
 
 def test_real_pairs_and_photos_make_batches(shared):

@@ -1,3 +1,5 @@
+"""The training log: console, JSONL, TensorBoard."""
+
 import json
 import re
 

@@ -1,3 +1,5 @@
+"""The optimiser: rates, warm-up, decay, freezing, clipping."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Where things stand: the stage, its parts, and rooms (outdoors: see scenes_outdoors).
+"""Where things stand: the stage, its parts, and rooms (outdoors: see `outdoors`).
 
 A layout returns a ``Stage``: the solids, the ground, the lamps, and where a camera may stand.
 """
