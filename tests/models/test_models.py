@@ -220,7 +220,7 @@ def test_sigmoid_head_stays_within_its_range(params):
     ("options", "message"),
     [
         ({"variant": "vitx"}, "vitx.*vits, vitb"),
-        ({"version": "v3"}, "v3.*'v1' or 'v2'"),
+        ({"version": "v3"}, "v3.*one of v1, v2"),
         ({"head": "disparity"}, "disparity.*relative, sigmoid, bins"),
         ({"head": "sigmoid"}, "needs max_depth"),
         ({"max_depth": 20.0}, "takes none"),

@@ -154,7 +154,7 @@ def test_one_that_is_killed_ends_both(killed, tmp_path, homes):
 
 SCRIPT = """
 import atexit, sys, time
-from depth_anything_jax import processes
+from depth_anything_jax.parallel import processes
 
 def wait_for_the_others():
     from jax.experimental import multihost_utils
@@ -224,7 +224,7 @@ def of_script(case, codes):
 
 ALONE = """
 import atexit, sys
-from depth_anything_jax import processes
+from depth_anything_jax.parallel import processes
 atexit.register(print, "the usual end")
 with processes.together(False), processes.telling():
     assert "jax" not in sys.modules and processes.failure() is None
@@ -233,7 +233,7 @@ with processes.together(False), processes.telling():
 # jax may change what is private to it; heartbeats are left then, and no barrier that hangs.
 WITHOUT_A_HANDLE = """
 import atexit, sys
-from depth_anything_jax import processes
+from depth_anything_jax.parallel import processes
 atexit.register(print, "the usual end")
 processes.join_processes = lambda: None
 import jax._src.distributed

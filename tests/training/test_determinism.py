@@ -159,7 +159,8 @@ def pixel_networks(config, mesh):
     frozen = {"encoder": params}
     networks = step.Networks(Pixels(encoder, Decoder(dtype)), encoder)
     placed = jax.device_put(frozen, sharding.tree_shardings(frozen, mesh))
-    return networks, placed, {"variant": "demo", "licence_chain": []}
+    model = {"version": "v1", "head": "relative", "max_depth": None, "focal": None}
+    return networks, placed, {"variant": "demo", "licence_chain": [], **model}
 
 
 @pytest.fixture

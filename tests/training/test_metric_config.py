@@ -165,7 +165,7 @@ def test_a_metric_label_reaches_the_loss_to_the_bit(tmp_path):
     (tmp_path / "list.txt").write_text("a.png a.npy\n")
     data = {"labelled": registry.parse(f"rgbd:{tmp_path}/list.txt"), "metric": True, "threads": 0}
     sizes = {"labelled_batch": 1, "unlabelled_batch": 0, "size": 28}
-    with pipeline.train_batches(data, **sizes, seed=0) as batches:
+    with pipeline.train_batches(data, **sizes, seed=0, patch_size=14) as batches:
         batch = next(batches)["labelled"]
     assert batch.keys() == {"image", "depth", "valid", "sky", "shift_known"}
     found = step.metric_inputs(jax.tree.map(jnp.asarray, batch), c)
