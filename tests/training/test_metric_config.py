@@ -13,6 +13,7 @@ from depth_anything_jax.data import augment, camera, examples, pipeline, registr
 from depth_anything_jax.data.sources.base import is_labelled
 from depth_anything_jax.data.sources.tfds_writer import encode
 from depth_anything_jax.training import config_checks, optim, step
+from depth_anything_jax.utils.encoders import DINOV2
 
 
 def config(arg):
@@ -168,7 +169,7 @@ def test_a_metric_label_reaches_the_loss_to_the_bit(tmp_path):
     with pipeline.train_batches(data, **sizes, seed=0, patch_size=14) as batches:
         batch = next(batches)["labelled"]
     assert batch.keys() == {"image", "depth", "valid", "sky", "shift_known"}
-    found = step.metric_inputs(jax.tree.map(jnp.asarray, batch), c)
+    found = step.metric_inputs(jax.tree.map(jnp.asarray, batch), c, DINOV2)
     asked = np.asarray(found["depth"])[np.asarray(found["valid"])]
     np.testing.assert_array_equal(np.sort(asked), np.sort(values[values <= far]))  # or flipped
 
