@@ -4,7 +4,8 @@
         [--workdir=DIR] [--mirror=DIR] [--audit=N]
 
 One program for one chip, one host or many hosts (start it once on each). It resumes from its
-workdir by itself; SIGTERM saves and exits 0. `train` below reads in the order things happen:
+workdir by itself; SIGTERM finishes the step, saves and exits 0 (before the first step there is
+nothing to save). `train` below reads in the order things happen:
 mesh, networks, state, data, step, loop. The method itself is in training/step.py,
 losses/relative.py, training/perturb.py.
 """
@@ -30,8 +31,8 @@ def train(config, workdir: str, audit_steps: int = 0, mirror: str = "") -> dict[
       mirror: a mounted folder that receives each finished checkpoint, see
         training/checkpoint_backup.py.
     Raises:
-      ValueError: a field that does not fit, named with its value and the cure; too many records
-        that cannot be read.
+      ValueError: a field that does not fit, named with its value and how to fix it; too many
+        records that cannot be read.
       FileNotFoundError: data, labels or weights that are not there yet, and how to make them.
       ImportError: weights that only PyTorch reads, without it.
       FloatingPointError: a quantity that is not finite, with the step.
@@ -97,7 +98,7 @@ def _train(
     start = int(train_state.step)
     meta["config"] = json.loads(config.to_json_best_effort())
 
-    # 6. What a person sees, and the data: example i of step s is number s * batch + i, whatever
+    # 6. The training log, and the data: example i of step s is number s * batch + i, whatever
     #    was interrupted.
     report = Report(
         workdir,
