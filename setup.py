@@ -11,7 +11,7 @@ CONFIGS_PACKAGE = "depth_anything_jax._configs"
 
 CORE = [
     "absl-py>=2.1",
-    "array-record>=0.8",
+    "array-record>=0.8.3",  # reads gs://
     "etils[epath]>=1.9",
     "flatbuffers>=24.3",  # jax.export writes programs with it, and does not bring it
     "flax>=0.12",
