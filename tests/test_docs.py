@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import pathlib
 import re
 import runpy
@@ -15,6 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from depth_anything_jax import configs
+from depth_anything_jax.training import optim
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "depth_anything_jax"
@@ -274,3 +276,16 @@ def test_the_checks_find_what_is_wrong(check, text, found):
     """The test above stands on these."""
     (problem,) = check(text)
     assert found in problem
+
+
+@pytest.mark.parametrize("run", ["student", "sigmoid"])
+def test_the_keys_of_a_run_are_documented(run):
+    text = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
+    lines = ROOT / "tests" / "fixtures" / "old_data" / "runs" / run / "metrics.jsonl"
+    keys = set(json.loads(lines.read_text(encoding="utf-8").splitlines()[0])) - {"step", "time"}
+    documented = set(re.findall(r"`([\w/]+)`", text))
+    for part in ("labelled", "unlabelled"):
+        documented |= {k.replace("PART", part) for k in documented}
+    for group in optim.GROUPS:
+        documented |= {k.replace("GROUP", group) for k in documented}
+    assert keys - documented == set()
