@@ -1,4 +1,4 @@
-"""Files → arrays: RGB images and the label formats that depth data sets come in.
+"""Decodes RGB images and the label formats of depth data sets to arrays.
 
 Label conventions (`fmt`; the value divided by `scale` is metres, or pixels of disparity):
   png16          any 16-bit single-channel image (PNG, PGM, TIFF); needs a scale
@@ -13,8 +13,8 @@ Label conventions (`fmt`; the value divided by `scale` is metres, or pixels of d
 Zero and non-finite values are invalid in all of them.
 
 Images decode as `cv2.imread` decodes them: EXIF orientation applied, alpha dropped, 16 bits cut to
-8, grey repeated; only the channel order is RGB. Truncated files are errors here (OpenCV fills the
-missing part with grey and says nothing to the caller).
+8, grey repeated; only the channel order is RGB. Truncated files are errors here, where OpenCV
+silently fills the missing part with grey.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
 class FormatError(ValueError):
-    """A file does not hold what its name or its manifest entry promises."""
+    """A file cannot be decoded, or holds something else than its name or entry says."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def read_bytes(path: PathLike) -> bytes:
 def _check_complete(data: bytes, name: PathLike) -> None:
     """Raises FormatError where a JPEG or PNG stops before its end marker."""
     if data.startswith(b"\xff\xd8"):
-        # Behind the headers: a thumbnail in them has an end marker of its own.
+        # Search behind the headers, because a thumbnail in them has an end marker of its own.
         complete = _JPEG_END in data[max(_jpeg_scan(data), len(data) - 4096) :]
     elif data.startswith(b"\x89PNG"):
         complete = _PNG_END in data[-4096:]
@@ -110,7 +110,7 @@ def _check_complete(data: bytes, name: PathLike) -> None:
         return
     if complete:
         return
-    # Phones append whole videos after the end marker: let Pillow decide in the rare case.
+    # Phones append whole videos after the end marker, so let Pillow decide by decoding.
     try:
         from PIL import Image
 
@@ -121,7 +121,7 @@ def _check_complete(data: bytes, name: PathLike) -> None:
 
 
 def _jpeg_scan(data: bytes) -> int:
-    """Where the first scan of a JPEG begins, behind all that has a length; at most its end."""
+    """Returns the offset of a JPEG's first scan, behind its headers; at most the file's end."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         if data[at + 1] == 0xDA:  # start of scan
@@ -134,8 +134,10 @@ def _jpeg_scan(data: bytes) -> int:
 def decode_image(
     data: bytes, name: PathLike = "image", *, upright: bool = True
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes an image file's bytes to RGB uint8, as `cv2.imread` would; `upright=False` leaves
-    the EXIF orientation to the caller (`photos.read`, which also gives what else a file says)."""
+    """Decodes an image file's bytes to RGB uint8 as `cv2.imread` does.
+
+    `upright=False` does not apply the EXIF orientation (`photos.read` does it itself).
+    """
     _check_complete(data, name)
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -177,7 +179,7 @@ def decode_raw(data: bytes, name: PathLike, *, bits: int) -> np.ndarray:
     wanted = np.uint16 if bits == 16 else np.uint8
     if raw.dtype != wanted:
         raise FormatError(
-            f"{name}: holds {raw.dtype} where {bits}-bit values were announced; "
+            f"{name}: holds {raw.dtype} where {bits}-bit values are expected; "
             f"{'use fmt png8 if it really is 8-bit' if bits == 16 else 'use fmt png16'}"
         )
     return raw
@@ -194,7 +196,7 @@ def decode_pfm(data: bytes, name: PathLike = "pfm") -> Float[np.ndarray, "h w"]:
     count, start = width * height * channels, header.end()
     if len(data) - start < 4 * count:
         raise FormatError(
-            f"{name}: truncated PFM, {len(data) - start} bytes of pixels, {4 * count} announced"
+            f"{name}: truncated PFM, {len(data) - start} bytes of pixels, {4 * count} expected"
         )
     pixels = np.frombuffer(data, "<f4" if scale < 0 else ">f4", count, start)
     pixels = pixels.reshape(height, width, channels)[::-1, :, 0]
@@ -262,7 +264,7 @@ def decode_array(data: bytes, name: PathLike, field: str | None = None) -> np.nd
 
 
 def guess_format(path: PathLike) -> str:
-    """The label format that a file's suffix says."""
+    """Returns the label format of a file's suffix."""
     suffix = pathlib.Path(path).suffix.lower()
     if suffix in (".npy", ".npz", ".pfm"):
         return suffix[1:]
@@ -274,22 +276,19 @@ def guess_format(path: PathLike) -> str:
 def decode_label(
     data: bytes, name: PathLike, spec: LabelFormat = LabelFormat()
 ) -> Float[np.ndarray, "h w"]:
-    """Decodes a label file's bytes to metres of depth or pixels of disparity, 0 where invalid.
-
-    As `decode_label_and_sky`, whose sky is invalid here.
-    """
+    """Decodes a label file as `decode_label_and_sky` does; its sky is invalid here."""
     return decode_label_and_sky(data, name, spec)[0]
 
 
 def decode_label_and_sky(
     data: bytes, name: PathLike, spec: LabelFormat = LabelFormat()
 ) -> tuple[Float[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
-    """Decodes a label file's bytes to metres of depth or pixels of disparity, and to sky.
+    """Decodes a label file's bytes to metres of depth or pixels of disparity, and a sky mask.
 
     Args:
-      data: the file.
+      data: the file's bytes.
       name: its path, for errors and, where `spec.fmt` is None, for the format.
-      spec: format, scale and the rest.
+      spec: how to read it.
 
     Returns:
       float32 (h, w), 0 at invalid pixels and in the sky; and bool (h, w), True in the sky.
@@ -318,10 +317,10 @@ def decode_label_and_sky(
     if spec.absolute:
         values = np.abs(values)
     valid = np.isfinite(values) & (values > 0)
-    with np.errstate(invalid="ignore", over="ignore"):  # infinities are invalid, no news
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities are invalid anyway
         values = values / np.float32(scale) + np.float32(spec.offset)
     sky_above = sky_above if spec.sky_above is None else spec.sky_above
-    # A renderer may well write infinity for the sky.
+    # Some renderers write infinity for the sky.
     sky = np.zeros(values.shape, np.bool_) if sky_above is None else values > sky_above
     return np.where(valid & (values > 0) & ~sky, values, np.float32(0)), sky
 

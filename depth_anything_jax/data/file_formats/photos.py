@@ -1,8 +1,8 @@
-"""Pictures as phones, cameras and tools write them → RGB uint8, and what their EXIF says.
+"""Reads pictures from phones, cameras and tools to RGB uint8, with the lens data of their EXIF.
 
-`read` is for pictures that people bring. Ordinary ones (8-bit JPEG and PNG) come out exactly as the
-training data does (`formats.decode_image`) and as in the official code, which is `cv2.imread`:
-alpha is dropped and colour profiles of RGB pictures are not applied. Beyond that:
+`read` decodes ordinary pictures (8-bit JPEG and PNG) exactly as training data is decoded
+(`formats.decode_image`) and as in the official code (`cv2.imread`): alpha is dropped and colour
+profiles of RGB pictures are not applied. Beyond that:
   - the content decides, never the suffix; HEIC needs the extra [heic], AVIF a Pillow from 11.3 on;
   - all eight EXIF orientations, in every format;
   - 16 bits become 8 by value / 257, rounded: nothing is clipped, and white stays white;
@@ -10,7 +10,7 @@ alpha is dropped and colour profiles of RGB pictures are not applied. Beyond tha
   - of animations, bursts and pages the first, and `Facts.notes` says so;
   - truncated or damaged files, previews of camera raw files, floating-point pictures and pictures
     of more than `max_pixels` are refused by name, the last before anything is decoded.
-Only numbers leave: EXIF (and with it GPS) is not part of what `read` returns, so no output has it.
+`read` returns only the numbers of `Facts`, no EXIF data, so GPS positions are in no output.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _opening = threading.Lock()  # Pillow's limit is a global variable
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a picture file says about itself.
+    """Properties of a picture file.
 
     Attributes:
       format: "JPEG", "HEIF", …
@@ -99,7 +99,7 @@ class Facts:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know about how the picture was read, a sentence each."""
+        """What a user should know about how the picture was read, one phrase each."""
         found = []
         if self.frames > 1 and self.format != "MPO":  # a second view or a gain map, not a sequence
             found.append(f"holds {self.frames} images: the first is used")
@@ -111,7 +111,7 @@ class Facts:
 
 
 class Photo(NamedTuple):
-    """RGB uint8 (h, w, 3), upright, and what the file says."""
+    """An upright picture, RGB uint8 (h, w, 3), and the properties of its file."""
 
     image: UInt8[np.ndarray, "h w 3"]
     facts: Facts
@@ -128,7 +128,7 @@ def read(
       max_pixels: pictures of more are refused before they are decoded.
 
     Raises:
-      FormatError: naming the file, what is wrong with it and, where there is one, the cure.
+      FormatError: naming the file, what is wrong with it and how to fix it.
     """
     if isinstance(source, bytes):
         data, name = source, name or "picture"
@@ -169,7 +169,7 @@ def read(
 
 
 def lens(image: Any, shape: tuple[int, int]) -> Facts:
-    """What an opened PIL image says of its lens; `shape` (h, w) is of the upright picture."""
+    """Reads the lens data of an opened PIL image; `shape` (h, w) is of the upright picture."""
     return Facts(format=image.format or "", mode=image.mode, **_lens(_exif(image), shape))
 
 
@@ -187,7 +187,7 @@ def _file(path: PathLike, name: str) -> bytes:
 
 
 def _open(data: bytes, name: str) -> tuple[Any, int]:
-    """(Pillow's image, not yet decoded; how many images the file holds)."""
+    """Returns Pillow's image, not yet decoded, and the number of images in the file."""
     from PIL import Image, features
 
     brands = set()
@@ -221,7 +221,7 @@ def _open(data: bytes, name: str) -> tuple[Any, int]:
     try:
         frames = int(getattr(image, "n_frames", 1))
         image.seek(0)
-    except Exception:  # the end of an animation is missing: its first image may be whole
+    except Exception:  # the end of an animation is missing; its first image may be complete
         frames = 1
     return image, frames
 
@@ -258,7 +258,7 @@ def _has_alpha(image: Any) -> bool:
 
 
 def _decode(image: Any, data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-    """(RGB as stored, before any rotation that is still due; bits of a channel in the file)."""
+    """Returns RGB as stored, before the EXIF rotation, and the bits per channel in the file."""
     tags = getattr(image, "tag_v2", {})
     if image.format == "PNG":
         bits = data[24]
@@ -282,7 +282,7 @@ def _decode(image: Any, data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 
 
 
 def _opencv(data: bytes, name: str, image: Any) -> np.ndarray:
-    """16-bit RGB or grey as stored."""
+    """Decodes 16-bit RGB or grey as stored."""
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.dtype != np.uint16:
         raise FormatError(f"{name}: a 16-bit {image.format} of a kind that OpenCV cannot decode")
@@ -298,7 +298,7 @@ def _sixteen_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _rgb(image: Any) -> Any:
-    """Pillow's image as RGB."""
+    """Converts Pillow's image to RGB."""
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK" and profile:
         from PIL import ImageCms
@@ -321,7 +321,7 @@ def _exif(image: Any) -> Any:
 
 
 def _lens(exif: Any, shape: tuple[int, int]) -> dict[str, Any]:
-    """The focal lengths and the sensor's size, as `Facts` has them."""
+    """Returns the focal lengths and the sensor's size as fields of `Facts`."""
     try:
         tags = exif.get_ifd(_EXIF_IFD) if exif else {}
     except Exception:
@@ -340,7 +340,7 @@ def _lens(exif: Any, shape: tuple[int, int]) -> dict[str, Any]:
     if per_x and per_y and wide and high:
         unit = _UNITS_MM.get(int(number(_PLANE_UNIT) or 2), 25.4)
         sides = (high / per_y * unit, wide / per_x * unit)
-        # The tags speak of the stored picture; lying and standing are what tells them apart.
+        # The tags describe the stored picture, which may lie where the upright one stands.
         turned = (shape[0] > shape[1]) != (high > wide)
         found["sensor_mm"] = (sides[1], sides[0]) if turned else sides
     return found

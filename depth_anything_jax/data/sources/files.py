@@ -1,4 +1,4 @@
-"""Sources that read image and label files: folders of images, RGB-D pairs."""
+"""Sources of image and label files: folders of images, RGB-D pairs."""
 
 import os
 import pathlib
@@ -41,7 +41,7 @@ class FolderSource:
         return len(self.files)
 
     def key(self, index: int) -> str:
-        """The path relative to the folder."""
+        """Returns the path relative to the folder."""
         return self.files[index]
 
     def __getitem__(self, index: int) -> Record:
@@ -60,10 +60,10 @@ class RGBDSource:
         labelled: bool = True,
         name: str | None = None,
     ):
-        """`labelled=False` gives the images alone.
+        """Takes the pairs as entries; `labelled=False` leaves the labels out.
 
         Raises:
-          SourceError: labels are wanted, and entries name none.
+          SourceError: labels are wanted, but some entries name none.
         """
         without = [e.rgb for e in entries if e.depth is None] if labelled else []
         if without:
@@ -80,7 +80,7 @@ class RGBDSource:
         return len(self.entries)
 
     def key(self, index: int) -> str:
-        """The image's path as the manifest has it."""
+        """Returns the image's path as in the manifest."""
         return self.entries[index].rgb
 
     def __getitem__(self, index: int) -> Record:
@@ -134,7 +134,7 @@ def rgbd(
     name: str | None = None,
     **defaults: Any,
 ) -> Source:
-    """The pairs of a manifest or a list file.
+    """Makes a source of the pairs of a manifest or a list file.
 
     Args:
       path: of the manifest, or of its folder.
@@ -167,7 +167,7 @@ def pairs(
     name: str | None = None,
     **defaults: Any,
 ) -> Source:
-    """The images of one folder with the labels of another that have their names.
+    """Makes a source of one folder's images and the labels of the same names in another.
 
     Args:
       images, depths: folders.

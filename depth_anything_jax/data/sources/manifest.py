@@ -1,4 +1,4 @@
-"""Manifests of RGB-D pairs: one JSON entry (or one line of a list) per image and its label.
+"""Reads manifests of RGB-D pairs: one JSON entry (or one line of a list) per image and label.
 
 A manifest is a JSON list of objects, JSON lines, or a text file with "image label" on each line;
 paths are relative to its folder. A third number on a line is the focal length fx, as in BTS' lists
@@ -47,12 +47,12 @@ DEFAULT_FIELDS = [
 
 
 class ManifestError(ValueError):
-    """A manifest is missing, is no manifest, or lacks what was asked for."""
+    """A manifest is missing, is no manifest, or has nothing that fits the selection."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One pair; the fields are those of the module's docstring."""
+    """One pair; the fields are described in the module's docstring."""
 
     rgb: str
     depth: str | None
@@ -74,11 +74,11 @@ class Entry:
 
     @property
     def has_camera(self) -> bool:
-        """Whether the entry tells a focal length."""
+        """Whether the entry has a focal length."""
         return self.fx is not None or self.focal_mm is not None
 
     def camera(self, height: int, width: int) -> np.ndarray | None:
-        """The camera of the image, which has this size (`camera.Camera`); None where unknown."""
+        """Returns the camera of the image, which has this size, or None where it is unknown."""
         fx = self.fx
         if self.focal_mm is not None and self.sensor_width_mm is not None:
             fx = self.focal_mm / self.sensor_width_mm * max(height, width)
@@ -88,7 +88,7 @@ class Entry:
 
 
 def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
-    """The camera's fields of an entry, checked; of K its four numbers."""
+    """Checks the camera's fields of an entry and returns them; K becomes fx, fy, cx, cy."""
     given = {n: fields[n] for n in CAMERA if fields.get(n) is not None}
     K = fields.get("K")
     try:
@@ -101,15 +101,15 @@ def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
         if len(flat) != 9:
             raise ManifestError(f"{where}: K has {len(flat)} numbers, not 9")
         if given:
-            raise ManifestError(f"{where}: K and {', '.join(given)} both tell the camera; keep one")
+            raise ManifestError(f"{where}: K and {', '.join(given)} both give the camera; keep one")
         given = {"fx": flat[0], "fy": flat[4], "cx": flat[2], "cy": flat[5]}
     if "focal_mm" in given and "sensor_width_mm" not in given:
         raise ManifestError(
-            f"{where}: focal_mm={given['focal_mm']:g} says nothing in pixels without the sensor's "
-            "width; give sensor_width_mm (36 where focal_mm is a 35-mm equivalent), or fx in pixels"
+            f"{where}: focal_mm={given['focal_mm']:g} needs the sensor's width; give "
+            "sensor_width_mm (36 where focal_mm is a 35-mm equivalent), or fx in pixels"
         )
     if "focal_mm" in given and {"fx", "fy"} & given.keys():
-        raise ManifestError(f"{where}: focal_mm and fx both tell the focal length; keep one")
+        raise ManifestError(f"{where}: focal_mm and fx both give the focal length; keep one")
     if given and not {"fx", "focal_mm"} & given.keys():
         raise ManifestError(
             f"{where}: {', '.join(given)} without a focal length; give fx in pixels"
@@ -121,7 +121,7 @@ def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
 
 
 def parse(fields: Mapping[str, Any], where: str) -> Entry:
-    """An entry from a manifest's object; `where` names it in errors."""
+    """Makes an entry from a manifest's object; `where` names it in errors."""
     if not isinstance(fields, Mapping) or not isinstance(fields.get("rgb"), str):
         raise ManifestError(f"{where}: an entry is an object with 'rgb' (a path): {fields!r:.200}")
     kind = fields.get("kind", "depth")
@@ -156,7 +156,7 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
 
 
 def to_fields(entry: Entry) -> dict[str, Any]:
-    """An entry as a manifest's object: what `parse` reads back, without what it assumes anyway."""
+    """Turns an entry into a manifest's object that `parse` reads back; defaults are left out."""
     form = entry.label_format
     fields: dict[str, Any] = {
         "rgb": entry.rgb,
@@ -232,10 +232,10 @@ def load(
 
 
 def moved(entry: Entry, depth_root: str | os.PathLike[str] | None) -> Entry:
-    """An entry for a `root` of its own: paths lose a leading "/" (BTS' lists of NYU have one).
+    """Makes the paths of an entry relative to another root (BTS' lists of NYU start with "/").
 
     Args:
-      depth_root: where labels start from, if not where images do (KITTI).
+      depth_root: the labels' folder, if it is not the images' (KITTI).
     """
     depth = entry.depth and entry.depth.lstrip("/")
     if depth and depth_root is not None:
@@ -253,7 +253,7 @@ def select(
     scenes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> list[Entry]:
-    """The entries wanted; order is kept.
+    """Returns the selected entries in their order.
 
     Each list holds names or shell patterns ("office*"). `exclude` drops entries whose dataset,
     scene or image path matches.
@@ -308,14 +308,14 @@ def pair_folders(
     files: Sequence[str],
     defaults: Mapping[str, Any] | None = None,
 ) -> tuple[list[Entry], str]:
-    """Entries for a folder of images and a folder of labels with the same names.
+    """Makes entries of a folder of images and a folder of labels with the same names.
 
     A label may have another suffix than its image, and "_depth", "_disp" or "_gt" after its stem.
 
     Args:
       images, depths: the two folders.
       files: the images' paths below `images`.
-      defaults: fields of every entry (fmt, scale, kind, …).
+      defaults: the fields of every entry (fmt, scale, kind, …).
 
     Returns:
       Entries, and the folder that their paths start from (`images`).

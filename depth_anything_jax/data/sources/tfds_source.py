@@ -1,4 +1,4 @@
-"""ArrayRecord data sets: read any that `tfds.data_source` reads, encode our own. No TensorFlow.
+"""Reads ArrayRecord data sets: any that `tfds.data_source` reads, and our own. No TensorFlow.
 
 Our own data sets (tools/prepare_data.py) hold, for each record,
   key, dataset, domain   text
@@ -9,7 +9,7 @@ and where labelled
   kind         "depth" or "disparity"
   shift_known  bool, K float32 (9,), all zero where unknown
   sky, valid   uint8 PNG masks, in data sets where an entry has them
-so that `tfds.data_source` gives arrays to anybody. A card (card.json) lies beside the records.
+so that `tfds.data_source` alone gives arrays. A card (card.json) lies beside the records.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ CARD = "card.json"
 
 
 def find_dataset(path: str | os.PathLike[str]) -> epath.Path:
-    """The folder with dataset_info.json: `path`, or the newest version one or two levels below it.
+    """Finds the folder with dataset_info.json: `path`, or the newest version one or two below.
 
     Raises:
-      SourceError: none or several data sets there.
+      SourceError: there is no data set, or there are several.
     """
     root = epath.Path(path).expanduser()
     for pattern in ("dataset_info.json", "*/dataset_info.json", "*/*/dataset_info.json"):
@@ -74,13 +74,13 @@ def _version(path: epath.Path) -> tuple[int, ...]:
 
 
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The card of a prepared data set: name, licence, counts, skipped files; {} without one."""
+    """Reads the card of a prepared data set (licence, counts, skipped files); {} without one."""
     card = find_dataset(path) / CARD
     return json.loads(card.read_text()) if card.exists() else {}
 
 
 class RecordSource:
-    """Records of a TFDS data set in ArrayRecord format, opened where they are read."""
+    """Records of a TFDS data set in ArrayRecord format; each process opens the files itself."""
 
     def __init__(
         self,
@@ -97,19 +97,19 @@ class RecordSource:
         labelled: bool | None = None,
         name: str | None = None,
     ):
-        """Opens `path`, a folder with dataset_info.json, or TFDS' own `dataset` by name.
+        """Opens `path`, a folder with dataset_info.json, or a TFDS data set by its name.
 
         Args:
           path: folder of the prepared data set (or the one above its version).
           dataset, data_dir: instead of `path`, as `tfds.data_source` takes them.
           split: TFDS split, slices included ("train[:90%]").
           image, depth: names of the features.
-          kind, scale, shift_known: of the depth feature, where records do not say.
+          kind, scale, shift_known: of the depth feature, for records without such fields.
           labelled: None uses labels where there are some; False leaves them out.
           name: for messages.
 
         Raises:
-          SourceError: nothing there, a missing split or feature.
+          SourceError: there is no data set, or a split or feature is missing.
         """
         if (path is None) == (dataset is None):
             raise SourceError("a tfds source takes either 'path' or 'dataset'")
@@ -167,7 +167,7 @@ class RecordSource:
         return self._length
 
     def key(self, index: int) -> str:
-        """Split and position; as long as the files are the same, the same record."""
+        """Returns split and position, which name the same record while the files stay the same."""
         # Not the file's name, which would cost a read; it changes with the list of files.
         return f"{self.split}:{index}{self._mark}"
 
@@ -209,7 +209,7 @@ def _text(value: Any) -> str:
 
 
 def _pixels(value: Any, key: str, *, bits: int | None) -> np.ndarray:
-    """An image feature's array: RGB where `bits` is None, else one channel."""
+    """Decodes an image feature to RGB where `bits` is None, else to one channel."""
     if isinstance(value, bytes):
         return formats.decode_image(value, key) if bits is None else _one_channel(value, key, bits)
     array = np.asarray(value)

@@ -14,7 +14,7 @@ ENCODINGS = ("png16", "float32")
 
 
 def label_encoding(source: Source) -> str:
-    """How a source's labels are kept without loss: "png16" for plain 16-bit files, or "float32"."""
+    """Returns a lossless encoding of a source's labels: "png16" (16-bit files) or "float32"."""
     base, indices = unwrapped(source, range(len(source)))
     if not isinstance(base, RGBDSource):
         return "float32"
@@ -28,7 +28,7 @@ def label_encoding(source: Source) -> str:
 
 
 def mask_fields(source: Source) -> list[str]:
-    """The mask files that a manifest names ("valid", "sky"); rendered sources have "sky"."""
+    """Returns the masks that a manifest names ("valid", "sky"); other sources have "sky"."""
     base, indices = unwrapped(source, range(len(source)))
     if isinstance(base, RGBDSource):
         entries = [base.entries[i] for i in indices]
@@ -39,7 +39,7 @@ def mask_fields(source: Source) -> list[str]:
 
 
 def features(labelled: bool, encoding: str | None, masks: list[str]) -> Any:
-    """The TFDS features of a prepared data set (a `tfds.features.FeaturesDict`)."""
+    """Returns the TFDS features of a prepared data set (a `tfds.features.FeaturesDict`)."""
     import tensorflow_datasets as tfds
 
     kinds = tfds.features
@@ -69,7 +69,7 @@ def features(labelled: bool, encoding: str | None, masks: list[str]) -> Any:
 
 
 def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]) -> dict[str, Any]:
-    """Record `index` as `features` wants it.
+    """Encodes record `index` for `features`.
 
     Everything is read and decoded, so that no broken file gets in. JPEG and PNG files are kept byte
     for byte, unless readers disagree about them (EXIF rotation, alpha, grey, 16 bits): those become
@@ -77,9 +77,9 @@ def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]
 
     Args:
       source: images, or images with labels.
-      index: of the record.
-      encoding: of the label: "png16", "float32", or None for images alone.
-      masks: fields to store.
+      index: the record's number.
+      encoding: the label's: "png16", "float32", or None for images alone.
+      masks: the mask fields to store.
 
     Raises:
       FormatError, OSError: a broken file; SourceError: a label without one valid pixel.
