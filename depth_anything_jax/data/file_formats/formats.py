@@ -7,8 +7,9 @@ Label conventions (`fmt`; the value divided by `scale` is metres, or pixels of d
   tum            16-bit PNG, metres × 5000 (also ICL-NUIM)
   vkitti         16-bit PNG, centimetres; 65535 = sky
   sunrgbd_png16  16-bit PNG in millimetres, rotated left by three bits
-  png8           8-bit image, usually disparity in pixels
-  npy, npz       NumPy array, float or integer (npz: the only array, or the one named by `field`)
+  png8           8-bit image of disparity; of depth it needs a scale
+  npy, npz       NumPy array (npz: the only one, or the one named by `field`); depth in whole
+                 numbers needs a scale
   pfm            portable float map, rows stored bottom-up
 Zero and non-finite values are invalid in all of them.
 
@@ -42,7 +43,7 @@ FORMATS: dict[str, tuple[str, float | None, float | None]] = {
     "tum": ("png16", 5000.0, None),
     "vkitti": ("png16", 100.0, 655.0),
     "sunrgbd_png16": ("sunrgbd", 1000.0, None),
-    "png8": ("png8", 1.0, None),
+    "png8": ("png8", None, None),
     "npy": ("npy", 1.0, None),
     "npz": ("npz", 1.0, None),
     "pfm": ("pfm", 1.0, None),
@@ -265,7 +266,7 @@ def decode_array(data: bytes, name: PathLike, field: str | None = None) -> np.nd
 
 def guess_format(path: PathLike) -> str:
     """Returns the label format of a file's suffix."""
-    suffix = pathlib.Path(path).suffix.lower()
+    suffix = os.path.splitext(path)[1].lower()
     if suffix in (".npy", ".npz", ".pfm"):
         return suffix[1:]
     if suffix in LABEL_SUFFIXES:
@@ -273,15 +274,45 @@ def guess_format(path: PathLike) -> str:
     raise FormatError(f"{path}: no label format for suffix {suffix!r}: {', '.join(LABEL_SUFFIXES)}")
 
 
+def label_scale(name: PathLike, spec: LabelFormat, kind: str = "depth", dtype: Any = None) -> float:
+    """Returns what a label's values are divided by to be metres or pixels of disparity.
+
+    Args:
+      name: the label's path.
+      spec: how to read it.
+      kind: "depth" or "disparity".
+      dtype: of the values; None, before the file is read, leaves out what depends on it.
+
+    Raises:
+      FormatError: neither `spec` nor a convention says it, and a guess could be wrong.
+    """
+    fmt = spec.fmt or guess_format(name)
+    if spec.scale is not None:
+        return spec.scale
+    if FORMATS[fmt][0] == "png16" and FORMATS[fmt][1] is None:
+        raise FormatError(
+            f"{name}: a 16-bit image needs 'scale' (value / scale = metres), or a convention with "
+            "one: kitti (256), nyu (1000), tum (5000), vkitti (100)"
+        )
+    whole = fmt == "png8" or (fmt in ("npy", "npz") and dtype is not None and dtype.kind in "iu")
+    if kind == "depth" and whole:
+        what = "an 8-bit image" if fmt == "png8" else f"an array of {dtype}"
+        raise FormatError(
+            f"{name}: {what} of kind=depth needs 'scale' (value / scale = metres; scale=1 if the "
+            "values are metres). If larger values are nearer, it is kind=disparity"
+        )
+    return FORMATS[fmt][1] or 1.0
+
+
 def decode_label(
-    data: bytes, name: PathLike, spec: LabelFormat = LabelFormat()
+    data: bytes, name: PathLike, spec: LabelFormat = LabelFormat(), kind: str = "depth"
 ) -> Float[np.ndarray, "h w"]:
     """Decodes a label file as `decode_label_and_sky` does; its sky is invalid here."""
-    return decode_label_and_sky(data, name, spec)[0]
+    return decode_label_and_sky(data, name, spec, kind)[0]
 
 
 def decode_label_and_sky(
-    data: bytes, name: PathLike, spec: LabelFormat = LabelFormat()
+    data: bytes, name: PathLike, spec: LabelFormat = LabelFormat(), kind: str = "depth"
 ) -> tuple[Float[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
     """Decodes a label file's bytes to metres of depth or pixels of disparity, and a sky mask.
 
@@ -289,6 +320,7 @@ def decode_label_and_sky(
       data: the file's bytes.
       name: its path, for errors and, where `spec.fmt` is None, for the format.
       spec: how to read it.
+      kind: "depth" or "disparity"; depth of whole numbers needs a scale.
 
     Returns:
       float32 (h, w), 0 at invalid pixels and in the sky; and bool (h, w), True in the sky.
@@ -296,13 +328,8 @@ def decode_label_and_sky(
     Raises:
       FormatError: naming the file and what is wrong with it.
     """
-    reader, fixed, sky_above = FORMATS[spec.fmt or guess_format(name)]
-    scale = spec.scale if spec.scale is not None else fixed
-    if scale is None:
-        raise FormatError(
-            f"{name}: a 16-bit image needs 'scale' (value / scale = metres), or a convention with "
-            "one: kitti (256), nyu (1000), tum (5000), vkitti (100)"
-        )
+    reader, _, sky_above = FORMATS[spec.fmt or guess_format(name)]
+    label_scale(name, spec, kind)
     if reader in ("png16", "sunrgbd"):
         raw = decode_raw(data, name, bits=16)
     elif reader == "png8":
@@ -311,6 +338,7 @@ def decode_label_and_sky(
         raw = decode_pfm(data, name)
     else:
         raw = decode_array(data, name, spec.field)
+    scale = label_scale(name, spec, kind, raw.dtype)
     if reader == "sunrgbd":
         raw = (raw >> 3) | (raw << 13)
     values = raw.astype(np.float32)
@@ -325,9 +353,11 @@ def decode_label_and_sky(
     return np.where(valid & (values > 0) & ~sky, values, np.float32(0)), sky
 
 
-def read_label(path: PathLike, spec: LabelFormat = LabelFormat()) -> Float[np.ndarray, "h w"]:
+def read_label(
+    path: PathLike, spec: LabelFormat = LabelFormat(), kind: str = "depth"
+) -> Float[np.ndarray, "h w"]:
     """Reads a label file: float32 (h, w) metres or pixels, 0 where invalid."""
-    return decode_label(read_bytes(path), path, spec)
+    return decode_label(read_bytes(path), path, spec, kind)
 
 
 def read_mask(path: PathLike) -> np.ndarray:

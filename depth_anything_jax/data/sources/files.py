@@ -64,6 +64,7 @@ class RGBDSource:
 
         Raises:
           SourceError: labels are wanted, but some entries name none.
+          FormatError: a label's unit is unknown.
         """
         without = [e.rgb for e in entries if e.depth is None] if labelled else []
         if without:
@@ -71,6 +72,8 @@ class RGBDSource:
                 f"{name or root}: {len(without)} of {len(entries)} entries have no 'depth' (first: "
                 f"{without[0]}); add it, or set labelled=False to use the images alone"
             )
+        for entry in entries if labelled else ():
+            formats.label_scale(entry.depth or "", entry.label_format, entry.kind)
         self.root = str(root)
         self.entries = list(entries)
         self.labelled = labelled
@@ -105,7 +108,7 @@ class RGBDSource:
         assert entry.depth is not None  # checked when the source was made
         path = self._path(entry.depth)
         values, sky = formats.decode_label_and_sky(
-            formats.read_bytes(path), path, entry.label_format
+            formats.read_bytes(path), path, entry.label_format, entry.kind
         )
         masks = {"sky": sky}
         for field in ("valid", "sky"):

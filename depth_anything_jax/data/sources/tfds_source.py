@@ -92,7 +92,7 @@ class RecordSource:
         image: str = "image",
         depth: str = "depth",
         kind: str = "depth",
-        scale: float = 1.0,
+        scale: float | None = None,
         shift_known: bool | None = None,
         labelled: bool | None = None,
         name: str | None = None,
@@ -104,7 +104,8 @@ class RecordSource:
           dataset, data_dir: instead of `path`, as `tfds.data_source` takes them.
           split: TFDS split, slices included ("train[:90%]").
           image, depth: names of the features.
-          kind, scale, shift_known: of the depth feature, for records without such fields.
+          kind, scale, shift_known: of the depth feature, for records without such fields; depth in
+            whole numbers needs `scale`.
           labelled: None uses labels where there are some; False leaves them out.
           name: for messages.
 
@@ -189,15 +190,21 @@ class RecordSource:
 
     def _label(self, raw: Mapping[str, Any], key: str) -> Record:
         values = _pixels(raw[self.depth], key, bits=16)
-        scale = np.float32(raw.get("scale", self.scale))
         kind = _text(raw.get("kind")) or self.kind
+        scale = raw.get("scale", self.scale)
+        if scale is None and kind == "depth" and values.dtype.kind in "iu":
+            raise SourceError(
+                f"{self.name}: {key}: the feature {self.depth!r} holds {values.dtype}, and "
+                "kind=depth needs 'scale' (value / scale = metres; scale=1 if they are metres). If "
+                "larger values are nearer, it is kind=disparity"
+            )
         masks = {}
         for field in ("valid", "sky"):
             if field in raw:
                 masks[field] = _pixels(raw[field], key, bits=8) != 0
         shift_known = raw.get("shift_known", self.shift_known)
         return label_fields(
-            values.astype(np.float32) / scale,
+            values.astype(np.float32) / np.float32(1 if scale is None else scale),
             kind,
             shift_known=None if shift_known is None else bool(shift_known),
             **masks,

@@ -121,9 +121,7 @@ def _encode_file(source: RGBDSource, index: int, encoding: str) -> tuple[Any, fl
     data = formats.read_bytes(path)
     spec = entry.label_format
     if encoding == "float32":
-        return formats.decode_label(data, path, spec), 1.0
-    fixed = formats.FORMATS[spec.fmt or formats.guess_format(path)][1]
-    scale = spec.scale if spec.scale is not None else fixed
-    assert scale is not None  # decode_label has refused it otherwise
+        return formats.decode_label(data, path, spec, entry.kind), 1.0
+    scale = formats.label_scale(path, spec, entry.kind)
     raw = formats.decode_raw(data, path, bits=16)
     return formats.encode_png(raw), scale
