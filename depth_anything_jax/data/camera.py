@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from depth_anything_jax.data.file_formats.orientation import UPRIGHT
+
 Camera = Float[np.ndarray, "4"]
 
 
@@ -74,6 +76,16 @@ def cropped(c: Camera, top: int, left: int) -> Camera:
 def flipped(c: Camera, width: int) -> Camera:
     """Returns the camera after an image of this width is mirrored left to right."""
     return np.array([c[0], c[1], width - 1 - c[2], c[3]])
+
+
+def upright(c: Camera, orientation: int, height: int, width: int) -> Camera:
+    """Returns the camera after stored pixels of this size are turned upright by their EXIF."""
+    turns, mirrored = UPRIGHT[orientation]
+    fx, fy, cx, cy = c
+    for _ in range(turns % 4):  # each a quarter turn to the left
+        fx, fy, cx, cy = fy, fx, cy, width - 1 - cx
+        height, width = width, height
+    return np.array([fx, fy, width - 1 - cx if mirrored else cx, cy])
 
 
 def rotated(c: Camera, degrees: float, height: int, width: int) -> Camera:

@@ -1,6 +1,7 @@
 """tools/prepare_data.py: what goes in comes out, broken files are listed, a kill is no loss."""
 
 import importlib.util
+import io
 import json
 import pickle
 import signal
@@ -11,9 +12,10 @@ import time
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from depth_anything_jax.data import pipeline, registry
-from depth_anything_jax.data.file_formats.formats import encode_png
+from depth_anything_jax.data.file_formats.formats import FormatError, encode_png
 from depth_anything_jax.data.pseudo_labels import join
 from depth_anything_jax.data.registry import attach
 from depth_anything_jax.data.sources import tfds_source
@@ -307,6 +309,20 @@ def test_whole_numbers_of_depth_in_other_peoples_sets_need_a_scale(tmp_path):
     np.testing.assert_array_equal(registry.make(fields | {"scale": 2})[0]["depth"], depth / 2)
     record = registry.make(fields | {"kind": "disparity"})[0]
     np.testing.assert_array_equal(record["disparity"], depth)
+
+
+def test_other_peoples_labels_beside_an_exif_orientation_are_in_doubt(tmp_path):
+    depth = RNG.uniform(1, 9, (8, 10)).astype(np.float32)
+    file, tags = io.BytesIO(), Image.Exif()
+    tags[0x0112] = 3
+    Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(file, "JPEG", exif=tags)
+    fields = write_rooms(tmp_path, file.getvalue(), depth) | {"path": str(tmp_path)}
+    with pytest.raises(FormatError, match="val:0: the image has the EXIF orientation 3"):
+        registry.make(fields)[0]
+    turned = registry.make(fields | {"label_orientation": "stored"})[0]
+    np.testing.assert_array_equal(turned["depth"], depth[::-1, ::-1])
+    upright = registry.make(fields | {"label_orientation": "upright"})[0]
+    np.testing.assert_array_equal(upright["depth"], depth)
 
 
 def test_label_files_do_not_join_packed_images_and_the_error_says_what_does(prepared, tmp_path):

@@ -32,6 +32,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from depth_anything_jax.data.file_formats.orientation import exif_orientation
+
 PathLike = str | os.PathLike[str]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 LABEL_SUFFIXES = (".png", ".pgm", ".tif", ".tiff", ".npy", ".npz", ".pfm")
@@ -48,7 +50,6 @@ FORMATS: dict[str, tuple[str, float | None, float | None]] = {
     "npz": ("npz", 1.0, None),
     "pfm": ("pfm", 1.0, None),
 }
-_ORIENTATION = 0x0112  # EXIF tag
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
@@ -157,9 +158,10 @@ def is_plain_rgb(data: bytes) -> bool:
     alpha, palette or EXIF rotation."""
     from PIL import Image
 
+    if exif_orientation(data) != 1:
+        return False
     with Image.open(io.BytesIO(data)) as image:
-        upright = image.getexif().get(_ORIENTATION, 1) == 1
-        return image.format in ("JPEG", "PNG") and image.mode == "RGB" and upright
+        return image.format in ("JPEG", "PNG") and image.mode == "RGB"
 
 
 def decode_raw(data: bytes, name: PathLike, *, bits: int) -> np.ndarray:

@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from depth_anything_jax.data.file_formats import orientation
 from depth_anything_jax.data.file_formats.formats import (
     IMAGE_SUFFIXES,
     FormatError,
@@ -44,15 +45,10 @@ DIAGONAL = math.hypot(36, 24)  # of the 35-mm frame, in mm
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF = {b"avif", b"avis"}
 # EXIF tags
-_ORIENTATION, _EXIF_IFD = 0x0112, 0x8769
+_EXIF_IFD = 0x8769
 _FOCAL, _FOCAL_35 = 0x920A, 0xA405
 _PLANE_X, _PLANE_Y, _PLANE_UNIT, _WIDTH, _HEIGHT = 0xA20E, 0xA20F, 0xA210, 0xA002, 0xA003
 _UNITS_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # inch, cm, mm, µm
-# orientation → quarter turns to the left, then mirrored left to right
-_UPRIGHT = {
-    1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True),
-    5: (-1, True), 6: (-1, False), 7: (1, True), 8: (1, False),
-}  # fmt: skip
 _opening = threading.Lock()  # Pillow's limit is a global variable
 
 
@@ -147,20 +143,17 @@ def read(
     _refuse_what_is_no_picture(image, name)
     mode, alpha = image.mode, _has_alpha(image)
     # Pillow turns a TIFF and libheif a HEIC by themselves, and then say that nothing is due.
-    turned = getattr(image, "tag_v2", {}).get(_ORIENTATION)
+    turned = getattr(image, "tag_v2", {}).get(orientation.TAG)
     rgb, bits = _decode(image, data, name)
     exif = _exif(image)
-    orientation = exif.get(_ORIENTATION, 1)
-    turns, mirrored = _UPRIGHT.get(orientation, (0, False))
-    rgb = np.rot90(rgb, turns)
-    if mirrored:
-        rgb = rgb[:, ::-1]
-    applied = turned or image.info.get("original_orientation") or orientation
+    due = exif.get(orientation.TAG, 1)
+    rgb = orientation.upright(rgb, due if due in orientation.UPRIGHT else 1)
+    applied = turned or image.info.get("original_orientation") or due
     facts = Facts(
         format=image.format or "",
         mode=mode,
         bits=bits,
-        orientation=applied if applied in _UPRIGHT else 1,
+        orientation=applied if applied in orientation.UPRIGHT else 1,
         frames=frames,
         alpha=alpha,
         **_lens(exif, rgb.shape[:2]),

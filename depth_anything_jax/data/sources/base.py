@@ -119,19 +119,6 @@ def maps_of(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {field: record[field] for field in LABEL_FIELDS if field in record}
 
 
-def check_same_view(key: str, image: np.ndarray, maps: Mapping[str, np.ndarray]) -> None:
-    """Raises FormatError where a label's aspect ratio is not the image's (5 % apart or more)."""
-    height, width = image.shape[:2]
-    for field, value in maps.items():
-        ratio = (value.shape[1] / value.shape[0]) / (width / height)
-        if abs(np.log(ratio)) > 0.05:
-            raise formats.FormatError(
-                f"{key}: the image is {height}x{width} and its {field} "
-                f"{value.shape[0]}x{value.shape[1]}: not the same view (is the image rotated by "
-                "its EXIF tag, or the label transposed?)"
-            )
-
-
 class Subset:
     """The records of a source at the given indices."""
 

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.file_formats.orientation import exif_orientation
 from depth_anything_jax.data.sources import manifest
 from depth_anything_jax.data.sources.base import (
     Record,
     Source,
     SourceError,
-    check_same_view,
     label_fields,
     list_images,
     maps_of,
 )
 from depth_anything_jax.data.sources.manifest import Entry
+from depth_anything_jax.data.sources.view import aligned, in_doubt
 
 
 class FolderSource:
@@ -46,7 +47,15 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Record:
         key = self.files[index]
-        return {"key": key, "image": formats.read_image(os.path.join(self.root, key))}
+        return {"key": key, **_image(os.path.join(self.root, key))}
+
+
+def _image(path: str) -> Record:
+    """Reads an image, and under "orientation" its EXIF orientation where it is not 1."""
+    data = formats.read_bytes(path)
+    fields: Record = {"image": formats.decode_image(data, path)}
+    exif = exif_orientation(data)
+    return fields if exif == 1 else {**fields, "orientation": exif}
 
 
 class RGBDSource:
@@ -90,15 +99,20 @@ class RGBDSource:
         entry = self.entries[index]
         record: Record = {
             "key": entry.rgb,
-            "image": formats.read_image(self._path(entry.rgb)),
+            **_image(self._path(entry.rgb)),
             "dataset": entry.dataset,
             "domain": entry.domain,
         }
-        if entry.has_camera:
-            record["camera"] = entry.camera(*record["image"].shape[:2])
+        image, exif = record["image"], record.get("orientation", 1)
+        doubt = entry.camera_in_doubt(exif)
+        if entry.has_camera and not doubt:
+            record["camera"] = entry.camera(image.shape[0], image.shape[1], exif)
         if self.labelled:
-            record |= self._label(entry)
-            check_same_view(entry.rgb, record["image"], maps_of(record))
+            record.pop("orientation", None)
+            fields = self._label(entry)
+            record |= fields | aligned(entry.rgb, image, maps_of(fields), exif, entry.view)
+            if doubt:
+                raise formats.FormatError(in_doubt(entry.rgb, exif))
         return record
 
     def _path(self, relative: str) -> str:

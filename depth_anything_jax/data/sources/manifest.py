@@ -15,6 +15,10 @@ of NYU and KITTI. Fields of an entry:
   shift_known     disparity only: zero means infinitely far, as in stereo (default false, or true
                   where `offset` is given)
   dataset, domain, scene, split        names to select by
+  label_orientation    "stored" or "upright": how label, masks and camera lie where the image has an
+                  EXIF orientation
+  label_crop      [top, left, height, width]: the window of the image that label and masks show
+  label_stretched true: the label may have other proportions than what it shows
   fx, fy, cx, cy  the camera in pixels of the image: fy without a value is fx, cx and cy the middle
   K               instead, 3×3 intrinsics row by row
   focal_mm, sensor_width_mm            instead, both in millimetres; the sensor's longer side, also
@@ -36,13 +40,16 @@ import numpy as np
 
 from depth_anything_jax.data import camera as camera_lib
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.file_formats.orientation import stored_size
+from depth_anything_jax.data.sources import view as view_lib
+from depth_anything_jax.data.sources.view import View
 from depth_anything_jax.utils.choices import did_you_mean
 
 CAMERA = ("fx", "fy", "cx", "cy", "focal_mm", "sensor_width_mm")
 # Fields that a source's description may give for all entries that lack them.
 DEFAULT_FIELDS = [
     "fmt", "scale", "kind", "abs", "offset", "field", "sky_above", "shift_known", "dataset",
-    "domain", "split", *CAMERA,
+    "domain", "split", *CAMERA, *view_lib.FIELDS,
 ]  # fmt: skip
 
 
@@ -65,6 +72,7 @@ class Entry:
     domain: str = ""
     scene: str = ""
     split: str = ""
+    view: View = View()
     fx: float | None = None
     fy: float | None = None
     cx: float | None = None
@@ -77,14 +85,28 @@ class Entry:
         """Whether the entry has a focal length."""
         return self.fx is not None or self.focal_mm is not None
 
-    def camera(self, height: int, width: int) -> np.ndarray | None:
-        """Returns the camera of the image, which has this size, or None where it is unknown."""
+    def camera_in_doubt(self, exif: int) -> bool:
+        """Whether the camera means another one for the stored pixels than for the upright image."""
+        lies = (self.fy, self.cx, self.cy) != (None, None, None)
+        return exif != 1 and self.view.orientation is None and lies
+
+    def camera(self, height: int, width: int, exif: int = 1) -> np.ndarray | None:
+        """Returns the camera of the upright image, or None where it is unknown.
+
+        Args:
+          height, width: of the upright image.
+          exif: the EXIF orientation of its file.
+        """
         fx = self.fx
         if self.focal_mm is not None and self.sensor_width_mm is not None:
             fx = self.focal_mm / self.sensor_width_mm * max(height, width)
         if fx is None:
             return None
-        return camera_lib.camera(fx, self.fy, self.cx, self.cy, height, width)
+        if self.view.orientation != "stored":
+            return camera_lib.camera(fx, self.fy, self.cx, self.cy, height, width)
+        own = stored_size(height, width, exif)
+        c = camera_lib.camera(fx, self.fy, self.cx, self.cy, *own)
+        return camera_lib.upright(c, exif, *own)
 
 
 def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
@@ -136,6 +158,7 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
             field=fields.get("field"),
             sky_above=fields.get("sky_above"),
         )
+        view = view_lib.from_fields(fields)
     except (formats.FormatError, TypeError) as error:
         raise ManifestError(f"{where}: {error}") from error
     default_shift = kind == "depth" or label_format.offset != 0
@@ -151,6 +174,7 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
         domain=fields.get("domain", ""),
         scene=fields.get("scene") or str(pathlib.PurePosixPath(fields["rgb"]).parent),
         split=fields.get("split", ""),
+        view=view,
         **_camera(fields, where),
     )
 
@@ -175,6 +199,7 @@ def to_fields(entry: Entry) -> dict[str, Any]:
         "domain": entry.domain or None,
         "scene": entry.scene or None,
         "split": entry.split or None,
+        **view_lib.to_fields(entry.view),
         **{name: getattr(entry, name) for name in CAMERA},
     }
     return {name: value for name, value in fields.items() if value is not None}

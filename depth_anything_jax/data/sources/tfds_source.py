@@ -26,11 +26,12 @@ from etils import epath
 
 from depth_anything_jax.data import camera
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.file_formats.orientation import exif_orientation
+from depth_anything_jax.data.sources import view
 from depth_anything_jax.data.sources.base import (
     KINDS,
     Record,
     SourceError,
-    check_same_view,
     label_fields,
     maps_of,
 )
@@ -95,6 +96,8 @@ class RecordSource:
         scale: float | None = None,
         shift_known: bool | None = None,
         labelled: bool | None = None,
+        label_orientation: str | None = None,
+        label_stretched: bool = False,
         name: str | None = None,
     ):
         """Opens `path`, a folder with dataset_info.json, or a TFDS data set by its name.
@@ -107,6 +110,7 @@ class RecordSource:
           kind, scale, shift_known: of the depth feature, for records without such fields; depth in
             whole numbers needs `scale`.
           labelled: None uses labels where there are some; False leaves them out.
+          label_orientation, label_stretched: as in a manifest (`view.View`).
           name: for messages.
 
         Raises:
@@ -120,6 +124,9 @@ class RecordSource:
         self.dataset, self.data_dir, self.split = dataset, data_dir, split
         self.image, self.depth = image, depth
         self.kind, self.scale, self.shift_known = kind, scale, shift_known
+        self.view = view.from_fields(
+            {"label_orientation": label_orientation, "label_stretched": label_stretched}
+        )
         self.name = name or dataset or self._folder_name()
         self._lock, self._data = threading.Lock(), None
         features = self._open().dataset_info.features
@@ -185,7 +192,9 @@ class RecordSource:
             record["camera"] = camera.from_matrix(np.asarray(raw["K"], np.float64).reshape(3, 3))
         if self.labelled:
             record |= self._label(raw, key)
-            check_same_view(key, record["image"], maps_of(record))
+            data = raw[self.image]
+            exif = exif_orientation(data) if isinstance(data, bytes) else 1
+            record |= view.aligned(key, record["image"], maps_of(record), exif, self.view)
         return record
 
     def _label(self, raw: Mapping[str, Any], key: str) -> Record:

@@ -105,23 +105,13 @@ def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]
     out["K"] = np.array([fx, 0, cx, 0, fy, cy, 0, 0, c is not None], np.float32)
     out["shift_known"] = bool(record["shift_known"])
     out["kind"] = "depth" if "depth" in record else "disparity"
-    if isinstance(base, RGBDSource):
-        out["depth"], out["scale"] = _encode_file(base, inner, encoding)
-    else:
-        out["depth"], out["scale"] = record[out["kind"]].astype(np.float32), 1.0
+    out["depth"], out["scale"] = record[out["kind"]].astype(np.float32, copy=False), 1.0
+    if encoding == "png16":  # of files alone, whose whole numbers come back exactly
+        assert isinstance(base, RGBDSource)
+        entry = base.entries[inner]
+        scale = formats.label_scale(entry.depth or "", entry.label_format, entry.kind)
+        raw = np.rint(out["depth"] * np.float64(np.float32(scale))).astype(np.uint16)
+        out["depth"], out["scale"] = formats.encode_png(raw), scale
     for mask in masks:
         out[mask] = formats.encode_png(record[mask].astype(np.uint8) * 255)
     return out
-
-
-def _encode_file(source: RGBDSource, index: int, encoding: str) -> tuple[Any, float]:
-    entry = source.entries[index]
-    assert entry.depth is not None  # read already
-    path = os.path.join(source.root, entry.depth)
-    data = formats.read_bytes(path)
-    spec = entry.label_format
-    if encoding == "float32":
-        return formats.decode_label(data, path, spec, entry.kind), 1.0
-    scale = formats.label_scale(path, spec, entry.kind)
-    raw = formats.decode_raw(data, path, bits=16)
-    return formats.encode_png(raw), scale
