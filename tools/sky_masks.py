@@ -110,6 +110,12 @@ def read_pairs(
     for index in todo:
         try:
             record = source[index]
+            view = source.entries[index].view
+            if view.orientation == "stored" or view.crop:
+                raise ValueError(
+                    "label_orientation=stored and label_crop are not supported; turn or pad the "
+                    "label file"
+                )
         except Exception as error:  # a broken file must not prevent processing the others
             errors[index] = f"{type(error).__name__}: {error}"
             print(f"left out: {source.key(index)}: {errors[index]}", flush=True)

@@ -210,7 +210,10 @@ def attach(source: Source, spec: Mapping[str, Any] | str) -> Labelled:
     if kind != "files":
         raise LabelError(f"labels.type={kind!r}: one of records, files")
     allow_missing = bool(options.pop("allow_missing", False))
-    fields = ("kind", "shift_known", "suffix", "void", "fmt", "scale", "field")
+    fields = (
+        "kind", "shift_known", "suffix", "void", "fmt", "scale", "field", "label_orientation",
+        "label_stretched",
+    )  # fmt: skip
     _no_more({k: v for k, v in options.items() if k not in fields}, kind, fields)
     labels = join.FileLabels(path, **options)
     return join.with_files(source, labels, allow_missing=allow_missing, shuffle=shuffle)

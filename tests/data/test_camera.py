@@ -190,9 +190,12 @@ def test_manifests_tell_cameras_in_four_ways():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"focal_mm": 50}, "focal_mm=50 says nothing in pixels without the sensor's width; give"),
-        ({"focal_mm": 50, "sensor_width_mm": 36, "fx": 3}, "both tell the focal length"),
-        ({"K": [1] * 9, "fx": 3}, "K and fx both tell the camera"),
+        (
+            {"focal_mm": 50},
+            "focal_mm=50 needs the sensor's width; give",
+        ),
+        ({"focal_mm": 50, "sensor_width_mm": 36, "fx": 3}, "both give the focal length"),
+        ({"K": [1] * 9, "fx": 3}, "K and fx both give the camera"),
         ({"sensor_width_mm": 36}, "sensor_width_mm without a focal length"),
         ({"cx": 3}, "cx without a focal length; give fx"),
         ({"fx": 0}, "fx=0 must be positive"),

@@ -261,6 +261,19 @@ def test_paired_folders(tmp_path):
         registry.make(spec | {"depths": str(tmp_path / "nowhere")})
 
 
+def test_labels_of_unknown_unit_are_refused_before_they_are_read(tmp_path):
+    write_image(tmp_path / "rgb/a.png")
+    (tmp_path / "d").mkdir()
+    spec = {"type": "pairs", "images": str(tmp_path / "rgb"), "depths": str(tmp_path / "d")}
+    cv2.imwrite(str(tmp_path / "d/a.png"), np.full((12, 16), 200, np.uint8))
+    for fields in ({"fmt": "png8"}, {"fmt": "png8", "kind": "depth"}, {}):
+        with pytest.raises(formats.FormatError, match=r"d/a\.png: .* needs 'scale'"):
+            registry.make(spec | fields)
+    assert (registry.make(spec | {"fmt": "png8", "kind": "disparity"})[0]["disparity"] == 200).all()
+    assert (registry.make(spec | {"fmt": "png8", "scale": 50})[0]["depth"] == 4).all()
+    assert len(registry.make(spec | {"fmt": "png8", "labelled": False})) == 1
+
+
 def test_sources_can_be_sent_to_workers(pairs):
     for spec in ({"type": "folder"}, {"type": "rgbd", "datasets": ["rooms"]}):
         source = registry.make({"path": str(pairs), **spec})

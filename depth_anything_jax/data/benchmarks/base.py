@@ -32,7 +32,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from depth_anything_jax.data.file_formats import formats
-from depth_anything_jax.data.sources.base import SourceError, check_same_view, maps_of
+from depth_anything_jax.data.sources.base import SourceError, maps_of
+from depth_anything_jax.data.sources.view import check_same_view
 
 Record = dict[str, Any]
 PathLike = str | os.PathLike[str]

@@ -1,8 +1,8 @@
-"""Pictures as phones, cameras and tools write them → RGB uint8, and what their EXIF says.
+"""Reads pictures from phones, cameras and tools to RGB uint8, with the lens data of their EXIF.
 
-`read` is for pictures that people bring. Ordinary ones (8-bit JPEG and PNG) come out exactly as the
-training data does (`formats.decode_image`) and as in the official code, which is `cv2.imread`:
-alpha is dropped and colour profiles of RGB pictures are not applied. Beyond that:
+`read` decodes ordinary pictures (8-bit JPEG and PNG) exactly as training data is decoded
+(`formats.decode_image`) and as in the official code (`cv2.imread`): alpha is dropped and colour
+profiles of RGB pictures are not applied. Beyond that:
   - the content decides, never the suffix; HEIC needs the extra [heic], AVIF a Pillow from 11.3 on;
   - all eight EXIF orientations, in every format;
   - 16 bits become 8 by value / 257, rounded: nothing is clipped, and white stays white;
@@ -10,7 +10,7 @@ alpha is dropped and colour profiles of RGB pictures are not applied. Beyond tha
   - of animations, bursts and pages the first, and `Facts.notes` says so;
   - truncated or damaged files, previews of camera raw files, floating-point pictures and pictures
     of more than `max_pixels` are refused by name, the last before anything is decoded.
-Only numbers leave: EXIF (and with it GPS) is not part of what `read` returns, so no output has it.
+`read` returns only the numbers of `Facts`, no EXIF data, so GPS positions are in no output.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from depth_anything_jax.data.file_formats import orientation
 from depth_anything_jax.data.file_formats.formats import (
     IMAGE_SUFFIXES,
     FormatError,
@@ -44,21 +45,16 @@ DIAGONAL = math.hypot(36, 24)  # of the 35-mm frame, in mm
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF = {b"avif", b"avis"}
 # EXIF tags
-_ORIENTATION, _EXIF_IFD = 0x0112, 0x8769
+_EXIF_IFD = 0x8769
 _FOCAL, _FOCAL_35 = 0x920A, 0xA405
 _PLANE_X, _PLANE_Y, _PLANE_UNIT, _WIDTH, _HEIGHT = 0xA20E, 0xA20F, 0xA210, 0xA002, 0xA003
 _UNITS_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # inch, cm, mm, µm
-# orientation → quarter turns to the left, then mirrored left to right
-_UPRIGHT = {
-    1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True),
-    5: (-1, True), 6: (-1, False), 7: (1, True), 8: (1, False),
-}  # fmt: skip
 _opening = threading.Lock()  # Pillow's limit is a global variable
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a picture file says about itself.
+    """Properties of a picture file.
 
     Attributes:
       format: "JPEG", "HEIF", …
@@ -99,7 +95,7 @@ class Facts:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know about how the picture was read, a sentence each."""
+        """What a user should know about how the picture was read, one phrase each."""
         found = []
         if self.frames > 1 and self.format != "MPO":  # a second view or a gain map, not a sequence
             found.append(f"holds {self.frames} images: the first is used")
@@ -111,7 +107,7 @@ class Facts:
 
 
 class Photo(NamedTuple):
-    """RGB uint8 (h, w, 3), upright, and what the file says."""
+    """An upright picture, RGB uint8 (h, w, 3), and the properties of its file."""
 
     image: UInt8[np.ndarray, "h w 3"]
     facts: Facts
@@ -128,7 +124,7 @@ def read(
       max_pixels: pictures of more are refused before they are decoded.
 
     Raises:
-      FormatError: naming the file, what is wrong with it and, where there is one, the cure.
+      FormatError: naming the file, what is wrong with it and how to fix it.
     """
     if isinstance(source, bytes):
         data, name = source, name or "picture"
@@ -147,20 +143,17 @@ def read(
     _refuse_what_is_no_picture(image, name)
     mode, alpha = image.mode, _has_alpha(image)
     # Pillow turns a TIFF and libheif a HEIC by themselves, and then say that nothing is due.
-    turned = getattr(image, "tag_v2", {}).get(_ORIENTATION)
+    turned = getattr(image, "tag_v2", {}).get(orientation.TAG)
     rgb, bits = _decode(image, data, name)
     exif = _exif(image)
-    orientation = exif.get(_ORIENTATION, 1)
-    turns, mirrored = _UPRIGHT.get(orientation, (0, False))
-    rgb = np.rot90(rgb, turns)
-    if mirrored:
-        rgb = rgb[:, ::-1]
-    applied = turned or image.info.get("original_orientation") or orientation
+    due = exif.get(orientation.TAG, 1)
+    rgb = orientation.upright(rgb, due if due in orientation.UPRIGHT else 1)
+    applied = turned or image.info.get("original_orientation") or due
     facts = Facts(
         format=image.format or "",
         mode=mode,
         bits=bits,
-        orientation=applied if applied in _UPRIGHT else 1,
+        orientation=applied if applied in orientation.UPRIGHT else 1,
         frames=frames,
         alpha=alpha,
         **_lens(exif, rgb.shape[:2]),
@@ -169,7 +162,7 @@ def read(
 
 
 def lens(image: Any, shape: tuple[int, int]) -> Facts:
-    """What an opened PIL image says of its lens; `shape` (h, w) is of the upright picture."""
+    """Reads the lens data of an opened PIL image; `shape` (h, w) is of the upright picture."""
     return Facts(format=image.format or "", mode=image.mode, **_lens(_exif(image), shape))
 
 
@@ -187,7 +180,7 @@ def _file(path: PathLike, name: str) -> bytes:
 
 
 def _open(data: bytes, name: str) -> tuple[Any, int]:
-    """(Pillow's image, not yet decoded; how many images the file holds)."""
+    """Returns Pillow's image, not yet decoded, and the number of images in the file."""
     from PIL import Image, features
 
     brands = set()
@@ -221,7 +214,7 @@ def _open(data: bytes, name: str) -> tuple[Any, int]:
     try:
         frames = int(getattr(image, "n_frames", 1))
         image.seek(0)
-    except Exception:  # the end of an animation is missing: its first image may be whole
+    except Exception:  # the end of an animation is missing; its first image may be complete
         frames = 1
     return image, frames
 
@@ -258,7 +251,7 @@ def _has_alpha(image: Any) -> bool:
 
 
 def _decode(image: Any, data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-    """(RGB as stored, before any rotation that is still due; bits of a channel in the file)."""
+    """Returns RGB as stored, before the EXIF rotation, and the bits per channel in the file."""
     tags = getattr(image, "tag_v2", {})
     if image.format == "PNG":
         bits = data[24]
@@ -282,7 +275,7 @@ def _decode(image: Any, data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 
 
 
 def _opencv(data: bytes, name: str, image: Any) -> np.ndarray:
-    """16-bit RGB or grey as stored."""
+    """Decodes 16-bit RGB or grey as stored."""
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.dtype != np.uint16:
         raise FormatError(f"{name}: a 16-bit {image.format} of a kind that OpenCV cannot decode")
@@ -298,7 +291,7 @@ def _sixteen_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _rgb(image: Any) -> Any:
-    """Pillow's image as RGB."""
+    """Converts Pillow's image to RGB."""
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK" and profile:
         from PIL import ImageCms
@@ -321,7 +314,7 @@ def _exif(image: Any) -> Any:
 
 
 def _lens(exif: Any, shape: tuple[int, int]) -> dict[str, Any]:
-    """The focal lengths and the sensor's size, as `Facts` has them."""
+    """Returns the focal lengths and the sensor's size as fields of `Facts`."""
     try:
         tags = exif.get_ifd(_EXIF_IFD) if exif else {}
     except Exception:
@@ -340,7 +333,7 @@ def _lens(exif: Any, shape: tuple[int, int]) -> dict[str, Any]:
     if per_x and per_y and wide and high:
         unit = _UNITS_MM.get(int(number(_PLANE_UNIT) or 2), 25.4)
         sides = (high / per_y * unit, wide / per_x * unit)
-        # The tags speak of the stored picture; lying and standing are what tells them apart.
+        # The tags describe the stored picture, which may lie where the upright one stands.
         turned = (shape[0] > shape[1]) != (high > wide)
         found["sensor_mm"] = (sides[1], sides[0]) if turned else sides
     return found

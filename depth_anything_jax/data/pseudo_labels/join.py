@@ -28,6 +28,7 @@ from depth_anything_jax.data.pseudo_labels.label_store import (
     keys_digest,
     read_card,
 )
+from depth_anything_jax.data.sources import view
 from depth_anything_jax.data.sources.base import (
     KINDS,
     LABEL_FIELDS,
@@ -107,6 +108,10 @@ class Labelled:
         record = {k: v for k, v in own.items() if k not in LABEL_FIELDS}
         number = self.label_of[index]
         label = self.labels.read(number, self.source.key(number))
+        maps = {label.kind: label.values, "valid": label.valid}
+        exif = record.pop("orientation", 1)
+        if isinstance(self.labels, FileLabels) and number == self.indices[index]:
+            maps = view.aligned(record["key"], record["image"], maps, exif, self.labels.view)
         hw = record["image"].shape[:2]
         if number == self.indices[index] and label.image_hw not in (None, hw):
             raise LabelError(
@@ -114,9 +119,8 @@ class Labelled:
                 f"{label.image_hw[1]} when it was labelled: the image has changed; label it again"
             )
         return record | {
-            label.kind: label.values,
-            "valid": label.valid,
-            "sky": np.zeros(label.valid.shape, np.bool_),
+            **maps,
+            "sky": np.zeros(maps["valid"].shape, np.bool_),
             "shift_known": label.shift_known,
         }
 
@@ -167,6 +171,7 @@ class FileLabels:
       suffix: what follows the image's stem in the label's name, such as "_depth".
       void: raw disparity value that means "no label"; None: all are labels.
       fmt, scale, field: as in `formats.LabelFormat`, for depth.
+      label_orientation, label_stretched: as in a manifest (`view.View`).
     """
 
     def __init__(
@@ -180,6 +185,8 @@ class FileLabels:
         fmt: str | None = None,
         scale: float | None = None,
         field: str | None = None,
+        label_orientation: str | None = None,
+        label_stretched: bool = False,
     ):
         if kind not in KINDS:
             raise LabelError(f"labels.kind={kind!r}: one of {', '.join(KINDS)}")
@@ -189,6 +196,9 @@ class FileLabels:
         self.kind, self.suffix, self.void = kind, suffix, void
         self.shift_known = shift_known or kind == "depth"
         self.format = formats.LabelFormat(fmt=fmt, scale=scale, field=field)
+        self.view = view.from_fields(
+            {"label_orientation": label_orientation, "label_stretched": label_stretched}
+        )
         self.files: dict[str, str] = {}
         self._folders: dict[str, set[str]] = {}
 

@@ -1,4 +1,4 @@
-"""Sources that read image and label files: folders of images, RGB-D pairs."""
+"""Sources of image and label files: folders of images, RGB-D pairs."""
 
 import os
 import pathlib
@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.file_formats.orientation import exif_orientation
 from depth_anything_jax.data.sources import manifest
 from depth_anything_jax.data.sources.base import (
     Record,
     Source,
     SourceError,
-    check_same_view,
     label_fields,
     list_images,
     maps_of,
 )
 from depth_anything_jax.data.sources.manifest import Entry
+from depth_anything_jax.data.sources.view import aligned, in_doubt
 
 
 class FolderSource:
@@ -41,12 +42,20 @@ class FolderSource:
         return len(self.files)
 
     def key(self, index: int) -> str:
-        """The path relative to the folder."""
+        """Returns the path relative to the folder."""
         return self.files[index]
 
     def __getitem__(self, index: int) -> Record:
         key = self.files[index]
-        return {"key": key, "image": formats.read_image(os.path.join(self.root, key))}
+        return {"key": key, **_image(os.path.join(self.root, key))}
+
+
+def _image(path: str) -> Record:
+    """Reads an image, and under "orientation" its EXIF orientation where it is not 1."""
+    data = formats.read_bytes(path)
+    fields: Record = {"image": formats.decode_image(data, path)}
+    exif = exif_orientation(data)
+    return fields if exif == 1 else {**fields, "orientation": exif}
 
 
 class RGBDSource:
@@ -60,10 +69,11 @@ class RGBDSource:
         labelled: bool = True,
         name: str | None = None,
     ):
-        """`labelled=False` gives the images alone.
+        """Takes the pairs as entries; `labelled=False` leaves the labels out.
 
         Raises:
-          SourceError: labels are wanted, and entries name none.
+          SourceError: labels are wanted, but some entries name none.
+          FormatError: a label's unit is unknown.
         """
         without = [e.rgb for e in entries if e.depth is None] if labelled else []
         if without:
@@ -71,6 +81,8 @@ class RGBDSource:
                 f"{name or root}: {len(without)} of {len(entries)} entries have no 'depth' (first: "
                 f"{without[0]}); add it, or set labelled=False to use the images alone"
             )
+        for entry in entries if labelled else ():
+            formats.label_scale(entry.depth or "", entry.label_format, entry.kind)
         self.root = str(root)
         self.entries = list(entries)
         self.labelled = labelled
@@ -80,22 +92,27 @@ class RGBDSource:
         return len(self.entries)
 
     def key(self, index: int) -> str:
-        """The image's path as the manifest has it."""
+        """Returns the image's path as in the manifest."""
         return self.entries[index].rgb
 
     def __getitem__(self, index: int) -> Record:
         entry = self.entries[index]
         record: Record = {
             "key": entry.rgb,
-            "image": formats.read_image(self._path(entry.rgb)),
+            **_image(self._path(entry.rgb)),
             "dataset": entry.dataset,
             "domain": entry.domain,
         }
-        if entry.has_camera:
-            record["camera"] = entry.camera(*record["image"].shape[:2])
+        image, exif = record["image"], record.get("orientation", 1)
+        doubt = entry.camera_in_doubt(exif)
+        if entry.has_camera and not doubt:
+            record["camera"] = entry.camera(image.shape[0], image.shape[1], exif)
         if self.labelled:
-            record |= self._label(entry)
-            check_same_view(entry.rgb, record["image"], maps_of(record))
+            record.pop("orientation", None)
+            fields = self._label(entry)
+            record |= fields | aligned(entry.rgb, image, maps_of(fields), exif, entry.view)
+            if doubt:
+                raise formats.FormatError(in_doubt(entry.rgb, exif))
         return record
 
     def _path(self, relative: str) -> str:
@@ -105,7 +122,7 @@ class RGBDSource:
         assert entry.depth is not None  # checked when the source was made
         path = self._path(entry.depth)
         values, sky = formats.decode_label_and_sky(
-            formats.read_bytes(path), path, entry.label_format
+            formats.read_bytes(path), path, entry.label_format, entry.kind
         )
         masks = {"sky": sky}
         for field in ("valid", "sky"):
@@ -134,7 +151,7 @@ def rgbd(
     name: str | None = None,
     **defaults: Any,
 ) -> Source:
-    """The pairs of a manifest or a list file.
+    """Makes a source of the pairs of a manifest or a list file.
 
     Args:
       path: of the manifest, or of its folder.
@@ -167,7 +184,7 @@ def pairs(
     name: str | None = None,
     **defaults: Any,
 ) -> Source:
-    """The images of one folder with the labels of another that have their names.
+    """Makes a source of one folder's images and the labels of the same names in another.
 
     Args:
       images, depths: folders.

@@ -1,4 +1,4 @@
-"""Manifests of RGB-D pairs: one JSON entry (or one line of a list) per image and its label.
+"""Reads manifests of RGB-D pairs: one JSON entry (or one line of a list) per image and label.
 
 A manifest is a JSON list of objects, JSON lines, or a text file with "image label" on each line;
 paths are relative to its folder. A third number on a line is the focal length fx, as in BTS' lists
@@ -15,6 +15,10 @@ of NYU and KITTI. Fields of an entry:
   shift_known     disparity only: zero means infinitely far, as in stereo (default false, or true
                   where `offset` is given)
   dataset, domain, scene, split        names to select by
+  label_orientation    "stored" or "upright": how label, masks and camera lie where the image has an
+                  EXIF orientation
+  label_crop      [top, left, height, width]: the window of the image that label and masks show
+  label_stretched true: the label may have other proportions than what it shows
   fx, fy, cx, cy  the camera in pixels of the image: fy without a value is fx, cx and cy the middle
   K               instead, 3×3 intrinsics row by row
   focal_mm, sensor_width_mm            instead, both in millimetres; the sensor's longer side, also
@@ -36,23 +40,26 @@ import numpy as np
 
 from depth_anything_jax.data import camera as camera_lib
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.file_formats.orientation import stored_size
+from depth_anything_jax.data.sources import view as view_lib
+from depth_anything_jax.data.sources.view import View
 from depth_anything_jax.utils.choices import did_you_mean
 
 CAMERA = ("fx", "fy", "cx", "cy", "focal_mm", "sensor_width_mm")
 # Fields that a source's description may give for all entries that lack them.
 DEFAULT_FIELDS = [
     "fmt", "scale", "kind", "abs", "offset", "field", "sky_above", "shift_known", "dataset",
-    "domain", "split", *CAMERA,
+    "domain", "split", *CAMERA, *view_lib.FIELDS,
 ]  # fmt: skip
 
 
 class ManifestError(ValueError):
-    """A manifest is missing, is no manifest, or lacks what was asked for."""
+    """A manifest is missing, is no manifest, or has nothing that fits the selection."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One pair; the fields are those of the module's docstring."""
+    """One pair; the fields are described in the module's docstring."""
 
     rgb: str
     depth: str | None
@@ -65,6 +72,7 @@ class Entry:
     domain: str = ""
     scene: str = ""
     split: str = ""
+    view: View = View()
     fx: float | None = None
     fy: float | None = None
     cx: float | None = None
@@ -74,21 +82,35 @@ class Entry:
 
     @property
     def has_camera(self) -> bool:
-        """Whether the entry tells a focal length."""
+        """Whether the entry has a focal length."""
         return self.fx is not None or self.focal_mm is not None
 
-    def camera(self, height: int, width: int) -> np.ndarray | None:
-        """The camera of the image, which has this size (`camera.Camera`); None where unknown."""
+    def camera_in_doubt(self, exif: int) -> bool:
+        """Whether the camera means another one for the stored pixels than for the upright image."""
+        lies = (self.fy, self.cx, self.cy) != (None, None, None)
+        return exif != 1 and self.view.orientation is None and lies
+
+    def camera(self, height: int, width: int, exif: int = 1) -> np.ndarray | None:
+        """Returns the camera of the upright image, or None where it is unknown.
+
+        Args:
+          height, width: of the upright image.
+          exif: the EXIF orientation of its file.
+        """
         fx = self.fx
         if self.focal_mm is not None and self.sensor_width_mm is not None:
             fx = self.focal_mm / self.sensor_width_mm * max(height, width)
         if fx is None:
             return None
-        return camera_lib.camera(fx, self.fy, self.cx, self.cy, height, width)
+        if self.view.orientation != "stored":
+            return camera_lib.camera(fx, self.fy, self.cx, self.cy, height, width)
+        own = stored_size(height, width, exif)
+        c = camera_lib.camera(fx, self.fy, self.cx, self.cy, *own)
+        return camera_lib.upright(c, exif, *own)
 
 
 def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
-    """The camera's fields of an entry, checked; of K its four numbers."""
+    """Checks the camera's fields of an entry and returns them; K becomes fx, fy, cx, cy."""
     given = {n: fields[n] for n in CAMERA if fields.get(n) is not None}
     K = fields.get("K")
     try:
@@ -101,15 +123,15 @@ def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
         if len(flat) != 9:
             raise ManifestError(f"{where}: K has {len(flat)} numbers, not 9")
         if given:
-            raise ManifestError(f"{where}: K and {', '.join(given)} both tell the camera; keep one")
+            raise ManifestError(f"{where}: K and {', '.join(given)} both give the camera; keep one")
         given = {"fx": flat[0], "fy": flat[4], "cx": flat[2], "cy": flat[5]}
     if "focal_mm" in given and "sensor_width_mm" not in given:
         raise ManifestError(
-            f"{where}: focal_mm={given['focal_mm']:g} says nothing in pixels without the sensor's "
-            "width; give sensor_width_mm (36 where focal_mm is a 35-mm equivalent), or fx in pixels"
+            f"{where}: focal_mm={given['focal_mm']:g} needs the sensor's width; give "
+            "sensor_width_mm (36 where focal_mm is a 35-mm equivalent), or fx in pixels"
         )
     if "focal_mm" in given and {"fx", "fy"} & given.keys():
-        raise ManifestError(f"{where}: focal_mm and fx both tell the focal length; keep one")
+        raise ManifestError(f"{where}: focal_mm and fx both give the focal length; keep one")
     if given and not {"fx", "focal_mm"} & given.keys():
         raise ManifestError(
             f"{where}: {', '.join(given)} without a focal length; give fx in pixels"
@@ -121,7 +143,7 @@ def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
 
 
 def parse(fields: Mapping[str, Any], where: str) -> Entry:
-    """An entry from a manifest's object; `where` names it in errors."""
+    """Makes an entry from a manifest's object; `where` names it in errors."""
     if not isinstance(fields, Mapping) or not isinstance(fields.get("rgb"), str):
         raise ManifestError(f"{where}: an entry is an object with 'rgb' (a path): {fields!r:.200}")
     kind = fields.get("kind", "depth")
@@ -136,6 +158,7 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
             field=fields.get("field"),
             sky_above=fields.get("sky_above"),
         )
+        view = view_lib.from_fields(fields)
     except (formats.FormatError, TypeError) as error:
         raise ManifestError(f"{where}: {error}") from error
     default_shift = kind == "depth" or label_format.offset != 0
@@ -151,12 +174,13 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
         domain=fields.get("domain", ""),
         scene=fields.get("scene") or str(pathlib.PurePosixPath(fields["rgb"]).parent),
         split=fields.get("split", ""),
+        view=view,
         **_camera(fields, where),
     )
 
 
 def to_fields(entry: Entry) -> dict[str, Any]:
-    """An entry as a manifest's object: what `parse` reads back, without what it assumes anyway."""
+    """Turns an entry into a manifest's object that `parse` reads back; defaults are left out."""
     form = entry.label_format
     fields: dict[str, Any] = {
         "rgb": entry.rgb,
@@ -175,6 +199,7 @@ def to_fields(entry: Entry) -> dict[str, Any]:
         "domain": entry.domain or None,
         "scene": entry.scene or None,
         "split": entry.split or None,
+        **view_lib.to_fields(entry.view),
         **{name: getattr(entry, name) for name in CAMERA},
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -232,10 +257,10 @@ def load(
 
 
 def moved(entry: Entry, depth_root: str | os.PathLike[str] | None) -> Entry:
-    """An entry for a `root` of its own: paths lose a leading "/" (BTS' lists of NYU have one).
+    """Makes the paths of an entry relative to another root (BTS' lists of NYU start with "/").
 
     Args:
-      depth_root: where labels start from, if not where images do (KITTI).
+      depth_root: the labels' folder, if it is not the images' (KITTI).
     """
     depth = entry.depth and entry.depth.lstrip("/")
     if depth and depth_root is not None:
@@ -253,7 +278,7 @@ def select(
     scenes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> list[Entry]:
-    """The entries wanted; order is kept.
+    """Returns the selected entries in their order.
 
     Each list holds names or shell patterns ("office*"). `exclude` drops entries whose dataset,
     scene or image path matches.
@@ -308,14 +333,14 @@ def pair_folders(
     files: Sequence[str],
     defaults: Mapping[str, Any] | None = None,
 ) -> tuple[list[Entry], str]:
-    """Entries for a folder of images and a folder of labels with the same names.
+    """Makes entries of a folder of images and a folder of labels with the same names.
 
     A label may have another suffix than its image, and "_depth", "_disp" or "_gt" after its stem.
 
     Args:
       images, depths: the two folders.
       files: the images' paths below `images`.
-      defaults: fields of every entry (fmt, scale, kind, …).
+      defaults: the fields of every entry (fmt, scale, kind, …).
 
     Returns:
       Entries, and the folder that their paths start from (`images`).

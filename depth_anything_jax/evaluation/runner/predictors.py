@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from depth_anything_jax.data import transforms
-from depth_anything_jax.data.sources.base import check_same_view
+from depth_anything_jax.data.sources.view import check_same_view
 from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols.protocol import (
     KINDS,

@@ -69,7 +69,8 @@ def test_sunrgbd_bits_are_rotated_back():
 def test_eight_bit_disparity():
     raw = RNG.integers(0, 256, (4, 5), np.uint8)
     data = formats.encode_png(raw)
-    np.testing.assert_array_equal(formats.decode_label(data, "d.png", LabelFormat("png8")), raw)
+    got = formats.decode_label(data, "d.png", LabelFormat("png8"), "disparity")
+    np.testing.assert_array_equal(got, raw)
     got = formats.decode_label(data, "d.png", LabelFormat("png8", scale=4, offset=2))
     np.testing.assert_allclose(got, np.where(raw > 0, raw / 4 + 2, 0), rtol=1e-7)
 
@@ -77,15 +78,32 @@ def test_eight_bit_disparity():
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
 def test_numpy_files(dtype):
     values = DEPTH.astype(dtype)
+    metres = LabelFormat(scale=1)
     data = npy(values)
-    np.testing.assert_array_equal(formats.decode_label(data, "d.npy"), values.astype(np.float32))
-    data = npy(None, depth=values, other=values + 1)
-    got = formats.decode_label(data, "d.npz", LabelFormat(field="depth"))
+    got = formats.decode_label(data, "d.npy", metres)
     np.testing.assert_array_equal(got, values.astype(np.float32))
-    np.testing.assert_array_equal(formats.decode_label(npy(values[None]), "d.npy").shape, (6, 9))
-    np.testing.assert_array_equal(
-        formats.decode_label(npy(values[..., None]), "d.npy").shape, (6, 9)
-    )
+    data = npy(None, depth=values, other=values + 1)
+    got = formats.decode_label(data, "d.npz", LabelFormat(field="depth", scale=1))
+    np.testing.assert_array_equal(got, values.astype(np.float32))
+    for stacked in (values[None], values[..., None]):
+        assert formats.decode_label(npy(stacked), "d.npy", metres).shape == (6, 9)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_whole_numbers_of_depth_need_a_scale(dtype):
+    """Read as metres, 8-bit maps that are bright where near would train inverted."""
+    values = np.array([[0, 3, 200]], dtype)
+    files = [("d.npy", npy(values), None), ("d.npz", npy(None, depth=values), None)]
+    if dtype == np.uint8:
+        files.append(("d.png", formats.encode_png(values), "png8"))
+    for name, data, fmt in files:
+        with pytest.raises(FormatError, match=f"{name}: .*needs 'scale'.*kind=disparity"):
+            formats.decode_label(data, name, LabelFormat(fmt))
+        got = formats.decode_label(data, name, LabelFormat(fmt), "disparity")
+        np.testing.assert_array_equal(got, [[0, 3, 200]])
+        got = formats.decode_label(data, name, LabelFormat(fmt, scale=100))
+        np.testing.assert_array_equal(got, np.float32([[0, 0.03, 2]]))
+    assert formats.decode_label(npy(values.astype(np.float64)), "d.npy")[0, 2] == 200  # metres
 
 
 def test_non_finite_and_negative_values_are_invalid():
@@ -135,7 +153,7 @@ def test_pfm_agrees_with_opencv(tmp_path):
     [
         (formats.encode_png(np.ones((3, 4), np.uint16)), "a.png", LabelFormat(), "needs 'scale'"),
         (formats.encode_png(np.ones((3, 4), np.uint8)), "a.png", LabelFormat("nyu"), "holds uint8"),
-        (formats.encode_png(np.ones((3, 4), np.uint16)), "a.png", LabelFormat("png8"), "16"),
+        (formats.encode_png(np.ones((3, 4), np.uint16)), "a.png", LabelFormat("png8", 9), "16"),
         (
             formats.encode_png(RNG.integers(0, 255, (3, 4, 3), np.uint8)),
             "a.png",
