@@ -42,7 +42,7 @@ def check(
       field: of the configuration, that names them.
 
     Raises:
-      ValueError: naming the source, a record and the cure.
+      ValueError: naming the source, a record and how to fix it.
     """
     for source in labelled:
         key = without_metres(source) if metres else None

@@ -252,7 +252,7 @@ class Reader(abc.ABC):
                     if more
                     else "the copy is incomplete. Complete it, or pass partial=True (--dataset "
                     f"'{self.name}?partial=True'); scores on part of a set are not comparable with "
-                    "anybody's"
+                    "others'"
                 )
             )
         self.partial = self.partial or (expected is not None and count < expected)
@@ -273,7 +273,7 @@ class Reader(abc.ABC):
                 f"{self.name}: {len(items) - len(complete)} of {len(items)} images lack a file "
                 f"below {self.root}: {', '.join(missing[:5])}{' …' * (len(missing) > 5)}. Unpack "
                 f"what is missing, or pass partial=True (--dataset '{self.name}?partial=True'; and "
-                "compare the scores with nobody's)"
+                "do not compare the scores with others')"
             )
         self.partial = self.partial or bool(missing)
         return complete
