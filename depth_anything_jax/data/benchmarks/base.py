@@ -44,7 +44,7 @@ class BenchmarkError(SourceError):
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What people should know of a set before they report numbers on it.
+    """A set's description: what to know before numbers on it are reported.
 
     Attributes:
       title: the set's name in full.
@@ -53,9 +53,9 @@ class Card:
       units: what the files hold, and what is invalid.
       layout: the files that are looked for.
       where: where to get it, and the lists that are not part of it.
-      licence, size, citation: as the words say.
-      traps: what made published numbers differ.
-      unverified: what was written down without the data or its documentation at hand.
+      licence, size, citation: of the set.
+      traps: differences that made published numbers disagree.
+      unverified: statements that were not checked against the data or its documentation.
     """
 
     title: str
