@@ -183,7 +183,7 @@ class FileLabels:
     ):
         if kind not in KINDS:
             raise LabelError(f"labels.kind={kind!r}: one of {', '.join(KINDS)}")
-        self.root = pathlib.Path(path).expanduser()
+        self.root = pathlib.Path(path).expanduser().resolve()
         if not self.root.is_dir():
             raise LabelError(f"no folder of labels at {path}")
         self.kind, self.suffix, self.void = kind, suffix, void
@@ -290,16 +290,31 @@ def with_files(
             "folder that it was prepared from ('folder:PHOTOS' in place of 'tfds:…'), or labels "
             "that pseudo_label made from it (teacher='records')"
         )
-    indices, missing = [], []
     root = getattr(source, "root", None)
+    folder = None if root is None else pathlib.Path(root).resolve()
+    label_of: dict[int, str] = {}
     for i in range(len(source)):
         key = source.key(i)
-        found = labels.find(key, pathlib.Path(root) / key if root else None)
-        if found is None:
-            missing.append(key)
-        else:
-            labels.files[key] = found
-            indices.append(i)
+        found = labels.find(key, folder / key if folder else None)
+        if found is not None:
+            label_of[i] = labels.files[key] = found
+    used = {labels.root / f for f in label_of.values()} if folder else set()
+    is_label = {i for i in range(len(source)) if folder and folder / source.key(i) in used}
+    mutual = sorted(source.key(i) for i in is_label & label_of.keys())
+    if mutual:
+        raise LabelError(
+            f"{labels.root}: {_first_names(mutual)} are images with a label and labels of another "
+            "image: keep labels in a folder of their own, or say what follows the image's name "
+            "with 'suffix'"
+        )
+    indices = list(label_of)
+    missing = [source.key(i) for i in range(len(source)) if i not in label_of and i not in is_label]
+    if is_label:
+        names = _first_names([source.key(i) for i in sorted(is_label)])
+        logging.warning(
+            "%s: %d of %d images are labels of others and are left out: %s",
+            labels.root, len(is_label), len(source), names,
+        )  # fmt: skip
     if not indices or (missing and not allow_missing):
         example = pathlib.PurePosixPath(missing[0]).with_suffix("").as_posix()
         raise LabelError(
