@@ -1,4 +1,4 @@
-"""Sources of records: image folders, RGB-D manifests, ArrayRecord data sets, rendered scenes.
+"""Builds sources of records from text or mappings: folders, manifests, ArrayRecord, scenes.
 
 A source is a sequence: `len(source)`, `source[i]` → record, `source.key(i)` → the record's name
 without reading it. A record is a dict:
@@ -145,7 +145,7 @@ _LISTS = ("datasets", "domains", "splits", "scenes", "exclude", "files")
 
 
 def parse(source: str | Mapping[str, Any]) -> dict[str, Any]:
-    """A source's description as `registry.make` takes it; dicts pass unchanged.
+    """Parses one line of text into the mapping that `make` takes; mappings pass unchanged.
 
     Values that read as Python literals (numbers, True) become them; list-valued fields (datasets,
     domains, splits, scenes, exclude, files) are split at commas; the rest stay text.
@@ -182,7 +182,7 @@ def _literal(text: str) -> Any:
 
 
 def attach(source: Source, spec: Mapping[str, Any] | str) -> Labelled:
-    """A source with the labels that a description names.
+    """Joins the labels that a description names to a source of images.
 
     Args:
       source: the images.
@@ -201,11 +201,11 @@ def attach(source: Source, spec: Mapping[str, Any] | str) -> Labelled:
     options |= parse(f"folder:{os.fspath(options['path'])}") | {"type": options.get("type")}
     path, kind = options.pop("path"), options.pop("type")
     if kind is None:
-        there = pathlib.Path(path).expanduser()
-        kind = "files" if there.is_dir() and not (there / label_store.CARD).exists() else "records"
+        root = pathlib.Path(path).expanduser()
+        kind = "files" if root.is_dir() and not (root / label_store.CARD).exists() else "records"
     shuffle = options.pop("shuffle", None)
     if kind == "records":
-        _no_more(options, kind, ("shuffle",))
+        _refuse_unknown(options, kind, ("shuffle",))
         return join.with_labels(source, label_store.LabelStore(path), shuffle=shuffle)
     if kind != "files":
         raise LabelError(f"labels.type={kind!r}: one of records, files")
@@ -214,12 +214,12 @@ def attach(source: Source, spec: Mapping[str, Any] | str) -> Labelled:
         "kind", "shift_known", "suffix", "void", "fmt", "scale", "field", "label_orientation",
         "label_stretched",
     )  # fmt: skip
-    _no_more({k: v for k, v in options.items() if k not in fields}, kind, fields)
+    _refuse_unknown({k: v for k, v in options.items() if k not in fields}, kind, fields)
     labels = join.FileLabels(path, **options)
     return join.with_files(source, labels, allow_missing=allow_missing, shuffle=shuffle)
 
 
-def _no_more(options: Mapping[str, Any], kind: str, known: Sequence[str]) -> None:
+def _refuse_unknown(options: Mapping[str, Any], kind: str, known: Sequence[str]) -> None:
     if options:
         raise LabelError(
             f"labels of type {kind!r} have no field {', '.join(options)}; they take "

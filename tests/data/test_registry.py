@@ -205,7 +205,8 @@ def test_masks(pairs):
     valid[5] = 0
     cv2.imwrite(str(pairs / "valid.png"), valid)
     entry = {"rgb": "two/d.png", "depth": "two/d.pfm", "sky": "sky.png", "valid": "valid.png"}
-    (pairs / "m.json").write_text(json.dumps([entry, entry | {"kind": "disparity"}]))
+    other = entry | {"rgb": "one/a.png", "kind": "disparity"}
+    (pairs / "m.json").write_text(json.dumps([entry, other]))
     source = registry.make({"type": "rgbd", "path": str(pairs / "m.json")})
     values = formats.read_label(pairs / "two/d.pfm")
     np.testing.assert_array_equal(source[0]["sky"], sky > 0)

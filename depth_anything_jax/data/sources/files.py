@@ -7,7 +7,7 @@ from typing import Any
 
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.file_formats.orientation import exif_orientation
-from depth_anything_jax.data.sources import manifest
+from depth_anything_jax.data.sources import manifest, pairing
 from depth_anything_jax.data.sources.base import (
     Record,
     Source,
@@ -33,10 +33,16 @@ class FolderSource:
         files: Sequence[str] | None = None,
         name: str | None = None,
     ):
-        """`files` gives relative paths instead of a search; `exclude` drops those that match."""
+        """Lists the images below a folder.
+
+        `files` gives relative paths instead of a search; `exclude` drops those that match. Depth
+        maps beside their photos are dropped, with a warning.
+        """
         self.root = str(pathlib.Path(path).expanduser())
         self.name = name or pathlib.Path(self.root).name
-        self.files = list_images(self.root, exclude) if files is None else list(files)
+        if files is None:
+            files = pairing.without_labels(self.root, list_images(self.root, exclude))
+        self.files = list(files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -172,6 +178,7 @@ def rgbd(
     )  # fmt: skip
     if depth_root is not None or (root is not None and str(path).endswith(".txt")):
         entries = [manifest.moved(e, depth_root) for e in entries]
+    entries = pairing.distinct(entries, root or folder, path)
     return RGBDSource(entries, root or folder, labelled=labelled, name=name)
 
 
@@ -180,6 +187,7 @@ def pairs(
     depths: str,
     *,
     exclude: Sequence[str] = (),
+    suffix: str | None = None,
     labelled: bool = True,
     name: str | None = None,
     **defaults: Any,
@@ -187,11 +195,13 @@ def pairs(
     """Makes a source of one folder's images and the labels of the same names in another.
 
     Args:
-      images, depths: folders.
+      images, depths: folders, which may be one.
+      suffix: what follows the image's stem in the label's name (see `pairing.pair_folders`).
       exclude, labelled, name, defaults: as for `rgbd`.
 
     Raises:
       SourceError: a folder is missing, or images have no label.
     """
-    entries, root = manifest.pair_folders(images, depths, list_images(images, exclude), defaults)
+    files = list_images(images, exclude)
+    entries, root = pairing.pair_folders(images, depths, files, defaults, suffix)
     return RGBDSource(entries, root, labelled=labelled, name=name or pathlib.Path(images).name)
