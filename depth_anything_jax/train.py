@@ -90,7 +90,7 @@ def _train(
         train_state = checkpoints.restore(plan.abstract)
         meta = init.continued(checkpoints.meta(), meta)
     else:
-        train_state = init.compile_quickly(plan.new_state, mesh, plan.layout)(
+        train_state = init.compile_unoptimised(plan.new_state, mesh, plan.layout)(
             jax.random.key(config.seed)
         )
         train_state, meta = init.load_initial(config, train_state, plan.abstract, meta)
@@ -121,7 +121,7 @@ def _train(
         start_step=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        on_failure=monitor.tell_failure,
+        on_failure=monitor.print_failure,
     )
     monitor.check_same_data(batches.sources)
     step_function = jit_train_step(make_train_step(networks, plan.tx, config), mesh, plan.layout)
@@ -139,7 +139,7 @@ def _train(
     compiler_options = device_programs.options(config.compile_effort, mesh.devices.flat[0].platform)
     schedule = orbax_io.Schedule(config.checkpoint.every, config.checkpoint.minutes)
     pending = 0  # the step whose line is still to be written
-    unseen = monitor.Unseen(config)
+    buffer = monitor.MetricsBuffer(config)
     numbers: dict[str, float] = {}
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
         for thing in (report, mirrored, checkpoints, profile, batches):
@@ -166,9 +166,9 @@ def _train(
                 auditor.after(seen, metrics)
             report.step(config.batch_size)
 
-            unseen.add(done, metrics, batches.failures)
+            buffer.add(done, metrics, batches.failures)
             if pending:
-                report.log(pending, unseen.look(pending))
+                report.log(pending, buffer.fetch(pending))
                 pending = 0
             last = done == config.total_steps or stop.agreed(done)
             save = schedule.due(done) or last
@@ -178,7 +178,7 @@ def _train(
                 done % config.eval.every == 0 or done == config.total_steps
             )
             if save or draw or score or step == start:
-                numbers = unseen.look(done)
+                numbers = buffer.fetch(done)
             if step == start and resumed is None:
                 monitor.check_alive(numbers)
             if report.due(done) or step == start or last:

@@ -113,13 +113,13 @@ def test_v2_learns_from_the_labels_of_another_tool_alone(tmp_path, monkeypatch):
         "data.labels": (f"{tmp_path}?suffix=_depth",), "log.images": 0, "total_steps": 2,
     })  # fmt: skip
     weights_of_the_gradient = []
-    cutmix = relative.cutmix
+    by_region = relative.affine_invariant_by_region
 
     def watched(*args, **options):
         weights_of_the_gradient.append(options["gradient_weight"])
-        return cutmix(*args, **options)
+        return by_region(*args, **options)
 
-    monkeypatch.setattr(relative, "cutmix", watched)
+    monkeypatch.setattr(relative, "affine_invariant_by_region", watched)
     make = sharding.make_mesh  # one device: quicker to compile for
     monkeypatch.setattr(sharding, "make_mesh", lambda *a: make(*a, devices=jax.devices()[:1]))
     jax.config.update("jax_disable_most_optimizations", True)

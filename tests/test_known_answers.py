@@ -88,7 +88,11 @@ def test_no_map_pulls_at_the_shift_or_scale_of_a_prediction(x64, gradient_weight
     pred, label, valid, mask = (jnp.asarray(np.stack(x)) for x in zip(*cases, strict=True))
     gradient = jax.jit(
         jax.grad(
-            lambda p: relative.cutmix(p, label, valid, mask, gradient_weight=gradient_weight).sum
+            lambda p: (
+                relative.affine_invariant_by_region(
+                    p, label, valid, mask, gradient_weight=gradient_weight
+                ).sum
+            )
         )
     )(pred)
     gradient = np.asarray(gradient)
@@ -112,7 +116,7 @@ def test_no_map_pulls_at_the_shift_or_scale_of_a_prediction(x64, gradient_weight
 def test_which_side_of_the_mask_is_the_box_does_not_matter(x64):
     """The two regions of a map are peers: only the mixing of labels knows whose the box is."""
     arrays = [jnp.asarray(np.stack(x)) for x in zip(*hostile.cases(3).values(), strict=True)]
-    loss = jax.jit(lambda *a: relative.cutmix(*a, gradient_weight=2.0).sum)
+    loss = jax.jit(lambda *a: relative.affine_invariant_by_region(*a, gradient_weight=2.0).sum)
     pred, label, valid, mask = arrays
     np.testing.assert_allclose(
         loss(pred, label, valid, ~mask), loss(*arrays), rtol=ROUNDING, atol=0

@@ -180,7 +180,7 @@ def test_the_first_number_that_is_not_finite_stops_the_run_by_name_and_step(tmp_
 
 
 def test_metrics_are_looked_at_once_and_in_order():
-    unseen = monitor.Unseen(teacher())
+    buffer = monitor.MetricsBuffer(teacher())
     fetched = []
 
     class Scalar:
@@ -194,15 +194,15 @@ def test_metrics_are_looked_at_once_and_in_order():
             return np.asarray(self.value, dtype)
 
     for step in range(1, 5):
-        unseen.add(step, {"loss/total": Scalar(step)}, failures=step)
+        buffer.add(step, {"loss/total": Scalar(step)}, failures=step)
     assert fetched == []
-    assert unseen.look(3)["data/failures"] == unseen.look(3)["data/failures"] == 3
+    assert buffer.fetch(3)["data/failures"] == buffer.fetch(3)["data/failures"] == 3
     assert fetched == [1, 2, 3]
-    unseen.add(5, {"loss/total": Scalar(5, np.inf), "loss/labelled": Scalar(5)}, failures=0)
-    for step in range(6, 4 + unseen.LIMIT):
-        unseen.add(step, {"loss/total": Scalar(step)}, failures=0)
+    buffer.add(5, {"loss/total": Scalar(5, np.inf), "loss/labelled": Scalar(5)}, failures=0)
+    for step in range(6, 4 + buffer.LIMIT):
+        buffer.add(step, {"loss/total": Scalar(step)}, failures=0)
     with pytest.raises(FloatingPointError, match="step 5: loss/total is inf; all"):
-        unseen.add(4 + unseen.LIMIT, {"loss/total": Scalar(0)}, failures=0)  # as many as may wait
+        buffer.add(4 + buffer.LIMIT, {"loss/total": Scalar(0)}, failures=0)  # as many as may wait
     assert 0 not in fetched  # the newest step is not waited for
 
 
@@ -217,7 +217,7 @@ def test_a_dead_head_stops_the_run_before_its_second_step():
 
 def test_what_is_missing_is_told_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="this run needs what is not there yet"):
+    with pytest.raises(FileNotFoundError, match="this run needs files that do not exist yet"):
         train.train(teacher(**{"data.labelled": ("tfds:data/irs",)}), "runs/x")
     assert not os.path.exists("runs")
 

@@ -1,1 +1,1 @@
-"""Programs compiled for machines that are not there: topologies, what they need, what they cost."""
+"""Compiles programs for absent machines: topologies, memory needs, costs."""

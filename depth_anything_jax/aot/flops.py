@@ -1,4 +1,4 @@
-"""Floating-point operations of a network by formula: what its products and convolutions need.
+"""Counts the floating-point operations of a network's products and convolutions.
 
 Counted from the traced program with plain attention, loops as often as they run; a multiplication
 and an addition are two. XLA's own count takes the body of a loop once (spec of jax: measured).
@@ -14,7 +14,7 @@ from depth_anything_jax.models import with_plain_attention
 
 
 def of_image(network: Any, height: int, width: int) -> float:
-    """FLOPs of one forward pass of a network (with an `encoder`, or an encoder) on one image."""
+    """Counts the FLOPs of one forward pass of a network or encoder on one image."""
     plain = with_plain_attention(network, remat="none")
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
     params = jax.eval_shape(lambda: plain.init(jax.random.key(0), jnp.zeros(image.shape)))
@@ -23,7 +23,7 @@ def of_image(network: Any, height: int, width: int) -> float:
 
 
 def count(jaxpr: Any) -> float:
-    """FLOPs of the products and convolutions of a jaxpr."""
+    """Counts the FLOPs of the products and convolutions of a jaxpr."""
     total = 0.0
     for equation in jaxpr.eqns:
         name, p = equation.primitive.name, equation.params
@@ -42,7 +42,7 @@ def count(jaxpr: Any) -> float:
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:
-    """The jaxprs among an equation's parameters; of a custom derivative the function alone."""
+    """Yields the jaxprs of an equation; of a custom derivative only the function's."""
     found = [params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr") if k in params]
     found += list(params.get("branches", ()))[:1]
     return [getattr(j, "jaxpr", j) for j in found]

@@ -1,4 +1,4 @@
-"""What a compiled program's text says: its collectives, and the bytes that it moves.
+"""Parses a compiled program's text for its collectives and memory traffic.
 
 XLA prints a program as computations of instructions. Loops are counted as often as they run: the
 trip count is the constant that their condition compares with.
@@ -57,7 +57,7 @@ class Instruction(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """Devices talking to each other.
+    """A collective operation.
 
     Attributes:
       kind: one of COLLECTIVES.
@@ -77,7 +77,7 @@ class Collective(NamedTuple):
 
 
 class Program:
-    """A compiled program's text, read.
+    """A parsed compiled program.
 
     Args:
       text: of `jax.stages.Compiled.as_text`.
@@ -100,7 +100,7 @@ class Program:
         self._count(self.entry, 1)
 
     def _count(self, name: str, times: int) -> None:
-        """How often each computation runs that is no part of a fusion."""
+        """Counts how often each computation outside of fusions runs."""
         self.times[name] = self.times.get(name, 0) + times
         for instruction in self.computations[name]:
             called = _CALLED.findall(instruction.line)
@@ -125,7 +125,7 @@ class Program:
         return max(found, default=1)
 
     def collectives(self) -> list[Collective]:
-        """All that run, with how often."""
+        """Yields the instructions that run, with their number of runs."""
         found: dict[str, Collective] = {}
         for name, times in self._running():
             for i in self.computations[name]:
@@ -237,13 +237,13 @@ def size_of(array: tuple[str, tuple[int, ...]]) -> int:
 
 
 def _slices(user: Instruction, name: str) -> bool:
-    """Whether an instruction looks at a slice of this operand only."""
+    """Whether an instruction reads only a slice of this operand."""
     first = bool(user.operands) and user.operands[0] == name
     return user.operation in ("dynamic-slice", "dynamic-update-slice") and first
 
 
 def _instruction(name: str, rest: str, line: str) -> Instruction:
-    """`rest` is "TYPE operation(operands), attributes"."""
+    """Parses `rest`, "TYPE operation(operands), attributes"."""
     depth, end = 0, 0
     while end < len(rest) and (depth or rest[end] != " "):
         depth += (rest[end] in "([{") - (rest[end] in ")]}")

@@ -1,4 +1,4 @@
-"""The project's own device programs, lowered for a mesh from shapes alone: nothing is loaded.
+"""Lowers the project's device programs for a mesh from shapes alone, without loading anything.
 
 Each is the very program that train, pseudo_label, evaluate and predict run, made by the same
 functions.
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from depth_anything_jax import models
 from depth_anything_jax.inference import predictor
 from depth_anything_jax.models.dtypes import compute_dtype
-from depth_anything_jax.models.outputs import as_said, disparity
+from depth_anything_jax.models.outputs import disparity, raw_output
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.parallel.device_programs import DeviceProgram, batch_sharding, replicated
 from depth_anything_jax.training import audit, config_checks, monitor
@@ -30,7 +30,7 @@ Shape: Any = jax.ShapeDtypeStruct
 
 
 def training_batch(config, mesh) -> dict[str, dict[str, Shape]]:
-    """Shapes of a whole batch, as `pipeline.train_batches` and `sharding.put_batch` give it."""
+    """Returns the shapes of a whole batch, as `sharding.put_batch` returns it."""
     split = batch_sharding(mesh)
     side = config.input_size
     h, w = side if isinstance(side, tuple) else (side, side)
@@ -54,7 +54,7 @@ def training_batch(config, mesh) -> dict[str, dict[str, Shape]]:
 
 
 class Training:
-    """Everything that a run compiles, for `config` on `mesh`.
+    """The programs that a run of `config` compiles for `mesh`.
 
     Args:
       teacher: variant of an online teacher.
@@ -122,7 +122,7 @@ class Training:
 def predict(
     model, mesh, height: int, width: int, *, batch: int = 0, raw: bool = False, platform: str = ""
 ) -> jax.stages.Lowered:
-    """inference.predict: what labels, scores and depth maps of pictures come from.
+    """Lowers inference.predict, which makes labels, scores and depth maps.
 
     Args:
       model: as `models.build` gives it.
@@ -133,7 +133,7 @@ def predict(
         pseudo_label does.
       platform: as for `Training`.
     """
-    output = as_said if raw else disparity
+    output = raw_output if raw else disparity
     program = predictor.program(model, mesh, output)
     shapes = jax.tree.map(
         lambda x: Shape(x.shape, x.dtype, sharding=replicated(mesh)), parameters(model)
@@ -144,7 +144,7 @@ def predict(
 
 
 def parameters(network) -> Any:
-    """Shapes of a network's parameters."""
+    """Returns the shapes of a network's parameters."""
     plain = models.with_plain_attention(network)
     side = network.spec.patch_size
     image = jnp.zeros((1, side, side, 3))

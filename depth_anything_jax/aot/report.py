@@ -1,4 +1,4 @@
-"""What a program needs on each chip, what it says to others, and how fast it can be at best."""
+"""Reports a program's memory, communication and a lower bound of its time on each chip."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ PASSES = {"none": 3.0, "dots": 3.0, "full": 4.0}
 
 
 class DoesNotFit(Exception):
-    """The compiler's word that a program needs more memory than a chip has."""
+    """The compiler reports that a program needs more memory than a chip has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Report:
 
     @property
     def needed(self) -> int:
-        """Bytes of memory, all together."""
+        """The total bytes of memory."""
         return self.peak + self.code
 
     def bounds(self, chip: Chip) -> dict[str, float]:
@@ -67,7 +67,7 @@ class Report:
 
 
 def sent(collective: hlo.Collective) -> float:
-    """Bytes that each device sends: of a ring's algorithm, the least there is."""
+    """Counts the bytes that each device sends in a ring algorithm, the minimum."""
     n, size = collective.group, collective.size
     if collective.kind == "all-reduce":
         return 2 * size * (n - 1) / n
@@ -81,7 +81,7 @@ def sent(collective: hlo.Collective) -> float:
 def of(
     compiled: jax.stages.Compiled, devices: int, flops: float, useful: float, seconds: float
 ) -> Report:
-    """The figures of a compiled program."""
+    """Computes the figures of a compiled program."""
     memory: Any = compiled.memory_analysis()
     program = hlo.Program(compiled.as_text() or "", devices)
     return Report(
@@ -98,7 +98,7 @@ def of(
 
 
 def lines(report: Report, chip: Chip) -> list[str]:
-    """The report for people."""
+    """Formats the report as lines."""
     r = report
     fits = r.needed <= chip.memory
     text = [
@@ -135,7 +135,7 @@ def lines(report: Report, chip: Chip) -> list[str]:
 
 
 def memory_error(error: Exception) -> str | None:
-    """What the compiler says of memory in an error, in one line; None of another error."""
+    """Extracts the line about memory from a compiler error; None for other errors."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:
         return None

@@ -1,4 +1,4 @@
-"""TPU slices by name, described by libtpu without a TPU, and what their chips can do."""
+"""Describes TPU slices by name, with libtpu but without a TPU, and their chips' peak figures."""
 
 import math
 import os
@@ -45,7 +45,7 @@ class Topology(NamedTuple):
 
 
 def describe(name: str, *, host: int = 0) -> Topology:
-    """The slice of a name such as "v5e:4x4" or "v5p:2x2x4".
+    """Returns the slice of a name such as "v5e:4x4" or "v5p:2x2x4".
 
     Args:
       name: generation and chips along each axis of the torus.
@@ -99,5 +99,5 @@ def describe(name: str, *, host: int = 0) -> Topology:
 
 
 def of_one_host(topology: Topology) -> list:
-    """The devices of the slice's first host."""
+    """Returns the devices of the slice's first host."""
     return [d for d in topology.devices if d.process_index == 0]

@@ -1,4 +1,4 @@
-"""Orbax checkpoints: the train state, and beside it everything a reader needs to use it.
+"""Reads and writes Orbax checkpoints: the train state, and the metadata needed to use it.
 
 One folder holds numbered steps; each step holds the array tree "state" and, as custom metadata,
 the model's description (variant, version, head, max_depth), its licence chain, the configuration
@@ -29,10 +29,10 @@ class Checkpoints:
 
     Args:
       folder: where the numbered steps lie.
-      keep_last: how many of the newest stay.
-      keep_every: besides, every step divisible by this stays for good (0: none).
-      own: this is the run that saves here: what a kill left of it half-written is removed. Anybody
-        else who reads the folder must not, because a run may be writing there now.
+      keep_last: number of the newest steps to keep.
+      keep_every: also keep every step divisible by this (0: none).
+      own: True for the run that saves here, which removes half-written steps of a killed run. A
+        reader must not, because a run may be writing there now.
     """
 
     def __init__(self, folder, *, keep_last: int = 2, keep_every: int = 0, own: bool = False):
@@ -57,8 +57,8 @@ class Checkpoints:
         """Snapshots `state` now and writes it in the background.
 
         The snapshot is taken before this returns, so the next step may donate `state`'s buffers.
-        Errors of the previous background write surface here or in `close`. A step that is already
-        there is left as it is (a run stopped twice at the same step).
+        Errors of the previous background write are raised here or in `close`. A step that exists is
+        left as it is (a run stopped twice at the same step).
         """
         if self.latest == step:
             return
@@ -91,25 +91,25 @@ class Checkpoints:
 
 
 class Schedule:
-    """When to save: every so many steps, and when so many minutes have passed since the last time.
+    """Decides when to save: after so many steps, or so many minutes after the last save.
 
-    A session of unknown speed has a right to its checkpoint, too. The clock decides only when a
-    state is written, never what is computed. All processes save at the same steps: the first one's
-    clock counts, and because asking it waits for the devices, it is asked at every tenth step.
+    The minutes serve sessions of unknown speed. The clock decides only when a state is written,
+    never what is computed. All processes save at the same steps, by the clock of process 0; because
+    reading it waits for the devices, it is read at every tenth step.
     """
 
-    ASK = 10
+    CLOCK_STEPS = 10
 
     def __init__(self, every: int, minutes: float, clock: Callable[[], float] = time.monotonic):
         self._every, self._seconds, self._clock = every, 60 * minutes, clock
         self.saved()
 
     def saved(self) -> None:
-        """The minutes start anew."""
+        """Restarts the minutes."""
         self._since = self._clock()
 
     def due(self, step: int) -> bool:
-        """Whether to save after this step (counted from 1); all processes ask at each."""
+        """Whether to save after this step (counted from 1); all processes call it at each."""
         if self._every and step % self._every == 0:
             return True
         if not self._seconds:
@@ -117,7 +117,7 @@ class Schedule:
         over = self._clock() - self._since >= self._seconds
         if jax.process_count() == 1:
             return over
-        if step % self.ASK:
+        if step % self.CLOCK_STEPS:
             return False
         return bool(multihost_utils.broadcast_one_to_all(np.asarray(over)))
 
@@ -145,13 +145,13 @@ def _compare(stored, expected, where: str) -> None:
 
 
 def _absolute(path) -> epath.Path:
-    """Orbax refuses relative paths; gs://… is none, though `epath` would resolve it like one."""
+    """Makes a path absolute, as Orbax requires, but leaves gs://… as it is."""
     path = os.fspath(path)
     return epath.Path(path if is_remote(path) else os.path.abspath(os.path.expanduser(path)))
 
 
 def find(path) -> epath.Path | None:
-    """The step folder that `path` means, or None.
+    """Finds the step folder that `path` refers to, or None.
 
     `path` may be a run's workdir, its "checkpoints" folder or one step; the newest step is taken.
     """
@@ -166,13 +166,13 @@ def find(path) -> epath.Path | None:
 
 
 def load_params(path, *, ema: bool = True) -> tuple[dict, dict[str, Any]]:
-    """Parameters (numpy) and metadata of a checkpoint, whatever devices wrote it.
+    """Loads parameters (numpy) and metadata of a checkpoint that any devices wrote.
 
     Args:
       path: a workdir, a "checkpoints" folder or one step.
       ema: take the running average where the run kept one.
     Raises:
-      FileNotFoundError: nothing there that Orbax wrote.
+      FileNotFoundError: there is no Orbax checkpoint.
     """
     step = find(path)
     if step is None:
@@ -199,7 +199,7 @@ def save_params(path, params, meta: Mapping[str, Any]) -> None:
     """Writes parameters alone, as step 0 of a new checkpoint folder.
 
     Raises:
-      FileExistsError: `path` already holds something.
+      FileExistsError: `path` is not empty.
     """
     folder = epath.Path(path)
     if folder.exists() and any(folder.iterdir()):

@@ -69,12 +69,12 @@ def load(
     elif "decoder" not in layout.prefixes:
         raise ValueError(f"{source} holds an encoder alone; ask for parts='encoder'")
 
-    firm = weight_metadata.firm(found.hints)
-    variant = variant or weight_metadata.first(firm, "variant") or _infer_variant(source, state)
+    stated = weight_metadata.authoritative(found.hints)
+    variant = variant or weight_metadata.first(stated, "variant") or _infer_variant(source, state)
     one_of(f"{source}: variant", variant, tuple(depth_anything.VARIANTS))
     centres = None if parts == "encoder" else convert.bin_centres(state)
     if layout.name == "zoedepth":
-        hint = {"origin": "ZoeDepth's layout", "firm": False, "version": "v1"}
+        hint = {"origin": "ZoeDepth's layout", "authoritative": False, "version": "v1"}
         found.hints.append(hint)  # only V1's code writes it
     facts = weight_metadata.facts(source, found.hints, variant, version, max_depth, parts, centres)
     filled = _fill(source, state, layout, variant, parts, allow_missing, fill, centres)
@@ -94,7 +94,7 @@ def load(
         source=source,
         parts=parts,
         metadata=metadata,
-        focal=None if facts["head"] == "relative" else weight_metadata.first(firm, "focal"),
+        focal=None if facts["head"] == "relative" else weight_metadata.first(stated, "focal"),
         bin_centres=centres,
         **facts,
     )

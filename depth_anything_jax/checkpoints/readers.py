@@ -33,8 +33,9 @@ class Found:
 
     Attributes:
       state: tensors under canonical torch names, or under their paths in a checkpoint of ours.
-      hints: what is said about the model, the most reliable first: "origin" (who says so), "firm"
-        (not merely a name), and some of variant, version, head, max_depth, taps, licence.
+      hints: what is said about the model, the most reliable first: "origin" (who says so),
+        "authoritative" (False for a guess from a name), and some of variant, version, head,
+        max_depth, taps, licence.
       metadata: of the file or checkpoint.
       name: to be called by in licence chains, without folders of this machine.
       layout: whose names the tensors have; None: a file's, which the names tell.
@@ -135,7 +136,7 @@ def _file(path: epath.Path) -> Found:
         state, metadata = readers[path.suffix](local)
     hints = []
     if metadata:
-        hints.append({"origin": "its metadata", "firm": True, **metadata})
+        hints.append({"origin": "its metadata", "authoritative": True, **metadata})
     known = released.by_path(path)
     if known:
         hints.append(_known_hint(known))
@@ -208,14 +209,14 @@ def _orbax(folder: epath.Path) -> Found:
         raise FileNotFoundError(
             f"{folder} holds neither weights (model.safetensors, …) nor an Orbax checkpoint"
         ) from error
-    hints = [{"origin": "the checkpoint", "firm": True, **meta}]
+    hints = [{"origin": "the checkpoint", "authoritative": True, **meta}]
     return Found(flatten(params), hints, meta, folder.name, convert.FLAX)
 
 
 def _known_hint(known: released.Released) -> dict[str, Any]:
     facts = known._asdict()
     facts = {k: facts[k] for k in ("variant", "version", "head", "max_depth", "licence")}
-    return {"origin": f"the name {known.repo or known.file}", "firm": False, **facts}
+    return {"origin": f"the name {known.repo or known.file}", "authoritative": False, **facts}
 
 
 def _config_hint(path: epath.Path) -> dict[str, Any] | None:
@@ -223,7 +224,7 @@ def _config_hint(path: epath.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     config = json.loads(path.read_text())
-    hint: dict[str, Any] = {"origin": "config.json", "firm": True}
+    hint: dict[str, Any] = {"origin": "config.json", "authoritative": True}
     if "encoder" in config:
         odd = [name for name in ("use_bn", "use_clstoken") if config.get(name)]
         if odd:
@@ -255,4 +256,4 @@ def _readme_hint(path: epath.Path) -> dict[str, Any] | None:
     match = match and re.search(r"^license: *['\"]?([\w.-]+)", match.group(1), re.MULTILINE)
     if not match or match.group(1).lower() == "other":
         return None
-    return {"origin": "README.md", "firm": False, "licence": match.group(1)}
+    return {"origin": "README.md", "authoritative": False, "licence": match.group(1)}

@@ -37,7 +37,7 @@ def facts(
             said, origin = hint.get(name), hint["origin"]
             if given is None or said in (None, given):
                 continue
-            if hint["firm"]:
+            if hint["authoritative"]:
                 raise ValueError(
                     f"{source}: {name}={given!r} contradicts {origin}, which says {said!r}; leave "
                     f"{name} out"
@@ -79,7 +79,7 @@ def _head_of(
     bin_centres: str | None,
 ) -> str | None:
     """The head; None where nothing says. A bins head shows in the tensors."""
-    head = first(firm(hints), "head")
+    head = first(authoritative(hints), "head")
     head = "sigmoid" if head == "metric" else head  # as it was called while it was the only one
     one_of(f"{source}: head", head, (None, *depth_anything.HEADS))
     if head is None:
@@ -103,7 +103,7 @@ def _input_of(
             raise ValueError(f"{source}: {error}") from error
     if head != "bins":
         return transforms.official_input(encoder)
-    if first(firm(hints), "head") == "bins":  # written by something of ours, which has a say
+    if first(authoritative(hints), "head") == "bins":  # written by this package
         raise ValueError(f"{source}: its metadata do not say the bins head's input ('input')")
     return transforms.BINS_INPUT
 
@@ -124,9 +124,9 @@ def _version_of_taps(
     return {"version": version if version in fits else fits[0]}
 
 
-def firm(hints: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those that are more than a name."""
-    return [hint for hint in hints if hint["firm"]]
+def authoritative(hints: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the hints that are metadata and not guesses from a name."""
+    return [hint for hint in hints if hint["authoritative"]]
 
 
 def first(hints: Iterable[Mapping[str, Any]], name: str) -> Any:

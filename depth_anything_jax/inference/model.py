@@ -29,7 +29,7 @@ from depth_anything_jax.inference import (
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC
 from depth_anything_jax.models.dtypes import compute_dtype
-from depth_anything_jax.models.outputs import as_said
+from depth_anything_jax.models.outputs import raw_output
 
 DEFAULT = "depth-anything/Depth-Anything-V2-Small-hf"
 _THREADS = min(8, os.cpu_count() or 2)
@@ -270,7 +270,7 @@ class DepthAnything:
             batch = min(batch, math.ceil(max(1, count) / len(devices)) * len(devices))
         if len(devices) not in self._predictors:
             self._predictors[len(devices)] = predictor.Predictor(
-                *self.bundle, devices=devices, output=as_said
+                *self.bundle, devices=devices, output=raw_output
             )
         predict = self._predictors[len(devices)]
         waiting = max(32, 2 * batch)  # of 4 MB each

@@ -52,7 +52,7 @@ class Predictor:
       model: as `models.build` gives it.
       params: its parameters.
       devices: None takes this process's.
-      output: what comes out: `disparity`, whatever the head; or `as_said`.
+      output: what comes out: `disparity`, whatever the head; or `raw_output`.
     """
 
     def __init__(

@@ -17,12 +17,12 @@ _UNSIGNED = {4: jnp.uint32, 8: jnp.uint64}
 
 
 def at_least_float32(x: Array) -> Array:
-    """x in its own dtype or float32, whichever is wider; float64 is never narrowed."""
+    """Casts x to float32 unless its dtype is wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def ordered_bits(x: Float[Array, "..."]) -> UInt[Array, "..."]:
-    """Unsigned integers that compare as the float32 or float64 values of x do.
+    """Maps x to unsigned integers that compare as the float32 or float64 values of x do.
 
     -0 lies just below +0, NaN above +inf (below -inf if its sign bit is set).
     """
@@ -33,7 +33,7 @@ def ordered_bits(x: Float[Array, "..."]) -> UInt[Array, "..."]:
 
 
 def from_ordered_bits(bits: UInt[Array, "..."]) -> Float[Array, "..."]:
-    """The floats that `ordered_bits` came from."""
+    """Inverts `ordered_bits`."""
     floating = {4: jnp.float32, 8: jnp.float64}[bits.dtype.itemsize]
     top = jnp.array(1 << (8 * bits.dtype.itemsize - 1), bits.dtype)
     return lax.bitcast_convert_type(jnp.where(bits >= top, bits ^ top, ~bits), floating)
@@ -42,7 +42,7 @@ def from_ordered_bits(bits: UInt[Array, "..."]) -> Float[Array, "..."]:
 def kth_smallest(
     x: Float[Array, "..."], mask: Bool[Array, "..."], k: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """The k-th smallest of the elements of x under the mask, k from 1.
+    """Finds the k-th smallest of the elements of x under the mask, k from 1.
 
     Along the axes of the mask that k does not have, its last ones. x is broadcast against the mask,
     so that one map can be read through several masks. k is clipped to [1, number of elements]; 0
@@ -71,7 +71,7 @@ def kth_smallest(
 def masked_median(
     x: Float[Array, "..."], mask: Bool[Array, "..."], axes: int = 1
 ) -> Float[Array, "..."]:
-    """The lower median (as `torch.median`) along the last axes of x, that many, under the mask.
+    """Computes the lower median (as `torch.median`) over the last `axes` axes of x under the mask.
 
     In at least float32, x broadcast against the mask; 0, without gradient, where the mask is empty.
     The gradient is spread evenly over the elements under the mask that equal the median.

@@ -1,19 +1,19 @@
-"""Losses of relative depth: labels and their sky, affine-invariant, CutMix, trimmed, features.
+"""Losses of relative depth: label preparation, affine-invariant losses, feature alignment.
 
 Every loss returns a `LossSum`: a sum over the maps (or tokens) that contribute and their count.
 Sums and counts add exactly over microbatches and devices; a mean of means would not. The counts
 are known from the labels alone, before any backward pass (`label_statistics`).
 
-- `affine_invariant`: mean |p̂ - d̂| over valid pixels, each map less its median and over its mean
-  absolute deviation (Depth Anything V1 §3.1; MiDaS's robust variant, without its median over
-  masked zeros). Gradients flow through the prediction's own median and deviation.
-- `cutmix`: the same with two regions, each normalised on its own (V1 §3.2), the largest residuals
-  of each map left out: trimming (V2 §5.2).
+- `affine_invariant`: mean |p̂ - d̂| over valid pixels, after subtracting each map's median and
+  dividing by its mean absolute deviation (Depth Anything V1 §3.1; MiDaS's robust variant, without
+  its median over masked zeros). Gradients flow through the prediction's own median and deviation.
+- `affine_invariant_by_region`: the same on CutMix images, whose two regions are normalised
+  separately (V1 §3.2); the largest residuals of each map are left out: trimming (V2 §5.2).
 - the gradient-matching term (MiDaS; V2's L_gm) on the difference of the normalised maps.
 - `feature_alignment`: 1 - cosine to a frozen encoder, tokens above a margin left out (V1 §3.3).
 
-Computed in at least float32. Whatever stands in invalid pixels, NaN and infinities included, is
-never looked at. The gradient of |x| at 0 is 0.
+All is computed in at least float32. The values of invalid pixels, NaN and infinities included, have
+no effect. The gradient of |x| at 0 is 0.
 """
 
 from fractions import Fraction
@@ -28,14 +28,14 @@ from depth_anything_jax.parallel.placement import platform
 
 MIN_DEVIATION = 1e-6  # MiDaS's clamp; the label's unit is its own 0-1 range
 GRADIENT_SCALES = 4  # MiDaS, V2 §7
-LOGGED_REGION_SCALE = 0.1  # the guard whose effect is logged whether or not one is set
+LOGGED_REGION_SCALE = 0.1  # the number of regions below it is always logged
 
 PIXELS = (-2, -1)  # the axes of a map
 Pair = tuple[Array, Array]
 
 
 class LossSum(NamedTuple):
-    """A loss as (sum, count), with logs that are (sum, count) pairs too; all of it just adds."""
+    """A loss as (sum, count), with logs that are (sum, count) pairs as well; all of them add up."""
 
     sum: Array
     count: Array
@@ -43,10 +43,10 @@ class LossSum(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """What a map's loss is the mean of, pixel by pixel (b, h, w).
+    """The residuals whose mean is a map's loss, pixel by pixel (b, h, w).
 
     Attributes:
-      value: |p̂ - d̂|, 0 where nothing is asked.
+      value: |p̂ - d̂|, 0 in pixels that are not used.
       used: valid pixels of contributing regions.
       kept: those of them that are not trimmed.
     """
@@ -57,7 +57,7 @@ class Residuals(NamedTuple):
 
 
 class LabelStatistics(NamedTuple):
-    """What the label alone decides, for each map's regions."""
+    """Statistics of each map's regions that depend on the label alone."""
 
     n: Int[Array, "b r"]  # valid pixels
     median: Float[Array, "b r"]
@@ -75,14 +75,14 @@ def prepare_label(
     *,
     use_sky: bool = True,
 ) -> tuple[Float[Array, "b h w"], Bool[Array, "b h w"]]:
-    """Labels scaled to 0-1 by the range of their valid pixels, with the sky filled in.
+    """Scales labels to 0-1 by the range of their valid pixels and fills in the sky.
 
     Sky counts only where there is no valid label, and becomes valid there. Where the shift of the
     disparity is known (1/depth, or disparity up to scale) the sky has disparity 0 before scaling;
     where it is not, 0 after it, the smallest valid value (V1 §3.1 and its authors' answers).
 
     Args:
-      disparity: any unit, larger is nearer; whatever in invalid pixels.
+      disparity: in any unit, larger is nearer; any values in invalid pixels.
       valid, sky: masks; shift_known: per map; use_sky: False leaves the sky invalid.
 
     Returns:
@@ -108,13 +108,13 @@ def label_statistics(
     min_valid: int = 10,
     min_region_scale: float = 0.0,
 ) -> LabelStatistics:
-    """What `cutmix` (mask given) or `affine_invariant` asks of their labels, given once."""
+    """Computes the label statistics of `affine_invariant`, or by region where a mask is given."""
     label, valid, mask = _flat(label, valid, mask)
     return _decide(label, valid, mask, min_valid, min_region_scale)
 
 
 def contributing_maps(statistics: LabelStatistics) -> Float[Array, ""]:
-    """The count that the loss of these labels will report."""
+    """Returns the count that the loss of these labels will report."""
     return _total(jnp.any(statistics.contributes, axis=1), statistics.median.dtype)
 
 
@@ -128,13 +128,13 @@ def affine_invariant(
     gradient_weight: float = 0.0,
     statistics: LabelStatistics | None = None,
 ) -> LossSum:
-    """Affine-invariant loss of each map against its label (from `prepare_label`); see `cutmix`."""
+    """Computes the affine-invariant loss of each map against its label (from `prepare_label`)."""
     return _map_loss(
         pred, label, valid, None, trim, "sample", min_valid, 0.0, gradient_weight, statistics
     )[0]
 
 
-def cutmix(
+def affine_invariant_by_region(
     pred: Float[Array, "b h w"],
     label: Float[Array, "b h w"],
     valid: Bool[Array, "b h w"],
@@ -147,10 +147,10 @@ def cutmix(
     gradient_weight: float = 0.0,
     statistics: LabelStatistics | None = None,
 ) -> LossSum:
-    """Affine-invariant loss with the pixels in and out of the mask normalised apart.
+    """Computes the affine-invariant loss with pixels inside and outside the mask normalised apart.
 
-    label and valid are already mixed: the partner's where mask holds. A mask without a pixel gives
-    the plain loss. With n_r valid pixels in region r, n in the map and n_c in the regions that
+    label and valid are already mixed: the partner's where mask holds. An empty mask gives the plain
+    loss. With n_r valid pixels in region r, n in the map and n_c in the regions that
     contribute, the map's loss is (n_c / n) · mean of the residuals kept.
 
     Args:
@@ -187,7 +187,7 @@ def residuals(
     min_valid: int = 10,
     min_region_scale: float = 0.0,
 ) -> Residuals:
-    """What `cutmix` (mask given) or `affine_invariant` takes the mean of, for people to look at."""
+    """Returns the residuals behind `affine_invariant`, or by region where a mask is given."""
     how = trim, trim_per, min_valid, min_region_scale, 0.0, None
     return _map_loss(pred, label, valid, mask, *how)[1]
 
@@ -226,7 +226,7 @@ def feature_alignment(
 def cosines(
     student: Float[Array, "b n d"], frozen: Float[Array, "b n d"], *, margin: float = 0.85
 ) -> tuple[Float[Array, "b n"], Bool[Array, "b n"]]:
-    """Each token's cosine to the frozen encoder's, and whether the margin leaves it in the loss."""
+    """Returns each token's cosine to the frozen encoder's and whether the margin keeps it."""
     cosine = jnp.sum(_unit(student) * _unit(lax.stop_gradient(frozen)), axis=-1)
     return cosine, ~(lax.stop_gradient(cosine) > margin)  # a NaN is kept, so that the run sees it
 
@@ -245,7 +245,7 @@ def _map_loss(
         decided = _decide(label, valid, mask, min_valid, min_region_scale)
     regions = _regions(valid, mask) & decided.contributes[..., None, None]
     used = jnp.any(regions, axis=1)
-    # zeros where nothing is asked: no arithmetic ever meets what stands there
+    # zeros in pixels that are not used, so that their values enter no arithmetic
     pred = jnp.where(used, raw, 0)
     label = jnp.where(used, at_least_float32(lax.stop_gradient(label)), 0)
 
@@ -274,7 +274,7 @@ def _map_loss(
 
 
 def _decide(label, valid, mask, min_valid, min_region_scale) -> LabelStatistics:
-    """Which regions contribute; by the label alone, so that every device and pass agrees."""
+    """Decides by the label alone which regions contribute, so that all devices agree."""
     if min_valid < 1:
         raise ValueError(f"min_valid={min_valid}: a map needs at least 1 valid pixel")
     label = jnp.where(valid, at_least_float32(lax.stop_gradient(label)), 0)
@@ -291,7 +291,7 @@ def _decide(label, valid, mask, min_valid, min_region_scale) -> LabelStatistics:
 
 
 def _reduce(difference, regions, n_r, n, mask, trim, trim_per) -> tuple[Array, Array]:
-    """Loss of each map (b,) from the residuals that stay, and the mask of those (b, h, w)."""
+    """Returns each map's loss (b,) over the residuals that are kept, and their mask (b, h, w)."""
     rho = _absolute(difference)
     if trim_per == "sample":
         regions = jnp.any(regions, axis=1, keepdims=True)
@@ -332,7 +332,7 @@ def _gradient_term(difference, used, valid, mask) -> Array:
 
 
 def _logs(pred, median, deviation, flat, used, kept, decided: LabelStatistics) -> dict[str, Pair]:
-    """Signs of drift as (sum, count); median and deviation are those of the pixels used (b, 1)."""
+    """Returns logs of drift as (sum, count); median, deviation (b, 1): of the pixels used."""
     dtype = pred.dtype
     images = jnp.asarray(len(pred), dtype)
     maps = _total(jnp.any(decided.contributes, axis=1), dtype)
@@ -363,10 +363,10 @@ def _statistics(x, regions, mask) -> tuple[Array, Array, Array]:
 
 
 def _flat(*maps: Array | None) -> tuple[Array | None, ...]:
-    """(b, h, w) to (b, 1, h·w) on CPUs, where reductions of one axis are the faster ones.
+    """(b, h, w) to (b, 1, h·w) on CPUs, where reductions over one axis are faster.
 
-    On a TPU, whose memory is laid out in tiles of the last two axes, it would move every pixel:
-    1.8 MB of program and four seconds of compilation for each map.
+    On a TPU, whose tiles are the last two axes, this would move every pixel, and cost 1.8 MB of
+    program and four seconds of compilation for each map.
     """
     if platform() != "cpu":
         return maps

@@ -1,4 +1,4 @@
-"""The loss of metric models, SiLog, as sum and count, and the labels it asks for.
+"""The SiLog loss of metric models as (sum, count), and its labels.
 
 With d = log label - log prediction over a map's valid pixels:
 - "v2" (Depth Anything V2, metric_depth): sqrt(mean d² - ½ (mean d)²);
@@ -7,11 +7,11 @@ With d = log label - log prediction over a map's valid pixels:
 
 Each map has its own root here and the maps are averaged, so that sums and counts add exactly over
 microbatches and devices. Upstream pools the pixels of a device's whole batch under one root
-(pool="batch", here over the global batch), which adds up over nothing.
+(pool="batch", here over the global batch), which does not add up over microbatches.
 
-A sigmoid that underflows says 0 m, whose logarithm is -inf, and V2's code has no guard: below 1e-6
-m the logarithm goes on as its tangent here, finite and with a gradient that points back up. The
-root's slope is infinite where every d is 0: its gradient is 0 there.
+A sigmoid that underflows gives 0 m, whose logarithm is -inf, and V2's code has no guard. Below 1e-6
+m the logarithm is therefore continued by its tangent, which is finite and whose gradient increases
+the prediction. The root's slope is infinite where every d is 0; its gradient is set to 0 there.
 """
 
 import jax.numpy as jnp
@@ -36,14 +36,14 @@ def depth_label(
     min_depth: float,
     max_depth: float,
 ) -> tuple[Float[Array, "b h w"], Bool[Array, "b h w"]]:
-    """What a metric network is asked for, and where.
+    """Prepares the label of a metric network and the mask of pixels that count.
 
     Args:
-      depth: metres; whatever in invalid pixels.
-      valid: pixels with a measurement. The sky has none and is not asked for.
-      ratio: of each image, canonical over actual focal length; None: metres are asked for.
-      min_depth, max_depth: the network's range, above 0; what it is asked for must lie within (in
-        canonical metres where there is a ratio), or the pixel does not count.
+      depth: metres; any values in invalid pixels.
+      valid: pixels with a measurement. The sky has none and does not count.
+      ratio: each image's canonical over its actual focal length; None: the label is in metres.
+      min_depth, max_depth: the network's range, above 0; pixels outside (in canonical metres where
+        there is a ratio) do not count.
 
     Returns:
       depth, 1 where it does not count; the pixels that count.
@@ -58,7 +58,7 @@ def depth_label(
 def contributing_maps(
     valid: Bool[Array, "b h w"], *, pool: str = "image", min_valid: int = 10
 ) -> Float[Array, ""]:
-    """The count that `silog` will report, from the labels alone."""
+    """Returns the count that `silog` will report, from the labels alone."""
     return jnp.sum(_pixels(valid, pool) >= min_valid, dtype=jnp.float32)
 
 
@@ -71,10 +71,10 @@ def silog(
     pool: str = "image",
     min_valid: int = 10,
 ) -> LossSum:
-    """Scale-invariant logarithmic loss of metric depth; see the module.
+    """Computes the scale-invariant logarithmic loss of metric depth; see the module.
 
     Args:
-      pred: metres, 0 or more; label: metres, positive where valid; whatever elsewhere.
+      pred: metres, 0 or more; label: metres, positive where valid; any values elsewhere.
       form: "v2" or "v1".
       pool: "image": one root for each map, their number is the count; "batch": one for all.
       min_valid: maps with fewer valid pixels contribute nothing (of "batch": the whole batch).
@@ -91,7 +91,7 @@ def silog(
         raise ValueError(f"min_valid={min_valid}: SiLog {form} needs at least {least} valid pixels")
     weight, factor = FORMS[form]
     raw = at_least_float32(pred)
-    # ones where nothing is asked: no arithmetic ever meets what stands there
+    # ones in pixels that do not count, so that their values enter no arithmetic
     p = jnp.where(valid, raw, 1)
     y = jnp.where(valid, at_least_float32(lax.stop_gradient(label)), 1)
     d = jnp.log(y + EPS) - jnp.log(p + EPS) if form == "v1" else jnp.log(y) - _log(p)
@@ -130,7 +130,7 @@ def _root(x: Array) -> Array:
 
 
 def _logs(raw, pred, d, valid, min_valid) -> dict[str, tuple[Array, Array]]:
-    """(sum, count) over maps: how deep it thinks, how far off in all and in shape, dead pixels."""
+    """Returns logs as (sum, count) over maps: mean, bias, scatter, shares of extreme values."""
     dtype = d.dtype
     n = _pixels(valid, "image")[:, 0, 0]
     used = n >= min_valid
@@ -145,7 +145,7 @@ def _logs(raw, pred, d, valid, min_valid) -> dict[str, tuple[Array, Array]]:
     per_map = {"pred_mean": mean(pred), "log_bias": bias, "log_scatter": scatter}
     logs = {name: (jnp.sum(jnp.where(used, x, 0)), maps) for name, x in per_map.items()}
     logs["pred_zero_share"] = (jnp.sum(jnp.mean(raw < FLOOR, axis=(1, 2), dtype=dtype)), images)
-    # 1 / pixels, but where a sigmoid is full: there the whole map is the range's end
+    # 1 / pixels, unless the sigmoid is saturated: then the whole map is the largest depth
     farthest = raw == jnp.max(raw, axis=(1, 2), keepdims=True)
     logs["pred_max_share"] = (jnp.sum(jnp.mean(farthest, axis=(1, 2), dtype=dtype)), images)
     logs["valid_share"] = (jnp.sum(jnp.mean(valid, axis=(1, 2), dtype=dtype)), images)

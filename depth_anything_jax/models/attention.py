@@ -57,7 +57,7 @@ def attention(
 
 
 def choose_backend(dtype: Any, platform: str, scores: int) -> str:
-    """What "auto" means for this compute dtype, platform ("cpu", "gpu", "tpu") and b h n n."""
+    """Chooses the back-end of "auto" for a compute dtype, "cpu", "gpu" or "tpu", and b h n n."""
     if dtype == jnp.float64:
         return "einsum"
     if platform == "tpu":

@@ -130,7 +130,7 @@ def log_binomial(
 def attract(
     centres: Float[Array, "b h w n"], points: Float[Array, "b h w a"]
 ) -> Float[Array, "b h w n"]:
-    """The centres, moved by the mean over the points of d / (1 + ALPHA d^2), d their distance."""
+    """Moves the centres by the mean over the points of d / (1 + ALPHA d^2), d their distance."""
     d = points[..., :, None] - centres[..., None, :]
     return centres + jnp.mean(d / (1 + ALPHA * d**2), axis=-2)
 
@@ -151,7 +151,7 @@ def evenly_spread(max_depth: float) -> Any:
 
 
 class MetricBins(nn.Module):
-    """The decoder's maps to metres.
+    """Converts the decoder's maps to metres.
 
     Attributes:
       max_depth: metres. Bounds normed centres; of softplus centres, which nothing bounds, it is
@@ -217,7 +217,7 @@ class MetricBins(nn.Module):
         embedding: Float[Array, "b h w d"],
         centres: Float[Array, "b h w n"],
     ) -> Float[Array, "b H W"]:
-        """The mean of the centres under the log-binomial."""
+        """Averages the centres under the log-binomial."""
         size = features.shape[1:3]
         share = ConditionalLogBinomial(name="conditional_log_binomial")(features, embedding)
         return jnp.sum(share * resize_bilinear(centres, size, precision=HIGHEST), -1)

@@ -1,4 +1,4 @@
-"""Depth Anything V1 and V2: a DINOv2 encoder under a DPT decoder, heads, and the table of sizes.
+"""Depth Anything V1 and V2: a DINOv2 encoder, a DPT decoder, heads, and the table of sizes.
 
 Usage: `model = build("vits")`, `params = model.init(key, images)["params"]`, then
 `model.apply({"params": params}, images)` maps normalised NHWC images to depth (b, h, w).
@@ -37,7 +37,7 @@ class Variant:
       v2_taps: tapped blocks of V2 (0-based); V1 taps the last four.
       grid: side of the trained patch grid.
       swiglu: gated feed-forward network.
-      encoder: what all sizes of its encoder have in common.
+      encoder: description of its encoder, shared by all sizes.
     """
 
     dim: int
@@ -81,7 +81,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 class DepthAnythingNet(nn.Module):
-    """Normalised images to depth.
+    """Predicts depth from normalised images.
 
     Attributes:
       encoder: images -> EncoderOutput of four taps; its description is `spec`.
@@ -141,16 +141,16 @@ def build(
     remat: str = "none",
     attention: str = "auto",
 ) -> DepthAnythingNet:
-    """The model of a size, named in VARIANTS or described by a Variant.
+    """Builds the model of a size, named in VARIANTS or described by a Variant.
 
     Args:
-      variant: "vits", "vitb", "vitl", "vitg", "demo", or a Variant of one's own.
+      variant: "vits", "vitb", "vitl", "vitg", "demo", or a Variant.
       version: "v1" (taps of the last four blocks) or "v2".
       head: "relative" (ReLU), or in metres "sigmoid" (times max_depth: V2) or "bins" (V1).
       max_depth: metres, for the metric heads: of the released models 20 (sigmoid) or 10 (bins)
         indoors, 80 outdoors.
       bin_centres: of the bins head: "softplus", as in the released models, or "normed".
-      dtype: compute dtype; parameters are float32 whatever it is.
+      dtype: compute dtype; parameters are always float32.
       scan: scan over layers between taps (fast to compile; use with remat for large models).
       remat: "none", "full" or "dots".
       attention: a back-end of `models.attention`; "auto" chooses.
@@ -197,9 +197,10 @@ def build_encoder(
     attention: str = "auto",
     taps: tuple[int, ...] | None = None,
 ) -> ViT:
-    """The encoder alone: `apply({"params": params["encoder"]}, images)` gives an EncoderOutput.
+    """Builds the encoder alone.
 
-    Arguments and errors as for `build`; `taps` instead of the version's: () for `tokens` alone.
+    `apply({"params": params["encoder"]}, images)` returns an EncoderOutput.
+    Arguments and errors as for `build`; `taps` replaces the version's: () for `tokens` alone.
     """
     size = variant_of(variant)
     remat_policy(remat)
@@ -221,7 +222,7 @@ def build_encoder(
 
 
 def with_plain_attention(network: Any, **encoder_fields: Any) -> Any:
-    """A network, or an encoder, whose attention is einsum: it runs everywhere and on any batch.
+    """Copies a network or encoder with einsum attention, which runs on any device and any batch.
 
     Args:
       network: as `build` or `build_encoder` gives it.
@@ -233,10 +234,10 @@ def with_plain_attention(network: Any, **encoder_fields: Any) -> Any:
 
 
 def variant_of(variant: str | Variant) -> Variant:
-    """The size of that name in VARIANTS, or the Variant itself.
+    """Returns the Variant of that name in VARIANTS; a Variant is returned unchanged.
 
     Raises:
-      ValueError: no such name; lists those there are.
+      ValueError: an unknown name; lists the known ones.
     """
     if isinstance(variant, Variant):
         return variant

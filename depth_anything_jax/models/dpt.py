@@ -27,7 +27,7 @@ HEAD_HIDDEN = 32  # channels before the last 1x1 convolution, for every size
 
 
 class Conv(nn.Module):
-    """Convolution with PyTorch's padding: (size - 1) / 2 on both sides, whatever the stride.
+    """Convolution with PyTorch's padding: (size - 1) / 2 on both sides for any stride.
 
     Attributes:
       features: output channels.
@@ -161,7 +161,7 @@ class FusionBlock(nn.Module):
 
 
 class DecoderMaps(NamedTuple):
-    """What a head on top of the decoder may look at.
+    """The decoder's maps that a head may use.
 
     Attributes:
       relative: the decoder's own output, at the image's size.
@@ -274,7 +274,7 @@ class DPT(nn.Module):
     def _finest(
         self, path: Float[Array, "b h w c"], skip: Float[Array, "b h w c"]
     ) -> tuple[Float[Array, "b H W"], Float[Array, "b H W f"], Float[Array, "b _ _ c"]]:
-        """The last fusion and the read-out: output, what the last convolution saw, fused map."""
+        """Fuses and reads out last: output, input of the last convolution, fused map."""
         size = (2 * skip.shape[1], 2 * skip.shape[2])
         block = FusionBlock(self.features, size, self.dtype, name="refinenet1")
         path = block(split_batch(path), split_batch(skip))

@@ -1,4 +1,4 @@
-"""The dtype that a device computes in."""
+"""Chooses the dtype that a device computes in."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 
 def compute_dtype(name: str, device: Any = None):
-    """float32 or bfloat16; "auto" is bfloat16 on TPUs and on GPUs of compute capability >= 8.0.
+    """Returns the dtype of a name; "auto": bfloat16 on TPUs and GPUs of capability >= 8.0.
 
     Args:
       name: of a dtype, or "auto".
-      device: that computes; None: jax's first.
+      device: the one that computes; None: jax's first.
 
     Raises:
       ValueError: another name.

@@ -1,4 +1,4 @@
-"""What is done to each number alone, in at least float32."""
+"""Pointwise functions, computed in at least float32."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 
 def widen(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """x in at least float32."""
+    """Casts x to at least float32."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -16,7 +16,7 @@ def gelu(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     """x Phi(x), computed in at least float32 and returned in x's dtype, as PyTorch's GELU.
 
     Exact: the tanh approximation, Flax's default, is 4.7e-4 off per activation. By erf: the erfc of
-    `jax.nn.gelu` takes a TPU's compiler five times as long. The backward pass keeps x alone.
+    `jax.nn.gelu` takes a TPU's compiler five times as long. The backward pass stores x only.
     """
     wide = widen(x)
     return (wide * _normal(wide)).astype(x.dtype)

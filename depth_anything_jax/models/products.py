@@ -4,8 +4,8 @@ Kernels are float32 and are multiplied in the activations' dtype. Two things dif
 automatic differentiation do it (and there is no forward mode: `jax.jvp` raises):
 
 - A kernel's gradient is computed in at least float32 (a sum over all pixels and images, which
-  bfloat16 would round again on every device, and the devices' sum once more): what the devices add
-  up is float32, as PyTorch's data parallelism does under autocast.
+  bfloat16 would round again on every device, and the devices' sum once more): the devices add up
+  float32 numbers, as PyTorch's data parallelism does under autocast.
 - Under fsdp the kernel is gathered in the activations' dtype where it is used, in the forward and
   again in the backward pass, and its gradient is scattered (`placement.whole_kernel`).
 """
@@ -24,7 +24,7 @@ from depth_anything_jax.parallel.placement import split_kernel, whole_kernel
 def matmul(
     x: Float[Array, "*b i"], kernel: Float[Array, "i o"], split: bool = True
 ) -> Float[Array, "*b o"]:
-    """x @ kernel, in x's dtype; split: the kernel is one of those that fsdp splits."""
+    """Computes x @ kernel in x's dtype; split: the kernel is one of those that fsdp splits."""
     return x @ _used(kernel, x, split)
 
 
@@ -49,8 +49,8 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 def patch_product(
     x: Float[Array, "b h p w q c"], kernel: Float[Array, "p q c o"]
 ) -> Float[Array, "b h w o"]:
-    """Every patch (p, q, c) of an image times the kernel, in x's dtype: a convolution whose stride
-    is its kernel. Not flattened: that alone costs a TPU's compiler five seconds."""
+    """Multiplies every patch (p, q, c) by the kernel, in x's dtype: a convolution with stride =
+    kernel size. Flattening the patches would cost a TPU's compiler five seconds."""
     return jnp.einsum("bhpwqc,pqco->bhwo", x, kernel.astype(x.dtype))
 
 
@@ -72,7 +72,7 @@ patch_product.defvjp(_patches_forward, _patches_backward)
 def convolution(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k l c o"], stride: int = 1, split: bool = True
 ) -> Float[Array, "b H W o"]:
-    """Convolution with an odd kernel and PyTorch's padding, (size - 1) / 2, in x's dtype; split: as
+    """Convolves with an odd kernel and PyTorch's padding, (size - 1) / 2, in x's dtype; split: as
     for `matmul`."""
     return _convolve(x, _used(kernel, x, split), stride)
 
@@ -123,7 +123,7 @@ convolution.defvjp(_convolution_forward, _convolution_backward)
 
 @jax.custom_vjp
 def gathered(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A kernel that is reshaped before it is used, gathered; its gradient is scattered."""
+    """Gathers a kernel that is reshaped before its use; its gradient is scattered."""
     return whole_kernel(kernel)
 
 

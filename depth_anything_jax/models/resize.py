@@ -67,7 +67,7 @@ def resize_bilinear(
 
 
 def _multiplied(x: Array, axis: int, n_out: int, precision: jax.lax.PrecisionLike = None) -> Array:
-    """One axis by the dense matrix."""
+    """Resizes one axis by the dense matrix."""
     weights = _as_weights(linear_matrix(x.shape[axis], n_out), x.dtype)
     spec = "Hh,bhwc->bHwc" if axis == 1 else "Ww,bhwc->bhWc"
     return jnp.einsum(spec, weights, x, precision=precision)
@@ -75,7 +75,7 @@ def _multiplied(x: Array, axis: int, n_out: int, precision: jax.lax.PrecisionLik
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gathered(x: Array, axis: int, n_out: int, precision: jax.lax.PrecisionLike = None) -> Array:
-    """Resizes one axis with two weights per sample, which skips the matrix's zeros."""
+    """Resizes one axis by its two non-zero weights instead of the dense matrix."""
     index, weights = interpolation.sample_weights(x.shape[axis], n_out, "bilinear-corners")
     shape = [n_out if i == axis else 1 for i in range(x.ndim)]
     low, high = (

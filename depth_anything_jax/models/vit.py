@@ -1,4 +1,4 @@
-"""Vision transformers: what all encoders share, and the functions that their blocks are made of.
+"""Vision transformers: the base class of all encoders, and the functions of their blocks.
 
 A module declares the parameters; the arithmetic is in pure functions of a dict. Parameters of
 the blocks are stacked, (depth, ...), whatever layers are tapped: the same tree serves a scan over
@@ -51,7 +51,7 @@ def remat_policy(name: str) -> Callable[..., Any] | None:
 
 
 class EncoderOutput(NamedTuple):
-    """What an encoder hands on; n patch tokens in row-major order, after the final LayerNorm.
+    """Output of an encoder; n patch tokens in row-major order, after the final LayerNorm.
 
     Attributes:
       taps: patch tokens of each tapped block, shallow to deep, each (b, n, d).
@@ -188,7 +188,7 @@ class ViT(nn.Module):
         raise NotImplementedError
 
     def _step(self, grid: tuple[int, int]) -> Step:
-        """(tokens, parameters of a block) -> (tokens, None), as `scan` wants it."""
+        """Applies a block: (tokens, parameters) -> (tokens, None), the signature of `scan`."""
 
         def step(x: Array, params: Params) -> tuple[Array, None]:
             return split_batch(self.block(params, x, grid)), None
@@ -200,7 +200,7 @@ class ViT(nn.Module):
         return jax.checkpoint(step, policy=policy, prevent_cse=not self.scan)
 
     def _tapping_scan(self, step: Step, blocks: Params, x: Array) -> tuple[Array, dict[int, Array]]:
-        """All blocks: the last one's tokens, and those of each tapped block."""
+        """Runs all blocks; returns the last one's tokens and those of each tapped block."""
 
         def keeping(carry: tuple[Array, Array], inputs: tuple[Params, Array]) -> tuple[Any, None]:
             (x, kept), (params, slot) = carry, inputs

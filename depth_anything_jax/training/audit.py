@@ -1,16 +1,16 @@
-"""Evidence of training steps, for people (contact sheets) and for tools/audit.py (NPZ).
+"""Records training steps for inspection (contact sheets) and for tools/audit.py (NPZ).
 
     python -m depth_anything_jax.train --config=… --audit=3
     python tools/audit.py WORKDIR/audit
 
-Beside each of the first steps that a run does, on the state before its update and on the same
-batch, the functions of which the step consists (training/step.py) are called once more and
-everything that passes between them is written down: step_000001.npz, and PNG sheets of what the
-student saw, was asked for and answered. The losses must be those that the step reports itself.
-Nothing is random about a step once its number is known, so the audit changes nothing in the run.
+For each of the first steps of a run, the functions of which the step consists (training/step.py)
+are called once more on the same state and batch, and all values passed between them are written:
+step_000001.npz, and PNG sheets of the student's inputs, labels and predictions. The losses must be
+those that the step itself reports. A step is not random once its number is known, so the audit does
+not change the run.
 
-An NPZ of V1's student (192 images at 518 pixels) takes 4 GB. Of several processes each holds all
-of it, and the first writes.
+An NPZ of V1's student (192 images at 518 pixels) takes 4 GB. Each process holds all of it;
+process 0 writes.
 """
 
 import dataclasses
@@ -41,14 +41,14 @@ from depth_anything_jax.training.step import (
     unsplit,
 )
 
-# Allowed between the losses of the step and of the audit, relative where a loss exceeds 1: they are
+# Allowed difference between the losses of step and audit, relative where a loss exceeds 1: they are
 # two programs, in which XLA fuses, and so rounds, differently. "exact": float32 networks on a CPU;
 # else bfloat16, or float32 in matrix units that multiply in TF32 or bfloat16.
 EXACT_ROUNDING, NARROW_ROUNDING = 1e-5, 2.0**-6
 
 
 class Auditor:
-    """Writes WORKDIR/audit for the first `steps` steps that are done; nothing where it is 0.
+    """Writes WORKDIR/audit for the first `steps` steps of this start; nothing if it is 0.
 
     Raises:
       ValueError: a negative number of steps, or a metric head.
@@ -56,11 +56,11 @@ class Auditor:
 
     def __init__(self, networks: Networks, config, mesh, workdir: str, steps: int):
         if steps < 0:
-            raise ValueError(f"--audit={steps}: the number of steps to write down, 0 for none")
+            raise ValueError(f"--audit={steps}: the number of steps to record; use 0 for none")
         if steps and config.model.head != "relative":
             raise ValueError(
-                f"--audit={steps} with model.head={config.model.head!r}: what is written down and "
-                "recomputed are the relative losses; leave it out"
+                f"--audit={steps} with model.head={config.model.head!r}: the audit records and "
+                "recomputes relative losses only; leave it out"
             )
         self._left, self._config = steps, config
         self._encoder = networks.student.spec
@@ -70,9 +70,9 @@ class Auditor:
         self._exact = wide and mesh.devices.flat[0].platform == "cpu"
 
     def before(self, train_state: TrainState, frozen, batch):
-        """What the next step is about to do; None where no more steps are asked for.
+        """Computes the evidence of the next step; None if no more steps are recorded.
 
-        Call it before the step itself, which gives the state's buffers away.
+        Call it before the step itself, which donates the state's buffers.
         """
         if self._left <= 0:
             return None
@@ -82,10 +82,10 @@ class Auditor:
         return int(train_state.step) + 1, whole
 
     def after(self, seen, metrics) -> None:
-        """Writes what `before` gave, with what the step reported.
+        """Writes the result of `before` and the metrics that the step reported.
 
         Raises:
-          ValueError: the step reported another loss than the one written down.
+          ValueError: the step reported another loss than the recorded one.
         """
         if seen is None:
             return
@@ -114,7 +114,7 @@ def program(networks: Networks, config, mesh) -> DeviceProgram:
 
 
 def evidence(networks: Networks, config, params, step, frozen, batch) -> dict[str, Any]:
-    """Everything that passes between the functions of a step, by part of the (whole) batch."""
+    """Returns all values passed between the functions of a step, by part of the (whole) batch."""
     loss = config.loss
     if networks.teacher is not None:
         seen = label_online(
@@ -136,7 +136,7 @@ def evidence(networks: Networks, config, params, step, frozen, batch) -> dict[st
         found[part] = judged(part, given[part], x, loss)
         found[part] |= {f"source_{name}": value for name, value in batch[part].items()}
     if "unlabelled" in inputs:
-        # The same function once more without CutMix: every image and label on its own.
+        # The same function without CutMix: every image and label unmixed.
         alone = config.copy_and_resolve_references()
         alone.perturb.cutmix.p = 0.0
         own = step_inputs(networks, alone, step, frozen, {"unlabelled": batch["unlabelled"]})
@@ -149,7 +149,7 @@ def evidence(networks: Networks, config, params, step, frozen, batch) -> dict[st
 
 
 def judged(part: str, given: Output, inputs, loss) -> dict[str, jax.Array]:
-    """A part's inputs, outputs, each map's own losses, residuals and cosines."""
+    """Returns a part's inputs, outputs, each map's own losses, residuals and cosines."""
 
     def one(given, x):
         given, x = jax.tree.map(lambda a: a[None], (given, x))
@@ -180,7 +180,7 @@ def judged(part: str, given: Output, inputs, loss) -> dict[str, jax.Array]:
 
 
 def dump(found, reported: dict[str, float], config, done: int, exact: bool) -> dict[str, Any]:
-    """One flat dict of arrays, "unlabelled/label" and so on; narrow floats widened (exactly)."""
+    """Flattens to a dict of arrays, such as "unlabelled/label"; 16-bit floats become float32."""
     about = {"step": done, "exact": exact, "config": config.to_json_best_effort()}
     arrays = {k: np.asarray(v) for k, v in about.items()}
     arrays |= {f"reported/{k}": np.asarray(v) for k, v in reported.items()}
@@ -198,7 +198,7 @@ def dump(found, reported: dict[str, float], config, done: int, exact: bool) -> d
 
 
 def box_of(mask: np.ndarray) -> np.ndarray:
-    """y0, x0, y1, x1 around what is True; all 0 where nothing is."""
+    """Returns y0, x0, y1, x1 around the True pixels; all 0 if there are none."""
     if not mask.any():
         return np.zeros(4, int)
     y, x = np.nonzero(mask)
@@ -206,17 +206,17 @@ def box_of(mask: np.ndarray) -> np.ndarray:
 
 
 def check_reported(found, reported: dict[str, float], config, done: int, rounding: float) -> None:
-    """The losses written down are those of the training step itself.
+    """Checks that the recorded losses are those of the training step itself.
 
     Raises:
-      ValueError: they are not.
+      ValueError: they differ by more than rounding.
     """
     weights = dict(zip(("labelled", "unlabelled", "features"), config.loss.weights, strict=True))
     means = {k: float(x["sum"]) / max(float(x["count"]), 1.0) for k, x in found.items()}
     means["total"] = sum(weights[k] * mean for k, mean in means.items())
     for name, mean in means.items():
         step = reported[f"loss/{name}"]
-        # what is not finite in the step, the training itself refuses
+        # the training itself refuses values that are not finite
         if math.isfinite(step) and not abs(mean - step) <= rounding * max(1.0, abs(step)):
             raise ValueError(
                 f"step {done}: the training step reported loss/{name} = {step!r}, the same "

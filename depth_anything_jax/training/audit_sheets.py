@@ -1,4 +1,4 @@
-"""Contact sheets of an audit: what the student saw, was asked for and answered, by example."""
+"""Draws the contact sheets of an audit: inputs, labels and predictions of each example."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ NEAREST = cv2.INTER_NEAREST
 
 
 def sheets(arrays: dict[str, np.ndarray], encoder: EncoderSpec) -> dict[str, np.ndarray]:
-    """RGB sheets of ROWS examples each, by name: "labelled_000" starts with example 0.
+    """Draws RGB sheets of ROWS examples each, by name: "labelled_000" starts with example 0.
 
     Args:
       arrays: what `audit.dump` gives.
@@ -109,7 +109,7 @@ def _residual(value, used, kept) -> np.ndarray:
 
 
 def _tokens(image, kept) -> np.ndarray:
-    """The image; grey over the patches that the margin leaves out, a line around the others."""
+    """Draws the image, grey where the margin leaves patches out, a line around the others."""
     side = (SIDE, SIDE)
     rows = round((kept.size * image.shape[0] / image.shape[1]) ** 0.5)
     cells = cv2.resize(kept.reshape(rows, -1).astype(np.uint8), side, interpolation=NEAREST)
@@ -132,7 +132,7 @@ def _mean(value, used, kept) -> str:
 
 
 def _tile(picture, title: str, words: str, box=None) -> np.ndarray:
-    """A picture at SIDE x SIDE under two lines of text; the box is drawn around its pixels."""
+    """Draws a picture at SIDE x SIDE under two lines of text, with the box around its pixels."""
     h, w = picture.shape[:2]
     how = cv2.INTER_AREA if h > SIDE else NEAREST
     picture = cv2.resize(picture, (SIDE, SIDE), interpolation=how)

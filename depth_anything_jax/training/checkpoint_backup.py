@@ -1,22 +1,22 @@
-"""A second home for a run's checkpoints: a mounted folder that may lose files, fill up or go away.
+"""Backs up a run's checkpoints to a mounted drive that may lose files, fill up or go away.
 
     python -m depth_anything_jax.train … --workdir=runs/student --mirror=/mnt/drive/student
 
-A run works on the machine's own disk, which a notebook's machine takes with it when it goes. A
-mounted Drive is no place to work: files that are written twice never arrive, folders of many files
-fail, the mount drops. So it receives each finished checkpoint as one file that is written once,
+A run works on the machine's own disk, which a notebook service deletes with the machine. A mounted
+Drive is no place to work in: files that are written twice never arrive, folders of many files fail,
+the mount drops. So it receives each finished checkpoint as one file that is written once,
 
     step_00001000.21504000.3f…c2.tar       step, bytes, SHA-256
-      run.json                             the run's settings: which run this is
+      run.json                             the run's settings, which identify it
       metrics.jsonl                        its curves
-      checkpoints/1000/…                   what Orbax wrote
+      checkpoints/1000/…                   Orbax's files
 
-under a temporary name and then renamed. The newest two stay. A run that starts takes the newest
-intact one back where its work folder has none that is newer, so that the same command goes on from
-there on another machine. TensorBoard's files and pictures are not mirrored: the curves are in
+under a temporary name, which is then changed. The newest two are kept. A run that starts restores
+the newest intact one unless its work folder has a newer one, so that the same command continues on
+another machine. TensorBoard's files and pictures are not mirrored: the curves are in
 metrics.jsonl. Nor are pseudo labels, which the mirrored teacher makes again.
 
-The work is done in a thread: the run neither waits for the mirror (but at its end) nor dies of it.
+A thread does the work: the run waits for the mirror only at its end, and its errors stop no run.
 """
 
 import contextlib
@@ -40,54 +40,56 @@ from typing import Any, BinaryIO, cast
 from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.utils.paths import is_remote
 
-KEEP = 2  # the newest, and one more for when a Drive loses it
+KEEP = 2  # the newest, and one more in case the Drive loses it
 _NAME = re.compile(r"step_(\d+)\.(\d+)\.([0-9a-f]{64})\.tar")
 _PART = ".part"
-_ABOUT = "run.json"
-_BESIDE = ("metrics.jsonl", "metrics.superseded.jsonl")  # what else of a work folder goes along
+_METADATA = "run.json"
+_BESIDE = (
+    "metrics.jsonl",
+    "metrics.superseded.jsonl",
+)  # stored as well
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """One checkpoint in a mirror, as its name describes it."""
+    """A checkpoint in a mirror, as described by its file name."""
 
     path: pathlib.Path
     step: int
     size: int
     digest: str
 
-    def cut(self) -> str:
-        """What is wrong with its length, "" where nothing is."""
-        size = self.path.stat().st_size
-        return "" if size == self.size else f"has {size:,} of its {self.size:,} bytes"
+    def is_truncated(self) -> bool:
+        """Whether its length is not the one in its name."""
+        return self.path.stat().st_size != self.size
 
-    def broken(self) -> str:
-        """What is wrong with it, "" where it is intact; reads all of it.
+    def verify(self) -> str:
+        """Reads all of it and returns what is wrong, "" if it is intact.
 
         Raises:
-          OSError: it cannot be read, which says nothing about what is in it.
+          OSError: it cannot be read; its content may still be intact.
         """
-        if problem := self.cut():
-            return problem
+        if self.is_truncated():
+            return f"has {self.path.stat().st_size:,} of its {self.size:,} bytes"
         with open(self.path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return "" if digest == self.digest else f"has the SHA-256 {digest[:8]}…, not its name's"
 
-    def about(self) -> dict[str, Any]:
-        """The settings of the run that wrote it.
+    def read_metadata(self) -> dict[str, Any]:
+        """Reads the settings of the run that wrote it.
 
         Raises:
           OSError, tarfile.TarError, ValueError: it cannot be read.
         """
         with tarfile.open(self.path, "r:") as tar:
-            member = tar.next()  # the first: nothing else of the file is read
-            if member is None or member.name != _ABOUT:
-                raise ValueError(f"{self.path.name} does not start with {_ABOUT}")
+            member = tar.next()  # the first one, so that nothing else of the file is read
+            if member is None or member.name != _METADATA:
+                raise ValueError(f"{self.path.name} does not start with {_METADATA}")
             return json.load(cast(BinaryIO, tar.extractfile(member)))
 
 
 def archives(folder: pathlib.Path) -> list[Archive]:
-    """Everything in a mirror that carries the name of a checkpoint, newest first."""
+    """Lists the files of a mirror that have the name of a checkpoint, newest first."""
     found = []
     for path in folder.iterdir():
         if match := _NAME.fullmatch(path.name):
@@ -96,14 +98,14 @@ def archives(folder: pathlib.Path) -> list[Archive]:
 
 
 class Mirror:
-    """The mirror of one run: `restore` before the run looks for its checkpoints, then `start`.
+    """The mirror of one run: call `restore` before the run reads its checkpoints, then `start`.
 
     Args:
       folder: the mirror, made if only its last part is missing; "" for none.
       workdir: the run's work folder.
-      active: False on every process but one: the calls stay valid and do nothing.
-      tell: takes lines for the person who waits, from the thread too; print, if not given.
-      poll: seconds between looks for a new checkpoint.
+      active: False on every process but one, where the methods do nothing.
+      tell: receives the messages, from the thread too; default: print.
+      poll: seconds between two searches for a new checkpoint.
 
     Raises:
       ValueError: a folder or work folder that is not local, or a file.
@@ -135,27 +137,27 @@ class Mirror:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"mirror={folder}: this is a file; name a folder")
         if not self.folder.parent.is_dir():
-            # Making it would write beside the Drive, on the disk that goes with the machine.
+            # Created, it would lie on the machine's own disk instead of the Drive.
             raise FileNotFoundError(
                 f"mirror={folder}: there is no folder {self.folder.parent}; mount the Drive first, "
                 "or make that folder"
             )
         self.folder.mkdir(exist_ok=True)
         self._tell, self._poll = tell or functools.partial(print, flush=True), poll
-        self._checked: dict[str, str] = {}  # by name: what is wrong, once all of it was read
-        self._done = self._failed = -1  # newest step that is mirrored, last that could not be
+        self._checked: dict[str, str] = {}  # file name: result of `verify`
+        self._done = self._failed = -1  # newest mirrored step, last failed step
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
 
     def restore(self, check: Callable[[dict[str, Any]], None]) -> int | None:
-        """Brings the newest intact checkpoint into the work folder if that has none as new.
+        """Restores the newest intact checkpoint unless the work folder has one that is as new.
 
         Args:
-          check: called with what `start` was given by the run that wrote the mirror; raises where
-            this is not the same run.
+          check: called with the metadata that the run which wrote the mirror gave to `start`;
+            raises where this is another run.
 
         Returns:
-          The step that was brought back, or None.
+          The restored step, or None.
         """
         if not self._active:
             return None
@@ -165,52 +167,55 @@ class Mirror:
         latest = -1 if local is None else int(local.name)
         for archive in archives(self.folder):
             try:
-                problem = archive.cut() if archive.step <= latest else self._broken(archive)
-                about = {} if problem else archive.about()
+                if archive.step <= latest:
+                    problem = "is truncated" if archive.is_truncated() else ""
+                else:
+                    problem = self._verify(archive)
+                metadata = {} if problem else archive.read_metadata()
             except (OSError, tarfile.TarError, ValueError) as error:
                 problem = f"cannot be read ({type(error).__name__}: {error})"
             if problem:
                 self._tell(f"mirror: {archive.path} {problem}; looking for an older one")
                 continue
-            check(about)
+            check(metadata)
             self._done = archive.step
             if archive.step <= latest:
                 return None
             self._unpack(archive)
-            self._tell(f"mirror: step {archive.step:,} is brought back from {archive.path}")
+            self._tell(f"mirror: step {archive.step:,} is restored from {archive.path}")
             return archive.step
         return None
 
-    def start(self, about: Mapping[str, Any]) -> None:
-        """From now on every finished checkpoint goes to the mirror.
+    def start(self, metadata: Mapping[str, Any]) -> None:
+        """Starts the thread that copies every finished checkpoint to the mirror.
 
         Args:
-          about: which run this is, as JSON values.
+          metadata: identifies the run; JSON values.
         """
         if not self._active:
             return
-        self._about = json.dumps(dict(about)).encode()
+        self._metadata = json.dumps(dict(metadata)).encode()
         self._thread = threading.Thread(target=self._watch, name="mirror", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Mirrors the last checkpoint, once more where that failed, and ends the thread."""
+        """Mirrors the last checkpoint, retries a failed one, and ends the thread."""
         if self._active and self._thread is not None:
             self._closing.set()
             self._thread.join()
             self._thread = None
 
-    # In the thread
+    # Called in the thread
 
     def _watch(self) -> None:
         while True:
             closing = self._closing.wait(self._poll)
-            self._look(closing)
+            self._mirror_newest(closing)
             if closing:
                 return
 
-    def _look(self, last: bool) -> None:
-        """Mirrors the newest checkpoint; one that failed is tried again at the `last` look only."""
+    def _mirror_newest(self, last: bool) -> None:
+        """Mirrors the newest checkpoint; a failed one is tried again only at the `last` call."""
         step = -1
         try:
             newest = self._newest_local()
@@ -219,12 +224,12 @@ class Mirror:
                 return
             begun = time.monotonic()
             size = self._write(newest)
-        except Exception as error:  # whatever it is, the run is worth more than its mirror
+        except Exception as error:  # no failure of the mirror may stop the run
             self._failed = step
             there = f"step {self._done:,}" if self._done >= 0 else "nothing"
             self._tell(
                 f"mirror: step {step:,} is not in {self.folder} ({type(error).__name__}: {error}); "
-                + (f"what it has is {there}" if last else "the next checkpoint is tried again")
+                + (f"it holds {there}" if last else "the next checkpoint is tried again")
             )
             return
         self._done = step
@@ -236,7 +241,7 @@ class Mirror:
             self._tell(f"mirror: older files stay in {self.folder} ({error})")
 
     def _newest_local(self) -> pathlib.Path | None:
-        # Orbax gives a step its name when all of it is written.
+        # Orbax gives a step its final name once all of it is written.
         found = orbax_io.find(self._workdir / "checkpoints")
         return None if found is None else pathlib.Path(found)
 
@@ -245,7 +250,7 @@ class Mirror:
         part = self.folder / f"step_{step:08d}.tar{_PART}"
         with contextlib.ExitStack() as stack:
             # All are opened before any is read: the run may delete the step before a slow Drive
-            # has it, and what is open stays readable.
+            # has received it, and open files stay readable.
             files = []
             for path in sorted(p for p in source.rglob("*") if p.is_file()):
                 inside = path.relative_to(source).as_posix()
@@ -258,7 +263,9 @@ class Mirror:
                 with open(part, "wb") as raw:
                     out = _Counted(raw)
                     with tarfile.open(fileobj=cast(Any, out), mode="w|") as tar:
-                        tar.addfile(_member(_ABOUT, len(self._about)), io.BytesIO(self._about))
+                        tar.addfile(
+                            _member(_METADATA, len(self._metadata)), io.BytesIO(self._metadata)
+                        )
                         for name, file in files:
                             tar.addfile(_member(name, os.fstat(file.fileno()).st_size), file)
                     raw.flush()
@@ -276,24 +283,24 @@ class Mirror:
         return out.size
 
     def _prune(self) -> None:
-        """Removes all but the newest intact ones, and what killed runs left half-written."""
+        """Removes all but the newest intact archives, and partial files of killed runs."""
         kept: set[int] = set()
         for archive in archives(self.folder):
-            if len(kept) < KEEP and archive.step not in kept and not self._broken(archive):
+            if len(kept) < KEEP and archive.step not in kept and not self._verify(archive):
                 kept.add(archive.step)
             else:
                 archive.path.unlink()
         for rest in self.folder.glob(f"step_*.tar{_PART}"):
             rest.unlink()
 
-    def _broken(self, archive: Archive) -> str:
-        """As `Archive.broken`, but each file is read once."""
+    def _verify(self, archive: Archive) -> str:
+        """Calls `Archive.verify` once for each file."""
         name = archive.path.name
         if name not in self._checked:
-            self._checked[name] = archive.broken()
+            self._checked[name] = archive.verify()
         return self._checked[name]
 
-    # In the caller's thread
+    # Called in the caller's thread
 
     def _unpack(self, archive: Archive) -> None:
         if not hasattr(tarfile, "data_filter"):
@@ -310,19 +317,19 @@ class Mirror:
             if (aside / name).exists():
                 os.replace(aside / name, self._workdir / name)
         step = checkpoints / str(archive.step)
-        # Last, because a start that is killed before this restores again.
+        # Last, because a start that is killed before this line restores again.
         os.rename(aside / "checkpoints" / step.name, step)
         shutil.rmtree(aside)
 
 
 class _Counted:
-    """A file to write to, with the size and the SHA-256 of what was written."""
+    """Writes to a file and keeps the size and SHA-256 of all that was written."""
 
     def __init__(self, file: BinaryIO):
         self._file, self.size, self.digest = file, 0, hashlib.sha256()
 
     def write(self, data: bytes) -> int:
-        """As a file's; returns the number of bytes."""
+        """Writes like a file; returns the number of bytes."""
         self._file.write(data)
         self.digest.update(data)
         self.size += len(data)
@@ -330,7 +337,7 @@ class _Counted:
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
-    """Says nothing of the user or the machine."""
+    """Makes a tar header without names of user or machine."""
     info = tarfile.TarInfo(name)
     info.size, info.mtime = size, int(time.time())
     return info

@@ -1,6 +1,6 @@
-"""What a run needs before anything is loaded: sizes that fit, data, labels and weights that exist.
+"""Checks a config before anything is loaded: fields that fit; data, labels and weights that exist.
 
-Every check raises an error that names the field, its value and the cure.
+Every check raises an error that names the field, its value and how to fix it.
 """
 
 import json
@@ -17,7 +17,7 @@ from depth_anything_jax.utils.paths import is_remote
 
 TEACHERS = ("none", "records", "files", "online")
 INIT_PARTS = ("encoder", "decoder", "relative", "params", "all")
-# What a run may change when it is continued: everything else decides what is learned.
+# Fields that a continued run may change; all others decide what is learned.
 FREE = (
     "workdir",
     *("init_from", "init_parts", "allow_missing", "fill_missing"),  # read at step 0 only
@@ -34,7 +34,7 @@ FREE = (
 
 
 def batch_sizes(config) -> dict[str, int]:
-    """{"labelled": …, "unlabelled": …} images of each global batch.
+    """Returns {"labelled": …, "unlabelled": …}, the images of each global batch.
 
     Raises:
       ValueError: batch_size does not split in the ratio.
@@ -51,11 +51,11 @@ def batch_sizes(config) -> dict[str, int]:
 
 
 def check(config, sizes: dict[str, int], workdir: str) -> None:
-    """Refuses fields that contradict each other, and lists everything that is not there yet.
+    """Refuses fields that contradict each other, and lists data and weights that do not exist.
 
     Raises:
-      ValueError: a field, its value and the cure.
-      FileNotFoundError: a page of what to prepare with which command.
+      ValueError: names a field, its value and how to fix it.
+      FileNotFoundError: lists what to prepare with which command.
     """
     one_of("teacher", config.teacher, TEACHERS)
     one_of("init_parts", config.init_parts, INIT_PARTS)
@@ -107,7 +107,7 @@ def check(config, sizes: dict[str, int], workdir: str) -> None:
 
 
 def _check_size(config) -> None:
-    """One side of square crops; under a bins head height and width of whole images."""
+    """Checks input_size: one side of square crops; of a bins head height and width."""
     size, head = config.input_size, config.model.head
     sides = size if isinstance(size, tuple) else (size,)
     encoder = models.variant_of(config.model.variant).encoder
@@ -123,10 +123,10 @@ def _check_size(config) -> None:
 
 
 def data_config(config) -> dict[str, Any]:
-    """The data of a run as `pipeline.train_batches` takes it: labels beside their sources.
+    """Returns the data of a run for `pipeline.train_batches`, with labels beside their sources.
 
     Raises:
-      ValueError: another number of labels than of unlabelled sources.
+      ValueError: the numbers of labels and of unlabelled sources differ.
     """
     data = config.data
     unlabelled = [registry.parse(s) for s in data.unlabelled]
@@ -151,7 +151,7 @@ def data_config(config) -> dict[str, Any]:
 
 
 def _check_relative(config) -> None:
-    """Fields that only metric heads read."""
+    """Refuses fields that only metric heads read."""
     if config.camera.focal:
         raise ValueError(
             f"camera.focal={config.camera.focal} with model.head='relative': disparity up to scale "
@@ -165,7 +165,7 @@ def _check_relative(config) -> None:
 
 
 def _check_metric(config, sizes: dict[str, int]) -> None:
-    """A metric head learns metres from labels, by SiLog."""
+    """Checks the fields of a metric head, which learns metres from labels by SiLog."""
     head, loss = config.model.head, config.loss
     one_of("loss.silog", loss.silog, ("v2", "v1"))
     one_of("loss.silog_pool", loss.silog_pool, ("image", "batch"))
@@ -214,7 +214,7 @@ def _check_metric(config, sizes: dict[str, int]) -> None:
 
 
 def _missing(config, sizes: dict[str, int]) -> list[tuple[str, list[str]]]:
-    """(what is missing, lines of commands that make it), in the order to make them."""
+    """Lists (what is missing, lines of commands that make it), in the order of making."""
     found: list[tuple[str, list[str]]] = []
     for part, kind in (("labelled", "rgbd"), ("unlabelled", "folder")):
         wanted = getattr(config.data, part) if sizes[part] else ()
@@ -233,8 +233,8 @@ def _missing(config, sizes: dict[str, int]) -> list[tuple[str, list[str]]]:
             found.append((f"{part} data: {_named(packed)}", _loops(commands)))
         for source, d in zip(absent, described, strict=True):
             if d["type"] != "tfds":
-                cure = f"put it there, or name another source in data.{part}"
-                found.append((f"{part} data: {source}", [cure]))
+                fix = f"put it there, or name another source in data.{part}"
+                found.append((f"{part} data: {source}", [fix]))
     if sizes["unlabelled"] and config.teacher in ("records", "files"):
         paths = [labels.partition("?")[0] for labels in config.data.labels]
         pairs = [
@@ -257,7 +257,7 @@ def _missing(config, sizes: dict[str, int]) -> list[tuple[str, list[str]]]:
 
 
 def _labelling(config, pairs) -> list[tuple[str, list[str]]]:
-    """A teacher where there is none, and the pseudo labels of (path, source) pairs."""
+    """Lists how to make the pseudo labels of (path, source) pairs, and a missing teacher."""
     variant, teacher = "", "runs/teacher_vitl"  # as configs/teacher.py calls its workdir
     if config.model.variant == "demo":
         variant, teacher = ":demo", "runs/teacher_demo"
@@ -282,7 +282,7 @@ def _labelling(config, pairs) -> list[tuple[str, list[str]]]:
 
 
 def _loops(commands: list[tuple[str, str]]) -> list[str]:
-    """Commands as lines; those that differ in nothing but $name share a shell loop."""
+    """Formats commands as lines; those that differ only in $name share a shell loop."""
     names: dict[str, list[str]] = {}
     for name, command in commands:
         names.setdefault(command, []).append(name)
@@ -303,13 +303,13 @@ def _named(paths: list[pathlib.PurePath]) -> str:
 
 
 def _exists(path: str) -> bool:
-    """Whether a local path is there; nobody asks a bucket, nor a source that has no path."""
+    """Whether a path exists; True for a bucket, which is not asked, and for no path."""
     return not path or is_remote(path) or os.path.exists(os.path.expanduser(path))
 
 
 def page(missing: list[tuple[str, list[str]]]) -> str:
-    """A short page: what is not there, which command makes it, and what needs nothing."""
-    lines = ["this run needs what is not there yet. In this order:", ""]
+    """Formats the message: what is missing, which command makes it, what runs without data."""
+    lines = ["this run needs files that do not exist yet. Make them in this order:", ""]
     for what, commands in missing:
         lines += [f"  {what}", *(f"      {line}" for line in commands)]
     if any("RAW" in line for line in lines):
@@ -330,12 +330,12 @@ def page(missing: list[tuple[str, list[str]]]) -> str:
 
 
 def check_same_run(meta: dict[str, Any], config, *, workdir: str = "", mirror: str = "") -> None:
-    """A workdir is continued only by the run that began it, and a mirror holds no other run.
+    """Checks that a workdir or mirror holds this very run and not another one.
 
     Args:
-      meta: what lies there: "config" as the checkpoint has it.
+      meta: metadata of its checkpoint, with "config".
       config: of the run that starts.
-      workdir, mirror: the folder, whichever of the two it is.
+      workdir, mirror: the folder; give one of the two.
 
     Raises:
       ValueError: fields that decide what is learned (all but FREE) differ from the checkpoint's.
@@ -345,7 +345,7 @@ def check_same_run(meta: dict[str, Any], config, *, workdir: str = "", mirror: s
         for c in (_defaults(), meta.get("config", {}), json.loads(config.to_json_best_effort()))
     )
     changed = []
-    for name in now:  # what only the checkpoint has, this version knows no more
+    for name in now:  # a field that only the checkpoint has no longer exists
         if name in FREE or name.partition(".")[0] in FREE:
             continue
         # A checkpoint from before a field existed was trained with its default.
@@ -353,15 +353,15 @@ def check_same_run(meta: dict[str, Any], config, *, workdir: str = "", mirror: s
         if _plain(old) != _plain(new):
             changed.append(f"  {name}: {old!r} in the checkpoint, {new!r} now")
     if changed:
-        cure = f"For a new run choose another --{'workdir' if workdir else 'mirror'}"
+        fix = f"For a new run choose another --{'workdir' if workdir else 'mirror'}"
         if workdir:
-            cure += (
+            fix += (
                 "; it may start from these weights: "
                 f"--config.init_from={workdir} --config.init_parts=params"
             )
         raise ValueError(
             f"{workdir or mirror} holds a run with other settings:\n" + "\n".join(changed) + "\n"
-            f"Restore them to continue it. {cure}"
+            f"Restore them to continue it. {fix}"
         )
 
 
@@ -371,7 +371,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value whose paths and sources are equal where they mean the same."""
+    """Normalises a value so that equivalent paths and sources compare equal."""
     if isinstance(value, list):
         return [_plain(v) for v in value]
     if not isinstance(value, str) or not value:

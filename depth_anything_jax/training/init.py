@@ -1,4 +1,4 @@
-"""What a run starts from: the networks, their weights, and the chain of licences they bring."""
+"""Initialises a run: networks, their weights, the train state and the licence chain."""
 
 import re
 from typing import Any, NamedTuple
@@ -20,19 +20,19 @@ from depth_anything_jax.training import step as state
 from depth_anything_jax.training.step import Networks, TrainState
 from depth_anything_jax.utils import param_paths
 
-# What turns features into metres or disparity: init_parts="decoder" takes all but this.
+# Turns features into metres or disparity; init_parts="decoder" takes all but this.
 LAST_LAYER = "decoder/output_conv2_2/"
 
 
 def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
-    """The student, the frozen networks' parameters on the mesh, and the run's metadata.
+    """Loads the networks: student, frozen parameters on the mesh, and the run's metadata.
 
     Raises:
-      ValueError: networks that do not fit each other, a teacher without a decoder or whose input
-        is no crop.
+      ValueError: networks do not fit each other, or the teacher has no decoder or needs whole
+        images.
 
     Returns:
-      (Networks, {"encoder": …, "teacher": …} where present, metadata: what the model is, and
+      (Networks, {"encoder": …, "teacher": …} where present, metadata: the model's description and
       "licence_chain").
     """
     m = config.model
@@ -46,7 +46,7 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
         "focal": config.camera.focal or None,
         "licence_chain": [],
     }
-    if m.head != "relative":  # what it was trained to see, and its metres are right for
+    if m.head != "relative":  # the input for which its metres are right
         meta["input"] = transforms.training_input(config.input_size, student.spec).as_json()
     frozen: dict[str, Any] = {}
     encoder = teacher = None
@@ -91,7 +91,7 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
 
 
 def student_of(config, dtype) -> models.DepthAnythingNet:
-    """The network that learns."""
+    """Builds the network that learns."""
     m = config.model
     return models.build(
         m.variant,
@@ -103,7 +103,7 @@ def student_of(config, dtype) -> models.DepthAnythingNet:
 
 
 def student_bundle(config, network, params, meta: dict[str, Any]) -> ModelBundle:
-    """The student as its users take it: with the parameters and the metadata of its run."""
+    """Bundles the student with the parameters and metadata of its run."""
     licence = licences.combined(meta["licence_chain"])
     return ModelBundle(
         **{name: meta[name] for name in ("variant", "version", "head", "max_depth", "focal")},
@@ -119,15 +119,15 @@ def student_bundle(config, network, params, meta: dict[str, Any]) -> ModelBundle
 
 
 def frozen_encoder_of(config, variant: str, dtype):
-    """The encoder of L_feat, which looks at the last block alone."""
+    """Builds the encoder of L_feat, which needs the last block alone."""
     return models.build_encoder(variant, taps=(), **forward_only(config, dtype))
 
 
 def frozen_dtypes(frozen, dtype) -> Any:
-    """What parameters that never learn are kept in.
+    """Returns the dtypes in which frozen parameters are stored.
 
-    An encoder's kernels are kept in the dtype in which they are multiplied: half the memory, the
-    same numbers. All else is used in float32.
+    An encoder's kernels are stored in the dtype in which they are multiplied: half the memory, the
+    same results. All else is used in float32.
     """
     return param_paths.map_with_path(
         lambda path, x: dtype if re.fullmatch(r"(teacher/)?encoder/.*kernel", path) else x.dtype,
@@ -136,13 +136,13 @@ def frozen_dtypes(frozen, dtype) -> Any:
 
 
 def forward_only(config, dtype) -> dict[str, Any]:
-    """How networks compute that never learn."""
+    """Returns the options of networks that never learn."""
     m = config.model
     return dict(dtype=dtype, scan=m.scan, remat="none", attention=m.attention)
 
 
 def _chain(meta: dict[str, Any], role: str, loaded: Weights) -> list[dict[str, Any]]:
-    """The licences so far, those behind one more network, and that network in its role."""
+    """Extends the licence chain by the history of a network and by the network in its role."""
     history = loaded.metadata["licence_chain"]
     return licences.merge(
         meta["licence_chain"], licences.used(history, role, loaded.source, loaded.licence)
@@ -150,14 +150,14 @@ def _chain(meta: dict[str, Any], role: str, loaded: Weights) -> list[dict[str, A
 
 
 def continued(old: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
-    """The metadata of a run that goes on from a checkpoint: its licences first, then the new."""
+    """Returns the metadata of a resumed run: the checkpoint's licences first, then new ones."""
     chain = licences.merge(old.get("licence_chain", []), meta["licence_chain"])
     return {**meta, "licence_chain": chain}
 
 
 def init_params(student, config):
-    """key -> random parameters of the student (float32)."""
-    # Its one picture divides over no mesh, which the fused attention of TPUs would ask for.
+    """Returns a function key -> random parameters of the student (float32)."""
+    # The fused attention of TPUs would have to divide the single picture over the mesh.
     plain = models.with_plain_attention(student)
 
     def init(key):
@@ -168,14 +168,14 @@ def init_params(student, config):
 
 
 class Plan(NamedTuple):
-    """The state of a run before there is any.
+    """The shapes and layout of a run's state.
 
     Attributes:
       new_state: key -> TrainState with random parameters.
       params: shapes of the parameters.
       tx: the optimiser.
-      abstract: shapes of the state, with where each array lies.
-      layout: that alone.
+      abstract: shapes of the state with shardings.
+      layout: the shardings alone.
     """
 
     new_state: Any
@@ -186,7 +186,7 @@ class Plan(NamedTuple):
 
 
 def plan(student, config, mesh) -> Plan:
-    """Shapes before arrays: where every part of the state will lie."""
+    """Plans the shapes and shardings of the state, without arrays."""
     new_params = init_params(student, config)
     params = jax.eval_shape(new_params, jax.random.key(0))
     tx = optim.make(config.optim, params, config.total_steps)
@@ -203,15 +203,15 @@ def plan(student, config, mesh) -> Plan:
 
 
 def init_program(new_state, mesh, layout) -> DeviceProgram:
-    """key -> state."""
+    """Makes the program key -> state."""
     return device_program("train.init", new_state, mesh, out_shardings=layout)
 
 
-def compile_quickly(new_state, mesh, layout):
-    """key -> state, laid out over the mesh; run once, so not worth optimising.
+def compile_unoptimised(new_state, mesh, layout):
+    """Compiles key -> state over the mesh without optimisation, because it runs once.
 
-    Fifty random draws in one program keep XLA's CPU compiler busy four times longer at its default
-    level than at 0.
+    XLA's CPU compiler takes four times longer for its fifty random draws at the default level than
+    at 0.
     """
     program = init_program(new_state, mesh, layout)
     cpu = mesh.devices.flat[0].platform == "cpu"
@@ -222,10 +222,10 @@ def compile_quickly(new_state, mesh, layout):
 def load_initial(
     config, first: TrainState, abstract: TrainState, meta: dict[str, Any]
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state with init_from's weights in place, and the metadata with their licence.
+    """Puts init_from's weights into the state and their licence into the metadata.
 
     Raises:
-      ValueError: weights of another size or head, or parts that the source does not hold.
+      ValueError: weights of another size or head, or parts that the source does not have.
     """
     source, parts = config.init_from, config.init_parts
     if not source:
@@ -254,7 +254,7 @@ def load_initial(
         restored = checkpoints.restore(abstract, int(step.name))
         checkpoints.close()
         return restored, meta
-    # An encoder is the same whatever blocks are tapped; a decoder belongs to its taps.
+    # An encoder does not depend on the tapped blocks; a decoder does.
     loaded = pretrained.load(
         source,
         version=None if parts == "encoder" else config.model.version,
@@ -289,12 +289,12 @@ def load_initial(
     )
     ema = None if first.ema is None else jax.tree.map(jnp.copy, params)
     meta = {**meta, "licence_chain": _chain(meta, "initial weights", loaded)}
-    # The moments are zero whatever the parameters are.
+    # The moments are zero for any parameters.
     return TrainState(first.step, params, first.opt_state, ema), meta
 
 
 def _check_head(config, head: str, max_depth: float | None, focal: float | None) -> None:
-    """A decoder of another head or range has the same tensors, and another meaning."""
+    """Refuses a decoder of another head or range: same tensors, but another meaning."""
     if head != config.model.head:
         raise ValueError(
             f"init_from={config.init_from!r} has a {head} head, model.head={config.model.head!r}: "

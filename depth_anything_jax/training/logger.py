@@ -1,4 +1,4 @@
-"""What a person sees of a run: a console line with ETA, JSONL, TensorBoard, pictures, a profile.
+"""Training logger: console lines with ETA, JSONL, TensorBoard, pictures, profiles.
 
     work folder/
       metrics.jsonl              one object a line: step, time and every scalar; always written
@@ -6,9 +6,9 @@
       strips/NAME_STEP.png       pictures, RGB | label | prediction
       events.out.tfevents.*      the same for TensorBoard
 
-A run that resumes from step k continues metrics.jsonl after step k; what an interrupted run had
-logged beyond k is moved aside, so that each step stands in the file once. Nothing here knows the
-model, defines flags or blocks on the device: scalars come as numbers.
+A run that resumes from step k continues metrics.jsonl after step k. Lines of an interrupted run
+beyond k are moved to the other file, so that each step has one line. This module knows no model,
+defines no flags and never waits for the device: scalars are given as numbers.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _MIRROR_SECONDS = 60.0  # remote files are replaced whole, so not at every line
 class Report:
     """Writes scalars and pictures of one run into its work folder, and prints its step lines.
 
-    The loop tells the clock what it does, and asks for a line when one is due:
+    The loop reports how it spends its time, and logs when a line is due:
 
         report = Report(workdir, total_steps=20_000, every=50, resumed_from=None)
         with report.waiting(): batch = next(batches)
@@ -50,7 +50,7 @@ class Report:
       every: steps between lines.
       resumed_from: the restored step; None for a fresh start, which supersedes all old lines.
       tensorboard: also write TensorBoard event files.
-      active: False on every process but one: nothing is written or printed, the calls stay valid.
+      active: False on every process but one, where nothing is written or printed.
       show: scalars on the console line, in this order, by the part of their name after the last
         "/"; None shows those without a "/".
     """
@@ -77,7 +77,7 @@ class Report:
         self._remote: epath.Path | None = None
         self._restart_interval()
         self._recent = (0.0, 0.0)  # seconds and steps, older ones weigh less: for ETA
-        # The first step compiles, and its numbers are waited for: rates start behind the second.
+        # The first step compiles and its numbers are awaited: rates are measured after the second.
         self._unsteady = 2
         if not active:
             return
@@ -109,7 +109,7 @@ class Report:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time inside counts as waiting for data."""
+        """Counts the time inside as waiting for data."""
         start = self._clock()
         try:
             yield
@@ -118,7 +118,7 @@ class Report:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time inside (evaluation, a picture) counts neither as a step nor as waiting."""
+        """Excludes the time inside (evaluation, a picture) from steps and waiting."""
         start = self._clock()
         try:
             yield
@@ -126,7 +126,7 @@ class Report:
             self._paused += self._clock() - start
 
     def step(self, examples: int) -> None:
-        """One step is done, over `examples` images of the global batch."""
+        """Counts one step over `examples` images of the global batch."""
         if self._unsteady:
             self._unsteady -= 1
             self._restart_interval()
@@ -135,13 +135,13 @@ class Report:
         self._examples += examples
 
     def due(self, step: int) -> bool:
-        """Whether a line belongs after this step (counted from 1): every so often, and the last."""
+        """Whether to log after this step (counted from 1): at each `every`-th, and at the last."""
         return step % self.every == 0 or step == self.total_steps
 
     def rates(self) -> dict[str, float]:
-        """images_per_second, seconds_per_step and data_wait_share since the last call.
+        """Returns images_per_second, seconds_per_step and data_wait_share since the last call.
 
-        Empty while only the first two steps are done.
+        Empty until the third step.
         """
         elapsed = self._clock() - self._since - self._paused
         steps, examples, waited = self._steps, self._examples, self._waited
@@ -158,7 +158,7 @@ class Report:
     # The output
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Scalars of a step into every place: files with the rates added, and the console line."""
+        """Writes the scalars of a step and the rates to the files, and prints the console line."""
         rates = self.rates()
         self.scalars(step, {**values, **rates})
         self.line(step, values, rates)
@@ -225,7 +225,7 @@ class Report:
             self._print(message)
 
     def flush(self) -> None:
-        """Bring everything written so far to the work folder."""
+        """Write everything so far to the work folder."""
         if not self._active:
             return
         if self._writer is not None:
@@ -265,7 +265,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _supersede(folder: pathlib.Path, resumed_from: int | None) -> None:
-    """Move lines beyond the restored step, and one that a kill cut short, out of metrics.jsonl."""
+    """Move lines beyond the restored step, and a truncated one, out of metrics.jsonl."""
     file = folder / "metrics.jsonl"
     if not file.exists():
         return
@@ -279,7 +279,7 @@ def _supersede(folder: pathlib.Path, resumed_from: int | None) -> None:
         (kept if keep else moved).append(line + "\n")
     if not moved:
         return
-    # The aside copy first: a kill between the two writes repeats lines there, and loses none.
+    # This copy first: a kill between the two writes duplicates lines but loses none.
     with open(folder / "metrics.superseded.jsonl", "a", encoding="utf-8") as aside:
         aside.writelines(moved)
     temporary = folder / "metrics.jsonl.tmp"
@@ -288,10 +288,10 @@ def _supersede(folder: pathlib.Path, resumed_from: int | None) -> None:
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a work folder's metrics.jsonl, in the order written; NaN comes back as a float.
+    """Read the rows of a work folder's metrics.jsonl in the order written; NaN becomes a float.
 
     Raises:
-      FileNotFoundError: the folder holds no metrics.jsonl.
+      FileNotFoundError: the folder has no metrics.jsonl.
     """
     rows = []
     for line in (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines():
@@ -305,7 +305,7 @@ class ProfileWindow:
 
     Args:
       workdir: the trace goes to workdir/plugins/profile.
-      first, last: the steps to record, counted like the loop's; without them nothing is.
+      first, last: the steps to record, counted like the loop's; None: no profile.
 
     Raises:
       ValueError: only one of the two, or a last step before the first.
@@ -321,7 +321,7 @@ class ProfileWindow:
         self._running = False
 
     def before(self, step: int) -> None:
-        """Call before each step: starts and stops the trace at the window's edges."""
+        """Starts and stops the trace at the window's edges; call it before each step."""
         inside = step in self._window
         if self._running and not inside:
             self.close()

@@ -1,4 +1,4 @@
-"""What the trainer tells about itself: the first page, memory, signs of a dead model, pictures."""
+"""Monitors a run: start-up page, metrics buffer, checks of the first step, pictures, scores."""
 
 import dataclasses
 import math
@@ -31,17 +31,17 @@ from depth_anything_jax.training import optim, perturb
 from depth_anything_jax.utils import param_paths
 from depth_anything_jax.visualization import colormaps
 
-# More zeros than this in the first output: a ReLU head that no gradient will ever reach.
+# A larger share of zeros in the first output means a ReLU head that no gradient will ever reach.
 DEAD_SHARE = 0.99
 ROWS = 4  # pictures of each part of a batch
-NAMES = 100_000  # of a source that processes compare: a tenth of a second
-FULL_SHARE = 0.9  # .97 in a run that stayed where it was; a fresh head has 1 / pixels
+NAMES = 100_000  # keys of a source that processes compare at most; takes a tenth of a second
+FULL_SHARE = 0.9  # .97 was seen in a run that learned nothing; a fresh head has 1 / pixels
 
 
 def describe(
     config, mesh, shapes, networks, start: int, meta: dict[str, Any], *, resumed: bool = False
 ) -> str:
-    """The page printed before the first step."""
+    """Returns the page that is printed before the first step."""
     leaves = param_paths.leaves_by_path(shapes)
     learns = param_paths.leaves_by_path(
         optim.trainable(shapes, (*optim.UNUSED, *config.optim.freeze))
@@ -76,10 +76,10 @@ def describe(
 
 
 def memory(compiled) -> str:
-    """Bytes per device that the compiled step needs, as a line."""
+    """Returns a line about the bytes per device that the compiled step needs."""
     found = compiled.memory_analysis()
     if found is None:
-        return "memory: this backend does not tell"
+        return "memory: this backend does not report it"
     gib = 2.0**30
     return (
         f"memory per device: {found.argument_size_in_bytes / gib:.2f} GiB of arrays, "
@@ -88,13 +88,13 @@ def memory(compiled) -> str:
 
 
 def profile_window(config) -> tuple[int | None, int | None]:
-    """First and last step to profile; None for both: nothing."""
+    """Returns the first and last step to profile, (None, None) for none."""
     first, last = config.log.profile
     return (first, last) if last > first else (None, None)
 
 
-def tell_failure(failure: Failure) -> None:
-    """A line for a record that cannot be read; each process tells of its own."""
+def print_failure(failure: Failure) -> None:
+    """Prints a line about a record that cannot be read; each process prints its own."""
     several = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
     print(f"{several}cannot be read, the next record stands in: {failure}", flush=True)
 
@@ -102,8 +102,8 @@ def tell_failure(failure: Failure) -> None:
 def check_same_data(found: Mapping[str, Sequence[Source]]) -> None:
     """Refuses several processes that would read different records under one name.
 
-    Counts and names are compared, of a large source every so-manieth name: a file that is missing
-    or one too many moves all behind it. What is in the files is not.
+    Counts and keys are compared (of a large source NAMES keys at equal distances, because a missing
+    or additional file moves all keys behind it); the contents of the files are not.
 
     Args:
       found: the sources of each part of the batch.
@@ -126,14 +126,14 @@ def check_same_data(found: Mapping[str, Sequence[Source]]) -> None:
     )
 
 
-class Unseen:
-    """The metrics of every step, on the device until they are looked at.
+class MetricsBuffer:
+    """Holds the metrics of every step on the device and fetches them one step late.
 
-    The device never waits for a look at an earlier step than its newest one, and all steps are
-    looked at, so that the first number that is not finite is told with the step where it arose.
+    The device so never waits for the host, and because all steps are fetched, the error about the
+    first number that is not finite names the step in which it arose.
     """
 
-    LIMIT = 64  # steps that may wait: a step's metrics are some forty small buffers
+    LIMIT = 64  # steps held at most: the metrics of a step are some forty small buffers
 
     def __init__(self, config):
         self._config = config
@@ -141,13 +141,13 @@ class Unseen:
         self._last: tuple[int, dict[str, float]] = (0, {})
 
     def add(self, done: int, metrics, failures: int) -> None:
-        """The device scalars of a step, and how many records had failed by then."""
+        """Adds the device scalars of a step and the number of records that had failed by then."""
         self._steps.append((done, metrics, failures))
         if len(self._steps) > self.LIMIT:
-            self.look(done - 1)
+            self.fetch(done - 1)
 
-    def look(self, step: int) -> dict[str, float]:
-        """The numbers of `step`, which is the last one looked at or newer.
+    def fetch(self, step: int) -> dict[str, float]:
+        """Returns the numbers of `step`, which is the last one fetched or newer.
 
         Raises:
           FloatingPointError: a number of this or an earlier step is not finite; names the first.
@@ -172,10 +172,10 @@ class Unseen:
 
 
 def check_alive(metrics: dict[str, float]) -> None:
-    """Raises FloatingPointError where the first output has no gradient almost everywhere.
+    """Raises FloatingPointError where the first output has a gradient almost nowhere.
 
-    Zeros of a ReLU in more than DEAD_SHARE of the pixels, a sigmoid's ends in FULL_SHARE, or not
-    one label within a metric head's range.
+    That is: zeros of a ReLU in more than DEAD_SHARE of the pixels, saturation of a sigmoid in more
+    than FULL_SHARE, or no label within a metric head's range.
     """
     if "labelled/log_bias" in metrics and metrics["labelled/valid_share"] == 0:
         raise FloatingPointError(
@@ -196,14 +196,15 @@ def check_alive(metrics: dict[str, float]) -> None:
     if largest and ends > FULL_SHARE:
         raise FloatingPointError(
             f"{ends:.1%} of the first prediction is its largest depth or 0: the head's sigmoid is "
-            "full and hardly a gradient passes it. What the weights hand over is too large for a "
-            "new last layer: the relative loss knows no scale, and a high optim.decoder_lr lets it "
-            "grow. Train them with a lower one, or take the encoder alone (init_parts='encoder')"
+            "saturated and passes hardly any gradient. The features of these weights are too large "
+            "for a new last layer: the relative loss ignores scale, and a high optim.decoder_lr "
+            "lets it grow. Train them with a lower one, or take the encoder alone "
+            "(init_parts='encoder')"
         )
 
 
 def rates(config, step: int) -> dict[str, float]:
-    """The learning rates of update `step` (from 0)."""
+    """Returns the learning rates of update `step` (counted from 0)."""
     factor = float(
         optim.schedule(config.optim.schedule, config.total_steps, config.optim.warmup)(step)
     )
@@ -228,8 +229,7 @@ def gather_program(mesh) -> DeviceProgram:
 def predictor(student, mesh):
     """(params on the mesh, images in [0, 1] (n, h, w, 3)) -> disparity (n, h, w), in numpy.
 
-    Every process calls it, with the same few images. They are handed out to the devices in turn,
-    so that each computes one or, of more images than devices, its share.
+    Every process calls it with the same few images, which are distributed over the devices.
     """
 
     program = strips_program(student, mesh)
@@ -237,20 +237,20 @@ def predictor(student, mesh):
     def predict(params, images):
         n = len(images)
         shape = (-(-n // mesh.size) * mesh.size, *images.shape[1:])
-        dealt = jax.make_array_from_callback(
+        distributed = jax.make_array_from_callback(
             shape, batch_sharding(mesh), lambda index: images[np.arange(shape[0])[index[0]] % n]
         )
-        return np.asarray(program(params, dealt, n))
+        return np.asarray(program(params, distributed, n))
 
     return predict
 
 
 def strips(predict, params, batch, *, rows: int = ROWS) -> dict[str, np.ndarray]:
-    """Pictures RGB | label | prediction of this process's first rows, by part of the batch."""
+    """Draws RGB | label | prediction of this process's first rows, for each part of the batch."""
     drawn = {}
     for part, x in batch.items():
         x = {k: np.asarray(v[:rows]) for k, v in x.items()}
-        if jax.process_count() > 1:  # every process computes, on the first one's rows
+        if jax.process_count() > 1:  # every process computes, on the rows of process 0
             x = multihost_utils.broadcast_one_to_all(x)
         images = x["image"]
         prediction = predict(params, images)
@@ -266,10 +266,11 @@ def strips(predict, params, batch, *, rows: int = ROWS) -> dict[str, np.ndarray]
 
 
 class Evaluator:
-    """Scores the student on config.eval.data, by the same code as everywhere: eval/SET/METRIC.
+    """Scores the student on config.eval.data with the evaluator's code, as eval/SET/METRIC.
 
-    Metric heads in metres, unaligned, under the protocol zoe; others under golden. The running
-    average is scored where there is one. One process scores; the others go on.
+    Metric heads are scored in metres, unaligned, under the protocol zoe; others under golden. The
+    running average of the parameters is scored where there is one. Process 0 scores; the others
+    wait.
 
     Args:
       student: whose parameters, or their shapes, those of each state replace.
@@ -289,7 +290,7 @@ class Evaluator:
         self._gather = gather_program(mesh)
 
     def __call__(self, state) -> dict[str, float]:
-        """Scalars of the state's parameters."""
+        """Returns the scores of the state's parameters."""
         params = jax.device_get(self._gather(state.params if state.ema is None else state.ema))
         if jax.process_index():
             processes.meet(f"scores after step {int(state.step)}")

@@ -1,7 +1,7 @@
-"""AdamW as the paper's: a learning rate for each part, decay on kernels only, one clip.
+"""The paper's AdamW: a learning rate for each part, decay on kernels only, one gradient clip.
 
-The chain, in this order (as torch.optim.AdamW multiplies the decay by the rate; big_vision does
-not): one global-norm clip over all trainable parameters -> Adam -> + weight_decay * parameter on
+The chain, in this order (torch.optim.AdamW multiplies the decay by the rate, big_vision does not):
+one global-norm clip over all trainable parameters -> Adam -> + weight_decay * parameter on
 kernels -> * the group's peak rate * schedule -> minus.
 """
 
@@ -23,7 +23,7 @@ CYCLE_TURN, CYCLE_END, CYCLE_B1 = 0.7, 1e-4, (0.95, 0.85)
 
 
 def schedule(name: str, total_steps: int, warmup: int, power: float = 0.9):
-    """The factor on the peak rate at update i (from 0): i -> scalar in [0, 1].
+    """Returns the schedule: update i (from 0) -> factor on the peak rate, in [0, 1].
 
     All schedules rise as min(1, (i + 1) / warmup). "linear" (paper, 4.1) then falls to exactly 0
     at update total_steps - 1; "poly" is (1 - i / total_steps) ** power (V2's metric fine-tuning,
@@ -55,7 +55,7 @@ def schedule(name: str, total_steps: int, warmup: int, power: float = 0.9):
 
 
 def _cycle(i, total_steps: int, start: float, turn: float, end: float):
-    """OneCycleLR's two phases, each half a cosine: start, turn, end at update total_steps - 1."""
+    """Computes OneCycleLR's two half cosines: start, turn, end at update total_steps - 1."""
     turns, last = CYCLE_TURN * total_steps - 1, total_steps - 1
     if turns <= 0:  # a run of one step or two
         start, turns = turn, 1.0
@@ -67,13 +67,13 @@ def _cycle(i, total_steps: int, start: float, turn: float, end: float):
 
 
 def b1_schedule(total_steps: int):
-    """Adam's first momentum at update i under "onecycle": i -> .95 -> .85 -> .95."""
+    """Returns Adam's b1 at update i under "onecycle": .95, then .85, then .95 again."""
     high, low = CYCLE_B1
     return lambda i: _cycle(jnp.asarray(i, jnp.result_type(float)), total_steps, high, low, high)
 
 
 def trainable(params, freeze=UNUSED) -> Any:
-    """A tree of bools: False where a pattern of `freeze` matches the parameter's path."""
+    """Returns a tree of bools, False where a pattern of `freeze` matches the parameter's path."""
     # The patterns of UNUSED may be absent from a part of the tree (an encoder alone).
     strict = tuple(p for p in freeze if p not in UNUSED)
     param_paths.match(params, [(p, 0) for p in strict] + [(".*", 1)], what="optim.freeze")
@@ -82,16 +82,13 @@ def trainable(params, freeze=UNUSED) -> Any:
 
 
 def groups(params) -> Any:
-    """A tree of group names: each parameter's first path component.
-
-    "bins" is what the bins head adds to encoder and decoder.
-    """
+    """Returns a tree of group names: encoder, decoder, or bins (the parts of the bins head)."""
     table = [(f"{g}/.*", g) for g in GROUPS if g != "bins" or "bins" in params]
     return param_paths.match(params, table, what="learning-rate groups")
 
 
 def make(config: Any, params, total_steps: int) -> optax.GradientTransformation:
-    """The optimiser of `config.optim` for a tree of parameters (arrays or their shapes).
+    """Makes the optimiser of `config.optim` for a tree of parameters (arrays or their shapes).
 
     Args:
       config: encoder_lr, decoder_lr, bins_lr, warmup, schedule, b1 (not with "onecycle"), b2, eps,
@@ -136,5 +133,5 @@ def _scale_by_tree(factors) -> optax.GradientTransformation:
 
 
 def group_norms(tree, prefix: str) -> dict[str, jax.Array]:
-    """L2 norm of a parameter-shaped tree per learning-rate group: {prefix/encoder: scalar, …}."""
+    """Computes the L2 norm of each learning-rate group: {prefix/encoder: scalar, …}."""
     return {f"{prefix}/{g}": optax.tree.norm(tree[g]) for g in GROUPS if g in tree}

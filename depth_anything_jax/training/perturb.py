@@ -2,10 +2,10 @@
 
 Depth Anything V1 §3.2; ranges and probabilities of UniMatch, which its authors name as the source.
 
-Every draw hangs on (seed, step, index of the example in the global batch) alone, so that any number
-of devices draws the same. Each random function is a draw followed by a deterministic function of
-what was drawn: `draw_colour` and `apply_colour`, `draw_boxes` and `boxes_to_mask`. Draws are
-float32 whatever the precision of the run; images are computed in at least float32.
+Every draw depends only on (seed, step, index of the example in the global batch), so that any
+number of devices draws the same. Each random function is a draw followed by a deterministic
+function of the drawn values: `draw_colour` and `apply_colour`, `draw_boxes` and `boxes_to_mask`.
+Draws are always float32; images are computed in at least float32.
 
 The factors have torchvision's meaning. A colour jitter is three blends with something grey (black,
 the image's mean grey, its own grey) and a rotation of hue, in an order of its own per example.
@@ -34,7 +34,7 @@ _COLOUR_STREAM, _BOX_STREAM = 0, 100  # keeps draws apart that are made from the
 
 
 class ColourFactors(NamedTuple):
-    """What `draw_colour` draws for each of b examples."""
+    """The random factors of b examples, drawn by `draw_colour`."""
 
     jitter: Bool[Array, " b"]
     brightness: Float[Array, " b"]  # 1 leaves the image as it is
@@ -59,13 +59,13 @@ class Boxes(NamedTuple):
 def example_keys(
     seed: int, step: Int[Array, ""] | int, n: int, start: Int[Array, ""] | int = 0
 ) -> Key[Array, " n"]:
-    """Keys of examples start … start + n - 1 of the global batch at a step."""
+    """Makes the keys of examples start … start + n - 1 of the global batch at a step."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(start + jnp.arange(n, dtype=jnp.uint32))
 
 
 def normalise(images: Float[Array, "b h w 3"], encoder: EncoderSpec) -> Float[Array, "b h w 3"]:
-    """The encoder's input of RGB images in [0, 1], in at least float32."""
+    """Normalises RGB images in [0, 1] for the encoder, in at least float32."""
     return encoder.normalise(at_least_float32(images))
 
 
@@ -76,7 +76,7 @@ def colour(
     blur_sigma: tuple[float, float] = BLUR_SIGMA,
     **ranges: float,
 ) -> Float[Array, "b h w 3"]:
-    """Jitter, greyscale, Gaussian blur, clip: images in [0, 1] to the same; see `draw_colour`."""
+    """Applies jitter, greyscale, Gaussian blur and clip to images in [0, 1]; see `draw_colour`."""
     factors = draw_colour(keys, blur_sigma=blur_sigma, **ranges)
     return apply_colour(images, factors, max_sigma=blur_sigma[1])
 
@@ -93,7 +93,7 @@ def draw_colour(
     blur_p: float = 0.5,
     blur_sigma: tuple[float, float] = BLUR_SIGMA,
 ) -> ColourFactors:
-    """The random half of `colour`; every factor of every example has a key of its own.
+    """Draws the random factors of `colour`; every factor of every example has its own key.
 
     Args: brightness … hue and the probabilities as in torchvision's ColorJitter, RandomApply and
       RandomGrayscale. `blur_sigma` is the range of the standard deviation in pixels of a crop of
@@ -136,7 +136,7 @@ def draw_colour(
 def apply_colour(
     images: Float[Array, "b h w 3"], factors: ColourFactors, *, max_sigma: float = BLUR_SIGMA[1]
 ) -> Float[Array, "b h w 3"]:
-    """The deterministic half of `colour`; `max_sigma` bounds the sigmas and sets the kernel."""
+    """Applies drawn factors; `max_sigma` bounds the sigmas and sets the kernel's radius."""
     images = jnp.clip(at_least_float32(images), 0, 1)
     images = _jitter(images, factors)
     images = jnp.where(_wide(factors.grey), _grey(images), images)
@@ -148,10 +148,10 @@ def apply_colour(
 
 
 def _jitter(images, factors) -> Array:
-    """Blends and hue in each example's own order.
+    """Applies the blends and the hue rotation in each example's own order.
 
-    Under a batch every branch is computed for every example, and hue is the dear one. So it is
-    computed once: the blends that come before it first, then hue, then those that come after.
+    In a batch every branch is computed for every example, and hue is the expensive one. So it is
+    computed once: first the blends before it, then hue, then the blends after it.
     """
     order = factors.order
     is_hue = order == HUE
@@ -186,7 +186,7 @@ def _grey(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 1"]:
 
 
 def _rotate_hue(images: Float[Array, "b h w 3"], turns: Float[Array, " b"]) -> Array:
-    """Hue of the HSV hexcone, rotated; saturation and value stay."""
+    """Rotates the hue of the HSV hexcone; saturation and value stay."""
     r, g, b = images[..., 0], images[..., 1], images[..., 2]
     value = jnp.maximum(jnp.maximum(r, g), b)
     chroma = value - jnp.minimum(jnp.minimum(r, g), b)
@@ -204,7 +204,7 @@ def _rotate_hue(images: Float[Array, "b h w 3"], turns: Float[Array, " b"]) -> A
 
 
 def _blur(images, active, sigma, max_sigma: float) -> Array:
-    """Separable Gaussian of each example's sigma; edge pixels are repeated outwards, as PIL does.
+    """Blurs with a separable Gaussian of each example's sigma; edges are repeated, as PIL does.
 
     The kernel's radius is fixed by the largest sigma; inactive examples get a kernel of one pixel.
     """
@@ -225,7 +225,7 @@ def _blur(images, active, sigma, max_sigma: float) -> Array:
 
 
 def cutmix_masks(keys: Key[Array, " b"], h: int, w: int, **ranges: float) -> Bool[Array, "b h w"]:
-    """True inside a random box (the partner's pixels), if one is drawn; see `draw_boxes`."""
+    """Draws masks, True inside a random box (the partner's pixels), if any; see `draw_boxes`."""
     return boxes_to_mask(draw_boxes(keys, h, w, **ranges), h, w)
 
 
@@ -240,7 +240,7 @@ def draw_boxes(
     ratio_min: float = 0.3,
     ratio_max: float = 1 / 0.3,
 ) -> Boxes:
-    """Boxes as UniMatch draws them: area once, aspect and corner again and again until they fit.
+    """Draws boxes as UniMatch does: area once, aspect and corner repeatedly until they fit.
 
     The area is a uniform share of h·w in [size_min, size_max], the aspect (height / width) uniform
     in [ratio_min, ratio_max], the corner a uniform pixel; sides are rounded down. The redrawing is
@@ -278,14 +278,14 @@ def draw_boxes(
 
 
 def boxes_to_mask(boxes: Boxes, h: int, w: int) -> Bool[Array, "b h w"]:
-    """True inside each box."""
+    """Returns masks that are True inside each box."""
     y, x = jnp.arange(h)[None, :, None], jnp.arange(w)[None, None, :]
     y0, x0, y1, x1 = (side[:, None, None] for side in boxes)
     return (y >= y0) & (y < y1) & (x >= x0) & (x < x1)
 
 
 def partner(x: Array, shift: int = 1) -> Array:
-    """The batch rolled by `shift`: row i gets row i - shift. On a mesh one collective-permute.
+    """Rolls the batch by `shift`: row i gets row i - shift. On a mesh one collective-permute.
 
     Raises:
       ValueError: where an image would be its own partner.
@@ -299,12 +299,12 @@ def partner(x: Array, shift: int = 1) -> Array:
 
 
 def mix(x: Array, partner_x: Array, mask: Bool[Array, "b h w"]) -> Array:
-    """partner_x where the mask holds, else x; of shape (b, h, w) or (b, h, w, c)."""
+    """Returns partner_x where the mask holds, else x; of shape (b, h, w) or (b, h, w, c)."""
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), partner_x, x)
 
 
 def _uniforms(key, stream: int, n: int, size: int) -> Float[Array, "n size"]:
-    """Uniform in [0, 1), each of the n rows from a key of its own; compiled once for all."""
+    """Draws uniformly in [0, 1), each of the n rows from its own key; compiled once for all."""
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(stream + jnp.arange(n, dtype=jnp.uint32))
     return jax.vmap(lambda key: jax.random.uniform(key, (size,), jnp.float32))(keys)
 

@@ -1,10 +1,10 @@
-"""The train state and the step: section 3 of the paper as one jit-compiled function.
+"""The train state and the training step: section 3 of the paper as one jit-compiled function.
 
 A metric head learns in the same step, from labels alone, by SiLog.
 
-`make_train_step` reads top to bottom as the paper does: labels and perturbations of the whole
-batch, the number of contributing maps, then forward and backward per microbatch, one update.
-Losses arrive as (sum, count); the counts are known from the labels before the backward pass, so
+`make_train_step` follows the order of the paper: labels and perturbations of the whole batch, the
+number of contributing maps, then forward and backward per microbatch, one update. Losses are
+(sum, count); the counts are known from the labels before the backward pass, so
 that microbatches and devices add up to exactly the gradient of the whole batch.
 """
 
@@ -29,7 +29,7 @@ from depth_anything_jax.utils.encoders import EncoderSpec
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that resumes: the next update's number (int32), parameters, optimiser, average.
+    """What a checkpoint saves: the next update's number (int32), parameters, optimiser, average.
 
     The data position is `step` itself: example i of step s is number s * batch_size + i.
     """
@@ -42,7 +42,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The student and, where the method asks for them, the two networks that never learn.
+    """The student and, where the method needs them, the two networks that never learn.
 
     Attributes:
       student: (b, h, w, 3) normalised images -> depth, and features on request; its `spec`
@@ -58,7 +58,7 @@ class Networks:
 
 
 class Output(NamedTuple):
-    """What the networks give for one part of a batch.
+    """The networks' outputs for one part of a batch.
 
     Attributes:
       depth: the student's map (b, h, w).
@@ -72,7 +72,7 @@ class Output(NamedTuple):
 
 
 def new_state(params, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
-    """A state at step 0. The average is a copy, because donation forbids sharing buffers."""
+    """Makes a state at step 0; the average is a copy, because donation forbids shared buffers."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -82,7 +82,7 @@ def new_state(params, tx: optax.GradientTransformation, *, ema: bool) -> TrainSt
 
 
 def make_train_step(networks: Networks, tx: optax.GradientTransformation, config):
-    """The update, ready for jit: (state, frozen, batch) -> (state, metrics).
+    """Returns the update, ready for jit: (state, frozen, batch) -> (state, metrics).
 
     Args:
       config: fields seed, batch_size, accumulation, ema_decay, model.head, model.max_depth,
@@ -98,7 +98,7 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
     weights = dict(zip(("labelled", "unlabelled", "features"), loss.weights, strict=True))
 
     def step(state: TrainState, frozen, batch):
-        # 1. What the student sees and what it is asked for, on the whole batch.
+        # 1. Inputs and labels of the student, on the whole batch.
         inputs = step_inputs(networks, config, state.step, frozen, batch)
         # 2. How many maps contribute, from the labels alone.
         inputs = {part: with_statistics(x, loss) for part, x in inputs.items()}
@@ -153,7 +153,7 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
 
 
 def step_inputs(networks: Networks, config, step, frozen, batch) -> dict[str, dict[str, Any]]:
-    """What the student sees and what it is asked for at a step, of the whole batch, by part."""
+    """Prepares inputs and labels of a step for the whole batch, by part."""
     inputs, encoder = {}, networks.student.spec
     if "labelled" in batch and config.model.head != "relative":
         inputs["labelled"] = metric_inputs(batch["labelled"], config, encoder)
@@ -169,7 +169,7 @@ def step_inputs(networks: Networks, config, step, frozen, batch) -> dict[str, di
 
 
 def labelled_inputs(batch, encoder: EncoderSpec, *, use_sky: bool) -> dict[str, jax.Array]:
-    """Images as they are (the paper distorts only unlabelled ones), labels normalised to 0-1."""
+    """Prepares labelled images, undistorted as in the paper, and labels scaled to 0-1."""
     label, valid = relative.prepare_label(
         batch["disparity"], batch["valid"], batch["sky"], batch["shift_known"], use_sky=use_sky
     )
@@ -177,7 +177,7 @@ def labelled_inputs(batch, encoder: EncoderSpec, *, use_sky: bool) -> dict[str, 
 
 
 def metric_inputs(batch, config, encoder: EncoderSpec) -> dict[str, jax.Array]:
-    """Images as they are, and depth in metres, or in canonical metres where camera.focal is set."""
+    """Prepares undistorted images and depth in metres (canonical where camera.focal is set)."""
     ratio = None
     if config.camera.focal:
         focal = focal_length(batch["camera"])
@@ -193,10 +193,10 @@ def metric_inputs(batch, config, encoder: EncoderSpec) -> dict[str, jax.Array]:
 
 
 def unlabelled_inputs(batch, keys, config, encoder: EncoderSpec) -> dict[str, jax.Array]:
-    """The paper's perturbation S and CutMix, on images and teacher labels alike (section 3.2).
+    """Applies the paper's perturbation S and CutMix to images and teacher labels (section 3.2).
 
-    Every image is distorted on its own, then mixed with the one before it in the global batch:
-    inside the box (mask True) stand the partner's pixels, with the partner's label.
+    Every image is distorted on its own, then mixed with the one before it in the global batch: the
+    partner's pixels and label fill the box (mask True).
     """
     p = config.perturb
     label, valid = relative.prepare_label(
@@ -229,7 +229,7 @@ def unlabelled_inputs(batch, keys, config, encoder: EncoderSpec) -> dict[str, ja
 
 
 def label_online(teacher: nn.Module, params, batch, accumulation: int) -> dict[str, Any]:
-    """The unlabelled batch with the frozen teacher's disparity of each clean crop."""
+    """Labels the unlabelled batch with the frozen teacher's disparity of each clean crop."""
 
     def predict(images):
         return disparity_of(teacher, params, perturb.normalise(images, teacher.spec))
@@ -246,12 +246,12 @@ def label_online(teacher: nn.Module, params, batch, accumulation: int) -> dict[s
 
 
 def loss_parts(networks: Networks, params, frozen, inputs, loss) -> dict[str, relative.LossSum]:
-    """L_l, L_u and L_feat of one microbatch, by name, as (sum, count)."""
+    """Computes L_l, L_u and L_feat of one microbatch, by name, as (sum, count)."""
     return losses_of(outputs_of(networks, params, frozen, inputs), inputs, loss)
 
 
 def losses_of(outputs: dict[str, Output], inputs, loss) -> dict[str, relative.LossSum]:
-    """The losses of what the networks gave for these inputs."""
+    """Computes the losses of the networks' outputs for these inputs."""
     parts = {}
     if "labelled" in inputs and "depth" in inputs["labelled"]:
         x = inputs["labelled"]
@@ -275,7 +275,7 @@ def losses_of(outputs: dict[str, Output], inputs, loss) -> dict[str, relative.Lo
         )
     if "unlabelled" in inputs:
         x = inputs["unlabelled"]
-        parts["unlabelled"] = relative.cutmix(
+        parts["unlabelled"] = relative.affine_invariant_by_region(
             outputs["unlabelled"].depth,
             x["label"],
             x["valid"],
@@ -293,7 +293,7 @@ def losses_of(outputs: dict[str, Output], inputs, loss) -> dict[str, relative.Lo
 
 
 def outputs_of(networks: Networks, params, frozen, inputs) -> dict[str, Output]:
-    """What the networks give for one microbatch, by part; the student in one pass over both.
+    """Runs the networks on one microbatch; the student in one pass over both parts.
 
     The parts are interleaved in the ratio of their sizes rather than laid end to end, so that
     every device's rows stay on it.
@@ -335,7 +335,7 @@ def _alignment(output: Output, loss) -> relative.LossSum:
 
 
 def with_statistics(x, loss) -> dict[str, Any]:
-    """One part's inputs, with what the relative losses ask of their labels."""
+    """Adds the label statistics of the relative losses to one part's inputs."""
     if "depth" in x:
         return x
     statistics = relative.label_statistics(
@@ -349,14 +349,14 @@ def with_statistics(x, loss) -> dict[str, Any]:
 
 
 def _count_maps(x, loss) -> jax.Array:
-    """How many maps of one part's inputs contribute."""
+    """Counts the contributing maps of one part's inputs."""
     if "depth" in x:
         return silog.contributing_maps(x["valid"], pool=loss.silog_pool, min_valid=loss.min_valid)
     return relative.contributing_maps(x["statistics"])
 
 
 def _count_features(networks, params, frozen, microbatches, inputs, loss):
-    """L_feat's count for the whole batch: images, or kept tokens by a forward-only pass."""
+    """Computes L_feat's count for the whole batch: images, or kept tokens by a forward pass."""
     if loss.feat_denominator == "image":
         return jnp.float32(inputs["unlabelled"]["image"].shape[0])
 
@@ -368,14 +368,14 @@ def _count_features(networks, params, frozen, microbatches, inputs, loss):
 
 
 def split(tree, parts: int):
-    """Microbatches: (b, …) -> (parts, b / parts, …) without moving rows between devices."""
+    """Splits (b, …) into microbatches (parts, b / parts, …) without moving rows between devices."""
     return jax.tree.map(
         lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree
     )
 
 
 def unsplit(tree):
-    """Back from `split`: the rows in their old order."""
+    """Reverses `split`."""
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
@@ -384,7 +384,7 @@ def _first(tree):
 
 
 def jit_train_step(step, mesh, state_shardings) -> DeviceProgram:
-    """The step as a program, with the state's layout pinned and its buffers donated."""
+    """Makes the step a program with the state's layout pinned and its buffers donated."""
     return device_program(
         "train.step", step, mesh, donate=0, out_shardings=(state_shardings, replicated(mesh))
     )

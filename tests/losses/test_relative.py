@@ -59,9 +59,9 @@ def compiled(loss):
 
 
 @pytest.mark.parametrize("config", CUTMIX)
-def test_cutmix_equals_the_formulas_on_hostile_maps(x64, config):
+def test_loss_by_region_equals_the_formulas_on_hostile_maps(x64, config):
     kwargs = CUTMIX[config]
-    loss = compiled(lambda *arrays: relative.cutmix(*arrays, **kwargs))
+    loss = compiled(lambda *arrays: relative.affine_invariant_by_region(*arrays, **kwargs))
     counts = set()
     for name, arrays in hostile.cases().items():
         want = from_torch(*arrays, **{"trim": 0.1, **kwargs})

@@ -15,7 +15,7 @@ EXACT = 1e-12  # float64: rounding of some hundred sums
 
 
 @functools.cache
-def run(loss=relative.cutmix, **kwargs):
+def run(loss=relative.affine_invariant_by_region, **kwargs):
     """Compiled: arrays → ((sum, everything), gradient of the sum by the first array)."""
 
     def value(*arrays):
@@ -87,7 +87,9 @@ def test_a_thousand_random_boxes_equal_plain_arithmetic(x64):
 
     @jax.jit
     def one_by_one(*arrays):
-        return jax.vmap(lambda *a: relative.cutmix(*(x[None] for x in a)).sum)(*arrays)
+        return jax.vmap(lambda *a: relative.affine_invariant_by_region(*(x[None] for x in a)).sum)(
+            *arrays
+        )
 
     got = one_by_one(*map(jnp.asarray, (pred, label, valid, mask)))
     want = [
@@ -285,7 +287,7 @@ def test_eight_devices_give_what_one_gives_and_only_reduce():
 )
 def test_bad_settings_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        relative.cutmix(*batch(0, dtype=np.float32), **kwargs)
+        relative.affine_invariant_by_region(*batch(0, dtype=np.float32), **kwargs)
 
 
 def test_bad_denominator_is_named():

@@ -14,7 +14,7 @@ import pytest
 from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.training import checkpoint_backup
 
-ABOUT = {"config": {"seed": 0}}
+METADATA = {"config": {"seed": 0}}
 
 
 class Drive:
@@ -42,15 +42,15 @@ class Drive:
         for step in steps:
             self.save(step)
             one = self.open()
-            one.restore(lambda about: None)
-            one.start(ABOUT)
+            one.restore(lambda metadata: None)
+            one.start(METADATA)
             one.close()
 
     def lose_the_machine(self):
         shutil.rmtree(self.workdir)
         self.said.clear()
 
-    def restore(self, check=lambda about: None):
+    def restore(self, check=lambda metadata: None):
         return self.open().restore(check)
 
     @property
@@ -88,7 +88,7 @@ def test_what_comes_back_is_what_was_saved_and_two_files_stay(drive):
     drive.lose_the_machine()
     seen = []
     assert drive.restore(seen.append) == 15
-    assert seen == [ABOUT]
+    assert seen == [METADATA]
     assert files_below(drive.workdir / "checkpoints" / "15") == saved
     assert sorted(p.name for p in drive.workdir.iterdir()) == ["checkpoints", "metrics.jsonl"]
     assert json.loads((drive.workdir / "metrics.jsonl").read_text()) == {"step": 15}
@@ -127,11 +127,11 @@ def test_the_newest_intact_one_comes_back_and_a_broken_one_is_not_kept_for_it(dr
     harm(drive.newest())
     drive.lose_the_machine()
     one = drive.open()
-    assert one.restore(lambda about: None) == 5
+    assert one.restore(lambda metadata: None) == 5
     broken = [line for line in drive.said if name in line]
     assert len(broken) == (told is not None) and all(told in line for line in broken)
     drive.save(12)
-    one.start(ABOUT)
+    one.start(METADATA)
     one.close()
     assert drive.steps == [12, 5]
 
@@ -156,10 +156,10 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_passed_over_and_not_deleted(
 
     with monkeypatch.context() as patch:
         patch.setattr(hashlib, "file_digest", flaky)
-        assert one.restore(lambda about: None) == 5
+        assert one.restore(lambda metadata: None) == 5
     assert "step_00000010" in drive.said[0] and "Input/output error" in drive.said[0]
     drive.save(12)
-    one.start(ABOUT)
+    one.start(METADATA)
     one.close()
     assert drive.steps == [12, 10]
 
@@ -174,7 +174,7 @@ def test_another_runs_mirror_is_refused_before_anything_is_touched(drive):
     with pytest.raises(ValueError, match="seed 0"):
         drive.restore(refuse)
     assert not drive.workdir.exists()
-    drive.save(20)  # and also where nothing would be brought back
+    drive.save(20)  # and also where nothing would be restored
     with pytest.raises(ValueError, match="seed 0"):
         drive.restore(refuse)
 
@@ -184,9 +184,9 @@ def test_a_newer_work_folder_is_left_alone_and_mirrored(drive):
     drive.save(10)
     before = files_below(drive.workdir)
     one = drive.open()
-    assert one.restore(lambda about: None) is None
+    assert one.restore(lambda metadata: None) is None
     assert files_below(drive.workdir) == before
-    one.start(ABOUT)
+    one.start(METADATA)
     one.close()
     assert drive.steps == [10, 5]
 
@@ -211,7 +211,7 @@ def test_a_full_drive_is_told_and_tried_again_at_the_next_checkpoint(drive, monk
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         one = drive.open()
-        one.start(ABOUT)
+        one.start(METADATA)
         drive.save(5)
         wait_until(lambda: drive.said)
         time.sleep(0.1)  # ten looks: told once
@@ -225,13 +225,13 @@ def test_a_full_drive_is_told_and_tried_again_at_the_next_checkpoint(drive, monk
     monkeypatch.setattr(os, "fsync", full)
     drive.mirror(15)
     assert "step 15 is not in" in drive.said[-1]
-    assert drive.said[-1].endswith("what it has is step 10")
+    assert drive.said[-1].endswith("it holds step 10")
     assert drive.steps == [10]
 
 
 def test_a_dropped_drive_is_not_made_anew_on_the_machines_disk(drive):
     one = drive.open()
-    one.start(ABOUT)
+    one.start(METADATA)
     shutil.rmtree(drive.folder.parent)
     drive.save(5)
     one.close()
@@ -269,7 +269,7 @@ def test_the_run_does_not_wait_for_a_slow_drive(drive, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", slow)
     one = drive.open()
-    one.start(ABOUT)
+    one.start(METADATA)
     drive.save(5)
     wait_until(lambda: drive.folder.joinpath("step_00000005.tar.part").exists())
     drive.save(10, 15)
@@ -301,7 +301,7 @@ def test_other_processes_and_runs_without_a_mirror_touch_nothing(drive):
         checkpoint_backup.Mirror("", str(drive.workdir)),
         checkpoint_backup.Mirror(str(drive.folder), str(drive.workdir), active=False),
     ):
-        assert one.restore(lambda about: None) is None
-        one.start(ABOUT)
+        assert one.restore(lambda metadata: None) is None
+        one.start(METADATA)
         one.close()
     assert not drive.folder.exists() and not drive.workdir.exists()

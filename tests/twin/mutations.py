@@ -69,7 +69,7 @@ TWIN = {
         '"label": perturb.mix(label, perturb.partner(label, -1), mask)',
     ),
     "whole-image normalisation": Mutation(
-        "losses.relative.cutmix",
+        "losses.relative.affine_invariant_by_region",
         "pred, label, valid, mask, *how",
         "pred, label, valid, None, *how[:-1], None",
     ),
