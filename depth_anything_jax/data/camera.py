@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-Camera = Float[np.ndarray, "4"]
+
+class Camera(NamedTuple):
+    """Focal lengths and principal point, in pixels of an image."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+    @property
+    def focal(self) -> float:
+        """(fx + fy) / 2: the one focal length that a canonical model knows."""
+        return (self.fx + self.fy) / 2
 
 
 def camera(
@@ -24,18 +36,18 @@ def camera(
     fy = fx if fy is None else fy
     cx = (width - 1) / 2 if cx is None else cx
     cy = (height - 1) / 2 if cy is None else cy
-    return np.array([fx, fy, cx, cy], np.float64)
+    return Camera(fx, fy, cx, cy)
 
 
 def from_matrix(K: Float[np.ndarray, "3 3"]) -> Camera:
     """Of a 3×3 matrix of intrinsics."""
-    return np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]], np.float64)
+    return Camera(float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
 
 
 def of(record: Mapping[str, Any]) -> Camera | None:
     """A record's camera, in pixels of its image: "camera", or from "K"; None where it has none."""
     if "camera" in record:
-        return np.asarray(record["camera"], np.float64)
+        return Camera(*map(float, record["camera"]))
     return from_matrix(np.asarray(record["K"])) if "K" in record else None
 
 
@@ -63,22 +75,22 @@ def missing(key: str) -> str:
 def resized(c: Camera, old: tuple[int, int], new: tuple[int, int]) -> Camera:
     """After resizing the image from (height, width) to another."""
     y, x = new[0] / old[0], new[1] / old[1]
-    return np.array([c[0] * x, c[1] * y, (c[2] + 0.5) * x - 0.5, (c[3] + 0.5) * y - 0.5])
+    return Camera(c.fx * x, c.fy * y, (c.cx + 0.5) * x - 0.5, (c.cy + 0.5) * y - 0.5)
 
 
 def cropped(c: Camera, top: int, left: int) -> Camera:
     """After cutting away this many rows above and columns on the left."""
-    return np.array([c[0], c[1], c[2] - left, c[3] - top])
+    return c._replace(cx=c.cx - left, cy=c.cy - top)
 
 
 def flipped(c: Camera, width: int) -> Camera:
     """Of the mirror image of a picture of this width."""
-    return np.array([c[0], c[1], width - 1 - c[2], c[3]])
+    return c._replace(cx=width - 1 - c.cx)
 
 
 def rotated(c: Camera, degrees: float, height: int, width: int) -> Camera:
     """After turning the image counter-clockwise about its middle, by little: fx and fy stay."""
     turn = math.radians(degrees)
-    x, y = c[2] - (width - 1) / 2, c[3] - (height - 1) / 2
+    x, y = c.cx - (width - 1) / 2, c.cy - (height - 1) / 2
     x, y = math.cos(turn) * x + math.sin(turn) * y, math.cos(turn) * y - math.sin(turn) * x
-    return np.array([c[0], c[1], x + (width - 1) / 2, y + (height - 1) / 2])
+    return c._replace(cx=x + (width - 1) / 2, cy=y + (height - 1) / 2)

@@ -32,8 +32,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from depth_anything_jax.data import camera as camera_lib
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.utils.choices import did_you_mean
@@ -77,8 +75,8 @@ class Entry:
         """Whether the entry tells a focal length."""
         return self.fx is not None or self.focal_mm is not None
 
-    def camera(self, height: int, width: int) -> np.ndarray | None:
-        """The camera of the image, which has this size (`camera.Camera`); None where unknown."""
+    def camera(self, height: int, width: int) -> camera_lib.Camera | None:
+        """The camera of the image, which has this size; None where unknown."""
         fx = self.fx
         if self.focal_mm is not None and self.sensor_width_mm is not None:
             fx = self.focal_mm / self.sensor_width_mm * max(height, width)
