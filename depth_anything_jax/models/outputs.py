@@ -39,7 +39,7 @@ def to_metres(output: Any, focal_input: Any, focal: float | None) -> Any:
 
     Args:
       output: canonical depth, or metres where the model has no focal length.
-      focal_input: f, in pixels of the network's input, after resizing (`focal_length` of its
+      focal_input: f, in pixels of the network's input, after resizing (`focal` of its
         camera); ignored where the model has none.
       focal: f_c, the model's (`bundle.Weights.focal`), None where it has none.
     """

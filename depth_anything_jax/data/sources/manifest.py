@@ -36,8 +36,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from depth_anything_jax.data import camera as camera_lib
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.file_formats.orientation import stored_size
@@ -90,7 +88,7 @@ class Entry:
         lies = (self.fy, self.cx, self.cy) != (None, None, None)
         return exif != 1 and self.view.orientation is None and lies
 
-    def camera(self, height: int, width: int, exif: int = 1) -> np.ndarray | None:
+    def camera(self, height: int, width: int, exif: int = 1) -> camera_lib.Camera | None:
         """Returns the camera of the upright image, or None where it is unknown.
 
         Args:
