@@ -182,7 +182,7 @@ def _published(row: Row) -> str:
 
 
 def relative_table(relative: Sequence[Row]) -> str:
-    """Formats `relative.rows` as a Markdown table in per cent; above 0 is better."""
+    """Formats `relative_improvement.rows` as a Markdown table in per cent; above 0 is better."""
     columns = [
         c for c in COLUMNS if c not in _OPTIONAL and any(not math.isnan(r[c]) for r in relative)
     ]
