@@ -231,6 +231,7 @@ def test_only_imported_weights_that_are_whole_know_their_origin(role, more, orig
         (["--size=28", "--switch=input_size=42"], "switch 'input_size' is given twice"),
         (["--relative_to=base"], "ValueError: --relative_to=base is none of the --checkpoint: gt"),
         (["--published=v3"], "ValueError: no published numbers of 'v3'"),
+        (["--save_predictions=x", "--checkpoint=b"], "holds one map of each image"),
         (["--published=none", "--published=none"], "2 --published and 1 --checkpoint"),
     ],
 )

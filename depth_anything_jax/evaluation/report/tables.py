@@ -95,7 +95,10 @@ def _notes(images: Sequence[ImageScores]) -> list[str]:
         if image.why:
             left_out.setdefault(image.why, []).append(image.key)
     found = [f"not scored, {why}: {_list(keys)}" for why, keys in left_out.items()]
+    levels = [i.levels for i in images if i.levels]
+    tied = f"8 bits, at most {max(levels, default=0)} values, so that most pixels are tied"
     for text, keys in (
+        (tied, [i.key for i in images if i.levels]),
         ("negative scale, the prediction is upside down", [i.key for i in images if i.scale < 0]),
         ("predictions that are not finite", [i.key for i in images if i.not_finite]),
     ):

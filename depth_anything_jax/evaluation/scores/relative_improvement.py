@@ -141,6 +141,8 @@ def rows(
 
 def from_row(row: Row) -> ImageScores:
     """Converts an image's row of scores.json, with null for NaN and "hash", to its scores."""
-    fields: dict[str, Any] = {f: row[f] for f in ImageScores._fields if f != "protocol"}
+    fields: dict[str, Any] = {
+        f: row[f] for f in ImageScores._fields if f in row and f != "protocol"
+    }
     fields |= {name: math.nan for name, value in fields.items() if value is None}
     return ImageScores(**fields, protocol=row["hash"])
