@@ -11,7 +11,7 @@ import numpy as np
 
 from depth_anything_jax.data.file_formats.formats import FormatError
 from depth_anything_jax.data.sources.base import check_same_view
-from depth_anything_jax.evaluation.protocols.protocol import Protocol
+from depth_anything_jax.evaluation.protocols.protocol import Protocol, Switches
 from depth_anything_jax.evaluation.runner import prediction_folder
 from depth_anything_jax.evaluation.scores import scoring
 from depth_anything_jax.evaluation.scores.pairs import Rules
@@ -58,9 +58,7 @@ class PredictionWriter:
                 f"--save_predictions: several sets have an image {twice}; score them separately"
             )
 
-    def write(
-        self, record: Mapping[str, Any], prediction: np.ndarray, how: Protocol | Rules
-    ) -> None:
+    def write(self, record: Mapping[str, Any], prediction: np.ndarray, how: Switches) -> None:
         """Writes a prediction of the view that the network received."""
         from depth_anything_jax.inference.depth import Depth
         from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
