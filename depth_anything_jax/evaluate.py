@@ -21,6 +21,8 @@ Pairs of points (da2k, diw) have rules and a hash of their own, whatever the pro
 
 --out receives table.md, scores.json (each image), scores.csv, and report.html with the worst,
 median and best images; a run that was killed goes on with the same command and --resume.
+--save_predictions FOLDER writes the network's maps, and --checkpoint predictions:FOLDER scores them
+again, as it scores what the predict program wrote.
 --corrupt all, fog or fog:3 adds every set under these corruptions
 (evaluation/runner/corruptions.py, extra [corrupt]). Several processes, started alike on each host
 with --distributed, share the images.
@@ -89,6 +91,8 @@ def evaluate(
     load: Mapping[str, Any] | None = None,
     threads: int = 2,
     session: "Session | None" = None,
+    save_predictions: str = "",
+    resume: bool = False,
 ) -> Iterator[tuple[list[Row], list[Row]]]:
     """Scores of one candidate on several sets, set by set.
 
@@ -105,6 +109,8 @@ def evaluate(
       boundary: whether boundary F1 is wanted.
       threads: that read, and as many that score.
       session: log, share and report of a run; None keeps nothing.
+      save_predictions: a folder for the network's maps, to be scored again as predictions:FOLDER;
+        new or empty unless `resume`.
 
     Yields:
       Of each source: a row for each set in it (view and protocol), and one for each image and view.
@@ -114,6 +120,7 @@ def evaluate(
     from depth_anything_jax.evaluation.report import published
     from depth_anything_jax.evaluation.report.session import Session
     from depth_anything_jax.evaluation.runner import loop, predictors, stream
+    from depth_anything_jax.evaluation.runner.prediction_writer import PredictionWriter
     from depth_anything_jax.evaluation.scores import pairs
 
     session = session or Session()
@@ -143,6 +150,12 @@ def evaluate(
     )
     if model is None:
         model = published.model_of(candidate.origin)
+    keep = None
+    if save_predictions:
+        if candidate.predict is None:
+            raise ValueError(f"--save_predictions: {checkpoint} is no network, it predicts nothing")
+        everyone = [*wanted, *others]
+        keep = PredictionWriter(save_predictions, candidate.kind, everyone, resume=resume)
     for view in views:
         protocols.check_view(candidate.kind, view)
     first = views[0] if views else candidate.kind
@@ -182,6 +195,7 @@ def evaluate(
                 threads=threads,
                 progress=tell,
                 ledger=ledger,
+                keep=keep,
             )
         session.note(say, candidate.stats, ledger, time.monotonic() - start)
         rows, images = [], []
@@ -245,6 +259,9 @@ def main() -> None:
     missing = flags.DEFINE_boolean("allow_missing_files", False, "predictions: may lack images")
     load = weight_flags.define()
     flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
+    saved = flags.DEFINE_string(
+        "save_predictions", None, "new folder for the network's maps, for predictions:FOLDER"
+    )
     public = several("published", [], "whose published numbers stand beside; for each checkpoint")
     reference = flags.DEFINE_string("relative_to", None, "the --checkpoint to compare others with")
     corrupted = several("corrupt", [], "all or KIND[:severity]; may be given again")
@@ -279,6 +296,11 @@ def main() -> None:
                     f"{', '.join(checkpoint.value)}"
                 )
             corruptions.check(checkpoint.value, corrupted.value)
+            if saved.value and (corrupted.value or len(checkpoint.value) > 1):
+                raise ValueError(
+                    "--save_predictions holds one map of each image: give one --checkpoint and no "
+                    "--corrupt"
+                )
             if resume.value and not out.value:
                 raise ValueError("--resume goes on with the run in --out: give that folder")
             from depth_anything_jax.evaluation.report import session
@@ -296,6 +318,8 @@ def main() -> None:
                 "limit": limit.value, "boundary": boundary.value,
                 "allow_missing_files": missing.value, "load": load(),
             }  # fmt: skip
+            if saved.value:  # older logs do not have it
+                facts["save_predictions"] = saved.value
             with session.Session(folder, facts, resume=resume.value, share=share) as kept:
                 try:
                     for source, public_name in zip(checkpoint.value, names, strict=True):
@@ -306,6 +330,7 @@ def main() -> None:
                             batch_size=batch.value, boundary=boundary.value,
                             allow_missing_files=missing.value, load=load(),
                             threads=threads.value or min(8, os.cpu_count() or 1), session=kept,
+                            save_predictions=saved.value or "", resume=resume.value,
                         ):  # fmt: skip
                             rows += found[0]
                             images += found[1]

@@ -167,3 +167,15 @@ def test_the_program_writes_json_and_names_what_is_missing(weights_folder, tmp_p
     assert bad.returncode == 1 and "Traceback" not in bad.stderr
     assert "FileNotFoundError" in bad.stderr and f"| {weights_folder} |" in bad.stdout
     assert len(json.loads((tmp_path / "two/scores.json").read_text())["sets"]) == 1
+
+
+def test_a_network_s_saved_predictions_are_scored_like_the_network(weights_folder, tmp_path):
+    sets = evaluate.open_sets([], [SCENES])
+    ((rows, images),) = evaluate.evaluate(
+        weights_folder, sets, changed=SMALL, save_predictions=str(tmp_path)
+    )
+    ((again, scored),) = evaluate.evaluate(f"predictions:{tmp_path}", sets, changed=SMALL)
+    assert again[0]["kind"] == "disparity-affine" and again[0]["abs_rel"] == rows[0]["abs_rel"]
+    assert [i["delta1"] for i in scored] == [i["delta1"] for i in images]
+    with pytest.raises(ValueError, match="--save_predictions: baseline:gt is no network"):
+        next(evaluate.evaluate("baseline:gt", sets, save_predictions=str(tmp_path / "other")))

@@ -15,7 +15,7 @@ from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols import table
 from depth_anything_jax.evaluation.report import published, tables
 from depth_anything_jax.evaluation.runner import loop, predictors
-from depth_anything_jax.evaluation.scores import pairs, relative
+from depth_anything_jax.evaluation.scores import pairs, relative_improvement
 from tests.helpers import benchmark_files
 
 H, W = 48, 64
@@ -171,7 +171,7 @@ def test_improvement_over_a_named_checkpoint(sets, metric):
         for part in evaluate.evaluate(name, opened, **options):
             rows += part[0]
             images += part[1]
-    (found,) = relative.rows(rows, images, "baseline:zero")
+    (found,) = relative_improvement.rows(rows, images, "baseline:zero")
     assert (found["checkpoint"], found["sets"], found["images"]) == ("net", 3, 5)
     zero, net = (next(r for r in rows if r["checkpoint"] == n) for n in ("baseline:zero", "net"))
     assert found["abs_rel"] == pytest.approx(1 - net["abs_rel"] / zero["abs_rel"])
@@ -231,6 +231,7 @@ def test_only_imported_weights_that_are_whole_know_their_origin(role, more, orig
         (["--size=28", "--switch=input_size=42"], "switch 'input_size' is given twice"),
         (["--relative_to=base"], "ValueError: --relative_to=base is none of the --checkpoint: gt"),
         (["--published=v3"], "ValueError: no published numbers of 'v3'"),
+        (["--save_predictions=x", "--checkpoint=b"], "holds one map of each image"),
         (["--published=none", "--published=none"], "2 --published and 1 --checkpoint"),
     ],
 )

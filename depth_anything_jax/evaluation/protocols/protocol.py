@@ -201,6 +201,16 @@ def named(name: str) -> tuple[str, table.Named]:
     return f"{short}@{found.version}", found
 
 
+def digest(*names: str) -> str:
+    """The SHA-256 of the switches of named protocols for all sets and kinds, notes left out."""
+    found = {}
+    for name in names:
+        full, entry = named(name)
+        parts = {"base": entry.base, "kinds": entry.kinds, "sets": entry.sets}
+        found[full] = {**parts, "all_views": entry.all_views}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
 def default(kind: str) -> str:
     """The name of the default protocol for a kind of prediction."""
     _known_kind(kind)

@@ -2,8 +2,8 @@
 
 The lines of `notes` give the sources of the values. "unverified:" marks what is remembered or
 inferred, not read in a paper or in code. Changing a switch here requires a new version of the
-protocol; a test compares the hashes. Resumable score logs store a hash of `repr(TABLE)`, so any
-edit of the entries, notes included, ends the resuming of older runs.
+protocol; a test compares the hashes. Resumable score logs store `protocol.digest` of the protocols
+that they use: an edit of their switches, but not of their notes, ends the resuming of older runs.
 
 No official code for the zero-shot evaluation of Depth Anything was ever published: `da` is the
 interpretation best supported by its authors' answers and by related code.

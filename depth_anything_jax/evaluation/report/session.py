@@ -8,7 +8,6 @@ with Session(folder, facts, resume=True) as session:
 
 from __future__ import annotations
 
-import hashlib
 import html
 import importlib.metadata
 import json
@@ -19,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from depth_anything_jax.data.pseudo_labels import label_store
-from depth_anything_jax.evaluation.protocols.protocol import Protocol
-from depth_anything_jax.evaluation.protocols.table import TABLE
+from depth_anything_jax.evaluation import protocols
+from depth_anything_jax.evaluation.protocols.protocol import KINDS, Protocol
 from depth_anything_jax.evaluation.report import gallery, tables
 from depth_anything_jax.evaluation.runner import process_share
 from depth_anything_jax.evaluation.runner.predictors import Candidate
@@ -33,6 +32,9 @@ from depth_anything_jax.utils.version import __version__
 from depth_anything_jax.visualization import html_report
 
 LOG = "log.jsonl"
+# "protocols" in logs of 2026-11-30: a hash of a table whose versions are all unchanged. The label
+# of each part of a log says which of them it used.
+TABLE_BEFORE = "f71b0a18a7babfe5df62d91e89321928b94fe4d074e05dd765623190142e9658"
 EACH, EACH_CORRUPTED = 3, 1  # images shown of the worst, the median and the best
 
 
@@ -106,7 +108,8 @@ class Session:
     ):
         self.folder, self.share, self.title = folder, share, title
         self.speed: list[dict[str, Any]] = []
-        self._facts = {**_versions(), **(facts or {}), "processes": share.count}
+        facts = dict(facts or {})
+        self._facts = {**_versions(facts), **facts, "processes": share.count}
         self._resume = resume
         self._log: Log | None = None
         self._not_before = 0.0
@@ -129,7 +132,9 @@ class Session:
             return Ledger(self.share)
         if self._log is None:  # created late, so that a run that fails early leaves no file
             path = self.folder / log_name(self.share)
-            self._log = Log(path, self._facts, resume=self._resume, share=self.share)
+            short = str(self._facts.get("protocol", "")).partition("@")[0]  # parts say the version
+            same = {"protocols": (TABLE_BEFORE,), "protocol": (short,)}
+            self._log = Log(path, self._facts, resume=self._resume, share=self.share, same=same)
         facts |= {
             "checkpoint": candidate.name,
             "identity": candidate.identity,
@@ -245,12 +250,15 @@ class Session:
         self.close()
 
 
-def _versions() -> dict[str, str]:
-    """Versions of the code that computes; others may give other digits."""
-    table = hashlib.sha256(repr(TABLE).encode()).hexdigest()
-    names = ("jax", "numpy")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"version": __version__, "protocols": table, **found}
+def _versions(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Versions of the code and digest of the run's protocols; others may give other digits."""
+    used = (
+        [facts["protocol"]]
+        if facts.get("protocol")
+        else sorted({protocols.default(k) for k in KINDS})
+    )
+    found = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
+    return {"version": __version__, "protocols": protocols.digest(*used), **found}
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

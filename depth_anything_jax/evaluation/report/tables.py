@@ -95,7 +95,10 @@ def _notes(images: Sequence[ImageScores]) -> list[str]:
         if image.why:
             left_out.setdefault(image.why, []).append(image.key)
     found = [f"not scored, {why}: {_list(keys)}" for why, keys in left_out.items()]
+    levels = [i.levels for i in images if i.levels]
+    tied = f"8 bits, at most {max(levels, default=0)} values, so that most pixels are tied"
     for text, keys in (
+        (tied, [i.key for i in images if i.levels]),
         ("negative scale, the prediction is upside down", [i.key for i in images if i.scale < 0]),
         ("predictions that are not finite", [i.key for i in images if i.not_finite]),
     ):
@@ -182,7 +185,7 @@ def _published(row: Row) -> str:
 
 
 def relative_table(relative: Sequence[Row]) -> str:
-    """Formats `relative.rows` as a Markdown table in per cent; above 0 is better."""
+    """Formats `relative_improvement.rows` as a Markdown table in per cent; above 0 is better."""
     columns = [
         c for c in COLUMNS if c not in _OPTIONAL and any(not math.isnan(r[c]) for r in relative)
     ]

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from depth_anything_jax.evaluation.scores import relative
+from depth_anything_jax.evaluation.scores import relative_improvement
 from depth_anything_jax.utils.choices import did_you_mean
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -270,19 +270,21 @@ def mean_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def compare(
     rows: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]], reference: str
 ) -> list[dict[str, Any]]:
-    """Computes `relative.rows` for clean and for corrupted images; "over" says which.
+    """Computes `relative_improvement.rows` for clean and for corrupted images; "over" says which.
 
     Args:
       rows, images: of the program, without means.
       reference: the checkpoint that others are compared with.
     """
     if not any("corruption" in row for row in rows):
-        return relative.rows(rows, images, reference)
+        return relative_improvement.rows(rows, images, reference)
     by = ("reader", "set", "hash", "corruption", "severity")
     found = []
     for over, wanted in (("clean images", False), ("corrupted images", True)):
         some, theirs = (
             [r for r in every if bool(r["severity"]) == wanted] for every in (rows, images)
         )
-        found += [{"over": over, **r} for r in relative.rows(some, theirs, reference, by=by)]
+        found += [
+            {"over": over, **r} for r in relative_improvement.rows(some, theirs, reference, by=by)
+        ]
     return found

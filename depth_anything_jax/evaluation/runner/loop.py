@@ -20,6 +20,7 @@ from depth_anything_jax.data import transforms
 from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols.protocol import Protocol
 from depth_anything_jax.evaluation.runner import predictors, stream
+from depth_anything_jax.evaluation.runner.prediction_writer import PredictionWriter
 from depth_anything_jax.evaluation.runner.predictors import Candidate
 from depth_anything_jax.evaluation.runner.score_log import Ledger, Scored
 from depth_anything_jax.evaluation.scores import aggregate
@@ -145,6 +146,7 @@ def evaluate_views(
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
     ledger: Ledger | None = None,
+    keep: PredictionWriter | None = None,
 ) -> dict[str, Scores]:
     """Scores a candidate as each of several kinds of prediction; each image is predicted once.
 
@@ -158,6 +160,7 @@ def evaluate_views(
       ledger: images that it holds are not scored again, and new scores are added to it at once.
         Each of several processes scores its share, which `progress` counts, and returns all
         scores.
+      keep: writes each prediction.
     """
     for view in views:
         protocols.check_view(candidate.kind, view)
@@ -181,7 +184,7 @@ def evaluate_views(
             progress(done, mine)
         wanted = {i: groups[i] for i in indices}
         for scored in stream.scores(
-            candidate, source, wanted, rules, boundary=boundary, threads=threads
+            candidate, source, wanted, rules, boundary=boundary, threads=threads, keep=keep
         ):
             yield scored
             done += len(scored)

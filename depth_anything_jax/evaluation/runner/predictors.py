@@ -2,7 +2,8 @@
 
     make("runs/student")               weights of ours, PyTorch's or the hub's, as `pretrained.load`
     make("transformers:FOLDER_OR_ID")  any depth-estimation model of transformers (extra [torch])
-    make("predictions:FOLDER", kind=…) files named after the images: .npy .npz .png .pfm .exr
+    make("predictions:FOLDER", kind=…) files named after the images: .npy .npz .png .pfm .exr, or a
+                                       folder of the predict program, whose files know their kind
     make("baseline:gt")                also zero and mean: scores any evaluator must get right
 
 The kind of a prediction decides how it may be aligned:
@@ -15,7 +16,6 @@ The kind of a prediction decides how it may be aligned:
 from __future__ import annotations
 
 import hashlib
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,8 +30,7 @@ from depth_anything_jax.evaluation.protocols.protocol import (
     ProtocolError,
     Switches,
 )
-from depth_anything_jax.evaluation.runner import prediction_files
-from depth_anything_jax.evaluation.runner.prediction_files import SUFFIXES
+from depth_anything_jax.evaluation.runner import prediction_files, prediction_folder
 from depth_anything_jax.evaluation.scores import scoring
 from depth_anything_jax.utils import interpolation
 
@@ -98,8 +97,9 @@ def make(
 
     Args:
       source: see the module's docstring.
-      kind: one of KINDS; required by predictions:, used for transformers' "dpt" models, whose
-        config does not state what they predict, and only checked where the source states its kind.
+      kind: one of KINDS; required by predictions: of other tools, used for transformers' "dpt"
+        models, whose config does not state what they predict, and only checked where the source
+        states its kind.
       batch_size: images per batch, for weights; 0: one per device.
       keys: the images to be scored; predictions: must have a file for each.
       known: keys of other images whose files may be in the folder.
@@ -118,7 +118,7 @@ def make(
     if prefix == "baseline":
         return _baseline(source, rest, kind or "disparity-affine")
     if prefix == "predictions":
-        return _files(source, rest, kind, keys, known, allow_missing_files)
+        return _files(source, kind, keys, known, allow_missing_files)
     if prefix == "transformers":
         found = _transformers(rest, kind)
     else:
@@ -162,67 +162,29 @@ def _baseline(source: str, name: str, kind: str) -> Candidate:
 
 def _files(
     source: str,
-    folder: str,
     kind: str | None,
     keys: Sequence[str],
     known: Sequence[str],
     allow_missing: bool,
 ) -> Candidate:
-    if kind is None:
-        raise ValueError(f"{source}: files do not state their kind; give kind: {', '.join(KINDS)}")
-    root = pathlib.Path(folder).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"{source}: no folder {root}")
-    found: dict[str, pathlib.Path] = {}
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES):
-        stem = path.relative_to(root).with_suffix("").as_posix()
-        if stem in found:
-            raise ValueError(
-                f"{source}: {path} and {found[stem]} belong to the same image; remove one"
-            )
-        found[stem] = path
-    owners: dict[str, str] = {}
-    for key in (*keys, *known):
-        other = owners.setdefault(_stem(key), key)
-        if other != key:
-            raise ValueError(
-                f"{source}: the images {other} and {key} would share a file; score them separately"
-            )
-    missing = [key for key in keys if _stem(key) not in found]
-    extra = [str(path) for stem, path in found.items() if stem not in owners]
-    problems = []
-    if missing and not allow_missing:
-        problems.append(f"{len(missing)} of {len(keys)} images have no file: {_listed(missing)}")
-    if extra:
-        problems.append(f"{len(extra)} files belong to no image: {_listed(extra)}")
-    if problems:
-        raise ValueError(
-            f"{source}: {'; '.join(problems)}. A file has its image's path and stem ("
-            + ", ".join(SUFFIXES)
-            + ")"
-        )
+    files = prediction_folder.find(
+        source, keys, kind=kind, known=known, allow_missing=allow_missing
+    )
+    kind = files.kind
 
     def lookup(record: Record, protocol: Switches) -> np.ndarray | None:
-        path = found.get(_stem(record["key"]))
+        path = files.paths.get(record["key"])
         if path is None:
             return None
-        values = prediction_files.read(path, kind)
+        values = prediction_files.read(path, kind, inverted=files.inverted)
         check_same_view(str(path), record["image"], {"prediction": values})
         return values
 
     digest = hashlib.sha256()
-    for stem, path in found.items():
-        facts = path.stat()
+    for path in sorted(files.paths.values()):
+        stem, facts = path.relative_to(files.root).with_suffix("").as_posix(), path.stat()
         digest.update(f"{stem}\n{facts.st_size} {facts.st_mtime_ns}\n".encode(errors="replace"))
     return Candidate(source, kind, lookup=lookup, identity=digest.hexdigest())
-
-
-def _stem(key: str) -> str:
-    return str(pathlib.PurePosixPath(key).with_suffix(""))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 # Networks

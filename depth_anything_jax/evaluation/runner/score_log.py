@@ -96,6 +96,7 @@ class Log:
       facts: everything that scores depend on and that is known at the start, as JSON values.
       resume: continue the log at `path`; start a new one if there is none.
       share: which of several processes this is.
+      same: {fact: values in an old log that mean the same as the value of now}.
 
     Raises:
       ValueError: the log belongs to another run (the message names the first fact that differs), or
@@ -109,8 +110,9 @@ class Log:
         *,
         resume: bool = False,
         share: Share = process_share.ALL,
+        same: Mapping[str, Sequence[Any]] | None = None,
     ):
-        self.path, self.share = pathlib.Path(path), share
+        self.path, self.share, self._same = pathlib.Path(path), share, same or {}
         self._parts: list[tuple[Mapping[str, Any], dict[int, Mapping[str, ImageScores]]]] = []
         self._at = 0
         facts = json.loads(json.dumps({"format": FORMAT, **facts}))
@@ -145,7 +147,7 @@ class Log:
 
     def _check(self, there: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
         for name in (*now, *there):
-            if there.get(name) != now.get(name):
+            if there.get(name) not in (now.get(name), *self._same.get(name, ())):
                 raise ValueError(
                     f"{self.path} is of another run: {name} of {what} is {there.get(name)!r} "
                     f"there and {now.get(name)!r} now. Choose another --out, restore it, or start "

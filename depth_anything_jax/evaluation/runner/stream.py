@@ -19,6 +19,7 @@ import numpy as np
 from depth_anything_jax.data import camera
 from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols.protocol import Protocol, Switches
+from depth_anything_jax.evaluation.runner.prediction_writer import PredictionWriter
 from depth_anything_jax.evaluation.runner.predictors import Candidate
 from depth_anything_jax.evaluation.runner.score_log import Scored
 from depth_anything_jax.evaluation.scores import pairs, scoring
@@ -148,6 +149,7 @@ def scores(
     *,
     boundary: bool = False,
     threads: int = 2,
+    keep: PredictionWriter | None = None,
 ) -> Iterator[Scored]:
     """Predicts and scores images, and yields scores as they are computed.
 
@@ -159,6 +161,7 @@ def scores(
       rules: the switches and views that they are scored under.
       boundary: whether to compute boundary F1.
       threads: number of threads that read, and number of threads that score.
+      keep: writes each prediction before its scores are yielded.
     """
     kind = candidate.kind
     how: dict[str, Any] = {"whole": candidate.predict is None, "boundary": boundary}
@@ -168,13 +171,17 @@ def scores(
 
     def one(index: int, record: Record, prediction: np.ndarray) -> Scored:
         found = {}
+        if keep is not None:
+            keep.write(record, prediction, rules.of(record))
+        levels = _levels(prediction)
         for view in rules.views:
             mine: Any = rules.of(record, view)
             if isinstance(mine, pairs.Rules):
                 found[view] = pairs.score(prediction, kind, record, mine)
             else:
                 values = scoring.convert(prediction, kind, view)
-                found[view] = scoring.score(values, view, record, mine, **how)
+                new = scoring.score(values, view, record, mine, **how)
+                found[view] = new._replace(levels=levels)
         return {index: found}
 
     def sequences(predicted: Mapping[int, tuple[Any, np.ndarray]]) -> Scored:
@@ -187,7 +194,8 @@ def scores(
                 records = _Lazy(source, order)
                 new = scoring.score_sequence(maps, view, records, mine, **how)
                 for index, one_of_them in zip(order, new, strict=True):
-                    found[index][view] = one_of_them
+                    levels = _levels(predicted[index][1])
+                    found[index][view] = one_of_them._replace(levels=levels)
         return found
 
     def collect(most: int) -> Iterator[Scored]:
@@ -205,6 +213,8 @@ def scores(
         elif rules.per == "image" or "points" in record:
             in_flight.append(pool.submit(one, index, record, prediction))
         else:
+            if keep is not None:
+                keep.write(record, prediction, rules.of(record))
             part = each, blank[0].dataset, blank[0].sequence
             frames[group][index] = part, prediction
         left[group] -= 1
@@ -226,6 +236,11 @@ def scores(
                 future.cancel()
     if problem is not None:
         raise problem
+
+
+def _levels(prediction: np.ndarray) -> int:
+    """The number of values of a map from a file of 8 bits; 0 for other maps."""
+    return np.unique(prediction).size if prediction.dtype == np.uint8 else 0
 
 
 class _Lazy(Sequence):

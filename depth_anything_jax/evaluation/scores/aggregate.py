@@ -32,6 +32,8 @@ class ImageScores(NamedTuple):
       not_finite: number of predictions among them that are not finite.
       correct, ties, pairs: numbers of point pairs in the right order, with equal values (wrong), in
         total.
+      levels: number of values of a map from a file of 8 bits, most of whose pixels are therefore
+        tied with others; 0 for other predictions.
       protocol: hash of the switches.
       why: why the image was not scored, "" if it was.
     """
@@ -61,6 +63,7 @@ class ImageScores(NamedTuple):
     correct: int = 0
     ties: int = 0
     pairs: int = 0
+    levels: int = 0
     protocol: str = ""
     why: str = ""
 

@@ -109,6 +109,14 @@ def to_label(
     return full[above : above + height, left : left + width]
 
 
+def on_whole_label(prediction: Map, record: Record, protocol: Protocol) -> Float[np.ndarray, "H W"]:
+    """A prediction of the protocol's frame on the whole label, NaN outside the frame."""
+    stored = record["depth"] if "depth" in record else record["disparity"]
+    whole = np.full(stored.shape, NAN)
+    whole[protocols.window(protocol.frame, *stored.shape)] = to_label(prediction, record, protocol)
+    return whole
+
+
 def padding(side: int) -> int:
     """Number of pixels by which ZoeDepth's inference pads each end of a side, by reflection."""
     return int(math.sqrt(side / 2) * 3)

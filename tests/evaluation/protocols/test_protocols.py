@@ -257,3 +257,20 @@ def test_windows_by_hand():
         assert (y.start, y.stop, x.start, x.stop) == expected
     with pytest.raises(ProtocolError, match="frame 'kb' is 352x1216, the image 350x1300"):
         protocols.window("kb", 350, 1300)
+
+
+def test_the_digest_of_a_log_is_that_of_its_protocols_switches(monkeypatch):
+    """Not of the table's form, of notes, or of protocols that a run does not use."""
+    before = protocols.digest("da"), protocols.digest("zoe")
+    assert before[0] != before[1] and protocols.digest("da@1", "zoe") != before[0]
+
+    def change(**fields):
+        monkeypatch.setitem(table.TABLE, "da", table.TABLE["da"]._replace(**fields))
+        return protocols.digest("da"), protocols.digest("zoe")
+
+    other = type("Another", (table.Named,), {})
+    assert "Another" in repr(other(*table.TABLE["zoe"]))
+    monkeypatch.setitem(table.TABLE, "zoe", other(*table.TABLE["zoe"]))
+    assert change(notes=("reworded",)) == before
+    base = {**table.TABLE["da"].base, "min_valid": 11}
+    assert change(base=base) == (protocols.digest("da"), before[1]) != before

@@ -60,6 +60,15 @@ def test_another_run_is_refused_by_the_first_difference(tmp_path, facts, part, s
         score_log.Log(tmp_path / "log.jsonl", facts, resume=True).ledger(part)
 
 
+def test_an_old_value_that_means_the_same_is_accepted(tmp_path):
+    path = tmp_path / "log.jsonl"
+    score_log.Log(path, {**RUN, "protocols": "of old"}).close()
+    now = {**RUN, "protocols": "of now"}
+    score_log.Log(path, now, resume=True, same={"protocols": ("of old",)}).close()
+    with pytest.raises(ValueError, match="protocols of the run is 'of old' there"):
+        score_log.Log(path, now, resume=True, same={"protocols": ("of another",)})
+
+
 def test_a_torn_line_counts_as_absent_and_a_broken_one_is_named(tmp_path):
     path = tmp_path / "log.jsonl"
     log = score_log.Log(path, RUN)

@@ -1,8 +1,8 @@
 """Computes the relative improvement of one candidate over another (ZoeDepth's mRI).
 
-    better = relative.improvement(ours, theirs)      # of one set: {"abs_rel": 0.12, …}
-    mean = relative.mean_improvement([better, …])    # over sets, and "mri"
-    relative.rows(rows, images, "runs/before")       # of the evaluation program's rows
+    better = relative_improvement.improvement(ours, theirs)      # of one set: {"abs_rel": 0.12, …}
+    mean = relative_improvement.mean_improvement([better, …])    # over sets, and "mri"
+    relative_improvement.rows(rows, images, "runs/before")       # of the evaluation program's rows
 
 The relative improvement of a metric is (r − t) / r where less is better and (t − r) / r where more
 is, t being ours and r the reference's: positive is better, 0.12 means 12 % (ZoeDepth, arXiv
@@ -32,7 +32,7 @@ MRI = ("delta1", "abs_rel", "rmse", "whdr")
 Row = Mapping[str, Any]
 
 
-def relative_improvement(metric: str, ours: float, theirs: float) -> float:
+def of_metric(metric: str, ours: float, theirs: float) -> float:
     """Relative improvement of one metric: positive where ours is better.
 
     It is NaN where either value is missing or the reference is 0."""
@@ -62,7 +62,7 @@ def improvement(
                 f"{key[1]}: scored under different protocols, {a} and {b}, which cannot be compared"
             )
     means = [_means([found[key] for key in both], how) for found in by_key]
-    found: dict[str, float] = {m: relative_improvement(m, *(x[m] for x in means)) for m in METRICS}
+    found: dict[str, float] = {m: of_metric(m, *(x[m] for x in means)) for m in METRICS}
     return {"images": len(both), **found}
 
 
@@ -141,6 +141,8 @@ def rows(
 
 def from_row(row: Row) -> ImageScores:
     """Converts an image's row of scores.json, with null for NaN and "hash", to its scores."""
-    fields: dict[str, Any] = {f: row[f] for f in ImageScores._fields if f != "protocol"}
+    fields: dict[str, Any] = {
+        f: row[f] for f in ImageScores._fields if f in row and f != "protocol"
+    }
     fields |= {name: math.nan for name, value in fields.items() if value is None}
     return ImageScores(**fields, protocol=row["hash"])
