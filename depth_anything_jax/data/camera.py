@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-
 from depth_anything_jax.data.file_formats.orientation import UPRIGHT
 
 
