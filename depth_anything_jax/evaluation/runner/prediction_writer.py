@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from depth_anything_jax.data.file_formats.formats import FormatError
-from depth_anything_jax.data.sources.base import check_same_view
+from depth_anything_jax.data.sources.view import check_same_view
 from depth_anything_jax.evaluation.protocols.protocol import Protocol, Switches
 from depth_anything_jax.evaluation.runner import prediction_folder
 from depth_anything_jax.evaluation.scores import scoring
