@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,35 +91,54 @@ def aligned(
         maps = {f: _embedded(key, f, m, own, view) for f, m in maps.items()}
     if orientation == "stored" and exif != 1:
         maps = {field: upright(values, exif) for field, values in maps.items()}
-    check_same_view(key, image, maps, stretched=view.stretched)
+    check_same_view(key, image, maps, tolerance=math.inf if view.stretched else 0)
     return dict(maps)
 
 
 def check_same_view(
-    key: str, image: np.ndarray, maps: Mapping[str, np.ndarray], *, stretched: bool = False
+    key: str, image: np.ndarray, maps: Mapping[str, np.ndarray], *, tolerance: float = 0
 ) -> None:
-    """Raises FormatError where a label's aspect ratio is not the image's (5 % apart or more)."""
-    height, width = image.shape[:2]
+    """Raises FormatError where a map is not the image resized by one factor, but for rounding.
+
+    Args:
+      key: the image's name.
+      image: (h, w, 3).
+      maps: (h, w) each.
+      tolerance: difference of the logarithms of the aspect ratios that is accepted too.
+    """
+    size = image.shape[0], image.shape[1]
     for field, value in maps.items():
-        ratio = (value.shape[1] / value.shape[0]) / (width / height)
-        if abs(np.log(ratio)) > 0.05 and not stretched:
-            raise FormatError(
-                f"{key}: the image is {height}x{width} and its {field} "
-                f"{value.shape[0]}x{value.shape[1]}: not the same view (is the image rotated by "
-                "its EXIF tag, or the label transposed?)"
+        shape = value.shape[0], value.shape[1]
+        difference = abs(math.log(shape[1] / shape[0] * size[0] / size[1]))
+        if difference <= tolerance or _resized(size, shape):
+            continue
+        how = "a crop needs label_crop, other proportions of the whole image label_stretched"
+        if _resized(size, shape[::-1]):
+            how = (
+                "is the image rotated by its EXIF tag (label_orientation), or the label transposed?"
             )
+        raise FormatError(
+            f"{key}: the image is {size[0]}x{size[1]} and its {field} {shape[0]}x{shape[1]}: not "
+            f"the same view ({how})"
+        )
 
 
-def _same_shape(image: Size, label: Size) -> bool:
-    return bool(abs(np.log(label[1] / label[0] * image[0] / image[1])) <= 0.05)
+def _resized(a: Size, b: Size) -> bool:
+    """Whether one size is the other times one factor, each side rounded up, down or to nearest."""
+
+    def by_one_factor(old: Size, new: Size) -> bool:
+        smallest = max((n - 1) / o for n, o in zip(new, old, strict=True))
+        return smallest < min((n + 1) / o for n, o in zip(new, old, strict=True))
+
+    return by_one_factor(a, b) or by_one_factor(b, a)
 
 
 def _undoubted(key: str, size: Size, maps: Mapping[str, np.ndarray], exif: int, view: View) -> str:
     """Returns the orientation of maps that have only one possible."""
     if exif == 1:
         return "upright"
-    shown = view.crop[2:] if view.crop else size
-    turned_fits = _same_shape(stored_size(*shown, exif), next(iter(maps.values())).shape[:2])
+    height, width = next(iter(maps.values())).shape
+    turned_fits = _resized(stored_size(*size, exif), (height, width))
     if exif >= 5 and not turned_fits and not view.stretched and not view.crop:
         return "upright"
     raise FormatError(in_doubt(key, exif))
@@ -142,7 +162,9 @@ def _embedded(key: str, field: str, values: np.ndarray, size: Size, view: View) 
             f"{key}: label_crop={list(view.crop)} (top, left, height, width) reaches beyond the "
             f"image of {size[0]}x{size[1]}"
         )
-    check_same_view(f"{key}, label_crop", np.empty((height, width, 0)), {field: values})
+    tolerance = math.inf if view.stretched else 0
+    shown = np.empty((height, width, 0))
+    check_same_view(f"{key}, label_crop", shown, {field: values}, tolerance=tolerance)
     y, x = values.shape[0] / height, values.shape[1] / width
     out = np.zeros((round(size[0] * y), round(size[1] * x)), values.dtype)
     at = min(round(top * y), out.shape[0] - values.shape[0])

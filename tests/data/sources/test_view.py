@@ -123,6 +123,118 @@ def test_a_camera_in_doubt_is_refused_although_the_label_is_not(tmp_path):
     assert images[0].keys() == {"key", "image", "dataset", "domain", "orientation"}
 
 
+# --- crops and proportions ---------------------------------------------------------------------
+
+CROPS = {  # image, label, its place
+    "KITTI's benchmark": ((375, 1242), (352, 1216), (23, 13)),
+    "NYU's toolbox": ((480, 640), (427, 561), (44, 40)),
+    "NYU, Eigen": ((480, 640), (426, 560), (45, 41)),
+}
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_a_cropped_label_is_refused_or_laid_in_its_place(name):
+    (height, width), (h, w), (top, left) = CROPS[name]
+    image = np.zeros((height, width, 3), np.uint8)
+    whole = np.arange(1, 1 + height * width, dtype=np.float32).reshape(height, width)
+    part = {"depth": whole[top : top + h, left : left + w], "valid": np.ones((h, w), bool)}
+    with pytest.raises(
+        FormatError, match=f"a: the image is {height}x{width} and its depth {h}x{w}.*label_crop"
+    ):
+        view.aligned("a", image, part, 1, view.View())
+    at = view.View(crop=(top, left, h, w))
+    maps = view.aligned("a", image, part, 1, at)
+    inside = np.zeros((height, width), bool)
+    inside[top : top + h, left : left + w] = True
+    np.testing.assert_array_equal(maps["valid"], inside)
+    np.testing.assert_array_equal(maps["depth"], np.where(inside, whole, 0))
+    # The window and its label are of the stored pixels where the label is.
+    turned = view.aligned("a", np.zeros((width, height, 3)), part, 6, view.View("stored", at.crop))
+    np.testing.assert_array_equal(turned["depth"], orientation.upright(maps["depth"], 6))
+
+
+def test_a_cropped_label_keeps_its_own_resolution():
+    label = {"depth": np.ones((20, 30), np.float32)}
+    at = view.View(crop=(40, 10, 40, 60))
+    maps = view.aligned("a", np.zeros((100, 80, 3)), label, 1, at)
+    assert maps["depth"].shape == (50, 40)
+    assert maps["depth"].sum() == 600 and maps["depth"][20:40, 5:35].all()
+    label = {"depth": np.ones((20, 60), np.float32)}  # half the height: needs to be said
+    with pytest.raises(FormatError, match="a, label_crop: the image is 40x60 and its depth 20x60"):
+        view.aligned("a", np.zeros((100, 80, 3)), label, 1, at)
+    maps = view.aligned("a", np.zeros((100, 80, 3)), label, 1, view.View(None, at.crop, True))
+    assert maps["depth"].shape == (50, 80) and maps["depth"][20:40, 10:70].all()
+    with pytest.raises(
+        FormatError, match=r"label_crop=\[70, 0, 40, 60\].*beyond the image of 100x80"
+    ):
+        view.aligned("a", np.zeros((100, 80, 3)), label, 1, view.View(crop=(70, 0, 40, 60)))
+
+
+@pytest.mark.parametrize(
+    "label", [(375, 1242), (187, 621), (188, 621), (93, 310), (94, 311), (750, 2484), (37, 124)]
+)
+def test_a_resized_label_is_the_same_view(label):
+    maps = {"depth": np.zeros(label, np.float32)}
+    view.check_same_view("a", np.zeros((375, 1242, 3)), maps)
+    view.check_same_view("a", np.zeros((*label, 3)), {"depth": np.zeros((375, 1242))})
+
+
+@pytest.mark.parametrize("label", [(480, 636), (518, 686), (518, 518), (640, 480), (470, 640)])
+def test_other_proportions_need_a_word(label):
+    maps = {"depth": np.zeros(label, np.float32)}
+    with pytest.raises(FormatError, match="not the same view.*label_(stretched|orientation)"):
+        view.check_same_view("a", np.zeros((480, 640, 3)), maps)
+    got = view.aligned("a", np.zeros((480, 640, 3)), maps, 1, view.View(stretched=True))
+    assert got["depth"].shape == label
+
+
+def test_fields_of_the_view_are_for_entries_and_sources_alike(tmp_path):
+    depth = np.arange(1, 49, dtype=np.uint16).reshape(6, 8)
+    (tmp_path / "a.png").write_bytes(oriented(np.zeros((6, 8, 3), np.uint8), 1))
+    cv2.imwrite(str(tmp_path / "d.png"), depth[2:6, 1:8])
+    crop, entry = [2, 1, 4, 7], {"rgb": "a.png", "depth": "d.png", "scale": 1}
+    expected = np.zeros((6, 8), np.float32)
+    expected[2:6, 1:8] = depth[2:6, 1:8]
+    for row, query in ((entry | {"label_crop": crop}, ""), (entry, "?label_crop=[2,1,4,7]")):
+        (tmp_path / "manifest.json").write_text(json.dumps([row]))
+        source = registry.make(registry.parse(f"rgbd:{tmp_path}{query}"))
+        np.testing.assert_array_equal(source[0]["depth"], expected)
+        packed = tfds_writer.encode(source, 0, encoding="png16", masks=[])
+        raw = formats.decode_raw(packed["depth"], "d", bits=16)
+        np.testing.assert_array_equal(raw, expected)
+
+
+# --- other sources -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (3, 8), (6, 16)])
+def test_label_files_of_another_view_are_refused(tmp_path, shape):
+    """Turned maps, square ones and image and map side by side."""
+    for folder in ("rgb", "labels"):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / "rgb/a.png"), np.zeros((6, 8, 3), np.uint8))
+    np.save(tmp_path / "labels/a.npy", np.ones(shape, np.float32))
+    images = {"type": "folder", "path": str(tmp_path / "rgb")}
+    labels = {"path": str(tmp_path / "labels"), "type": "files"}
+    with pytest.raises(FormatError, match="a.png: .*not the same view"):
+        registry.make(images | {"labels": labels})[0]
+    stretched = registry.make(images | {"labels": labels | {"label_stretched": True}})
+    assert stretched[0]["disparity"].shape == shape
+    np.save(tmp_path / "labels/a.npy", np.ones((12, 16), np.float32))
+    assert registry.make(images | {"labels": labels})[0]["disparity"].shape == (12, 16)
+
+
+def test_a_shuffled_control_takes_labels_of_other_shapes(tmp_path):
+    for folder in ("rgb", "labels"):
+        (tmp_path / folder).mkdir()
+    for name, shape in (("a", (6, 8)), ("b", (8, 6))):
+        cv2.imwrite(str(tmp_path / f"rgb/{name}.png"), np.zeros((*shape, 3), np.uint8))
+        np.save(tmp_path / f"labels/{name}.npy", np.ones(shape, np.float32))
+    labels = {"path": str(tmp_path / "labels"), "type": "files", "shuffle": 1}
+    source = registry.make({"type": "folder", "path": str(tmp_path / "rgb"), "labels": labels})
+    assert source[0]["image"].shape[:2] == (6, 8) and source[0]["disparity"].shape == (8, 6)
+
+
 def test_label_files_of_another_tool_turn_too(tmp_path):
     (tmp_path / "rgb").mkdir()
     (tmp_path / "labels").mkdir()
