@@ -1,7 +1,6 @@
-"""What is known of weights beside their tensors: version, head, range, and the network's input.
+"""Determines version, head, range and input of weights from arguments, metadata, configs and names.
 
-Arguments, metadata, config files and names say something; those that contradict each other are
-refused, and what nobody says is asked for.
+Contradictions are refused; properties that nothing states are asked for.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,8 +23,11 @@ def facts(
     parts: str,
     bin_centres: str | None,
 ) -> dict[str, Any]:
-    """version, head, max_depth and input, from the arguments, the hints and whether the tensors are
-    a bins head's; raises where none tells."""
+    """Determines version, head, max_depth and input from the arguments, the hints and the tensors.
+
+    Raises:
+      ValueError: contradictions, or a property that nothing states.
+    """
     encoder = depth_anything.VARIANTS[variant].encoder
     if parts == "encoder":  # the same whichever of its blocks are tapped
         version = version or first(hints, "version")
@@ -94,7 +96,7 @@ def _head_of(
 def _input_of(
     source: str, hints: list[dict[str, Any]], head: str, encoder: EncoderSpec
 ) -> transforms.InputTransform:
-    """The network's input: what the metadata say, else that of the released models of this head."""
+    """The network's input by the metadata, else that of the released models of this head."""
     said = first(hints, "input")
     if said is not None:
         try:
@@ -111,7 +113,7 @@ def _input_of(
 def _version_of_taps(
     source: str, hint: Mapping[str, Any], variant: str, version: str | None
 ) -> dict[str, Any]:
-    """The version whose taps a config.json lists; where both have them, the one asked for."""
+    """Finds the version by the taps in a config.json; where both fit, the requested one."""
     if "taps" not in hint:
         return {}
     size = depth_anything.VARIANTS[variant]
@@ -130,5 +132,5 @@ def authoritative(hints: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 
 def first(hints: Iterable[Mapping[str, Any]], name: str) -> Any:
-    """What the most reliable of those that know it say of `name`, or None."""
+    """Returns the value of `name` in the most reliable hint that has it, or None."""
     return next((hint[name] for hint in hints if hint.get(name) is not None), None)

@@ -73,7 +73,7 @@ def _load_ours(path: pathlib.Path) -> dict[str, Any] | None:
     from depth_anything_jax.inference import depth_files
 
     if path.suffix.lower() != ".exr":
-        return depth_files.load(path, None) if depth_files.says_what_it_holds(path) else None
+        return depth_files.load(path, None) if depth_files.has_metadata(path) else None
     try:
         return depth_files.load(path, None)
     except (ValueError, RuntimeError, ImportError):  # `_read_exr` names what is wrong
