@@ -3,6 +3,8 @@
     python -m depth_anything_jax.app
     python -m depth_anything_jax.app --checkpoint \\
         depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf
+    python -m depth_anything_jax.app --checkpoint runs/student --dtype bfloat16
+    python -m depth_anything_jax.app --port 8000 --max-megapixels 100 --max-seconds 60
     python -m depth_anything_jax.app --host 0.0.0.0 --auth password.txt
 
 Needs the extra [app]. The page is served to this machine only, or to others with --auth, a file
@@ -19,9 +21,10 @@ from typing import Any
 
 def main() -> None:
     """The command line; see the module's docstring and --helpshort."""
-    from absl import app, flags, logging
+    from absl import flags, logging
 
     from depth_anything_jax.checkpoints import weight_flags
+    from depth_anything_jax.utils import command_line
 
     text, number, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     checkpoint = text("checkpoint", None, "hub id, file, folder or run; else V2-Small of the hub")
@@ -36,12 +39,9 @@ def main() -> None:
     keep = real("keep_minutes", 60, "that uploads and results are kept", lower_bound=1e-3)
     for flag in (megabytes, megapixels, seconds, waiting, keep):
         flags.DEFINE_alias(flag.name.replace("_", "-"), flag.name)
-    load = weight_flags.define()
-    flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
+    load, of_weights = weight_flags.define()
 
     def run(argv: list[str]) -> None:
-        if argv[1:]:
-            raise app.UsageError(f"{argv[1]}: photos are uploaded in the browser; no arguments")
         logging.set_verbosity(logging.WARNING)
         try:
             _main(
@@ -61,7 +61,12 @@ def main() -> None:
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
 
-    app.run(run)
+    groups = {
+        "Model": [checkpoint, dtype, *of_weights],
+        "Server": [host, port, auth, waiting, keep],
+        "Limits": [megabytes, megapixels, seconds],
+    }
+    command_line.start(run, doc=__doc__ or "", groups=groups)
 
 
 def _main(

@@ -8,6 +8,7 @@
         --checkpoint predictions:from_another_tool --kind metric
     python -m depth_anything_jax.evaluate --checkpoint depth-anything/Depth-Anything-V2-Small \\
         --checkpoint runs/student --relative_to runs/student --dataset da2k --data DA-2K
+    python -m depth_anything_jax.evaluate --checkpoint predictions:maps --data 'pairs:rgb?depths=gt'
 
 --checkpoint is a run, a file, a folder, a hub id, or one of the candidates above
 (evaluation/runner/predictors.py). With --dataset, each --data is the folder of an evaluation set in
@@ -240,9 +241,10 @@ def _published(names: Sequence[str], checkpoints: Sequence[str]) -> list[str | N
 
 def main() -> None:
     """The command line."""
-    from absl import app, flags, logging
+    from absl import flags, logging
 
     from depth_anything_jax.checkpoints import weight_flags
+    from depth_anything_jax.utils import command_line
 
     several, number = flags.DEFINE_multi_string, flags.DEFINE_integer
     checkpoint = several("checkpoint", None, "what to score; may be given again", required=True)
@@ -257,8 +259,7 @@ def main() -> None:
     batch = number("batch_size", 0, "images at a time; 0: one a device", lower_bound=0)
     boundary = flags.DEFINE_boolean("boundary", False, "boundary F1, too")
     missing = flags.DEFINE_boolean("allow_missing_files", False, "predictions: may lack images")
-    load = weight_flags.define()
-    flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
+    load, of_weights = weight_flags.define()
     saved = flags.DEFINE_string(
         "save_predictions", None, "new folder for the network's maps, for predictions:FOLDER"
     )
@@ -275,8 +276,6 @@ def main() -> None:
     )
 
     def run(argv: list[str]) -> None:
-        if argv[1:]:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)
         with processes.together(distributed.value):
             work()
@@ -347,7 +346,14 @@ def main() -> None:
             print(tables.text(rows, compared))
         sys.exit(problem or 0)
 
-    app.run(run)
+    groups = {
+        "What is scored": [checkpoint, kind, views, missing, *of_weights],
+        "Data": [dataset, data, limit, corrupted],
+        "Protocol": [protocol, switch, size, boundary],
+        "Output": [out, resume, saved, public, reference],
+        "Speed": [batch, threads, distributed],
+    }
+    command_line.start(run, doc=__doc__ or "", groups=groups, needs=[checkpoint, data])
 
 
 if __name__ == "__main__":

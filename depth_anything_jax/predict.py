@@ -5,6 +5,7 @@
     depth-anything room.jpg --out depth --format ply --checkpoint \\
         depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf
     cat photo.jpg | depth-anything - --out depth
+    depth-anything clip.mp4 --out depth --max-res 720 --target-fps 10
 
 --checkpoint is a hub id, a file, a folder or a training run; the default is V2-Small from the
 Hugging Face Hub. Names below --out follow the inputs: holiday/a.jpg gives holiday/a.depth.png,
@@ -28,9 +29,10 @@ from typing import Any
 
 def main() -> None:
     """The command line; see the module's docstring and --helpshort."""
-    from absl import app, flags, logging
+    from absl import flags, logging
 
     from depth_anything_jax.checkpoints import weight_flags
+    from depth_anything_jax.utils import command_line
 
     text, number, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     yes = flags.DEFINE_boolean
@@ -65,12 +67,11 @@ def main() -> None:
     max_res = number("max_res", None, "videos: maximum of the longer side in pixels")
     for flag in (scale, relative, at_a_time, max_len, fps, max_res):
         flags.DEFINE_alias(flag.name.replace("_", "-"), flag.name)
-    load = weight_flags.define()
-    flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
+    load, of_weights = weight_flags.define()
 
     def run(argv: list[str]) -> None:
         if not argv[1:]:
-            raise app.UsageError("name pictures, folders, globs or videos, or - for standard input")
+            sys.exit("name pictures, folders, globs or videos, or - for standard input")
         logging.set_verbosity(logging.WARNING)
         warnings.showwarning = _tell
         for stream in (sys.stdout, sys.stderr):  # file names that the terminal cannot show
@@ -119,7 +120,15 @@ def main() -> None:
             resume=resume.value, overwrite=overwrite.value, load=load(),
         )  # fmt: skip
 
-    app.run(run)
+    groups = {
+        "Output": [out, formats, resume, overwrite, scale],
+        "Model": [checkpoint, dtype, *of_weights],
+        "Network's input": [size, buckets, tile, at_a_time],
+        "Colours": [colormap, grey, invert, limits],
+        "Points": [intrinsics, fov, edge, far, relative],
+        "Videos": [smooth, max_len, fps, max_res],
+    }
+    command_line.start(run, doc=__doc__ or "", groups=groups, needs=[out], positional=True)
 
 
 def _main(

@@ -5,6 +5,12 @@
     python -m depth_anything_jax.pseudo_label --buckets 8 \\
         --checkpoint depth-anything/Depth-Anything-V2-Small-hf \\
         --data tfds:data/sa1b --out gs://bucket/labels/sa1b
+    python -m depth_anything_jax.pseudo_label --flip --size 364 \\
+        --checkpoint weights.safetensors --data 'folder:photos' --out labels/photos
+    python -m depth_anything_jax.pseudo_label --limit 20 --out labels/trial \\
+        --checkpoint runs/teacher --data photos
+    python -m depth_anything_jax.pseudo_label --distributed --checkpoint gs://bucket/runs/teacher \\
+        --data tfds:gs://bucket/data/sa1b --out gs://bucket/labels/sa1b
 
 Every image is labelled whole at its official input size: short side --size, the longer one in
 proportion, both multiples of the patch size; a teacher with a bins head has inputs of one shape.
@@ -129,9 +135,10 @@ def label(
 
 def main() -> None:
     """The command line; see the module's docstring and --helpshort."""
-    from absl import app, flags, logging
+    from absl import flags, logging
 
     from depth_anything_jax.checkpoints import weight_flags
+    from depth_anything_jax.utils import command_line
 
     text, number = flags.DEFINE_string, flags.DEFINE_integer
     checkpoint = text(
@@ -153,15 +160,12 @@ def main() -> None:
     shard_size = number("shard_size", 1024, "labels per shard; a kill loses at most one shard")
     limit = number("limit", 0, "labels only this many images; 0: all")
     threads = number("threads", os.cpu_count() or 2, "number that read images and encode labels")
-    load = weight_flags.define()
-    flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
+    load, of_weights = weight_flags.define()
     distributed = flags.DEFINE_boolean(
         "distributed", False, "this is one of several processes; see processes.join_processes"
     )
 
     def run(argv: list[str]) -> None:
-        if argv[1:]:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)  # Orbax logs thirty lines per checkpoint
         with processes.together(distributed.value):
             work()
@@ -191,7 +195,14 @@ def main() -> None:
             print(f"{summary.invalid} of {len(source)} have no label: see {out.value}/card.json")
             sys.exit(3)
 
-    app.run(run)
+    groups = {
+        "Data": [data, limit, threads],
+        "Labels": [out, shard_size, flip],
+        "Teacher": [checkpoint, dtype, *of_weights],
+        "Network's input": [size, buckets, batch_size],
+        "Several machines": [distributed],
+    }
+    command_line.start(run, doc=__doc__ or "", groups=groups, needs=[checkpoint, data, out])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,21 @@
 """Train a teacher, a student or a fine-tuned model.
 
-    python -m depth_anything_jax.train --config=configs/student.py:demo [--config.field=value …]
-        [--workdir=DIR] [--mirror=DIR] [--audit=N]
+    python -m depth_anything_jax.train --config=configs/student.py:demo --workdir=runs/first
+    python -m depth_anything_jax.train --config=configs/teacher.py:vitl --config.batch_size=48
+    python -m depth_anything_jax.train --config=configs/finetune.py:folder \\
+        --config.init_from=depth-anything/Depth-Anything-V2-Small-hf \\
+        --config.data.labelled="('rgbd:pairs/manifest.json',)"
+    python -m depth_anything_jax.train --config=mine.py --mirror=/content/drive/MyDrive/run
+    python -m depth_anything_jax.train --config=configs/student.py --audit=3
 
 One program for one chip, one host or many hosts (start it once on each). It resumes from its
 workdir by itself; SIGTERM finishes the step, saves and exits 0 (before the first step there is
 nothing to save). `train` below reads in the order things happen:
 mesh, networks, state, data, step, loop. The method itself is in training/step.py,
 losses/relative.py, training/perturb.py.
+
+--config.FIELD=VALUE changes a field of the config; configs/common.py explains all of them, and
+`python -m depth_anything_jax.configs` lists the shipped configs.
 """
 
 # Grain's spawned workers import this module again: what is heavy is imported inside `train`.
@@ -253,12 +261,16 @@ class _Stop:
 
 def main() -> None:
     """The command line: --config=FILE[:VARIANT], --workdir, any field as --config.field=value."""
-    from absl import app, flags, logging
+    from absl import flags, logging
     from ml_collections import config_flags
 
     from depth_anything_jax import configs
+    from depth_anything_jax.utils import command_line
 
-    sys.argv = [_resolve(argument, configs.resolve) for argument in sys.argv]
+    try:
+        sys.argv = [_resolve(argument, configs.resolve) for argument in sys.argv]
+    except FileNotFoundError as error:
+        sys.exit(f"{error}")
     config = config_flags.DEFINE_config_file(
         "config", None, "configs/NAME.py[:VARIANT]", lock_config=True
     )
@@ -275,8 +287,6 @@ def main() -> None:
     flags.mark_flag_as_required("config")
 
     def run(argv):
-        if argv[1:]:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)  # Orbax tells thirty lines a checkpoint
         with processes.together(distributed.value):
             try:
@@ -285,7 +295,12 @@ def main() -> None:
             except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
                 sys.exit(f"{type(error).__name__}: {error}")
 
-    app.run(run)
+    groups = {
+        "Run": [config, workdir, mirror],
+        "Checks": [audit],
+        "Several machines": [distributed],
+    }
+    command_line.start(run, doc=__doc__ or "", groups=groups, needs=[config])
 
 
 def _resolve(argument: str, resolve) -> str:

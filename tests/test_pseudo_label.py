@@ -196,7 +196,7 @@ def test_flags_of_weights_are_taken_with_dashes_too():
     """As tools and error messages write them."""
     expected = "[] {'version': 'v2', 'max_depth': 20.0, 'allow_missing': 'x.*', 'fill': 'zeros'}\n"
     for given in (["--allow-missing=x.*", "--max-depth", "20"], ["--allow_missing", "x.*"]):
-        given = [*given, "--max_depth=20", "--version=v2", "--fill=zeros"]
+        given = [*given, "--max_depth=20", "--model-version=v2", "--fill=zeros"]
         done = subprocess.run([sys.executable, "-c", FLAGS, *given], capture_output=True, text=True)
         assert done.stdout == expected, done.stderr
 

@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, help="side of a square; else what it was trained for")
     parser.add_argument("--height", type=int)
     parser.add_argument("--width", type=int)
-    parser.add_argument("--version", help="v1 or v2, where CKPT does not tell")
+    parser.add_argument("--model-version", dest="version", help="v1 or v2, where CKPT lacks it")
     parser.add_argument("--max-depth", "--max_depth", type=float, help="metres, of a metric model")
     args = parser.parse_args(arguments)
     if (args.height is None) != (args.width is None) or None not in (args.size, args.height):

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("ckpt")
     parser.add_argument("dst")
     parser.add_argument("--layout", required=True, choices=export.LAYOUTS)
-    parser.add_argument("--version", help="v1 or v2, where CKPT does not tell")
+    parser.add_argument("--model-version", dest="version", help="v1 or v2, where CKPT lacks it")
     parser.add_argument("--max-depth", "--max_depth", type=float, help="metres, of a metric model")
     args = parser.parse_args(arguments)
     try:

@@ -1,6 +1,6 @@
 """Converts torch weights to an Orbax checkpoint.
 
-    python tools/import_torch.py SRC DST [--version v1|v2] [--max-depth METRES]
+    python tools/import_torch.py SRC DST [--model-version v1|v2] [--max-depth METRES]
                                  [--allow-missing REGEX [--fill init|zeros]]
 
 SRC: a .safetensors, .pth or .bin file, a folder of transformers', or a Hugging Face id.
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("src")
     parser.add_argument("dst")
-    parser.add_argument("--version", help="v1 or v2, where SRC does not tell")
+    parser.add_argument("--model-version", dest="version", help="v1 or v2, where SRC lacks it")
     parser.add_argument("--variant", help="size, where the shapes do not tell")
     parser.add_argument("--max-depth", "--max_depth", type=float, help="metres, of a metric model")
     parser.add_argument(

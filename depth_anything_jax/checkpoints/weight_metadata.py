@@ -49,7 +49,7 @@ def facts(
     if version is None:
         raise ValueError(
             f"{source}: tensors alone do not say whether this is V1 (taps the last four blocks) or "
-            "V2; pass version='v1' or version='v2' (--version)"
+            "V2; pass version='v1' or version='v2' (--model-version)"
         )
     head = _head_of(source, hints, max_depth, bin_centres)
     if head is None:

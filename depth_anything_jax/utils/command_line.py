@@ -21,6 +21,7 @@ def start(
     doc: str,
     groups: Groups,
     needs: Sequence[Any] = (),
+    positional: bool = False,
 ) -> None:
     """Parses sys.argv, runs the program and ends with its exit status.
 
@@ -32,6 +33,7 @@ def start(
       doc: the module's docstring: what the program does, and examples, indented by four.
       groups: absl's FlagHolders by headline; each option of the program stands in one group.
       needs: those without which the program cannot run.
+      positional: whether the program takes arguments that are no options.
     """
     from absl import app, flags
 
@@ -48,7 +50,7 @@ def start(
         if not args[1:] and needs:
             sys.exit(usage(doc, needs))
         try:
-            return flags.FLAGS(args)
+            rest = flags.FLAGS(args)
         except flags.Error as error:
             lines = str(error).removeprefix("flag ").splitlines()
             if any(line.startswith("Traceback") for line in lines):  # of a config file
@@ -56,6 +58,9 @@ def start(
             sys.exit("\n".join([*lines, "--help lists the options"]))
         except AttributeError as error:  # of config_flags: a field that the config lacks
             sys.exit(_unknown_field(args, error))
+        if rest[1:] and not positional:
+            sys.exit(f"unexpected arguments: {' '.join(rest[1:])}\n--help lists the options")
+        return rest
 
     app.run(run, flags_parser=parse)
 

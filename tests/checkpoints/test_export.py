@@ -258,7 +258,7 @@ def test_import_fills_on_request(tmp_path, capsys, spelling):
     state = convert.to_torch(random_weights().params, "official")
     del state["depth_head.resize_layers.3.weight"]
     export._save_safetensors(state, tmp_path / "x.safetensors", {})
-    arguments = [str(tmp_path / "x.safetensors"), str(tmp_path / "y"), "--version", "v2"]
+    arguments = [str(tmp_path / "x.safetensors"), str(tmp_path / "y"), "--model-version", "v2"]
     with pytest.raises(SystemExit, match="TensorMismatch: (?s:.*)--allow-missing"):
         import_torch.main(arguments)
     import_torch.main([*arguments, spelling, "resize_layers", "--fill", "zeros"])

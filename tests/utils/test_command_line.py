@@ -27,7 +27,7 @@ def program(monkeypatch):
     config = config_flags.DEFINE_config_file("conf", None, "configs/NAME.py", lock_config=True)
     calls = []
 
-    def run(*arguments):
+    def run(*arguments, positional=True):
         calls.clear()
         monkeypatch.setattr("sys.argv", ["things", *arguments])
         groups = {"Output": [to, smooth], "Model": [many, dtype, views, config]}
@@ -37,6 +37,7 @@ def program(monkeypatch):
                 doc=DOC,
                 groups=groups,
                 needs=[to],
+                positional=positional,
             )
         return end.value.code, list(calls)
 
@@ -49,6 +50,12 @@ def test_start_runs_the_program(program):
     code, calls = program("a.jpg", "--to=x", "--at-a-time", "3")
     assert not code
     assert calls == [(["a.jpg"], "x", 3)]
+
+
+def test_an_argument_too_many_is_one_line(program):
+    code, calls = program("a.jpg", "--to=x", positional=False)
+    assert calls == []
+    assert code.startswith("unexpected arguments: a.jpg")
 
 
 @pytest.mark.parametrize("flag", command_line.HELP)
