@@ -154,6 +154,9 @@ class Examples:
         if self.labels and not self.metric:  # nearest resizing and 1/x commute
             example["disparity"] = disparity_of(example)
             example.pop("depth", None)
+        kind = kind_of(example)
+        if kind is not None and not np.isfinite(example[kind]).all():
+            raise ValueError(f"the label's {kind} is not finite everywhere")
         if self.augment.p and rng.random() < self.augment.p:
             example["image"] = augment_lib.recolour(rng, example["image"], self.augment)
         return example

@@ -199,6 +199,8 @@ def test_manifests_tell_cameras_in_four_ways():
         ({"sensor_width_mm": 36}, "sensor_width_mm without a focal length"),
         ({"cx": 3}, "cx without a focal length; give fx"),
         ({"fx": 0}, "fx=0 must be positive"),
+        ({"fx": float("inf")}, "fx=inf must be positive and finite"),
+        ({"fx": 1, "cy": float("nan")}, "cy=nan must be"),
         ({"fx": "long"}, "in numbers"),
         ({"K": [0] * 9}, "fx=0 must be positive"),
     ],

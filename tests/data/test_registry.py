@@ -9,6 +9,7 @@ import pytest
 
 from depth_anything_jax.data import registry
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.sources import manifest, tfds_writer
 from depth_anything_jax.data.sources.base import (
     Source,
     SourceError,
@@ -231,6 +232,69 @@ def test_sky_by_depth(pairs):
     assert not registry.make(spec)[0]["sky"].any()
 
 
+def test_depth_whose_inverse_is_not_finite_is_invalid(pairs):
+    """Renderers leave 1e-40 behind; its disparity is infinite, and sums of 1e38 are."""
+    for suffix in ("npy", "pfm"):
+        values = np.full((12, 16), 5, np.float32)
+        values[:2], values[2], values[3], values[4] = 1e-40, 1e-35, 1e35, np.nan
+        np.save(pairs / "d.npy", values)
+        (pairs / "d.pfm").write_bytes(formats.encode_pfm(values))
+        row = {"rgb": "one/a.png", "depth": f"d.{suffix}"}
+        (pairs / "m.json").write_text(json.dumps([row, row | {"kind": "disparity"}]))
+        source = registry.make({"type": "rgbd", "path": str(pairs / "m.json")})
+        np.testing.assert_array_equal(source[0]["valid"], values == 5)
+        np.testing.assert_array_equal(
+            disparity_of(source[0]), np.where(values == 5, 0.2, 0).astype(np.float32)
+        )
+        with np.errstate(over="raise"):
+            assert source[1]["disparity"].sum(dtype=np.float32) < 1e30
+    # float64 beyond float32, before the scale and after it
+    for values, scale in ((1e300, 1), (1e30, 1e-20)):
+        np.save(pairs / "d.npy", np.full((12, 16), values))
+        row = {"rgb": "one/a.png", "depth": "d.npy", "scale": scale}
+        (pairs / "m.json").write_text(json.dumps([row, row | {"kind": "disparity"}]))
+        source = registry.make({"type": "rgbd", "path": str(pairs / "m.json")})
+        assert not source[0]["valid"].any() and not source[1]["valid"].any()
+
+
+def test_sentinels_and_limits_of_entries_and_sources(pairs):
+    raw = np.full((12, 16), 5000, np.uint16)
+    raw[:3], raw[3], raw[4] = 65535, 100, 30000
+    cv2.imwrite(str(pairs / "a_d.png"), raw)
+    fields = {"invalid": 65535, "min_depth": 0.5, "max_depth": 20}
+    row = {"rgb": "one/a.png", "depth": "a_d.png", "fmt": "nyu"}
+
+    def make(rows, query=""):
+        (pairs / "m.json").write_text(json.dumps(rows))
+        return registry.make(registry.parse(f"rgbd:{pairs}/m.json{query}"))
+
+    own = make([row | fields])
+    shared = make([row], "?invalid=65535&min_depth=0.5&max_depth=20")
+    entry = manifest.parse(row | fields, "here")
+    assert fields | {"invalid": [65535]} == {k: manifest.to_fields(entry)[k] for k in fields}
+    for entries in (own.entries, shared.entries):
+        assert entries == [entry]
+    record = shared[0]
+    np.testing.assert_array_equal(record["depth"], np.where(raw == 5000, 5, 0))
+    np.testing.assert_array_equal(record["valid"], raw == 5000)
+    assert not record["sky"].any()
+    # Holes of disparity stay holes where a mask lets zeros in.
+    cv2.imwrite(str(pairs / "all.png"), np.ones((12, 16), np.uint8))
+    raw[5] = 0
+    cv2.imwrite(str(pairs / "a_d.png"), raw)
+    far = {"kind": "disparity", "valid": "all.png", "invalid": [65535, 100]}
+    source = make([row | far])
+    np.testing.assert_array_equal(source[0]["valid"], ~np.isin(raw, (65535, 100)))
+    packed = tfds_writer.encode(source, 0, encoding="png16", masks=["valid"])
+    kept = formats.decode_raw(packed["depth"], "d", bits=16)
+    np.testing.assert_array_equal(kept, np.where(source[0]["valid"], raw, 0))
+    for name in ("min_depth", "sky_above"):
+        with pytest.raises(ManifestError, match=f"entry 0: {name} is depth in metres"):
+            make([row | {"kind": "disparity", name: 3}])
+    with pytest.raises(ManifestError, match="entry 0: invalid must be a number or a list"):
+        make([row | {"invalid": "255"}])
+
+
 def test_another_view_is_refused(pairs):
     write_image(pairs / "one/a.png", 16, 12)
     source = registry.make({"type": "rgbd", "path": str(pairs)})
@@ -317,10 +381,10 @@ def test_rendered_scenes_are_a_source():
 
 def test_the_whole_shared_manifest_loads(shared):
     folder = shared / "data" / "labelled"
-    manifest = json.loads((folder / "manifest.json").read_text())
+    rows = json.loads((folder / "manifest.json").read_text())
     source = registry.make({"type": "rgbd", "path": str(folder)})
-    assert len(source) == len(manifest) == 100
-    for i, entry in enumerate(manifest):
+    assert len(source) == len(rows) == 100
+    for i, entry in enumerate(rows):
         record = source[i]
         assert record["key"] == entry["rgb"] and list(record["valid"].shape) == entry["hw"]
         values = record[entry["kind"]][record["valid"]].astype(np.float64)

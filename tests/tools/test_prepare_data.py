@@ -299,8 +299,9 @@ def test_whole_numbers_of_depth_in_other_peoples_sets_need_a_scale(tmp_path):
     with pytest.raises(SourceError, match="val:0: the feature 'z' holds uint16.*needs 'scale'"):
         registry.make(fields)[0]
     np.testing.assert_array_equal(registry.make(fields | {"scale": 2})[0]["depth"], depth / 2)
-    record = registry.make(fields | {"kind": "disparity"})[0]
-    np.testing.assert_array_equal(record["disparity"], depth)
+    record = registry.make(fields | {"kind": "disparity", "invalid": int(depth[0, 0])})[0]
+    np.testing.assert_array_equal(record["valid"], depth != depth[0, 0])
+    np.testing.assert_array_equal(record["disparity"], np.where(depth != depth[0, 0], depth, 0))
 
 
 def test_other_peoples_labels_beside_an_exif_orientation_are_in_doubt(tmp_path):

@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from depth_anything_jax.data.file_formats import formats
-from depth_anything_jax.data.sources.base import SourceError, maps_of
+from depth_anything_jax.data.sources.base import SourceError, maps_of, measured
 from depth_anything_jax.data.sources.view import check_same_view
 
 Record = dict[str, Any]
@@ -150,10 +150,10 @@ def depth_fields(
 ) -> Record:
     """`depth`, `valid` and `sky` of a record; the depths themselves stay as they are."""
     sky = np.zeros(values.shape, np.bool_) if sky is None else sky
-    measured = np.isfinite(values) & (values > 0) & ~sky
+    counts = measured(values, "depth") & ~sky
     if valid is not None:
-        measured &= valid
-    return {"depth": np.where(measured, values, np.float32(0)), "valid": measured, "sky": sky}
+        counts &= valid
+    return {"depth": np.where(counts, values, np.float32(0)), "valid": counts, "sky": sky}
 
 
 class Reader(abc.ABC):

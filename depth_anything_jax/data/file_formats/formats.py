@@ -26,15 +26,15 @@ import os
 import pathlib
 import re
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from depth_anything_jax.data.file_formats.file_checks import FormatError, PathLike, check_complete
 from depth_anything_jax.data.file_formats.orientation import exif_orientation
 
-PathLike = str | os.PathLike[str]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 LABEL_SUFFIXES = (".png", ".pgm", ".tif", ".tiff", ".npy", ".npz", ".pfm")
 # fmt → (reader, scale that the convention fixes, depth in metres above which it means sky)
@@ -50,11 +50,21 @@ FORMATS: dict[str, tuple[str, float | None, float | None]] = {
     "npz": ("npz", 1.0, None),
     "pfm": ("pfm", 1.0, None),
 }
-_JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
-class FormatError(ValueError):
-    """A file cannot be decoded, or holds something else than its name or entry says."""
+class DecodedLabel(NamedTuple):
+    """A label in metres of depth or pixels of disparity.
+
+    Attributes:
+      values: float32 (h, w), 0 at invalid pixels and in the sky.
+      sky: bool (h, w), True in the sky.
+      invalid: bool (h, w), True where the file holds no measurement at all. Of the other zeros a
+        mask may say that they are infinitely far disparity.
+    """
+
+    values: Float[np.ndarray, "h w"]
+    sky: Bool[np.ndarray, "h w"]
+    invalid: Bool[np.ndarray, "h w"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +80,8 @@ class LabelFormat:
       field: array name inside an npz.
       sky_above: depth (metres, after scaling) above which a pixel is sky, as renderers write it;
         None takes the convention's.
+      invalid: values of the file, before scaling, that mean "no measurement".
+      min_depth, max_depth: depth in metres below and above which a pixel is invalid, not sky.
     """
 
     fmt: str | None = None
@@ -78,6 +90,9 @@ class LabelFormat:
     offset: float = 0.0
     field: str | None = None
     sky_above: float | None = None
+    invalid: tuple[float, ...] = ()
+    min_depth: float | None = None
+    max_depth: float | None = None
 
     def __post_init__(self) -> None:
         if self.fmt is not None and self.fmt not in FORMATS:
@@ -86,11 +101,26 @@ class LabelFormat:
             raise FormatError(f"label scale must be positive, got {self.scale!r}")
         if self.sky_above is not None and not self.sky_above > 0:
             raise FormatError(f"sky_above must be a positive depth, got {self.sky_above!r}")
+        for field in ("min_depth", "max_depth"):
+            if (metres := getattr(self, field)) is not None and not metres > 0:
+                raise FormatError(f"{field} must be a positive depth in metres, got {metres!r}")
+        if self.min_depth and self.max_depth and self.min_depth >= self.max_depth:
+            raise FormatError(
+                f"min_depth={self.min_depth} must be below max_depth={self.max_depth}"
+            )
 
     @property
     def tells_sky(self) -> bool:
         """Whether the label itself says where the sky is."""
         return self.sky_above is not None or bool(self.fmt and FORMATS[self.fmt][2])
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """Returns the field `invalid` (a number, a list of them, None) as a tuple; else TypeError."""
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    if not all(type(v) in (int, float) for v in values):
+        raise TypeError(f"invalid must be a number or a list of numbers, got {value!r}")
+    return tuple(values)
 
 
 def read_bytes(path: PathLike) -> bytes:
@@ -101,38 +131,6 @@ def read_bytes(path: PathLike) -> bytes:
     return data
 
 
-def _check_complete(data: bytes, name: PathLike) -> None:
-    """Raises FormatError where a JPEG or PNG stops before its end marker."""
-    if data.startswith(b"\xff\xd8"):
-        # Search behind the headers, because a thumbnail in them has an end marker of its own.
-        complete = _JPEG_END in data[max(_jpeg_scan(data), len(data) - 4096) :]
-    elif data.startswith(b"\x89PNG"):
-        complete = _PNG_END in data[-4096:]
-    else:
-        return
-    if complete:
-        return
-    # Phones append whole videos after the end marker, so let Pillow decide by decoding.
-    try:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except Exception as error:
-        raise FormatError(f"{name}: truncated image ({error})") from error
-
-
-def _jpeg_scan(data: bytes) -> int:
-    """Returns the offset of a JPEG's first scan, behind its headers; at most the file's end."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xDA:  # start of scan
-            return at
-        # Any number of 0xFF may stand before a marker.
-        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return min(at, len(data))
-
-
 def decode_image(
     data: bytes, name: PathLike = "image", *, upright: bool = True
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -140,7 +138,7 @@ def decode_image(
 
     `upright=False` does not apply the EXIF orientation (`photos.read` does it itself).
     """
-    _check_complete(data, name)
+    check_complete(data, name)
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
@@ -166,7 +164,7 @@ def is_plain_rgb(data: bytes) -> bool:
 
 def decode_raw(data: bytes, name: PathLike, *, bits: int) -> np.ndarray:
     """Decodes a single-channel 8- or 16-bit image to (h, w), values untouched."""
-    _check_complete(data, name)
+    check_complete(data, name)
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None:
         raise FormatError(f"{name}: not an image that OpenCV can decode ({len(data)} bytes)")
@@ -309,14 +307,14 @@ def label_scale(name: PathLike, spec: LabelFormat, kind: str = "depth", dtype: A
 def decode_label(
     data: bytes, name: PathLike, spec: LabelFormat = LabelFormat(), kind: str = "depth"
 ) -> Float[np.ndarray, "h w"]:
-    """Decodes a label file as `decode_label_and_sky` does; its sky is invalid here."""
-    return decode_label_and_sky(data, name, spec, kind)[0]
+    """Decodes a label file as `decode_with_masks` does; its sky is invalid here."""
+    return decode_with_masks(data, name, spec, kind).values
 
 
-def decode_label_and_sky(
+def decode_with_masks(
     data: bytes, name: PathLike, spec: LabelFormat = LabelFormat(), kind: str = "depth"
-) -> tuple[Float[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
-    """Decodes a label file's bytes to metres of depth or pixels of disparity, and a sky mask.
+) -> DecodedLabel:
+    """Decodes a label file's bytes.
 
     Args:
       data: the file's bytes.
@@ -324,14 +322,11 @@ def decode_label_and_sky(
       spec: how to read it.
       kind: "depth" or "disparity"; depth of whole numbers needs a scale.
 
-    Returns:
-      float32 (h, w), 0 at invalid pixels and in the sky; and bool (h, w), True in the sky.
-
     Raises:
       FormatError: naming the file and what is wrong with it.
     """
-    reader, _, sky_above = FORMATS[spec.fmt or guess_format(name)]
-    label_scale(name, spec, kind)
+    reader = FORMATS[spec.fmt or guess_format(name)][0]
+    label_scale(name, spec, kind)  # raises before anything is decoded
     if reader in ("png16", "sunrgbd"):
         raw = decode_raw(data, name, bits=16)
     elif reader == "png8":
@@ -343,16 +338,31 @@ def decode_label_and_sky(
     scale = label_scale(name, spec, kind, raw.dtype)
     if reader == "sunrgbd":
         raw = (raw >> 3) | (raw << 13)
-    values = raw.astype(np.float32)
-    if spec.absolute:
-        values = np.abs(values)
-    valid = np.isfinite(values) & (values > 0)
+    return interpret(raw, spec, scale, kind)
+
+
+def interpret(raw: np.ndarray, spec: LabelFormat, scale: float, kind: str) -> DecodedLabel:
+    """Turns a label's numbers (h, w) into metres of depth or pixels of disparity."""
+    sentinels = np.asarray(spec.invalid, raw.dtype if raw.dtype.kind == "f" else None)
+    invalid = np.isin(raw, sentinels)
     with np.errstate(invalid="ignore", over="ignore"):  # infinities are invalid anyway
+        values = raw.astype(np.float32)
+        if spec.absolute:
+            values = np.abs(values)
+        positive = values > 0
+        invalid |= np.isnan(values) | (values < 0)
         values = values / np.float32(scale) + np.float32(spec.offset)
-    sky_above = sky_above if spec.sky_above is None else spec.sky_above
-    # Some renderers write infinity for the sky.
-    sky = np.zeros(values.shape, np.bool_) if sky_above is None else values > sky_above
-    return np.where(valid & (values > 0) & ~sky, values, np.float32(0)), sky
+    sky_above = FORMATS[spec.fmt][2] if spec.fmt and spec.sky_above is None else spec.sky_above
+    sky = np.zeros(values.shape, np.bool_)
+    if kind == "depth" and sky_above is not None:
+        sky = (values > sky_above) & ~invalid  # some renderers write infinity for the sky
+    if spec.min_depth is not None:
+        invalid |= values < spec.min_depth
+    if spec.max_depth is not None:
+        invalid |= (values > spec.max_depth) & ~sky
+    invalid |= np.isinf(values) & ~sky
+    valid = positive & (values > 0) & ~invalid & ~sky
+    return DecodedLabel(np.where(valid, values, np.float32(0)), sky, invalid)
 
 
 def read_label(
@@ -368,7 +378,7 @@ def read_mask(path: PathLike) -> np.ndarray:
     if pathlib.Path(path).suffix.lower() in (".npy", ".npz"):
         mask = np.squeeze(_decode_npy(data, path, None))
     else:
-        _check_complete(data, path)
+        check_complete(data, path)
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is None:
             raise FormatError(f"{path}: not an image that OpenCV can decode")

@@ -32,6 +32,7 @@ from depth_anything_jax.data.sources import view
 from depth_anything_jax.data.sources.base import (
     KINDS,
     LABEL_FIELDS,
+    LARGEST,
     Record,
     Source,
     Subset,
@@ -169,7 +170,7 @@ class FileLabels:
         (0 and non-finite values are invalid).
       shift_known: disparity whose zero means infinitely far (stereo); depth always is.
       suffix: what follows the image's stem in the label's name, such as "_depth".
-      void: raw disparity value that means "no label"; None: all are labels.
+      void: raw value that means "no label"; None: all are labels.
       fmt, scale, field: as in `formats.LabelFormat`, for depth.
       label_orientation, label_stretched: as in a manifest (`view.View`).
     """
@@ -195,7 +196,9 @@ class FileLabels:
             raise LabelError(f"no folder of labels at {path}")
         self.kind, self.suffix, self.void = kind, suffix, void
         self.shift_known = shift_known or kind == "depth"
-        self.format = formats.LabelFormat(fmt=fmt, scale=scale, field=field)
+        self.format = formats.LabelFormat(
+            fmt=fmt, scale=scale, field=field, invalid=formats.numbers(void)
+        )
         self.view = view.from_fields(
             {"label_orientation": label_orientation, "label_stretched": label_stretched}
         )
@@ -242,7 +245,7 @@ class FileLabels:
             fields = label_fields(values, "depth")
             return Label(fields["depth"], fields["valid"], True, kind="depth")
         values = self._raw(path)
-        valid = np.isfinite(values)
+        valid = np.abs(values) <= LARGEST
         if self.void is not None:
             valid &= values != self.void
         disparity = np.where(valid, values, 0).astype(np.float32)

@@ -13,6 +13,9 @@ from depth_anything_jax.data.file_formats import formats
 Record = dict[str, Any]
 
 KINDS = ("depth", "disparity")  # of labels; a record's label stands in the field of that name
+# Depth, disparity and the inverse of either stay below this. Our choice: beyond any unit of length,
+# and the sum over a batch of images stays finite in float32.
+LARGEST = 1e30
 LABEL_FIELDS = (*KINDS, "valid", "sky")  # each is a map (h, w)
 
 
@@ -79,22 +82,29 @@ def label_fields(
     Args:
       values: float (h, w).
       kind: "depth" or "disparity".
-      valid: bool (h, w), further restricts where `values` is finite and positive; for disparity it
-        also admits zeros (relative maps have a farthest point of 0).
+      valid: bool (h, w), further restricts where `values` is `measured`; for disparity it also
+        admits zeros (relative maps have a farthest point of 0).
       sky: bool (h, w).
       shift_known: None takes True for depth, False for disparity.
     """
     if kind not in KINDS:
         raise SourceError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    measured = np.isfinite(values) & (values > 0)
+    counts = measured(values, kind)
     if valid is not None:
-        measured = valid & (measured if kind == "depth" else np.isfinite(values) & (values >= 0))
+        zero = (values == 0) & (kind == "disparity")
+        counts = valid & (counts | zero)
     return {
-        kind: np.where(measured, values.astype(np.float32, copy=False), np.float32(0)),
-        "valid": measured,
+        kind: np.where(counts, values, 0).astype(np.float32),
+        "valid": counts,
         "sky": np.zeros(values.shape, np.bool_) if sky is None else sky,
         "shift_known": kind == "depth" if shift_known is None else shift_known,
     }
+
+
+def measured(values: np.ndarray, kind: str) -> np.ndarray:
+    """Returns where values are positive and, like the disparity of a depth, at most `LARGEST`."""
+    smallest = 1 / LARGEST if kind == "depth" else 0
+    return (values > 0) & (values >= smallest) & (values <= LARGEST)
 
 
 def kind_of(record: Mapping[str, Any]) -> str | None:

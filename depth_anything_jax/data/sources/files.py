@@ -127,7 +127,7 @@ class RGBDSource:
     def _label(self, entry: Entry) -> Record:
         assert entry.depth is not None  # checked when the source was made
         path = self._path(entry.depth)
-        values, sky = formats.decode_label_and_sky(
+        values, sky, invalid = formats.decode_with_masks(
             formats.read_bytes(path), path, entry.label_format, entry.kind
         )
         masks = {"sky": sky}
@@ -140,6 +140,8 @@ class RGBDSource:
                         f"{values.shape}"
                     )
         masks["sky"] |= sky
+        if "valid" in masks:
+            masks["valid"] &= ~invalid
         return label_fields(values, entry.kind, shift_known=entry.shift_known, **masks)
 
 

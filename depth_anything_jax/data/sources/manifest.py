@@ -11,6 +11,8 @@ of NYU and KITTI. Fields of an entry:
   offset          added to the scaled value (Middlebury's doffs)
   field           array name inside an npz
   sky_above       depth in metres above which a pixel is sky (renderers: TartanAir 1000, IRS 200)
+  invalid         value, or list of values, of the file that mean "no measurement"
+  min_depth, max_depth    depth in metres below and above which a pixel is invalid, not sky
   sky, valid      masks at the label's size, non-zero = True
   shift_known     disparity only: zero means infinitely far, as in stereo (default false, or true
                   where `offset` is given)
@@ -46,8 +48,8 @@ from depth_anything_jax.utils.choices import did_you_mean
 CAMERA = ("fx", "fy", "cx", "cy", "focal_mm", "sensor_width_mm")
 # Fields that a source's description may give for all entries that lack them.
 DEFAULT_FIELDS = [
-    "fmt", "scale", "kind", "abs", "offset", "field", "sky_above", "shift_known", "dataset",
-    "domain", "split", *CAMERA, *view_lib.FIELDS,
+    "fmt", "scale", "kind", "abs", "offset", "field", "sky_above", "invalid", "min_depth",
+    "max_depth", "shift_known", "dataset", "domain", "split", *CAMERA, *view_lib.FIELDS,
 ]  # fmt: skip
 
 
@@ -134,9 +136,9 @@ def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
         raise ManifestError(
             f"{where}: {', '.join(given)} without a focal length; give fx in pixels"
         )
-    for name in ("fx", "fy", "focal_mm", "sensor_width_mm"):
-        if name in given and not given[name] > 0:
-            raise ManifestError(f"{where}: {name}={given[name]:g} must be positive")
+    for name, value in given.items():
+        if not np.isfinite(value) or (name not in ("cx", "cy") and value <= 0):
+            raise ManifestError(f"{where}: {name}={value:g} must be positive and finite")
     return given
 
 
@@ -155,8 +157,14 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
             offset=float(fields.get("offset", 0.0)),
             field=fields.get("field"),
             sky_above=fields.get("sky_above"),
+            invalid=formats.numbers(fields.get("invalid")),
+            min_depth=fields.get("min_depth"),
+            max_depth=fields.get("max_depth"),
         )
         view = view_lib.from_fields(fields)
+        metres = [n for n in ("sky_above", "min_depth", "max_depth") if fields.get(n) is not None]
+        if kind == "disparity" and metres:
+            raise TypeError(f"{', '.join(metres)} is depth in metres, and the label is disparity")
     except (formats.FormatError, TypeError) as error:
         raise ManifestError(f"{where}: {error}") from error
     default_shift = kind == "depth" or label_format.offset != 0
@@ -190,6 +198,9 @@ def to_fields(entry: Entry) -> dict[str, Any]:
         "offset": form.offset or None,
         "field": form.field,
         "sky_above": form.sky_above,
+        "invalid": list(form.invalid) or None,
+        "min_depth": form.min_depth,
+        "max_depth": form.max_depth,
         "sky": entry.sky,
         "valid": entry.valid,
         "shift_known": entry.shift_known,

@@ -18,7 +18,7 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,9 @@ class RecordSource:
         scale: float | None = None,
         shift_known: bool | None = None,
         labelled: bool | None = None,
+        invalid: float | Sequence[float] | None = None,
+        min_depth: float | None = None,
+        max_depth: float | None = None,
         label_orientation: str | None = None,
         label_stretched: bool = False,
         name: str | None = None,
@@ -110,6 +113,7 @@ class RecordSource:
           kind, scale, shift_known: of the depth feature, for records without such fields; depth in
             whole numbers needs `scale`.
           labelled: None uses labels where there are some; False leaves them out.
+          invalid, min_depth, max_depth: as in a manifest (`formats.LabelFormat`).
           label_orientation, label_stretched: as in a manifest (`view.View`).
           name: for messages.
 
@@ -123,7 +127,13 @@ class RecordSource:
         self.path = None if path is None else str(find_dataset(path))
         self.dataset, self.data_dir, self.split = dataset, data_dir, split
         self.image, self.depth = image, depth
-        self.kind, self.scale, self.shift_known = kind, scale, shift_known
+        self.kind, self.shift_known = kind, shift_known
+        self.format = formats.LabelFormat(
+            scale=scale,
+            invalid=formats.numbers(invalid),
+            min_depth=min_depth,
+            max_depth=max_depth,
+        )
         self.view = view.from_fields(
             {"label_orientation": label_orientation, "label_stretched": label_stretched}
         )
@@ -200,7 +210,7 @@ class RecordSource:
     def _label(self, raw: Mapping[str, Any], key: str) -> Record:
         values = _pixels(raw[self.depth], key, bits=16)
         kind = _text(raw.get("kind")) or self.kind
-        scale = raw.get("scale", self.scale)
+        scale = raw.get("scale", self.format.scale)
         if scale is None and kind == "depth" and values.dtype.kind in "iu":
             raise SourceError(
                 f"{self.name}: {key}: the feature {self.depth!r} holds {values.dtype}, and "
@@ -212,8 +222,11 @@ class RecordSource:
             if field in raw:
                 masks[field] = _pixels(raw[field], key, bits=8) != 0
         shift_known = raw.get("shift_known", self.shift_known)
+        label = formats.interpret(values, self.format, 1 if scale is None else scale, kind)
+        if "valid" in masks:
+            masks["valid"] &= ~label.invalid
         return label_fields(
-            values.astype(np.float32) / np.float32(1 if scale is None else scale),
+            label.values,
             kind,
             shift_known=None if shift_known is None else bool(shift_known),
             **masks,

@@ -47,15 +47,43 @@ def test_pgm_and_tiff_are_sixteen_bit_images_too(tmp_path):
 def test_sky_of_renderers():
     raw = formats.encode_png(np.array([[100, 65534, 65535, 0]], np.uint16))
     spec = LabelFormat("vkitti")
-    values, sky = formats.decode_label_and_sky(raw, "d.png", spec)
+    values, sky, _ = formats.decode_with_masks(raw, "d.png", spec)
     np.testing.assert_array_equal(sky, [[False, True, True, False]])
     np.testing.assert_array_equal(values, [[1, 0, 0, 0]])
     np.testing.assert_array_equal(formats.decode_label(raw, "d.png", spec), values)
     data = npy(np.array([[3, 999, 1001, np.inf, np.nan]], np.float32))
-    values, sky = formats.decode_label_and_sky(data, "d.npy", LabelFormat(sky_above=1000))
+    values, sky, _ = formats.decode_with_masks(data, "d.npy", LabelFormat(sky_above=1000))
     np.testing.assert_array_equal(sky, [[False, False, True, True, False]])
     np.testing.assert_array_equal(values, [[3, 999, 0, 0, 0]])
     assert spec.tells_sky and LabelFormat(sky_above=9).tells_sky and not LabelFormat().tells_sky
+
+
+def test_sentinels_and_limits_are_invalid_and_no_sky():
+    raw = np.array([[0, 200, 1000, 5000, 65000, 65535]], np.uint16)
+    data = formats.encode_png(raw)
+
+    def decode(fmt="nyu", kind="depth", **fields):
+        return formats.decode_with_masks(data, "d.png", LabelFormat(fmt, **fields), kind)
+
+    def expect(label, values, sky=(), invalid=()):
+        np.testing.assert_array_equal(label.values, np.float32([values]))
+        np.testing.assert_array_equal(np.flatnonzero(label.sky), sky)
+        np.testing.assert_array_equal(np.flatnonzero(label.invalid), invalid)
+
+    expect(decode(), [0, 0.2, 1, 5, 65, 65.535])
+    expect(decode(invalid=(65535,)), [0, 0.2, 1, 5, 65, 0], invalid=[5])
+    expect(decode(invalid=(65535, 200)), [0, 0, 1, 5, 65, 0], invalid=[1, 5])
+    expect(decode(min_depth=0.5, max_depth=60), [0, 0, 1, 5, 0, 0], invalid=[0, 1, 4, 5])
+    expect(decode(max_depth=10, sky_above=65.2), [0, 0.2, 1, 5, 0, 0], sky=[5], invalid=[4])
+    expect(decode("vkitti", invalid=(65535,)), [0, 2, 10, 50, 650, 0], invalid=[5])
+    expect(decode("vkitti"), [0, 2, 10, 50, 650, 0], sky=[5])
+    expect(decode("png16", "disparity", scale=1, invalid=(65535,)), [*raw[0, :5], 0], invalid=[5])
+    values = np.array([[np.nan, np.inf, -1, -9999, 3.4028235e38, 2]], np.float32)
+    data = npy(values)
+    label = formats.decode_with_masks(data, "d.npy", LabelFormat(invalid=(3.4028235e38,)))
+    expect(label, [0, 0, 0, 0, 0, 2], invalid=[0, 1, 2, 3, 4])
+    label = formats.decode_with_masks(data, "d.npy", LabelFormat(invalid=(-9999,), absolute=True))
+    expect(label, [0, 0, 1, 0, 3.4028235e38, 2], invalid=[0, 1, 3])
 
 
 def test_sunrgbd_bits_are_rotated_back():
@@ -181,6 +209,10 @@ def test_bad_descriptions_are_refused():
         LabelFormat("kiti")
     with pytest.raises(FormatError, match="positive"):
         LabelFormat("png16", 0.0)
+    with pytest.raises(FormatError, match="min_depth must be a positive depth"):
+        LabelFormat("nyu", min_depth=0)
+    with pytest.raises(FormatError, match="min_depth=5 must be below max_depth=5"):
+        LabelFormat("nyu", min_depth=5, max_depth=5)
 
 
 # --- images ------------------------------------------------------------------------------------
