@@ -92,11 +92,12 @@ def _train(
         keep_every=config.checkpoint.keep_every,
         own=True,
     )
-    resumed = checkpoints.latest
-    if resumed is not None:
-        config_checks.check_same_run(checkpoints.meta(), config, workdir=workdir)
-        train_state = checkpoints.restore(plan.abstract)
-        meta = init.continued(checkpoints.meta(), meta)
+    restored = checkpoints.restore_newest(
+        plan.abstract, lambda saved: config_checks.check_same_run(saved, config, workdir=workdir)
+    )
+    resumed = restored.step if restored else None
+    if restored:
+        train_state, meta = restored.state, init.continued(restored.meta, meta)
     else:
         train_state = init.compile_unoptimised(plan.new_state, mesh, plan.layout)(
             jax.random.key(config.seed)

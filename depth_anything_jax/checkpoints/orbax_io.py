@@ -5,23 +5,37 @@ the model's description (variant, version, head, max_depth), its licence chain, 
 and the data position. Folders may be local or on `gs://`.
 """
 
+import json
 import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from depth_anything_jax.utils import param_paths
-from depth_anything_jax.utils.paths import is_remote
+from depth_anything_jax.utils import param_paths, paths
 
 _STATE = "state"
 _STEP = re.compile(r"\d+")
+_METADATA = ("_CHECKPOINT_METADATA", f"{_STATE}/_METADATA")
+
+
+class DamagedCheckpoint(ValueError):
+    """A step is not whole: its files were truncated, lost or only partly copied."""
+
+
+class Restored(NamedTuple):
+    """What `Checkpoints.restore_newest` returns."""
+
+    step: int
+    state: Any
+    meta: dict[str, Any]
 
 
 class Checkpoints:
@@ -36,7 +50,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder, *, keep_last: int = 2, keep_every: int = 0, own: bool = False):
-        self.folder = _absolute(folder)
+        self.folder = checked_folder(folder)
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(keep_last)]
         if keep_every:
@@ -69,7 +83,14 @@ class Checkpoints:
             self._orbax.wait()
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
-        """The metadata saved with a step (None: the newest)."""
+        """The metadata saved with a step (None: the newest).
+
+        Raises:
+          DamagedCheckpoint: the step has no metadata.
+        """
+        step = self.latest if step is None else step
+        if step is not None and (problem := _damage(self.folder / str(step))):
+            raise _damaged(self.folder / str(step), problem)
         return dict(self._orbax.checkpointables_metadata(step).custom_metadata or {})
 
     def restore(self, abstract_state, step: int | None = None):
@@ -80,10 +101,73 @@ class Checkpoints:
             checkpoint was written with.
         Raises:
           ValueError: lists every array that is missing, left over or of another shape.
+          DamagedCheckpoint: the step cannot be read.
         """
+        step = self.latest if step is None else step
         stored = self._orbax.checkpointables_metadata(step).metadata[_STATE]
-        _compare(stored, abstract_state, f"{self.folder}/{self.latest if step is None else step}")
-        return self._orbax.load_checkpointables(step, {_STATE: abstract_state})[_STATE]
+        if stored is None:
+            raise _damaged(self.folder / str(step), "its arrays cannot be opened")
+        _compare(stored, abstract_state, f"{self.folder}/{step}")
+        return _read(
+            self.folder / str(step),
+            lambda: self._orbax.load_checkpointables(step, {_STATE: abstract_state})[_STATE],
+        )
+
+    def restore_newest(
+        self, abstract_state, check: Callable[[dict[str, Any]], None]
+    ) -> Restored | None:
+        """Restores the newest whole step; newer, damaged ones are renamed with a warning.
+
+        With several processes a damaged step is an error instead, because what one of them cannot
+        read another one may.
+
+        Args:
+          abstract_state: as for `restore`.
+          check: is given the step's metadata first, and raises where they are another run's.
+
+        Returns:
+          The step, its state and its metadata; None where there is no step.
+
+        Raises:
+          DamagedCheckpoint: no step is whole; names all of them.
+        """
+        damaged: dict[int, DamagedCheckpoint] = {}
+        for step in reversed([found.step for found in self._orbax.checkpoints]):
+            try:
+                meta = self.meta(step)
+                check(meta)
+                restored = Restored(step, self.restore(abstract_state, step), meta)
+            except DamagedCheckpoint as error:
+                if jax.process_count() > 1:
+                    raise
+                damaged[step] = error
+                continue
+            for number, problem in damaged.items():
+                aside = self._set_aside(number)
+                logging.warning(
+                    "%s. It is now called %s, and the run goes on from step %d",
+                    str(problem).partition(";")[0],
+                    aside,
+                    step,
+                )
+            return restored
+        if damaged:
+            raise DamagedCheckpoint(
+                "no checkpoint of this run is whole:\n"
+                + "\n".join("  " + str(error).partition(";")[0] for error in damaged.values())
+                + f"\nRestore one from a copy, or remove {self.folder} to start anew"
+            )
+        return None
+
+    def _set_aside(self, step: int) -> str:
+        """Renames a damaged step, so that the step can be saved again; returns the new name."""
+        name, number = f"{step}.damaged", 1
+        while (self.folder / name).exists():
+            number += 1
+            name = f"{step}.damaged-{number}"
+        (self.folder / str(step)).rename(self.folder / name)
+        self._orbax.reload()
+        return name
 
     def close(self) -> None:
         """Waits for the last write; raises what went wrong with it."""
@@ -144,10 +228,54 @@ def _compare(stored, expected, where: str) -> None:
         )
 
 
+def checked_folder(path) -> epath.Path:
+    """Makes the absolute path of a folder for checkpoints.
+
+    Raises:
+      ValueError: a name that Orbax cannot save under.
+    """
+    folder = _absolute(path)
+    if "\\" in os.fspath(folder) and os.sep == "/":
+        raise ValueError(
+            f"{folder}: TensorStore, which writes the checkpoints, takes each backslash in a path "
+            "for a slash; choose a folder without one"
+        )
+    return folder
+
+
 def _absolute(path) -> epath.Path:
     """Makes a path absolute, as Orbax requires, but leaves gs://… as it is."""
-    path = os.fspath(path)
-    return epath.Path(path if is_remote(path) else os.path.abspath(os.path.expanduser(path)))
+    path = paths.literal(path)
+    return path if paths.is_remote(path) else path.resolve()
+
+
+def _damage(step: epath.Path) -> str:
+    """Returns what is wrong with the metadata files of a step, "" if nothing."""
+    for name in _METADATA:
+        try:
+            json.loads((step / name).read_text())
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except ValueError:
+            return f"{name} is not JSON"
+    return ""
+
+
+def _damaged(step: epath.Path, problem: str) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
+        f"checkpoint {step} is not whole ({problem}), as after a full disk or an interrupted copy; "
+        "where an older step lies beside it, name that one"
+    )
+
+
+def _read(step: epath.Path, load: Callable[[], Any]) -> Any:
+    """Calls `load`; an error of Orbax or TensorStore then names the step."""
+    try:
+        return load()
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        raise _damaged(step, f"its arrays cannot be read: {type(error).__name__}") from error
 
 
 def find(path) -> epath.Path | None:
@@ -173,15 +301,21 @@ def load_params(path, *, ema: bool = True) -> tuple[dict, dict[str, Any]]:
       ema: take the running average where the run kept one.
     Raises:
       FileNotFoundError: there is no Orbax checkpoint.
+      DamagedCheckpoint: the newest step cannot be read.
     """
+    checked_folder(path)
     step = find(path)
     if step is None:
         raise FileNotFoundError(
             f"no Orbax checkpoint under {path}: expected numbered folders in it or in its "
             "'checkpoints' folder"
         )
+    if problem := _damage(step):
+        raise _damaged(step, problem)
     described = ocp.checkpointables_metadata(step)
     stored = described.metadata[_STATE]
+    if stored is None:
+        raise _damaged(step, "its arrays cannot be opened")
     name = "ema" if ema and stored.get("ema") else "params"
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
@@ -190,7 +324,9 @@ def load_params(path, *, ema: bool = True) -> tuple[dict, dict[str, Any]]:
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        tree = ocp.load(step, {name: abstract}, checkpointable_name=_STATE)[name]
+        tree = _read(
+            step, lambda: ocp.load(step, {name: abstract}, checkpointable_name=_STATE)[name]
+        )
     meta = dict(described.custom_metadata or {})
     return jax.tree.map(np.asarray, tree), {**meta, "step": int(step.name), "weights": name}
 
@@ -201,7 +337,7 @@ def save_params(path, params, meta: Mapping[str, Any]) -> None:
     Raises:
       FileExistsError: `path` is not empty.
     """
-    folder = epath.Path(path)
+    folder = checked_folder(path)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; choose another folder or remove it")
     checkpoints = Checkpoints(folder, keep_last=1)

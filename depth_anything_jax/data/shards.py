@@ -15,7 +15,7 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
 
-from depth_anything_jax.utils.paths import is_remote
+from depth_anything_jax.utils.paths import is_remote, literal
 
 
 def changes(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -55,7 +55,7 @@ class ShardWriter:
     def __init__(
         self, folder: str | os.PathLike[str], name: str, count: int, size: int, options: str
     ):
-        self.folder = epath.Path(os.path.expanduser(folder))
+        self.folder = literal(path)
         self.count, self.size, self.shards = count, size, -(-count // size)
         self._name, self._options = name, options
 

@@ -10,6 +10,7 @@ import runpy
 from typing import Any
 
 from depth_anything_jax import configs, models
+from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.data import registry
 from depth_anything_jax.utils.choices import one_of
 from depth_anything_jax.utils.nested_dicts import flatten
@@ -78,6 +79,7 @@ def check(config, sizes: dict[str, int], workdir: str) -> None:
         _check_metric(config, sizes)
     if not workdir:
         raise ValueError("workdir is empty; give --workdir=runs/NAME")
+    orbax_io.checked_folder(workdir)
     weight = dict(zip(("labelled", "unlabelled", "features"), config.loss.weights, strict=True))
     for part in ("labelled", "unlabelled"):
         if bool(sizes[part]) != bool(weight[part]) and sizes[part]:

@@ -33,6 +33,7 @@ from depth_anything_jax.visualization import colormaps
 
 # A larger share of zeros in the first output means a ReLU head that no gradient will ever reach.
 DEAD_SHARE = 0.99
+CHECKED_IMAGES = 8  # of each source of eval.data, before the first step
 ROWS = 4  # pictures of each part of a batch
 NAMES = 100_000  # keys of a source that processes compare at most; takes a tenth of a second
 FULL_SHARE = 0.9  # .97 was seen in a run that learned nothing; a fresh head has 1 / pixels
@@ -270,10 +271,13 @@ class Evaluator:
 
     Metric heads are scored in metres, unaligned, under the protocol zoe; others under golden. The
     running average of the parameters is scored where there is one. Process 0 scores; the others
-    wait.
+    wait. A score that fails is reported on the console, and the run goes on.
 
     Args:
       student: whose parameters, or their shapes, those of each state replace.
+
+    Raises:
+      ValueError: a source whose first images cannot be scored.
     """
 
     def __init__(self, config, student: ModelBundle, mesh):
@@ -284,10 +288,34 @@ class Evaluator:
             else []
         )
         source_checks.check(
-            found, metres=False, cameras=bool(config.camera.focal), field="eval.data"
+            found, metres=student.is_metric, cameras=bool(config.camera.focal), field="eval.data"
         )
-        self._sources = {source.name: source for source in found}
+        self._sources: dict[str, Source] = {}
+        for source in found:
+            name, number = source.name, 2
+            while name in self._sources:
+                name, number = f"{source.name} ({number})", number + 1
+            self._sources[name] = source
         self._gather = gather_program(mesh)
+        self._protocol = "zoe" if student.is_metric else "golden"
+        if jax.process_index() == 0:
+            for source in found:
+                self._check(source)
+
+    def _check(self, source: Source) -> None:
+        """Scores the labels of the first images against themselves, without the network."""
+        count = min(self._config.eval.limit or len(source), len(source), CHECKED_IMAGES)
+        first = Subset(source, range(count))
+        try:
+            points = count and "points" in first[0]
+            kind = "metric" if self._student.is_metric else "disparity-affine"
+            labels = predictors.make("baseline:zero" if points else "baseline:gt", kind=kind)
+            loop.evaluate_candidate(labels, first, protocol=self._protocol)
+        except Exception as error:
+            raise ValueError(
+                f"eval.data: {source.name} cannot be scored: {type(error).__name__}: {error}. "
+                "Correct its labels, name another source, or set eval.every=0"
+            ) from error
 
     def __call__(self, state) -> dict[str, float]:
         """Returns the scores of the state's parameters."""
@@ -301,13 +329,21 @@ class Evaluator:
         wanted = ("abs_rel", "rmse", "delta1") if metres else loop.METRICS
         scalars: dict[str, float] = {}
         for name, source in self._sources.items():
-            scores = loop.evaluate_candidate(
-                candidate,
-                source,
-                protocol="zoe" if metres else "golden",
-                switches=size,
-                limit=self._config.eval.limit,
-            )
+            try:
+                scores = loop.evaluate_candidate(
+                    candidate,
+                    source,
+                    protocol=self._protocol,
+                    switches=size,
+                    limit=self._config.eval.limit,
+                )
+            except Exception as error:  # hours of training are worth more than a score
+                print(
+                    f"step {int(state.step)}: {name} could not be scored, the run goes on: "
+                    f"{type(error).__name__}: {error}",
+                    flush=True,
+                )
+                continue
             means = aggregate.means(scores.per_image)
             scalars |= {f"eval/{name}/{score}": means[score] for score in wanted}
         processes.meet(f"scores after step {int(state.step)}")

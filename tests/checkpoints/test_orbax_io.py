@@ -1,5 +1,6 @@
 """Checkpoints of runs: saved, restored, read for use."""
 
+import os
 import shutil
 
 import jax
@@ -95,6 +96,78 @@ def test_relative_folders_and_home(tmp_path, monkeypatch):
         assert orbax_io.load_params(path)[1]["step"] == 3
     assert orbax_io.find("runs/two") is None
     assert str(orbax_io._absolute("gs://bucket/run")) == "gs://bucket/run"
+
+
+@pytest.mark.parametrize("name", ["run[1]", "[!a]", "a*b?", "a b#%20", "é", "a:b'\"{c,d}"])
+def test_folders_of_odd_names_hold_checkpoints(name, tmp_path):
+    orbax_io.save_params(tmp_path / name, {"encoder": {"x": np.arange(3)}}, META)
+    params, meta = orbax_io.load_params(tmp_path / name)
+    np.testing.assert_array_equal(params["encoder"]["x"], [0, 1, 2])
+    assert meta["step"] == 0
+
+
+def test_folders_that_cannot_hold_checkpoints_are_refused(tmp_path):
+    for use in (orbax_io.Checkpoints, orbax_io.load_params, orbax_io.checked_folder):
+        with pytest.raises(ValueError, match="backslash"):
+            use(tmp_path / "a\\b")
+    assert not list(tmp_path.iterdir())
+
+
+def largest(step):
+    return max((step / "state" / "d").iterdir(), key=lambda p: p.stat().st_size)
+
+
+DAMAGE = {
+    "an empty folder": lambda step: (shutil.rmtree(step), step.mkdir()),
+    "no metadata": lambda step: (step / "_CHECKPOINT_METADATA").unlink(),
+    "no description of the arrays": lambda step: (step / "state" / "_METADATA").unlink(),
+    "truncated metadata": lambda step: os.truncate(step / "_CHECKPOINT_METADATA", 20),
+    "truncated arrays": lambda step: os.truncate(largest(step), 10),
+    "an array file lost": lambda step: largest(step).unlink(),
+    "the index lost": lambda step: (step / "state" / "manifest.ocdbt").unlink(),
+}
+
+
+@pytest.mark.parametrize("harm", DAMAGE)
+def test_a_damaged_step_is_set_aside_and_the_last_whole_one_restored(harm, tmp_path, caplog):
+    mesh = sharding.make_mesh()
+    checkpoints = orbax_io.Checkpoints(tmp_path)
+    for step in (3, 6):
+        checkpoints.save(step, state(mesh, float(step)), META | {"saved": step})
+    checkpoints.close()
+    DAMAGE[harm](tmp_path / "6")
+    checkpoints = orbax_io.Checkpoints(tmp_path, own=True)
+    seen = []
+    restored = checkpoints.restore_newest(abstract(state(mesh), mesh), seen.append)
+    assert restored.step == 3 and restored.meta["saved"] == 3 and seen[-1] == restored.meta
+    np.testing.assert_array_equal(restored.state["params"]["encoder"]["blocks"]["kernel"], 3.0)
+    assert "6 is not whole (" in caplog.text and "the run goes on from step 3" in caplog.text
+    checkpoints.save(6, restored.state, META, wait=True)
+    checkpoints.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "6", "6.damaged"]
+    DAMAGE[harm](tmp_path / "6")
+    DAMAGE[harm](tmp_path / "3")
+    with pytest.raises(orbax_io.DamagedCheckpoint, match=r"(?s)no .* whole:.*/6 is .*/3 is .*copy"):
+        orbax_io.Checkpoints(tmp_path).restore_newest(abstract(state(mesh), mesh), seen.append)
+    with pytest.raises(orbax_io.DamagedCheckpoint, match="6 is not whole"):
+        orbax_io.load_params(tmp_path / "6")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "6", "6.damaged"]
+
+
+def test_another_runs_step_is_no_damage(tmp_path):
+    checkpoints = orbax_io.Checkpoints(tmp_path)
+    assert checkpoints.restore_newest({}, lambda meta: None) is None
+    checkpoints.save(3, state(sharding.make_mesh()), META, wait=True)
+
+    def refuse(meta):
+        raise ValueError("another run")
+
+    with pytest.raises(ValueError, match="another run"):
+        checkpoints.restore_newest({}, refuse)
+    with pytest.raises(ValueError, match="in the checkpoint only: step"):
+        checkpoints.restore_newest({}, lambda meta: None)
+    checkpoints.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["3"]
 
 
 def test_every_misfit_is_listed(tmp_path):

@@ -21,6 +21,16 @@ def config(name="teacher", variant="demo", **fields):
     return c
 
 
+def test_a_work_folder_that_no_checkpoint_can_lie_in_is_refused_at_once():
+    for workdir, why in (
+        ("", "workdir is empty"),
+        ("runs\\x", "backslash"),
+        ("gs:/b", "two slashes"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            config_checks.check(config(), {"labelled": 4, "unlabelled": 0}, workdir)
+
+
 def test_student_labels_must_pair_with_sources():
     c = config("student")
     assert config_checks.batch_sizes(c) == {"labelled": 4, "unlabelled": 8}
