@@ -9,11 +9,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.utils import map_kinds
 
 Record = dict[str, Any]
 
-KINDS = ("depth", "disparity")  # of labels; a record's label stands in the field of that name
-LABEL_FIELDS = (*KINDS, "valid", "sky")  # maps (h, w)
+KINDS = map_kinds.LABELS  # a record's label stands in the field of that name
+LABEL_FIELDS = (*map(str, KINDS), "valid", "sky")  # maps (h, w)
 
 
 @runtime_checkable

@@ -34,6 +34,7 @@ from typing import Any
 
 from depth_anything_jax.data import camera as camera_lib
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.utils import map_kinds
 from depth_anything_jax.utils.choices import did_you_mean
 
 CAMERA = ("fx", "fy", "cx", "cy", "focal_mm", "sensor_width_mm")
@@ -123,7 +124,7 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
     if not isinstance(fields, Mapping) or not isinstance(fields.get("rgb"), str):
         raise ManifestError(f"{where}: an entry is an object with 'rgb' (a path): {fields!r:.200}")
     kind = fields.get("kind", "depth")
-    if kind not in ("depth", "disparity"):
+    if kind not in map_kinds.LABELS:
         raise ManifestError(f"{where}: kind must be depth or disparity, got {kind!r}")
     try:
         label_format = formats.LabelFormat(
