@@ -120,6 +120,7 @@ PLAIN = (
     "utils.choices",
     "utils.encoders",
     "utils.interpolation",
+    "utils.map_kinds",
     "utils.nested_dicts",
     "utils.paths",
 )

@@ -55,7 +55,7 @@ class ShardWriter:
     def __init__(
         self, folder: str | os.PathLike[str], name: str, count: int, size: int, options: str
     ):
-        self.folder = literal(path)
+        self.folder = literal(folder)
         self.count, self.size, self.shards = count, size, -(-count // size)
         self._name, self._options = name, options
 

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from depth_anything_jax.utils import map_kinds
+
 MIN_DEPTH = 1e-3  # metres: lower bound of every metric head's output (ZoeDepth's nearest)
 
 
 def is_metric(model: Any) -> bool:
     """Whether the head predicts metres."""
-    return model.head != "relative"
+    return map_kinds.is_metric_head(model.head)
 
 
 def disparity(

@@ -33,6 +33,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.file_formats.orientation import stored_size
 from depth_anything_jax.data.sources import view as view_lib
 from depth_anything_jax.data.sources.view import View
+from depth_anything_jax.utils import map_kinds
 from depth_anything_jax.utils.choices import did_you_mean
 
 CAMERA = ("fx", "fy", "cx", "cy", "focal_mm", "sensor_width_mm")
@@ -137,7 +139,7 @@ def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
             f"{where}: {', '.join(given)} without a focal length; give fx in pixels"
         )
     for name, value in given.items():
-        if not np.isfinite(value) or (name not in ("cx", "cy") and value <= 0):
+        if not math.isfinite(value) or (name not in ("cx", "cy") and value <= 0):
             raise ManifestError(f"{where}: {name}={value:g} must be positive and finite")
     return given
 
@@ -147,7 +149,7 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
     if not isinstance(fields, Mapping) or not isinstance(fields.get("rgb"), str):
         raise ManifestError(f"{where}: an entry is an object with 'rgb' (a path): {fields!r:.200}")
     kind = fields.get("kind", "depth")
-    if kind not in ("depth", "disparity"):
+    if kind not in map_kinds.LABELS:
         raise ManifestError(f"{where}: kind must be depth or disparity, got {kind!r}")
     try:
         label_format = formats.LabelFormat(

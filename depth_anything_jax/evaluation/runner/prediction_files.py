@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Num
 
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.utils.map_kinds import MapKind
 
 SUFFIXES = (".npy", ".npz", ".png", ".pfm", ".exr")
 
@@ -39,9 +40,10 @@ def read(
     suffix = path.suffix.lower()
     own = _load_ours(path)
     if own is not None:
-        if (_kind(own) == "disparity-affine") != (kind == "disparity-affine"):
+        holds = MapKind(own["kind"]).prediction
+        if holds.larger_is_nearer != MapKind(kind).larger_is_nearer:
             raise formats.FormatError(
-                f"{path} holds {own['kind']}: score it as kind {_kind(own)}, not {kind}"
+                f"{path} holds {own['kind']}: score it as kind {holds}, not {kind}"
             )
         return own["depth"]
     if suffix == ".exr":
@@ -65,7 +67,7 @@ def read(
 def kind_of(path: str | os.PathLike[str]) -> str | None:
     """The kind of prediction in a file of `Depth.save`; None where the file does not say it."""
     saved = _load_ours(pathlib.Path(path))
-    return None if saved is None else _kind(saved)
+    return None if saved is None else MapKind(saved["kind"]).prediction
 
 
 def _load_ours(path: pathlib.Path) -> dict[str, Any] | None:
@@ -78,12 +80,6 @@ def _load_ours(path: pathlib.Path) -> dict[str, Any] | None:
         return depth_files.load(path, None)
     except (ValueError, RuntimeError, ImportError):  # `_read_exr` names what is wrong
         return None
-
-
-def _kind(saved: dict[str, Any]) -> str:
-    from depth_anything_jax.inference.depth_files import RELATIVE
-
-    return "disparity-affine" if saved["kind"] == RELATIVE else "metric"
 
 
 def _read_exr(path: pathlib.Path) -> np.ndarray:
