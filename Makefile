@@ -19,12 +19,12 @@ ifndef TORCH
 TORCH := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))' 2>/dev/null))
 endif
 comma := ,
-TEST_EXTRAS := test,notebook$(if $(filter 1,$(TORCH)),$(comma)torch$(comma)onnx)
+TEST_EXTRAS := test,docs,notebook$(if $(filter 1,$(TORCH)),$(comma)torch$(comma)onnx)
 
 PYTEST ?= $(PY) -m pytest -q
 JOBS ?= 2
 
-.PHONY: help demo demo-long demo-controls demo-metric demo-metric-long demo-encoder test nightly lint format types clean
+.PHONY: help demo demo-long demo-controls demo-metric demo-metric-long demo-encoder test nightly site lint format types clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:  # half a .venv is none
 
@@ -37,6 +37,7 @@ help:
 	@echo 'make demo-encoder  pre-train the tiny encoder of the demo again'
 	@echo 'make test          lint, format check, types and the default tests'
 	@echo 'make nightly       the slow tests'
+	@echo 'make site          the documents as pages with search, in site/'
 	@echo 'make lint | format | types | clean'
 	@echo 'PYTHON=python3.12 chooses the interpreter of a new .venv; TORCH=1 or 0 installs PyTorch for the tests or not'
 
@@ -90,6 +91,9 @@ $(VENV)/.installed-libtpu: constraints.txt | $(PY)
 
 nightly: $(TESTING) $(VENV)/.installed-libtpu
 	$(PYTEST) -m nightly
+
+site: $(TESTING)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 lint: $(TESTING)
 	$(PY) -m ruff check .
