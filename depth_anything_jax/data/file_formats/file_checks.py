@@ -81,7 +81,7 @@ def _scan_is_whole(data: bytes) -> bool:
     if data[sequential[0] + 5 : sequential[0] + 6] != data[scan : scan + 1]:
         return False  # other components are in other scans
     data = data.removesuffix(b"\xff")
-    return _same_with_any_ending(data) and not _same_with_any_ending(data[:-16])
+    return _same_with_any_ending(data) and not _same_with_any_ending(data[:-4])
 
 
 def _same_with_any_ending(data: bytes) -> bool:
