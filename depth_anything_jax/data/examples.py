@@ -142,7 +142,7 @@ class Examples:
             record = {k: v for k, v in record.items() if k != "camera"}
         # Keyed by the position, not the record: a replacement keeps everything after it in place.
         rng = np.random.default_rng([self.seed, PARTS.index(self.part), index])
-        record = augment_lib.cut(record, self.augment.window)
+        record = augment_lib.crop_window(record, self.augment.window)
         height, width = record["image"].shape[:2]
         geometry = transforms.draw_geometry(
             rng, height, width, self.size, patch_size=self.patch_size

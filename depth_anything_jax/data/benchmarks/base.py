@@ -45,7 +45,7 @@ class BenchmarkError(SourceError):
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What people should know of a set before they report numbers on it.
+    """A set's description: what to know before numbers on it are reported.
 
     Attributes:
       title: the set's name in full.
@@ -54,9 +54,9 @@ class Card:
       units: what the files hold, and what is invalid.
       layout: the files that are looked for.
       where: where to get it, and the lists that are not part of it.
-      licence, size, citation: as the words say.
-      traps: what made published numbers differ.
-      unverified: what was written down without the data or its documentation at hand.
+      licence, size, citation: of the set.
+      traps: differences that made published numbers disagree.
+      unverified: statements that were not checked against the data or its documentation.
     """
 
     title: str
@@ -254,7 +254,7 @@ class Reader(abc.ABC):
                     if more
                     else "the copy is incomplete. Complete it, or pass partial=True (--dataset "
                     f"'{self.name}?partial=True'); scores on part of a set are not comparable with "
-                    "anybody's"
+                    "others'"
                 )
             )
         self.partial = self.partial or (expected is not None and count < expected)
@@ -275,7 +275,7 @@ class Reader(abc.ABC):
                 f"{self.name}: {len(items) - len(complete)} of {len(items)} images lack a file "
                 f"below {self.root}: {', '.join(missing[:5])}{' …' * (len(missing) > 5)}. Unpack "
                 f"what is missing, or pass partial=True (--dataset '{self.name}?partial=True'; and "
-                "compare the scores with nobody's)"
+                "do not compare the scores with others')"
             )
         self.partial = self.partial or bool(missing)
         return complete

@@ -1,4 +1,4 @@
-"""A store of pseudo labels: 16-bit labels of a whole image source, in shards.
+"""Writes and reads stores of pseudo labels: 16-bit labels of a whole image source, in shards.
 
 A store is a folder:
   card.json                              what was labelled, by which teacher, how (`card` below)
@@ -8,11 +8,11 @@ A store is a folder:
 
 Decisions:
   - Record i belongs to record i of the image source; its key is stored and checked at every read.
-    An image that cannot be labelled keeps its place: a record that says why.
+    An image that cannot be labelled has a record with the reason.
   - A label is the teacher's output at the network's resolution of the whole image (see
     `label_codec`).
-  - A shard appears under its name complete or not at all; a killed run loses the shard it was at.
-  - A store is continued and read only for the very images and teacher it was begun with.
+  - A shard appears under its name when it is complete; a killed run loses the current one.
+  - A store is continued and read only for the images and teacher that it was started with.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _temporary(file: epath.Path) -> epath.Path:
-    """Where `file` is written before it is renamed; what kills left of earlier tries goes."""
+    """The path that `file` is written to before it is renamed; deletes what killed runs left."""
     for stale in file.parent.glob(f".{file.name}.*"):
         stale.unlink()
     return file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}"
@@ -88,13 +88,13 @@ def _write_text(file: epath.Path, text: str) -> None:
 
 
 class LabelWriter:
-    """Fills a store shard by shard; finds what an earlier run left.
+    """Fills a store shard by shard, and continues an earlier run's.
 
     Args:
       path: the folder, local or on gs://.
       identity: what must not change while a store is filled, as nested JSON values: "source" with
         "count" and "keys_sha256", "teacher", "input", "shard_size", ….
-      notes: what else the card tells; replaced by each run.
+      notes: other fields of the card; replaced by each run.
       create: write the card. With several processes one does, and the others wait for it.
 
     Raises:
@@ -168,7 +168,7 @@ class LabelWriter:
             reader = ArrayRecordReader(os.fspath(file))
             found = reader.num_records()
             reader.close()
-        except Exception:  # a file that a full disk cut short
+        except Exception:  # truncated, for example by a full disk
             return False
         return found == len(self.range(shard))
 
@@ -228,7 +228,7 @@ class LabelWriter:
 
 
 class LabelStore:
-    """Reads a complete store by position; can be pickled, readers open where they are used.
+    """Reads a complete store by position; can be pickled (shards are opened where they are used).
 
     Raises:
       LabelError: no store there, or one that is not complete.

@@ -7,7 +7,7 @@ from typing import Any
 
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.file_formats.orientation import exif_orientation
-from depth_anything_jax.data.sources import manifest
+from depth_anything_jax.data.sources import manifest, pairing
 from depth_anything_jax.data.sources.base import (
     Record,
     Source,
@@ -33,10 +33,16 @@ class FolderSource:
         files: Sequence[str] | None = None,
         name: str | None = None,
     ):
-        """`files` gives relative paths instead of a search; `exclude` drops those that match."""
+        """Lists the images below a folder.
+
+        `files` gives relative paths instead of a search; `exclude` drops those that match. Depth
+        maps beside their photos are dropped, with a warning.
+        """
         self.root = str(pathlib.Path(path).expanduser())
         self.name = name or pathlib.Path(self.root).name
-        self.files = list_images(self.root, exclude) if files is None else list(files)
+        if files is None:
+            files = pairing.without_labels(self.root, list_images(self.root, exclude))
+        self.files = list(files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -151,6 +157,9 @@ def rgbd(
     exclude: Sequence[str] = (),
     labelled: bool = True,
     name: str | None = None,
+    default_dataset: str | None = None,
+    default_domain: str | None = None,
+    default_split: str | None = None,
     **defaults: Any,
 ) -> Source:
     """Makes a source of the pairs of a manifest or a list file.
@@ -162,18 +171,21 @@ def rgbd(
       datasets, domains, splits, scenes: entries with one of these values; None: all.
       exclude: patterns of image names to leave out.
       labelled, name: as for `RGBDSource`.
-      defaults: fields of entries that do not say them (`manifest.DEFAULT_FIELDS`).
+      default_dataset, default_domain, default_split: of entries that have none of their own.
+      defaults: other fields of entries that lack them (`manifest.DEFAULT_FIELDS`).
 
     Raises:
       SourceError: no manifest, or no entry is left.
     """
-    entries, folder = manifest.load(path, defaults)
+    names = {"dataset": default_dataset, "domain": default_domain, "split": default_split}
+    entries, folder = manifest.load(path, {**defaults, **names})
     entries = manifest.select(
         entries, path, datasets=datasets, domains=domains, splits=splits, scenes=scenes,
         exclude=exclude,
     )  # fmt: skip
     if depth_root is not None or (root is not None and str(path).endswith(".txt")):
         entries = [manifest.moved(e, depth_root) for e in entries]
+    entries = pairing.distinct(entries, root or folder, path)
     return RGBDSource(entries, root or folder, labelled=labelled, name=name)
 
 
@@ -182,6 +194,7 @@ def pairs(
     depths: str,
     *,
     exclude: Sequence[str] = (),
+    suffix: str | None = None,
     labelled: bool = True,
     name: str | None = None,
     **defaults: Any,
@@ -189,11 +202,13 @@ def pairs(
     """Makes a source of one folder's images and the labels of the same names in another.
 
     Args:
-      images, depths: folders.
+      images, depths: folders, which may be one.
+      suffix: what follows the image's stem in the label's name (see `pairing.pair_folders`).
       exclude, labelled, name, defaults: as for `rgbd`.
 
     Raises:
       SourceError: a folder is missing, or images have no label.
     """
-    entries, root = manifest.pair_folders(images, depths, list_images(images, exclude), defaults)
+    files = list_images(images, exclude)
+    entries, root = pairing.pair_folders(images, depths, files, defaults, suffix)
     return RGBDSource(entries, root, labelled=labelled, name=name or pathlib.Path(images).name)
