@@ -234,14 +234,18 @@ def test_sky_by_depth(pairs):
 
 def test_depth_whose_inverse_is_not_finite_is_invalid(pairs):
     """Renderers leave 1e-40 behind; its disparity is infinite, and sums of 1e38 are."""
+
+    def make(row):
+        rows = [row | {"rgb": "one/a.png"}, row | {"rgb": "one/b.png", "kind": "disparity"}]
+        (pairs / "m.json").write_text(json.dumps(rows))
+        return registry.make({"type": "rgbd", "path": str(pairs / "m.json")})
+
     for suffix in ("npy", "pfm"):
         values = np.full((12, 16), 5, np.float32)
         values[:2], values[2], values[3], values[4] = 1e-40, 1e-35, 1e35, np.nan
         np.save(pairs / "d.npy", values)
         (pairs / "d.pfm").write_bytes(formats.encode_pfm(values))
-        row = {"rgb": "one/a.png", "depth": f"d.{suffix}"}
-        (pairs / "m.json").write_text(json.dumps([row, row | {"kind": "disparity"}]))
-        source = registry.make({"type": "rgbd", "path": str(pairs / "m.json")})
+        source = make({"depth": f"d.{suffix}"})
         np.testing.assert_array_equal(source[0]["valid"], values == 5)
         np.testing.assert_array_equal(
             disparity_of(source[0]), np.where(values == 5, 0.2, 0).astype(np.float32)
@@ -251,9 +255,7 @@ def test_depth_whose_inverse_is_not_finite_is_invalid(pairs):
     # float64 beyond float32, before the scale and after it
     for values, scale in ((1e300, 1), (1e30, 1e-20)):
         np.save(pairs / "d.npy", np.full((12, 16), values))
-        row = {"rgb": "one/a.png", "depth": "d.npy", "scale": scale}
-        (pairs / "m.json").write_text(json.dumps([row, row | {"kind": "disparity"}]))
-        source = registry.make({"type": "rgbd", "path": str(pairs / "m.json")})
+        source = make({"depth": "d.npy", "scale": scale})
         assert not source[0]["valid"].any() and not source[1]["valid"].any()
 
 

@@ -32,7 +32,13 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from depth_anything_jax.data.file_formats.file_checks import FormatError, PathLike, check_complete
+from depth_anything_jax.data.file_formats.file_checks import (
+    FormatError,
+    PathLike,
+    check_is_picture,
+    check_map,
+    complete,
+)
 from depth_anything_jax.data.file_formats.orientation import exif_orientation
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
@@ -138,7 +144,8 @@ def decode_image(
 
     `upright=False` does not apply the EXIF orientation (`photos.read` does it itself).
     """
-    check_complete(data, name)
+    check_is_picture(data, name)
+    data = complete(data, name)
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
@@ -153,10 +160,10 @@ def read_image(path: PathLike) -> UInt8[np.ndarray, "h w 3"]:
 
 def is_plain_rgb(data: bytes) -> bool:
     """Whether every reader gives the same pixels for an image file: 8-bit RGB JPEG or PNG without
-    alpha, palette or EXIF rotation."""
+    alpha, palette or EXIF rotation, with its end marker."""
     from PIL import Image
 
-    if exif_orientation(data) != 1:
+    if exif_orientation(data) != 1 or complete(data, "image") is not data:
         return False
     with Image.open(io.BytesIO(data)) as image:
         return image.format in ("JPEG", "PNG") and image.mode == "RGB"
@@ -164,7 +171,8 @@ def is_plain_rgb(data: bytes) -> bool:
 
 def decode_raw(data: bytes, name: PathLike, *, bits: int) -> np.ndarray:
     """Decodes a single-channel 8- or 16-bit image to (h, w), values untouched."""
-    check_complete(data, name)
+    check_map(data, name)
+    data = complete(data, name)
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None:
         raise FormatError(f"{name}: not an image that OpenCV can decode ({len(data)} bytes)")
@@ -378,7 +386,8 @@ def read_mask(path: PathLike) -> np.ndarray:
     if pathlib.Path(path).suffix.lower() in (".npy", ".npz"):
         mask = np.squeeze(_decode_npy(data, path, None))
     else:
-        check_complete(data, path)
+        check_map(data, path)
+        data = complete(data, path)
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is None:
             raise FormatError(f"{path}: not an image that OpenCV can decode")

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from depth_anything_jax.data.file_formats.file_checks import jpeg_segments
+
 TAG = 0x0112
 # orientation → quarter turns to the left, then mirrored left to right
 UPRIGHT = {
@@ -59,15 +61,9 @@ def _exif_block(data: bytes) -> bytes:
 
 
 def _jpeg_exif(data: bytes) -> bytes:
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:  # before the scans
-        if data[at + 1] == 0xFF:  # any number of them may stand before a marker
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            return data[at + 10 : end]
-        at = end
+    for marker, start, end in jpeg_segments(data):
+        if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
+            return data[start + 6 : end]
     return b""
 
 

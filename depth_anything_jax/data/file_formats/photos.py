@@ -8,8 +8,9 @@ profiles of RGB pictures are not applied. Beyond that:
   - 16 bits become 8 by value / 257, rounded: nothing is clipped, and white stays white;
   - CMYK through its colour profile where it has one; Adobe's inverted files are turned round;
   - of animations, bursts and pages the first, and `Facts.notes` says so;
-  - truncated or damaged files, previews of camera raw files, floating-point pictures and pictures
-    of more than `max_pixels` are refused by name, the last before anything is decoded.
+  - truncated or damaged files, previews of camera raw files, thumbnails before a picture,
+    floating-point pictures and pictures of more than `max_pixels` are refused by name, the last
+    before anything is decoded. A JPEG that lacks its end marker alone is complete.
 `read` returns only the numbers of `Facts`, no EXIF data, so GPS positions are in no output.
 """
 
@@ -28,12 +29,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from depth_anything_jax.data.file_formats import orientation
-from depth_anything_jax.data.file_formats.formats import (
-    IMAGE_SUFFIXES,
+from depth_anything_jax.data.file_formats.file_checks import (
     FormatError,
     PathLike,
-    decode_image,
+    check_is_picture,
+    tiff_tags,
 )
+from depth_anything_jax.data.file_formats.formats import IMAGE_SUFFIXES, decode_image
 
 SUFFIXES = (
     *IMAGE_SUFFIXES,
@@ -46,6 +48,8 @@ _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF = {b"avif", b"avis"}
 # EXIF tags
 _EXIF_IFD = 0x8769
+# TIFF tags
+_BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR = 258, 262, 277, 284
 _FOCAL, _FOCAL_35 = 0x920A, 0xA405
 _PLANE_X, _PLANE_Y, _PLANE_UNIT, _WIDTH, _HEIGHT = 0xA20E, 0xA20F, 0xA210, 0xA002, 0xA003
 _UNITS_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # inch, cm, mm, µm
@@ -133,6 +137,7 @@ def read(
         data = _file(source, name)
     if not data:
         raise FormatError(f"{name}: the file is empty")
+    check_is_picture(data, name)
     image, frames = _open(data, name)
     width, height = image.size
     if width * height > max_pixels:
@@ -140,7 +145,11 @@ def read(
             f"{name}: {width}x{height} is {width * height / 1e6:.0f} million pixels, the limit is "
             f"{max_pixels / 1e6:g} million; make it smaller or raise max_pixels"
         )
-    _refuse_what_is_no_picture(image, name)
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise FormatError(
+            f"{name}: holds 32-bit values, whose black and white are unknown; export it with 8 or "
+            "16 bits"
+        )
     mode, alpha = image.mode, _has_alpha(image)
     # Pillow turns a TIFF and libheif a HEIC by themselves, and then say that nothing is due.
     turned = getattr(image, "tag_v2", {}).get(orientation.TAG)
@@ -204,6 +213,8 @@ def _open(data: bytes, name: str) -> tuple[Any, int]:
     except FormatError:
         raise
     except Image.UnidentifiedImageError as error:
+        if tags := tiff_tags(data):
+            raise FormatError(_unreadable_tiff(name, tags)) from error
         start = ascii(data[:24].decode("latin-1"))
         raise FormatError(
             f"{name}: not a picture, or one whose beginning is damaged: {len(data)} bytes that "
@@ -219,6 +230,12 @@ def _open(data: bytes, name: str) -> tuple[Any, int]:
     return image, frames
 
 
+def _unreadable_tiff(name: str, tags: Any) -> str:
+    kind = f"{tags.get(_SAMPLES, 1)} channels of {np.ravel(tags.get(_BITS, 1))[0]} bits"
+    kind += ", in planes" if tags.get(_PLANAR) == 2 else ""
+    return f"{name}: a TIFF of a kind that cannot be read ({kind}); export it as PNG"
+
+
 def _open_heif(data: bytes, name: str) -> tuple[Any, int]:
     try:
         from pillow_heif import HeifImageFile
@@ -231,21 +248,6 @@ def _open_heif(data: bytes, name: str) -> tuple[Any, int]:
     return image, int(getattr(image, "n_frames", 1))
 
 
-def _refuse_what_is_no_picture(image: Any, name: str) -> None:
-    tags = getattr(image, "tag_v2", {})
-    # NewSubfileType 1: a reduced version of another image; DNGVersion
-    if tags and (int(tags.get(254, 0)) & 1 or 0xC612 in tags):
-        raise FormatError(
-            f"{name}: a camera raw file, of which only a preview could be read; export it as JPEG, "
-            "PNG or TIFF"
-        )
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        raise FormatError(
-            f"{name}: holds {'floating-point' if image.mode == 'F' else '32-bit'} values, whose "
-            "black and white are unknown; export it with 8 or 16 bits"
-        )
-
-
 def _has_alpha(image: Any) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
@@ -253,20 +255,22 @@ def _has_alpha(image: Any) -> bool:
 def _decode(image: Any, data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
     """Returns RGB as stored, before the EXIF rotation, and the bits per channel in the file."""
     tags = getattr(image, "tag_v2", {})
-    if image.format == "PNG":
-        bits = data[24]
-    elif image.format == "TIFF":
-        bits = max(np.ravel(tags.get(258, 1)))
-    else:
-        bits = 16 if image.mode.startswith("I") else int(image.info.get("bit_depth", 8))
+    bits = _bits(image, data, tags)
     if image.format in ("JPEG", "MPO", "PNG") and image.mode != "CMYK" and bits <= 8:
         return decode_image(data, name, upright=False), 8
+    planar, white_is_zero = tags.get(_PLANAR) == 2, tags.get(_PHOTOMETRIC) == 0
+    channels = tags.get(_SAMPLES, 1)
+    if planar and channels < 3 and (bits > 8 or white_is_zero or channels == 2):
+        raise FormatError(_unreadable_tiff(name, tags))
     try:
-        if bits == 16 and image.format in ("PNG", "TIFF") and image.mode in ("RGB", "RGBA", "LA"):
-            image.load()  # of 16-bit colour Pillow keeps 8 bits, but it finds what is missing
-            return _sixteen_bits(_opencv(data, name, image)), 16
+        if bits > 8 and image.mode in ("RGB", "RGBA", "LA"):  # Pillow keeps 8 bits, some wrongly
+            image.load()  # finds what is missing
+            if planar:  # OpenCV too reads planes of 16 bits right only as a picture of 8
+                return _planes(data, name, tags), bits
+            return _eight_bits(_opencv(data, name, image), bits), bits
         if image.mode.startswith("I"):
-            return _sixteen_bits(np.asarray(image)), 16
+            rgb = _eight_bits(np.asarray(image), bits)
+            return (255 - rgb if white_is_zero else rgb), bits
         return np.asarray(_rgb(image)), max(8, int(bits))
     except FormatError:
         raise
@@ -274,8 +278,27 @@ def _decode(image: Any, data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 
         raise FormatError(f"{name}: truncated or damaged picture ({error})") from error
 
 
+def _bits(image: Any, data: bytes, tags: Any) -> int:
+    """Returns the bits of a channel in the file."""
+    if image.format == "PNG":
+        return data[24]
+    if image.format == "TIFF":
+        return int(max(np.ravel(tags.get(_BITS, 1))))
+    if image.format == "JPEG2000":
+        at = data.find(b"\xff\x4f\xff\x51")  # start of codestream, image and tile size
+        return (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 8
+    return 16 if image.mode.startswith("I") else int(image.info.get("bit_depth", 8))
+
+
+def _planes(data: bytes, name: str, tags: Any) -> np.ndarray:
+    try:
+        return decode_image(data, name)
+    except FormatError as error:  # planes in tiles
+        raise FormatError(_unreadable_tiff(name, tags)) from error
+
+
 def _opencv(data: bytes, name: str, image: Any) -> np.ndarray:
-    """Decodes 16-bit RGB or grey as stored."""
+    """Decodes RGB or grey of more than 8 bits as stored."""
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.dtype != np.uint16:
         raise FormatError(f"{name}: a 16-bit {image.format} of a kind that OpenCV cannot decode")
@@ -284,10 +307,15 @@ def _opencv(data: bytes, name: str, image: Any) -> np.ndarray:
     return raw
 
 
-def _sixteen_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    values = np.clip(values, 0, 65535).astype(np.uint32)
-    values = ((values + 128) // 257).astype(np.uint8)
-    return values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
+def _eight_bits(values: np.ndarray, bits: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Scales grey or RGB of `bits` bits to RGB of 8, row by row because wide integers are large."""
+    white = 2**bits - 1
+    out = np.empty((*values.shape[:2], 3), np.uint8)
+    for row, stored in zip(out, values, strict=True):
+        wide = np.clip(stored, 0, white).astype(np.uint32)
+        eight = (wide * 255 + white // 2) // white
+        row[:] = eight if eight.ndim == 2 else eight[:, None]
+    return out
 
 
 def _rgb(image: Any) -> Any:

@@ -157,6 +157,9 @@ def rgbd(
     exclude: Sequence[str] = (),
     labelled: bool = True,
     name: str | None = None,
+    default_dataset: str | None = None,
+    default_domain: str | None = None,
+    default_split: str | None = None,
     **defaults: Any,
 ) -> Source:
     """Makes a source of the pairs of a manifest or a list file.
@@ -168,12 +171,14 @@ def rgbd(
       datasets, domains, splits, scenes: entries with one of these values; None: all.
       exclude: patterns of image names to leave out.
       labelled, name: as for `RGBDSource`.
-      defaults: fields of entries that do not say them (`manifest.DEFAULT_FIELDS`).
+      default_dataset, default_domain, default_split: of entries that have none of their own.
+      defaults: other fields of entries that lack them (`manifest.DEFAULT_FIELDS`).
 
     Raises:
       SourceError: no manifest, or no entry is left.
     """
-    entries, folder = manifest.load(path, defaults)
+    names = {"dataset": default_dataset, "domain": default_domain, "split": default_split}
+    entries, folder = manifest.load(path, {**defaults, **names})
     entries = manifest.select(
         entries, path, datasets=datasets, domains=domains, splits=splits, scenes=scenes,
         exclude=exclude,

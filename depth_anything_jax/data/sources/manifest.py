@@ -1,8 +1,7 @@
 """Reads manifests of RGB-D pairs: one JSON entry (or one line of a list) per image and label.
 
-A manifest is a JSON list of objects, JSON lines, or a text file with "image label" on each line;
-paths are relative to its folder. A third number on a line is the focal length fx, as in BTS' lists
-of NYU and KITTI. Fields of an entry:
+A manifest is a JSON list of objects, JSON lines, a table (CSV) or a list with "image label" on each
+line; paths are relative to its folder. Fields of an entry:
   rgb, depth      image and label (depth may be left out where only images are wanted)
   fmt             a format of `formats`; without it the label's suffix decides
   scale           value / scale = metres (or pixels); needed by 16-bit images without a convention
@@ -25,13 +24,15 @@ of NYU and KITTI. Fields of an entry:
   K               instead, 3×3 intrinsics row by row
   focal_mm, sensor_width_mm            instead, both in millimetres; the sensor's longer side, also
                   of a picture taken upright
-Any other field (hw, note, …) is kept by nobody and harms nothing.
+Notes (note, hw, valid_frac, p1_p50_p99, and what begins with "_") are not read; any other field is
+an error. `manifest_rows` reads JSON, lists and tables.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import json
 import math
 import os
@@ -43,6 +44,12 @@ from depth_anything_jax.data import camera as camera_lib
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.file_formats.orientation import stored_size
 from depth_anything_jax.data.sources import view as view_lib
+from depth_anything_jax.data.sources.manifest_rows import (
+    TEXT,
+    ManifestError,
+    check_fields,
+    read_rows,
+)
 from depth_anything_jax.data.sources.view import View
 from depth_anything_jax.utils import map_kinds
 from depth_anything_jax.utils.choices import did_you_mean
@@ -53,10 +60,8 @@ DEFAULT_FIELDS = [
     "fmt", "scale", "kind", "abs", "offset", "field", "sky_above", "invalid", "min_depth",
     "max_depth", "shift_known", "dataset", "domain", "split", *CAMERA, *view_lib.FIELDS,
 ]  # fmt: skip
-
-
-class ManifestError(ValueError):
-    """A manifest is missing, is no manifest, or has nothing that fits the selection."""
+SELECTABLE = ("dataset", "domain", "split")  # of them, those that entries are selected by
+_KNOWN = frozenset((*DEFAULT_FIELDS, "K"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +149,17 @@ def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
     return given
 
 
+@functools.lru_cache(maxsize=1024)
+def _folder(path: str) -> str:
+    return str(pathlib.PurePosixPath(path))
+
+
 def parse(fields: Mapping[str, Any], where: str) -> Entry:
     """Makes an entry from a manifest's object; `where` names it in errors."""
     if not isinstance(fields, Mapping) or not isinstance(fields.get("rgb"), str):
         raise ManifestError(f"{where}: an entry is an object with 'rgb' (a path): {fields!r:.200}")
+    fields = {name: value for name, value in fields.items() if value is not None}
+    check_fields(fields, where, _KNOWN)
     kind = fields.get("kind", "depth")
     if kind not in map_kinds.LABELS:
         raise ManifestError(f"{where}: kind must be depth or disparity, got {kind!r}")
@@ -180,7 +192,7 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
         shift_known=bool(fields.get("shift_known", default_shift)),
         dataset=fields.get("dataset", ""),
         domain=fields.get("domain", ""),
-        scene=fields.get("scene") or str(pathlib.PurePosixPath(fields["rgb"]).parent),
+        scene=fields.get("scene") or _folder(os.path.dirname(fields["rgb"])),
         split=fields.get("split", ""),
         view=view,
         **_camera(fields, where),
@@ -236,25 +248,12 @@ def load(
         path = path / "manifest.json"
     if not path.is_file():
         raise ManifestError(
-            f"no manifest at {path}; looked for a .json list, .jsonl or .txt of 'image label' "
-            "lines (docs/data.md), or a folder with manifest.json"
+            f"no manifest at {path}; looked for a .json list, .jsonl, .csv or .txt of 'image "
+            "label' lines (docs/data.md), or a folder with manifest.json"
         )
-    text = path.read_text()
-    try:
-        if path.suffix == ".json":
-            rows = json.loads(text)
-        elif path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            columns = [line.split() for line in text.splitlines() if line.strip()]
-            rows = [dict(zip(("rgb", "depth", "fx"), c, strict=False)) for c in columns]
-            rows = [r for r in rows if r.get("depth") != "None"]  # KITTI: no label for this image
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{path}: not JSON ({error})") from error
-    if not isinstance(rows, list) or not rows:
-        raise ManifestError(f"{path}: a manifest is a non-empty list, this is {rows!r:.80}")
-    defaults = {k: v for k, v in (defaults or {}).items() if v is not None}
-    entries = []
+    rows = read_rows(path)
+    defaults = {k: str(v) if k in TEXT else v for k, v in (defaults or {}).items() if v is not None}
+    entries, where = [], str(path)
     for i, row in enumerate(rows):
         if isinstance(row, Mapping):
             given = {name for name in ("K", "fx", "focal_mm") if row.get(name) is not None}
@@ -263,7 +262,7 @@ def load(
             if given == {"focal_mm"}:
                 left_out.remove("sensor_width_mm")
             row = {**{k: v for k, v in defaults.items() if k not in left_out}, **row}
-        entries.append(parse(row, f"{path}, entry {i}"))
+        entries.append(parse(row, f"{where}, entry {i}"))
     return entries, str(path.parent)
 
 

@@ -80,7 +80,7 @@ def pair_folders(
                 f"{file} and {other} below {images} could each be the label of the other: keep "
                 f"labels in a folder of their own, or say which is one: suffix={kind}"
             )
-    named = _named_as_labels(own, (*ENDINGS, str(suffix or "").partition(".")[0]))
+    named = _named_as_labels(own, (*ENDINGS, (suffix or "").partition(".")[0]))
     missing = [f for f in without if own[f] not in used and f not in named]
     if missing:
         same = " (images and depths are the same folder)" if image_root == label_root else ""
@@ -116,7 +116,7 @@ def _labels_of(
     if suffix is None:
         found = [label for ending in ENDINGS for label in by_stem.get(stem + ending, ())]
     else:
-        ending, dot, kind = str(suffix).partition(".")
+        ending, dot, kind = suffix.partition(".")
         found = [
             label
             for label in by_stem.get(stem + ending, ())

@@ -9,6 +9,7 @@ from PIL import Image
 
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.file_formats.formats import FormatError, LabelFormat
+from tests.helpers.tiff_files import tiff
 
 RNG = np.random.default_rng(0)
 DEPTH = RNG.uniform(0.5, 12, (6, 9)).astype(np.float32)
@@ -202,6 +203,20 @@ def test_pfm_agrees_with_opencv(tmp_path):
 def test_bad_labels_are_named(data, name, spec, message):
     with pytest.raises(FormatError, match=f"a.*{message}"):
         formats.decode_label(data, name, spec)
+
+
+def test_label_tiffs_that_decoders_misread_are_refused():
+    """Where white is zero OpenCV gives 16-bit TIFFs as stored, 8-bit ones as 255 - x."""
+    for dtype, fmt in ((np.uint8, "png8"), (np.uint16, "png16")):
+        values = RNG.integers(1, 200, (6, 9, 1)).astype(dtype)
+        spec = LabelFormat(fmt, 1)
+        got = formats.decode_label(tiff(values), "d.tif", spec)
+        np.testing.assert_array_equal(got, values[..., 0])
+        with pytest.raises(FormatError, match="d.tif: a TIFF whose white is zero"):
+            formats.decode_label(tiff(values, white_is_zero=True), "d.tif", spec)
+        thumbnail = tiff(values[:2, :3], tags=[(254, 4, 1)], after=[(values, ())])
+        with pytest.raises(FormatError, match="d.tif: the first image .* thumbnail"):
+            formats.decode_label(thumbnail, "d.tif", spec)
 
 
 def test_bad_descriptions_are_refused():

@@ -141,5 +141,5 @@ def test_a_file_that_is_image_and_label_is_refused(tmp_path):
     with pytest.raises(ManifestError, match="1_d.png is an image of one entry and the label of"):
         manifest(tmp_path, rows, labelled=False)
     (tmp_path / "list.txt").write_text("/1.png 1.png\n")
-    roots = {"root": str(tmp_path / "rgb"), "depth_root": str(tmp_path / "gt")}
+    roots = {"root": str(tmp_path / "rgb"), "depth_root": str(tmp_path / "gt"), "fmt": "nyu"}
     assert len(registry.make({"type": "rgbd", "path": str(tmp_path / "list.txt"), **roots})) == 1

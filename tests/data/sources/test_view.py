@@ -288,5 +288,5 @@ def test_fields_of_the_view_are_checked_and_written_back():
         ("label_crop", [0.5, 0, 5, 9]),
         ("label_stretched", "yes"),
     ):
-        with pytest.raises(manifest.ManifestError, match=f"here: {field} must be"):
+        with pytest.raises(manifest.ManifestError, match=f"here: {field}.*must be"):
             manifest.parse({"rgb": "a.png", field: value}, "here")
