@@ -33,7 +33,6 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
-import json
 import math
 import os
 import pathlib
