@@ -109,6 +109,7 @@ def _train(
         tensorboard=config.log.tensorboard,
         active=jax.process_index() == 0,
         show=("loss/total", "loss/labelled", "loss/unlabelled", "loss/features"),
+        show_positive=("labelled/dropped_maps", "unlabelled/dropped_maps"),
     )
     again = resumed is not None
     report.text(monitor.describe(config, mesh, plan.params, networks, start, meta, resumed=again))

@@ -206,6 +206,32 @@ def test_metrics_are_looked_at_once_and_in_order():
     assert 0 not in fetched  # the newest step is not waited for
 
 
+def test_batches_of_which_every_map_is_dropped_stop_a_run():
+    for part in ("labelled", "unlabelled"):
+        monitor.check_alive({f"{part}/dropped_maps": 0.99})
+        with pytest.raises(FloatingPointError, match=f"first batch: every {part} map was dropped"):
+            monitor.check_alive({f"{part}/dropped_maps": 1.0})
+    buffer = monitor.MetricsBuffer(teacher())
+    empty = buffer.EMPTY
+    for step in range(1, 2 * empty + 1):  # one that is used, and all behind it that are not
+        used = step in (1, empty)
+        buffer.add(step, {"labelled/dropped_maps": 0.5 if used else 1.0}, failures=0)
+    buffer.fetch(2 * empty - 1)
+    with pytest.raises(FloatingPointError, match=f"steps {empty + 1} to {2 * empty}: every label"):
+        buffer.fetch(2 * empty)
+
+
+def test_labels_that_are_all_empty_stop_a_relative_run_at_its_first_step(tmp_path):
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((40, 40, 3), 99, np.uint8))
+        cv2.imwrite(str(tmp_path / f"{i}_depth.png"), np.zeros((40, 40), np.uint16))
+    entries = [{"rgb": f"{i}.png", "depth": f"{i}_depth.png", "fmt": "nyu"} for i in range(2)]
+    (tmp_path / "manifest.json").write_text(json.dumps(entries))
+    with pytest.raises(FloatingPointError, match="first batch: every labelled map was dropped"):
+        train.train(teacher(**{"data.labelled": (f"rgbd:{tmp_path}",)}), str(tmp_path / "run"))
+    assert orbax_io.find(tmp_path / "run") is None
+
+
 def test_a_dead_head_stops_the_run_before_its_second_step():
     monitor.check_alive({"labelled/pred_zero_share": 0.99, "unlabelled/pred_zero_share": 0.5})
     with pytest.raises(FloatingPointError, match=r"99\.5% of the first unlabelled prediction is"):
