@@ -21,7 +21,7 @@ from depth_anything_jax import configs, train
 from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import init, logger, monitor
-from depth_anything_jax.utils import param_paths
+from depth_anything_jax.utils import folder_lock, param_paths
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {
@@ -137,7 +137,7 @@ def test_a_run_whose_machine_is_lost_ends_bit_equal_from_its_mirror(
     shutil.rmtree(work)
     with pytest.raises(ValueError, match="(?s)drive holds a run with .*  seed: 0 in .*--mirror$"):
         train.train(teacher(seed=1), work, mirror=drive)
-    assert not os.path.exists(work)
+    assert os.listdir(work) == [".lock"]
     console = io.StringIO()
     # From here it saves by the clock, which changes nothing that is computed either.
     by_clock = {"checkpoint.every": 0, "checkpoint.minutes": 1e-9, "checkpoint.keep_last": 3}
@@ -378,6 +378,7 @@ def test_sigterm_before_the_first_step_ends_the_program_with_a_line(environment,
     [
         ("depth_anything_jax.data.examples", "DataError", "3 of 1000 records failed"),
         ("builtins", "ImportError", "x.pth needs PyTorch"),
+        ("builtins", "PermissionError", "[Errno 13] Permission denied: 'run/.lock'"),
     ],
 )
 def test_what_stops_a_run_is_told_without_a_traceback(
@@ -405,3 +406,10 @@ def test_a_misspelt_field_names_the_nearest(environment, tmp_path):
     )  # fmt: skip
     assert found.returncode != 0
     assert 'Did you mean "encoder_lr" instead of "encoder_lrr"' in found.stdout + found.stderr
+
+
+def test_a_second_start_on_a_work_folder_in_use_is_refused(straight):
+    kept = (straight / "metrics.jsonl").read_bytes()
+    with folder_lock.locked(straight), pytest.raises(ValueError, match="is in use by process"):
+        train.train(teacher(), str(straight))
+    assert (straight / "metrics.jsonl").read_bytes() == kept
