@@ -44,10 +44,19 @@ def train(config, workdir: str, audit_steps: int = 0, mirror: str = "") -> dict[
       FileNotFoundError: data, labels or weights that are not there yet, and how to make them.
       ImportError: weights that only PyTorch reads, without it.
       FloatingPointError: a quantity that is not finite, with the step.
+      OSError: a work folder that cannot be written to, or a full disk.
       SystemExit: asked to stop before the first step; status 0.
     """
     with _Stop() as stop:  # before anything heavy: what follows may take minutes
-        return _train(config, workdir, stop, audit_steps, mirror)
+        import jax
+
+        from depth_anything_jax.training import config_checks
+        from depth_anything_jax.utils import folder_lock
+
+        # 1. What must hold before anything is loaded.
+        config_checks.check(config, config_checks.batch_sizes(config), workdir)
+        with folder_lock.locked(workdir, active=jax.process_index() == 0):
+            return _train(config, workdir, stop, audit_steps, mirror)
 
 
 def _train(
@@ -63,9 +72,8 @@ def _train(
     from depth_anything_jax.training.logger import ProfileWindow, Report
     from depth_anything_jax.training.step import jit_train_step, make_train_step
 
-    # 1. What must hold before anything is loaded.
+    # An older copy of the work folder may lie in the mirror.
     sizes = config_checks.batch_sizes(config)
-    config_checks.check(config, sizes, workdir)
     mirrored = checkpoint_backup.Mirror(mirror_folder, workdir, active=jax.process_index() == 0)
     mirrored.restore(lambda meta: config_checks.check_same_run(meta, config, mirror=mirror_folder))
     if mirror_folder and jax.process_count() > 1:
@@ -117,6 +125,7 @@ def _train(
         tensorboard=config.log.tensorboard,
         active=jax.process_index() == 0,
         show=("loss/total", "loss/labelled", "loss/unlabelled", "loss/features"),
+        show_positive=("labelled/dropped_maps", "unlabelled/dropped_maps"),
     )
     again = resumed is not None
     report.text(monitor.describe(config, mesh, plan.params, networks, start, meta, resumed=again))
@@ -293,8 +302,11 @@ def main() -> None:
             try:
                 folder = workdir.value or config.value.workdir
                 train(config.value, folder, audit.value, mirror.value)
-            except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
-                sys.exit(f"{type(error).__name__}: {error}")
+            except (ValueError, OSError, FloatingPointError, ImportError) as error:
+                where = ""
+                if isinstance(error, OSError) and error.errno and error.filename is None:
+                    where = f" (work folder: {folder})"  # a full disk while a line is written
+                sys.exit(f"{type(error).__name__}: {error}{where}")
 
     groups = {
         "Run": [config, workdir, mirror],

@@ -207,7 +207,7 @@ def assert_same_end(program, ours, straight):
         del described["config"]["data"]["workers"]  # may change when a run goes on
     assert meta == expected and meta["next_step"] == one["step"] == STEPS
     assert {p.name for p in ours.iterdir()} <= {
-        "checkpoints", "metrics.jsonl", "metrics.superseded.jsonl"
+        ".lock", "checkpoints", "metrics.jsonl", "metrics.superseded.jsonl"
     }  # fmt: skip
     assert all(p.name.isdigit() for p in (ours / "checkpoints").iterdir())  # nothing half-written
 

@@ -21,7 +21,7 @@ from depth_anything_jax import configs, train
 from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import init, logger, monitor
-from depth_anything_jax.utils import param_paths
+from depth_anything_jax.utils import folder_lock, param_paths
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {
@@ -137,7 +137,7 @@ def test_a_run_whose_machine_is_lost_ends_bit_equal_from_its_mirror(
     shutil.rmtree(work)
     with pytest.raises(ValueError, match="(?s)drive holds a run with .*  seed: 0 in .*--mirror$"):
         train.train(teacher(seed=1), work, mirror=drive)
-    assert not os.path.exists(work)
+    assert os.listdir(work) == [".lock"]
     console = io.StringIO()
     # From here it saves by the clock, which changes nothing that is computed either.
     by_clock = {"checkpoint.every": 0, "checkpoint.minutes": 1e-9, "checkpoint.keep_last": 3}
@@ -204,6 +204,32 @@ def test_metrics_are_looked_at_once_and_in_order():
     with pytest.raises(FloatingPointError, match="step 5: loss/total is inf; all"):
         buffer.add(4 + buffer.LIMIT, {"loss/total": Scalar(0)}, failures=0)  # as many as may wait
     assert 0 not in fetched  # the newest step is not waited for
+
+
+def test_batches_of_which_every_map_is_dropped_stop_a_run():
+    for part in ("labelled", "unlabelled"):
+        monitor.check_alive({f"{part}/dropped_maps": 0.99})
+        with pytest.raises(FloatingPointError, match=f"first batch: every {part} map was dropped"):
+            monitor.check_alive({f"{part}/dropped_maps": 1.0})
+    buffer = monitor.MetricsBuffer(teacher())
+    empty = buffer.EMPTY
+    for step in range(1, 2 * empty + 1):  # one that is used, and all behind it that are not
+        used = step in (1, empty)
+        buffer.add(step, {"labelled/dropped_maps": 0.5 if used else 1.0}, failures=0)
+    buffer.fetch(2 * empty - 1)
+    with pytest.raises(FloatingPointError, match=f"steps {empty + 1} to {2 * empty}: every label"):
+        buffer.fetch(2 * empty)
+
+
+def test_labels_that_are_all_empty_stop_a_relative_run_at_its_first_step(tmp_path):
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((40, 40, 3), 99, np.uint8))
+        cv2.imwrite(str(tmp_path / f"{i}_depth.png"), np.zeros((40, 40), np.uint16))
+    entries = [{"rgb": f"{i}.png", "depth": f"{i}_depth.png", "fmt": "nyu"} for i in range(2)]
+    (tmp_path / "manifest.json").write_text(json.dumps(entries))
+    with pytest.raises(FloatingPointError, match="first batch: every labelled map was dropped"):
+        train.train(teacher(**{"data.labelled": (f"rgbd:{tmp_path}",)}), str(tmp_path / "run"))
+    assert orbax_io.find(tmp_path / "run") is None
 
 
 def test_a_dead_head_stops_the_run_before_its_second_step():
@@ -352,6 +378,7 @@ def test_sigterm_before_the_first_step_ends_the_program_with_a_line(environment,
     [
         ("depth_anything_jax.data.examples", "DataError", "3 of 1000 records failed"),
         ("builtins", "ImportError", "x.pth needs PyTorch"),
+        ("builtins", "PermissionError", "[Errno 13] Permission denied: 'run/.lock'"),
     ],
 )
 def test_what_stops_a_run_is_told_without_a_traceback(
@@ -379,3 +406,10 @@ def test_a_misspelt_field_names_the_nearest(environment, tmp_path):
     )  # fmt: skip
     assert found.returncode != 0
     assert 'Did you mean "encoder_lr" instead of "encoder_lrr"' in found.stdout + found.stderr
+
+
+def test_a_second_start_on_a_work_folder_in_use_is_refused(straight):
+    kept = (straight / "metrics.jsonl").read_bytes()
+    with folder_lock.locked(straight), pytest.raises(ValueError, match="is in use by process"):
+        train.train(teacher(), str(straight))
+    assert (straight / "metrics.jsonl").read_bytes() == kept

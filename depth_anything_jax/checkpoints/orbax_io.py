@@ -5,11 +5,12 @@ the model's description (variant, version, head, max_depth), its licence chain, 
 and the data position. Folders may be local or on `gs://`.
 """
 
+import contextlib
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +52,7 @@ class Checkpoints:
 
     def __init__(self, folder, *, keep_last: int = 2, keep_every: int = 0, own: bool = False):
         self.folder = checked_folder(folder)
+        logging.get_absl_logger().addFilter(_is_no_thread_error)  # the same one is added once
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(keep_last)]
         if keep_every:
@@ -76,11 +78,12 @@ class Checkpoints:
         """
         if self.latest == step:
             return
-        self._orbax.save_checkpointables_async(
-            step, {_STATE: state}, force=True, custom_metadata=dict(meta)
-        )
-        if wait:
-            self._orbax.wait()
+        with self._saving():
+            self._orbax.save_checkpointables_async(
+                step, {_STATE: state}, force=True, custom_metadata=dict(meta)
+            )
+            if wait:
+                self._orbax.wait()
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
         """The metadata saved with a step (None: the newest).
@@ -170,8 +173,26 @@ class Checkpoints:
         return name
 
     def close(self) -> None:
-        """Waits for the last write; raises what went wrong with it."""
-        self._orbax.close()
+        """Waits for the last write; raises its error."""
+        with self._saving():
+            self._orbax.close()
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Turns an error of Orbax or TensorStore into one that says what is still there."""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                raise
+            step = find(self.folder)
+            whole = "no step is whole" if step is None else f"step {step.name} is whole"
+            reason = str(error).partition(" [os_error")[0].rpartition(": ")[2]
+            raise OSError(
+                f"a checkpoint could not be written into {self.folder}: {reason} "
+                f"({type(error).__name__}); {whole} there. Make room or repair the folder, and "
+                "start the same command again"
+            ) from error
 
 
 class Schedule:
@@ -226,6 +247,11 @@ def _compare(stored, expected, where: str) -> None:
             "Resume with the configuration it was written with, or start a new workdir with "
             "--config.init_from pointing at it."
         )
+
+
+def _is_no_thread_error(record: Any) -> bool:
+    """Filters the tracebacks that Orbax's threads log; `wait` raises their errors again."""
+    return not (record.exc_info and "orbax/checkpoint" in record.pathname)
 
 
 def checked_folder(path) -> epath.Path:

@@ -53,6 +53,7 @@ class Report:
       active: False on every process but one, where nothing is written or printed.
       show: scalars on the console line, in this order, by the part of their name after the last
         "/"; None shows those without a "/".
+      show_positive: scalars shown after them, by their whole name, when they are above 0.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class Report:
         tensorboard: bool = True,
         active: bool = True,
         show: Sequence[str] | None = None,
+        show_positive: Sequence[str] = (),
         printer: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         if every < 1:
             raise ValueError(f"every is {every} steps between lines; use 1 or more")
         self.total_steps, self.every, self.show = total_steps, every, show
+        self.show_positive = show_positive
         self._print = printer or (lambda text: print(text, flush=True))
         self._clock, self._active = clock, active
         self._writer: Any = None
@@ -205,6 +208,8 @@ class Report:
         parts = [
             f"{k.rpartition('/')[2]} {_number(k, values[k]):.4g}" for k in shown if k in values
         ]
+        positive = [k for k in self.show_positive if values.get(k, 0) > 0]
+        parts += [f"{k} {_number(k, values[k]):.4g}" for k in positive]
         width = len(f"{self.total_steps:,}")
         head = f"step {step:>{width},}/{self.total_steps:,} {step / self.total_steps:4.0%}"
         tail = []

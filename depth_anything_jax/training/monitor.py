@@ -33,6 +33,12 @@ from depth_anything_jax.visualization import colormaps
 
 # A larger share of zeros in the first output means a ReLU head that no gradient will ever reach.
 DEAD_SHARE = 0.99
+PARTS = ("labelled", "unlabelled")
+_EMPTY = (
+    "every {part} map was dropped (fewer than loss.min_valid usable pixels, or one value "
+    "everywhere), so nothing is learned. Are the labels empty, or is their format, scale or "
+    "sentinel another one (docs/data.md)? Sparse labels may need a lower loss.min_valid"
+)
 CHECKED_IMAGES = 8  # of each source of eval.data, before the first step
 ROWS = 4  # pictures of each part of a batch
 NAMES = 100_000  # keys of a source that processes compare at most; takes a tenth of a second
@@ -134,12 +140,14 @@ class MetricsBuffer:
     first number that is not finite names the step in which it arose.
     """
 
+    EMPTY = 20  # batches without one usable label in a row that stop a run; our choice
     LIMIT = 64  # steps held at most: the metrics of a step are some forty small buffers
 
     def __init__(self, config):
         self._config = config
         self._steps: list[tuple[int, Any, int]] = []
         self._last: tuple[int, dict[str, float]] = (0, {})
+        self._empty = dict.fromkeys(PARTS, 0)  # such batches in a row
 
     def add(self, done: int, metrics, failures: int) -> None:
         """Adds the device scalars of a step and the number of records that had failed by then."""
@@ -151,7 +159,8 @@ class MetricsBuffer:
         """Returns the numbers of `step`, which is the last one fetched or newer.
 
         Raises:
-          FloatingPointError: a number of this or an earlier step is not finite; names the first.
+          FloatingPointError: a number of this or an earlier step is not finite, or EMPTY batches
+            in a row had no usable label; names the first such step.
         """
         due = [s for s in self._steps if s[0] <= step]
         self._steps = self._steps[len(due) :]
@@ -166,6 +175,13 @@ class MetricsBuffer:
                     "optim.encoder_lr and optim.decoder_lr; --config.log.images=1 draws the steps "
                     "before it"
                 )
+            for part in PARTS:
+                dropped = numbers.get(f"{part}/dropped_maps") == 1
+                self._empty[part] = self._empty[part] + 1 if dropped else 0
+                if self._empty[part] == self.EMPTY:
+                    raise FloatingPointError(
+                        f"steps {done - self.EMPTY + 1} to {done}: {_EMPTY.format(part=part)}"
+                    )
             numbers |= rates(self._config, done - 1) | {"data/failures": failures}
             self._last = done, numbers
         assert self._last[0] == step
@@ -176,7 +192,7 @@ def check_alive(metrics: dict[str, float]) -> None:
     """Raises FloatingPointError where the first output has a gradient almost nowhere.
 
     That is: zeros of a ReLU in more than DEAD_SHARE of the pixels, saturation of a sigmoid in more
-    than FULL_SHARE, or no label within a metric head's range.
+    than FULL_SHARE, no label within a metric head's range, or no map that contributes.
     """
     if "labelled/log_bias" in metrics and metrics["labelled/valid_share"] == 0:
         raise FloatingPointError(
@@ -184,7 +200,10 @@ def check_alive(metrics: dict[str, float]) -> None:
             "(in canonical metres under camera.focal): nothing is learned from such a batch. Are "
             "the labels in another unit (fmt and scale, docs/data.md)? Else widen the range"
         )
-    for part in ("labelled", "unlabelled"):
+    for part in PARTS:
+        if metrics.get(f"{part}/dropped_maps") == 1:
+            raise FloatingPointError(f"the first batch: {_EMPTY.format(part=part)}")
+    for part in PARTS:
         zeros = metrics.get(f"{part}/pred_zero_share", 0.0)
         if zeros > DEAD_SHARE:
             raise FloatingPointError(

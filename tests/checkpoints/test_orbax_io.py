@@ -225,3 +225,18 @@ def test_several_processes_ask_the_first_ones_clock_at_every_tenth_step(monkeypa
     schedule = orbax_io.Schedule(25, 1e9)
     assert [step for step in range(1, 31) if schedule.due(step)] == [10, 20, 25, 30]
     assert said == [False] * 3  # its own clock is far from it
+
+
+def test_a_save_that_fails_says_what_is_whole_and_leaves_it(tmp_path, caplog):
+    """A file where Orbax wants its folder fails as a full disk does: in Orbax's thread."""
+    mesh = sharding.make_mesh()
+    checkpoints = orbax_io.Checkpoints(tmp_path / "run", own=True)
+    checkpoints.save(1, state(mesh), META, wait=True)
+    (tmp_path / "run").rename(tmp_path / "away")
+    (tmp_path / "run").touch()
+    with pytest.raises(OSError, match="could not be written into .*run: .*no step is whole there"):
+        checkpoints.save(2, state(mesh), META, wait=True)
+    (tmp_path / "run").unlink()
+    (tmp_path / "away").rename(tmp_path / "run")
+    assert orbax_io.load_params(tmp_path / "run")[1]["step"] == 1
+    assert "Traceback" not in caplog.text

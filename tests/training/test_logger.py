@@ -78,6 +78,13 @@ def test_line_shows_what_it_is_asked_to(tmp_path):
     assert lines == ["step  10/100  10%  total 0.5  lr 0.001"]
 
 
+def test_line_shows_what_should_be_0_only_when_it_is_not(tmp_path):
+    made, lines = make(tmp_path, show=(), show_positive=("labelled/dropped_maps", "other"))
+    made.log(10, {"labelled/dropped_maps": 0.0})
+    made.log(20, {"labelled/dropped_maps": 0.25})
+    assert "dropped" not in lines[0] and lines[1].endswith("labelled/dropped_maps 0.25")
+
+
 def test_eta_follows_a_change_of_speed_smoothly(tmp_path):
     clock = Clock()
     made, lines = make(tmp_path, clock, total_steps=1000)
