@@ -331,7 +331,7 @@ def test_an_upload_is_kept_where_it_is_not_at_fault(make, clip, photo):
     work = make()
     with pytest.raises(work_lib.Problem, match="colours are one of"):
         work.video(clip, "x")
-    work.folder.max_bytes = 0
+    work.folder.max_bytes = -1
     with pytest.raises(work_lib.Problem, match="cleared after 1 minutes"):
         work.depth(str(photo))
     assert photo.exists() and pathlib.Path(clip).exists()

@@ -31,6 +31,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from depth_anything_jax.data.file_formats import decoding_limits
+
 PathLike = str | os.PathLike[str]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 LABEL_SUFFIXES = (".png", ".pgm", ".tif", ".tiff", ".npy", ".npz", ".pfm")
@@ -100,7 +102,10 @@ def read_bytes(path: PathLike) -> bytes:
 
 
 def _check_complete(data: bytes, name: PathLike) -> None:
-    """Raises FormatError where a JPEG or PNG stops before its end marker."""
+    """Raises FormatError where a JPEG or PNG stops early, or would take too long to decode."""
+    reason = decoding_limits.too_costly(data)
+    if reason is not None:
+        raise FormatError(f"{name}: {reason}")
     if data.startswith(b"\xff\xd8"):
         # Behind the headers: a thumbnail in them has an end marker of its own.
         complete = _JPEG_END in data[max(_jpeg_scan(data), len(data) - 4096) :]

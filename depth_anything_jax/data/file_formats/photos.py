@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from depth_anything_jax.data.file_formats import decoding_limits
 from depth_anything_jax.data.file_formats.formats import (
     IMAGE_SUFFIXES,
     FormatError,
@@ -137,6 +138,9 @@ def read(
         data = _file(source, name)
     if not data:
         raise FormatError(f"{name}: the file is empty")
+    reason = decoding_limits.too_costly(data)
+    if reason is not None:
+        raise FormatError(f"{name}: {reason}")
     image, frames = _open(data, name)
     width, height = image.size
     if width * height > max_pixels:
@@ -219,7 +223,10 @@ def _open(data: bytes, name: str) -> tuple[Any, int]:
     except Exception as error:  # plugins raise all kinds
         raise FormatError(f"{name}: cannot be read ({error})") from error
     try:
-        frames = int(getattr(image, "n_frames", 1))
+        if image.format in ("TIFF", "GIF"):  # Pillow would read each of 100,000 directories
+            frames = decoding_limits.frames(data)
+        else:
+            frames = int(getattr(image, "n_frames", 1))
         image.seek(0)
     except Exception:  # the end of an animation is missing: its first image may be whole
         frames = 1
@@ -287,14 +294,17 @@ def _opencv(data: bytes, name: str, image: Any) -> np.ndarray:
     if raw is None or raw.dtype != np.uint16:
         raise FormatError(f"{name}: a 16-bit {image.format} of a kind that OpenCV cannot decode")
     if raw.ndim == 3:
-        raw = raw[..., [2, 1, 0]] if raw.shape[2] >= 3 else raw[..., 0]
+        raw = raw[..., 2::-1] if raw.shape[2] >= 3 else raw[..., 0]
     return raw
 
 
 def _sixteen_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    values = np.clip(values, 0, 65535).astype(np.uint32)
-    values = ((values + 128) // 257).astype(np.uint8)
-    return values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
+    found = np.empty((*values.shape[:2], 3), np.uint8)
+    for rows in range(0, len(values), 64):  # 32 bits of a whole picture would be gigabytes
+        part = np.clip(values[rows : rows + 64], 0, 65535).astype(np.uint32)
+        part = (part + 128) // 257
+        found[rows : rows + 64] = part if values.ndim == 3 else part[..., None]
+    return found
 
 
 def _rgb(image: Any) -> Any:
