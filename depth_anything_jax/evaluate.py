@@ -119,7 +119,7 @@ def evaluate(
     from depth_anything_jax.evaluation import protocols
     from depth_anything_jax.evaluation.report import published
     from depth_anything_jax.evaluation.report.session import Session
-    from depth_anything_jax.evaluation.runner import loop, predictors, stream
+    from depth_anything_jax.evaluation.runner import frame_selection, loop, predictors, stream
     from depth_anything_jax.evaluation.runner.prediction_writer import PredictionWriter
     from depth_anything_jax.evaluation.scores import pairs
 
@@ -134,6 +134,11 @@ def evaluate(
             f"{', '.join(sorted(vain))} changes nothing in pairs of points; their switches are "
             f"{', '.join(pairs.SWITCHES)}"
         )
+    chosen = changed.get("frames", 0), changed.get("frame_step", 1)
+    sets = [
+        (title, source if pointed else frame_selection.select(source, *chosen))
+        for (title, source), pointed in zip(sets, of_pairs, strict=True)
+    ]
     wanted, others = [], []
     for _, source in sets:
         keys = [source.key(i) for i in range(len(source))]
@@ -159,7 +164,7 @@ def evaluate(
     for view in views:
         protocols.check_view(candidate.kind, view)
     first = views[0] if views else candidate.kind
-    name, _ = protocols.named(protocol or protocols.default(first))
+    name = session.version(protocol or protocols.default(first))
     usual = protocols.get(name, first).input_size
     if candidate.learned_at not in (None, usual):
         changed.setdefault("input_size", candidate.learned_at)

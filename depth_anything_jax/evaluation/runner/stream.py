@@ -39,7 +39,7 @@ class ProtocolResolver:
       switches: changes of the protocol's switches.
 
     Attributes:
-      per, aggregate: of the protocol; the same for all its sets.
+      per, aggregate, frames, frame_step: of the protocol; the same for all its sets.
     """
 
     def __init__(self, views: Sequence[str], protocol: str | Protocol, switches: Mapping[str, Any]):
@@ -53,6 +53,7 @@ class ProtocolResolver:
             general = {**dataclasses.asdict(protocol), **changed}
         self.per = general.get("per", "image")
         self.aggregate = general.get("aggregate", "image")
+        self.frames, self.frame_step = general.get("frames", 0), general.get("frame_step", 1)
 
     def of(self, record: Record, view: str = "") -> Switches:
         """The switches for a record and a view.
