@@ -92,7 +92,6 @@ def evaluate(
     threads: int = 2,
     session: "Session | None" = None,
     save_predictions: str = "",
-    resume: bool = False,
 ) -> Iterator[tuple[list[Row], list[Row]]]:
     """Scores of one candidate on several sets, set by set.
 
@@ -109,8 +108,7 @@ def evaluate(
       boundary: whether boundary F1 is wanted.
       threads: that read, and as many that score.
       session: log, share and report of a run; None keeps nothing.
-      save_predictions: a folder for the network's maps, to be scored again as predictions:FOLDER;
-        new or empty unless `resume`.
+      save_predictions: a folder for the network's maps, to be scored again as predictions:FOLDER.
 
     Yields:
       Of each source: a row for each set in it (view and protocol), and one for each image and view.
@@ -160,7 +158,7 @@ def evaluate(
         if candidate.predict is None:
             raise ValueError(f"--save_predictions: {checkpoint} is no network, it predicts nothing")
         everyone = [*wanted, *others]
-        keep = PredictionWriter(save_predictions, candidate.kind, everyone, resume=resume)
+        keep = PredictionWriter(save_predictions, candidate.kind, everyone)
     for view in views:
         protocols.check_view(candidate.kind, view)
     first = views[0] if views else candidate.kind
@@ -313,7 +311,7 @@ def main() -> None:
 
             share = process_share.this_process() if distributed.value else process_share.ALL
             first = share.index == 0
-            folder = session.folder_of_all(out.value, share, resume=resume.value)
+            folder = session.folder_of_all(out.value, share, resume=resume.value, saved=saved.value)
             opened = open_sets(dataset.value, data.value)
             sets = corruptions.expand(opened, corrupted.value)
             facts = {
@@ -335,7 +333,7 @@ def main() -> None:
                             batch_size=batch.value, boundary=boundary.value,
                             allow_missing_files=missing.value, load=load(),
                             threads=threads.value or min(8, os.cpu_count() or 1), session=kept,
-                            save_predictions=saved.value or "", resume=resume.value,
+                            save_predictions=saved.value or "",
                         ):  # fmt: skip
                             rows += found[0]
                             images += found[1]

@@ -22,7 +22,7 @@ from depth_anything_jax.data.pseudo_labels import label_store
 from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols.protocol import Protocol
 from depth_anything_jax.evaluation.report import gallery, tables
-from depth_anything_jax.evaluation.runner import process_share
+from depth_anything_jax.evaluation.runner import prediction_writer, process_share
 from depth_anything_jax.evaluation.runner.predictors import Candidate
 from depth_anything_jax.evaluation.runner.process_share import Share
 from depth_anything_jax.evaluation.runner.score_log import Ledger, Log
@@ -70,19 +70,26 @@ def new_folder(folder: str | pathlib.Path, *, resume: bool = False) -> pathlib.P
     return path
 
 
-def folder_of_all(folder: str | None, share: Share, *, resume: bool = False) -> pathlib.Path | None:
+def folder_of_all(
+    folder: str | None, share: Share, *, resume: bool = False, saved: str | None = None
+) -> pathlib.Path | None:
     """`new_folder` for several processes; None without a folder.
 
-    The first process checks the folder before any other writes into it."""
-    if not folder:
-        return None
-    path, problem = pathlib.Path(folder).expanduser(), None
+    The first process checks the folder before any other writes into it, and `saved`, the folder for
+    predictions."""
+    problem = None
     try:
-        if share.index == 0:
+        if share.index == 0 and saved and not resume:
+            prediction_writer.check_folder(saved)
+        if share.index == 0 and folder:
             new_folder(folder, resume=resume)
     except Exception as error:
         problem = error
-    share.agree(problem)
+    if folder or saved:
+        share.agree(problem)
+    if not folder:
+        return None
+    path = pathlib.Path(folder).expanduser()
     path.mkdir(parents=True, exist_ok=True)  # on another host it may be another disk
     return path
 
