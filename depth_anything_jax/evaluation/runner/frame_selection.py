@@ -54,8 +54,10 @@ def select(source: Any, frames: int, step: int) -> Any:
     A source from which the same was selected before is returned as it is.
 
     Raises:
-      ProtocolError: the source does not know its sequences.
+      ProtocolError: the source does not know its sequences, or a number is too small.
     """
+    if frames < 0 or step < 1:
+        raise ProtocolError(f"frames {frames} must be 0 or more, frame_step {step} 1 or more")
     if (frames, step) == (0, 1) or getattr(source, "selection", None) == (frames, step):
         return source
     if not hasattr(source, "sequence"):

@@ -52,6 +52,9 @@ def test_without_frames_nothing_is_selected_and_sequences_must_be_known():
     assert frame_selection.select(video, 0, 1) is video
     with pytest.raises(protocols.ProtocolError, match="does not say which sequence"):
         frame_selection.select([video[0]], 110, 1)
+    for numbers in ((-1, 1), (2, 0)):
+        with pytest.raises(protocols.ProtocolError, match="must be 0 or more, frame_step"):
+            frame_selection.select(video, *numbers)
 
 
 def test_the_switch_selects_in_every_way_of_scoring(tmp_path):
