@@ -178,11 +178,11 @@ def scores(
         for view in rules.views:
             mine: Any = rules.of(record, view)
             if isinstance(mine, pairs.Rules):
-                found[view] = pairs.score(prediction, kind, record, mine)
+                new = pairs.score(prediction, kind, record, mine)
             else:
                 values = scoring.convert(prediction, kind, view)
                 new = scoring.score(values, view, record, mine, **how)
-                found[view] = new._replace(levels=levels)
+            found[view] = new._replace(levels=levels)
         return {index: found}
 
     def sequences(predicted: Mapping[int, tuple[Any, np.ndarray]]) -> Scored:

@@ -151,3 +151,7 @@ def test_pictures_without_alpha_or_colour_count_as_grey(tmp_path):
     Image.fromarray(np.repeat(grey[..., None], 3, 2)).save(tmp_path / "a/1.png")
     _, found = scored(tmp_path, records, kind="disparity-affine")
     assert found.abs_rel < ROUNDING["color"] and found.per_image[0].levels
+    points = {"points": np.array([[[1, 2], [3, 4]]]), "closer": np.array([0])}
+    made = predictors.make(f"predictions:{tmp_path}", kind="disparity-affine", keys=["a/1.jpg"])
+    pair = {k: v for k, v in records[0].items() if k in ("key", "image")} | points
+    assert loop.evaluate_candidate(made, [pair]).per_image[0].levels, "of pairs, too"
