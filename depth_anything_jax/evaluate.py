@@ -93,7 +93,6 @@ def evaluate(
     threads: int = 2,
     session: "Session | None" = None,
     save_predictions: str = "",
-    resume: bool = False,
 ) -> Iterator[tuple[list[Row], list[Row]]]:
     """Scores of one candidate on several sets, set by set.
 
@@ -110,8 +109,7 @@ def evaluate(
       boundary: whether boundary F1 is wanted.
       threads: that read, and as many that score.
       session: log, share and report of a run; None keeps nothing.
-      save_predictions: a folder for the network's maps, to be scored again as predictions:FOLDER;
-        new or empty unless `resume`.
+      save_predictions: a folder for the network's maps, to be scored again as predictions:FOLDER.
 
     Yields:
       Of each source: a row for each set in it (view and protocol), and one for each image and view.
@@ -120,7 +118,7 @@ def evaluate(
     from depth_anything_jax.evaluation import protocols
     from depth_anything_jax.evaluation.report import published
     from depth_anything_jax.evaluation.report.session import Session
-    from depth_anything_jax.evaluation.runner import loop, predictors, stream
+    from depth_anything_jax.evaluation.runner import frame_selection, loop, predictors, stream
     from depth_anything_jax.evaluation.runner.prediction_writer import PredictionWriter
     from depth_anything_jax.evaluation.scores import pairs
 
@@ -135,6 +133,11 @@ def evaluate(
             f"{', '.join(sorted(vain))} changes nothing in pairs of points; their switches are "
             f"{', '.join(pairs.SWITCHES)}"
         )
+    chosen = changed.get("frames", 0), changed.get("frame_step", 1)
+    sets = [
+        (title, source if pointed else frame_selection.select(source, *chosen))
+        for (title, source), pointed in zip(sets, of_pairs, strict=True)
+    ]
     wanted, others = [], []
     for _, source in sets:
         keys = [source.key(i) for i in range(len(source))]
@@ -156,11 +159,11 @@ def evaluate(
         if candidate.predict is None:
             raise ValueError(f"--save_predictions: {checkpoint} is no network, it predicts nothing")
         everyone = [*wanted, *others]
-        keep = PredictionWriter(save_predictions, candidate.kind, everyone, resume=resume)
+        keep = PredictionWriter(save_predictions, candidate.kind, everyone)
     for view in views:
         protocols.check_view(candidate.kind, view)
     first = views[0] if views else candidate.kind
-    name, _ = protocols.named(protocol or protocols.default(first))
+    name = session.version(protocol or protocols.default(first))
     usual = protocols.get(name, first).input_size
     if candidate.learned_at not in (None, usual):
         changed.setdefault("input_size", candidate.learned_at)
@@ -307,7 +310,7 @@ def main() -> None:
 
             share = process_share.this_process() if distributed.value else process_share.ALL
             first = share.index == 0
-            folder = session.folder_of_all(out.value, share, resume=resume.value)
+            folder = session.folder_of_all(out.value, share, resume=resume.value, saved=saved.value)
             opened = open_sets(dataset.value, data.value)
             sets = corruptions.expand(opened, corrupted.value)
             facts = {
@@ -329,7 +332,7 @@ def main() -> None:
                             batch_size=batch.value, boundary=boundary.value,
                             allow_missing_files=missing.value, load=load(),
                             threads=threads.value or min(8, os.cpu_count() or 1), session=kept,
-                            save_predictions=saved.value or "", resume=resume.value,
+                            save_predictions=saved.value or "",
                         ):  # fmt: skip
                             rows += found[0]
                             images += found[1]

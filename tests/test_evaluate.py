@@ -62,7 +62,7 @@ def test_the_truth_is_perfect_on_an_evaluation_set_and_the_rest_is_told(scannet,
     ((rows, images),) = evaluate.evaluate("baseline:gt", sets, kind="metric")
     (row,) = rows
     assert (row["set"], row["images"], row["skipped"]) == ("scannet", 2, 1)
-    assert row["protocol"] == "zoe@1" and row["abs_rel"] < 1e-6 and row["delta1"] == 1
+    assert row["protocol"] == "zoe@2" and row["abs_rel"] < 1e-6 and row["delta1"] == 1
     assert "2 (+1 skipped)" in tables.table(rows)
     tables.write(session.new_folder(tmp_path / "out"), rows, images)
     saved = json.loads((tmp_path / "out/scores.json").read_text())
@@ -140,7 +140,8 @@ def test_one_candidate_serves_all_sets(scannet, tmp_path, monkeypatch):
         assert [rows[0]["images"] for rows, _ in found] == [limit or 2] * 2
         assert all(rows[0]["delta1"] == 1 for rows, _ in found)
     assert len(made) == 2
-    with pytest.raises(ValueError, match="would share a file"):
+    np.save(tmp_path / "a.npy", np.ones((2, 2)))
+    with pytest.raises(ValueError, match="would share a file; name theirs a_png and a_jpg"):
         predictors.make("predictions:" + str(tmp_path), kind="metric", keys=["a.png", "a.jpg"])
 
 

@@ -80,7 +80,7 @@ def test_a_metric_model_has_moges_four_rows_from_one_look(sets, metric):
             k: v for k, v in r.items() if v == v
         }
     text = tables.table(rows)
-    assert "| scored as |" in text and "| disparity-affine | moge@1+input_size=28 " in text
+    assert "| scored as |" in text and "| disparity-affine | moge@2+input_size=28 " in text
     errors = [r["abs_rel"] for r in rows]
     assert errors[0] > errors[1] > errors[2], (
         "more freedom, less error: the second image is farther"
@@ -101,7 +101,7 @@ def test_a_view_may_be_asked_for_and_decides_the_default_protocol(sets, metric):
         protocols.ProtocolError, match="a depth-affine prediction cannot be scored as metric"
     ):
         next(files)
-    with pytest.raises(protocols.ProtocolError, match="zoe@1 does not score depth-scale"):
+    with pytest.raises(protocols.ProtocolError, match="zoe@2 does not score depth-scale"):
         next(evaluate.evaluate("net", opened, protocol="zoe", views=["depth-scale"]))
 
 
@@ -109,7 +109,8 @@ def test_a_view_may_be_asked_for_and_decides_the_default_protocol(sets, metric):
 def test_views_share_what_the_network_sees(name):
     """One look serves them all: kinds of a protocol differ in the alignment alone."""
     entry = table.TABLE[name]
-    assert all(switches.keys() <= {"alignment", "align_on"} for switches in entry.kinds.values())
+    of_the_fit = {"alignment", "align_on", "prediction_floor"}
+    assert all(switches.keys() <= of_the_fit for switches in entry.kinds.values())
     expected = protocols.VIEWS["metric"] if name == "moge" else ("metric",)
     assert protocols.views(name, "metric") == expected
 
@@ -134,7 +135,7 @@ def test_sequences_have_views_too(sets, metric):
 
 def test_pairs_are_in_the_table_pooled_and_by_scene(sets, metric, tmp_path):
     found = list(
-        evaluate.evaluate("net", evaluate.open_sets(*sets), changed=SMALL | {"crop": "nyu"})
+        evaluate.evaluate("net", evaluate.open_sets(*sets), changed=SMALL | {"crop": "nyu-pixels"})
     )
     rows = [r for part, _ in found for r in part]
     images = [i for _, part in found for i in part]
@@ -252,7 +253,7 @@ def test_the_program_from_the_command_line(sets, tmp_path):
         ], capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "marigold@1+crop=none+max_depth=50" in done.stdout and "| mRI |" in done.stdout
+    assert "marigold@2+crop=none+max_depth=50" in done.stdout and "| mRI |" in done.stdout
     assert "| boundary F1, 1 px | 2 px | 3 px |" in done.stdout
     saved = json.loads((tmp_path / "out/scores.json").read_text())
     # Marigold aligns both views in depth: one hash, one comparison.

@@ -101,6 +101,16 @@ def solve(m: Moments, *, shift: bool = True) -> Alignment:
     return Alignment(scale, m.y - scale * m.x)
 
 
+def correlation(x: Vector, y: Vector) -> float:
+    """Computes Pearson's correlation of the finite pixels; NaN where one of them is constant."""
+    found = np.isfinite(x) & np.isfinite(y)
+    if not found.any():
+        return math.nan
+    x, y = (v[found] - v[found].mean(dtype=np.float64) for v in (x, y))
+    spread = math.sqrt(float(x @ x) * float(y @ y))
+    return float(x @ y) / spread if spread else math.nan
+
+
 def least_squares(x: Vector, y: Vector) -> Alignment:
     """argmin Σ (scale · x + shift − y)² (MiDaS §5), from centred sums."""
     return solve(moments(x, y))
@@ -242,18 +252,49 @@ def grid(valid: Bool[np.ndarray, "h w"], size: int) -> Int[np.ndarray, " k"]:
     return np.sort(rows[chosen] * w + columns[chosen])
 
 
-def thin(valid: Bool[np.ndarray, "h w"], longest: int) -> Int[np.ndarray, " k"]:
+def windows(valid: Bool[np.ndarray, "h w"], size: int) -> Int[np.ndarray, " k"]:
+    """Samples the valid pixels nearest to size × size points; returns flat indices.
+
+    The points are the centres of a regular grid's cells, and each looks in a window of
+    ⌈h / size⌉ × ⌈w / size⌉ pixels from the cell's first one. Where cells are no whole pixels,
+    windows overlap, and a pixel may be chosen twice; the first in reading order of equally near
+    ones is taken.
+    """
+    h, w = valid.shape
+    at = np.arange(size)
+    (top, left), (y, x) = (
+        [at * n // size for n in (h, w)],
+        [(at + 0.5) * n / size for n in (h, w)],
+    )
+    best, chosen = np.full((size, size), np.inf), np.full((size, size), -1)
+    for dy in range(-(-h // size)):
+        rows = np.minimum(top + dy, h - 1)
+        for dx in range(-(-w // size)):
+            columns = np.minimum(left + dx, w - 1)
+            distance = ((rows + 0.5 - y) ** 2)[:, None] + (columns + 0.5 - x) ** 2
+            nearer = valid[rows[:, None], columns] & (distance < best)
+            best = np.where(nearer, distance, best)
+            chosen = np.where(nearer, rows[:, None] * w + columns, chosen)
+    return np.sort(chosen[chosen >= 0])
+
+
+def thin(
+    valid: Bool[np.ndarray, "h w"], longest: int, *, rows: bool = True
+) -> Int[np.ndarray, " k"]:
     """Selects the valid pixels that a nearest-neighbour reduction would keep; returns flat indices.
 
     The reduction is to a longer side of `longest`; a smaller map keeps all its valid pixels.
-    Marigold aligns the 24-megapixel images of ETH3D this way, at 1024.
+    Marigold aligns the 24-megapixel images of ETH3D this way, at 1024, but keeps all rows.
+
+    Args:
+      rows: whether rows are left out as well as columns.
     """
     h, w = valid.shape
     factor = max(h, w) / longest
     if factor <= 1:
         return np.flatnonzero(valid)
-    rows, columns = (
+    y, x = (
         np.minimum((np.arange(int(n / factor)) * factor).astype(np.int64), n - 1) for n in (h, w)
     )
-    flat = (rows[:, None] * w + columns).ravel()
+    flat = ((y if rows else np.arange(h))[:, None] * w + x).ravel()
     return flat[valid.ravel()[flat]]

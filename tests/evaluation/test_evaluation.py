@@ -164,7 +164,7 @@ def test_the_protocol_goes_by_set_and_domain():
     assert (seen[1] == seen[0][:, :, ::-1]).all() and len(seen) == 2
     assert found.per_image[0].n == 426 * 560 and found.abs_rel < 1e-6
     assert found.per_image[0].scale == 1
-    with pytest.raises(protocols.ProtocolError, match="zoe@1 does not score disparity-affine"):
+    with pytest.raises(protocols.ProtocolError, match="zoe@2 does not score disparity-affine"):
         loop.evaluate(ramp, source, protocol="zoe", size=SIZE)
 
 

@@ -149,9 +149,9 @@ def test_the_demo_learns_metres_and_says_so(finished):
     # The program's scores of the checkpoint are those that the run logged.
     sets = evaluate.open_sets([], [SMALL["eval.data"][0]])
     ((scored,), images), *_ = evaluate.evaluate(str(finished), sets)
-    assert scored["protocol"] == f"zoe@1+input_size={SIZE}" and len(images) == 2
+    assert scored["protocol"] == f"zoe@2+input_size={SIZE}" and len(images) == 2
     ((other,), _), *_ = evaluate.evaluate(str(finished), sets, changed={"input_size": 42})
-    assert other["protocol"] == "zoe@1+input_size=42"
+    assert other["protocol"] == "zoe@2+input_size=42"
     for name in ("abs_rel", "rmse"):  # bit for bit would ask for the same program
         assert scored[name] == pytest.approx(scores[-1][f"eval/scenes C/{name}"], rel=1e-5)
 
@@ -247,7 +247,7 @@ def test_a_folder_of_pairs_becomes_a_checkpoint_by_the_documented_commands(tmp_p
         "--size", "56",
     )  # fmt: skip
     assert scored.returncode == 0, scored.stderr
-    assert "| zoe@1+input_size=56 " in scored.stdout and "RMSE" in scored.stdout
+    assert "| zoe@2+input_size=56 " in scored.stdout and "RMSE" in scored.stdout
     without = program(
         "evaluate", "--checkpoint", f"{tmp_path}/run", "--data", source.replace("&fx=50", "")
     )

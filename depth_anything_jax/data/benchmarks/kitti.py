@@ -29,8 +29,9 @@ _DRIVE = re.compile(r"(\d{4}_\d\d_\d\d)_drive_\d{4}_sync")
 _FRAME = re.compile(r"(?<!\d)(\d{10})(?!\d)")
 _LISTS = (
     "Eigen's test list of 697 images, or the 652 of them with annotated depth: BTS' "
-    "eigen_test_files_with_gt.txt, or monodepth2's splits/eigen/test_files.txt and "
-    "splits/eigen_benchmark/test_files.txt"
+    "eigen_test_files_with_gt.txt, Depth Anything V2's "
+    "metric_depth/dataset/splits/kitti/val.txt (652), or monodepth2's "
+    "splits/eigen/test_files.txt and splits/eigen_benchmark/test_files.txt"
 )
 
 

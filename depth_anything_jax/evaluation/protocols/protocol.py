@@ -18,6 +18,7 @@ import math
 from typing import Any
 
 from depth_anything_jax.evaluation.protocols import table
+from depth_anything_jax.evaluation.protocols.earlier_versions import EARLIER
 from depth_anything_jax.utils import interpolation, map_kinds
 
 # Kinds of prediction, by what is unknown: scale and shift of 1 / depth; scale and shift of depth;
@@ -43,16 +44,22 @@ ALIGNMENTS = {
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "alignment": tuple(ALIGNMENTS),
-    "align_on": ("all", "grid-64", "thin-1024"),
+    "align_on": ("all", "grid-64", "windows-64", "thin-1024", "thin-1024-columns"),
     "space": ("depth", "disparity"),
-    "cap_mode": ("mask", "clip"),
-    "frame": ("none", "kb", "vda-kitti", "vda-scannet"),
-    "crop": ("none", "nyu", "eigen-kitti", "garg"),
+    "cap_mode": ("mask", "clip", "keep"),
+    "frame": ("none", "kb", "nyu", "vda-kitti", "vda-scannet"),
+    "crop": ("none", "nyu", "nyu-pixels", "eigen-kitti", "garg"),
     "resize": interpolation.RULES,
     "per": ("image", "sequence"),
     "aggregate": ("image", "pixel", "sequence"),
     "pad": ("none", "zoe"),
+    "boundary": ("pooled", "depth-pro", "moge"),
 }
+
+
+# Other names of a value in the hash: where both windows are allowed, they are the same.
+_HASHED_AS = {"nyu-pixels": "nyu"}
+_LATER = {"later": True}  # a field that older versions do not have: hashed where it is no default
 
 
 class ProtocolError(ValueError):
@@ -74,7 +81,12 @@ class Switches:
     @functools.cached_property
     def canonical(self) -> str:
         """All switches as JSON, sorted by name; infinity is "inf"."""
-        plain = {k: "inf" if v == math.inf else v for k, v in dataclasses.asdict(self).items()}
+        plain = {
+            field.name: "inf" if value == math.inf else _HASHED_AS.get(value, value)
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+            or "later" not in field.metadata
+        }
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @functools.cached_property
@@ -89,15 +101,15 @@ class Protocol(Switches):
 
     Attributes:
       alignment: how scale and shift are fitted: a solver and the space it works in.
-      align_on: pixels used for the fit: all valid ones, a 64 × 64 sample (`scale_shift.grid`), or
-        those kept by a reduction to 1024 pixels (`scale_shift.thin`). The metrics always use all
-        valid pixels.
+      align_on: pixels used for the fit: all valid ones, a 64 × 64 sample (`scale_shift.grid` and
+        `windows`), or those kept by a reduction to 1024 pixels, of both sides or of columns alone
+        (`scale_shift.thin`). The metrics always use all valid pixels.
       space: whether AbsRel, SqRel and RMSE are computed in depth or in disparity; δ and logarithms
         are the same in both.
       min_depth, max_depth: metres; labels outside this range are not scored. Infinite: no cap.
       strict: whether depths equal to a bound are excluded.
       cap_mode: "mask" excludes labels beyond max_depth; "clip" sets them, and the sky, to
-        max_depth.
+        max_depth; "keep" scores labels of any depth, and the range is that of predictions.
       outlier_ratio: labels beyond this multiple of the image's 1 % quantile are excluded; 0
         excludes none.
       disparity_floor: smallest aligned disparity in 1/m: a number, "cap" for 1 / max_depth, "label"
@@ -112,6 +124,11 @@ class Protocol(Switches):
       pad: "zoe" pads the image by reflecting int(√(side / 2) · 3) pixels before inference.
       input_size: the network's short side, multiples of the patch size.
       min_valid: an image with fewer valid pixels is not scored.
+      prediction_floor: smaller predictions are set to it before the fit, in its space; 0: not.
+      label_step: metres of a step of a 16-bit format to which labels are rounded down; 0: not.
+      frames, frame_step: how many frames of each sequence are scored, 0 for all, of every so many,
+        from its first.
+      boundary: the definition of boundary F1, where it is asked for (`scores.boundary`).
     """
 
     alignment: str
@@ -133,11 +150,16 @@ class Protocol(Switches):
     pad: str = "none"
     input_size: int = 518
     min_valid: int = 1
+    prediction_floor: float = dataclasses.field(default=0.0, metadata=_LATER)
+    label_step: float = dataclasses.field(default=0.0, metadata=_LATER)
+    frames: int = dataclasses.field(default=0, metadata=_LATER)
+    frame_step: int = dataclasses.field(default=1, metadata=_LATER)
+    boundary: str = dataclasses.field(default="pooled", metadata=_LATER)
 
     def __post_init__(self):
         super().__post_init__()
         # 10 and 10.0 mean the same and must give the same canonical text.
-        for name in ("min_depth", "max_depth", "outlier_ratio"):
+        for name in ("min_depth", "max_depth", "outlier_ratio", "prediction_floor", "label_step"):
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.disparity_floor not in ("cap", "label"):
             object.__setattr__(self, "disparity_floor", float(self.disparity_floor))
@@ -162,6 +184,9 @@ class Protocol(Switches):
                 and (self.alignment[:3] not in ("lsq", "non") or self.align_on != "all"),
             f"input_size {self.input_size} and min_valid {self.min_valid} must be positive":
                 min(self.input_size, self.min_valid) < 1,
+            f"prediction_floor {self.prediction_floor}, label_step {self.label_step} and frames "
+            f"{self.frames} must be 0 or more, frame_step {self.frame_step} 1 or more":
+                min(self.prediction_floor, self.label_step, self.frames, self.frame_step - 1) < 0,
             f"outlier_ratio {self.outlier_ratio}: 0, or more than 1":
                 self.outlier_ratio != 0 and not self.outlier_ratio > 1,
         }  # fmt: skip
@@ -188,16 +213,19 @@ def _known_kind(kind: str) -> None:
 
 
 def named(name: str) -> tuple[str, table.Named]:
-    """Looks up "da" or "da@1" in the table: ("da@1", its entry).
+    """Looks up "da", its latest version, or "da@1": ("da@1", its entry).
 
     Raises:
       ProtocolError: no such protocol, or no such version of it.
     """
     short, _, version = name.partition("@")
     found = table.TABLE.get(short)
-    known = ", ".join(f"{n}@{entry.version}" for n, entry in table.TABLE.items())
-    if found is None or version not in ("", str(found.version)):
-        raise ProtocolError(f"no protocol {name!r}; there are {known}")
+    if found is not None and version not in ("", str(found.version)):
+        found = EARLIER.get(name)
+    if found is None:
+        known = [f"{n}@{entry.version}" for n, entry in table.TABLE.items()]
+        known += [f"{n} (earlier)" for n in EARLIER]
+        raise ProtocolError(f"no protocol {name!r}; there are {', '.join(known)}")
     return f"{short}@{found.version}", found
 
 
@@ -272,7 +300,8 @@ def window(name: str, height: int, width: int) -> tuple[slice, slice]:
     """Returns the row and column slices of a named frame or crop.
 
     Raises:
-      ProtocolError: a frame of fixed size is larger than the image.
+      ProtocolError: a frame of fixed size is larger than the image, or the window belongs to
+        images of another size.
     """
     if name == "none":
         return slice(0, height), slice(0, width)
@@ -288,5 +317,12 @@ def window(name: str, height: int, width: int) -> tuple[slice, slice]:
             raise ProtocolError(f"frame 'kb' is {rows}x{columns}, the image {height}x{width}")
         left = (width - columns) // 2
         return slice(height - rows, height), slice(left, left + columns)
+    if table.SIZES.get(name, (height, width)) != (height, width):
+        rows, columns = table.SIZES[name]
+        raise ProtocolError(
+            f"window {name!r} is in pixels of {rows}x{columns}, and the label is {height}x{width}: "
+            "score labels of their own size, or give crop=none; crop=nyu-pixels takes the same "
+            "pixels of any size, as ZoeDepth does on other sets"
+        )
     top, bottom, left, right = table.PIXELS[name]
     return slice(top, bottom), slice(left, right)

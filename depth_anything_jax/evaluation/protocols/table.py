@@ -19,10 +19,12 @@ SHARES = {  # of height and width
     "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),  # Garg et al. 2016
 }
 PIXELS: dict[str, tuple[int, int, int, int]] = {
-    "nyu": (45, 471, 41, 601),  # Eigen et al. 2014: the border of NYU's 480 x 640 that has depth
+    "nyu": (45, 471, 41, 601),  # Eigen et al. 2014: the part of NYU's 480 x 640 that has depth
+    "nyu-pixels": (45, 471, 41, 601),  # the same pixels of an image of any size
     "vda-kitti": (0, 374, 0, 1242),
     "vda-scannet": (8, -8, 11, -11),
 }
+SIZES = {"nyu": (480, 640)}  # of images that a window belongs to
 KB_FRAME = (352, 1216)  # KITTI's benchmark images: bottom centre
 
 
@@ -48,7 +50,8 @@ class Named(NamedTuple):
     all_views: bool = False
 
 
-def _range(low: float, high: float, **more: Any) -> dict[str, Any]:
+def depth_range(low: float, high: float, **more: Any) -> dict[str, Any]:
+    """The switches min_depth and max_depth, and more."""
     return {"min_depth": low, "max_depth": high, **more}
 
 
@@ -60,6 +63,8 @@ ALL_BY_DISPARITY = {
     "depth-scale": DISPARITY,
     "metric": DISPARITY,
 }
+NO_ALIGNMENT = {"metric": {"alignment": "none"}}
+METRES_ONLY = "it compares metres with metres, unaligned"
 
 TABLE = {
     "golden": Named(
@@ -109,13 +114,13 @@ TABLE = {
         ),
     ),
     "midas": Named(
-        version=1,
-        base={"resize": "bicubic", "min_depth": 0, "disparity_floor": "cap"},
+        version=2,
+        base={"resize": "bilinear", "min_depth": 0, "disparity_floor": "cap"},
         kinds=ALL_BY_DISPARITY,
         sets={
             "nyu": {"max_depth": 10},
             "tum": {"max_depth": 10},
-            "kitti": {"max_depth": 80},
+            "kitti": {"max_depth": 80, "cap_mode": "keep"},
             "eth3d": {"max_depth": 72},
             "sintel": {"max_depth": 72},
             "indoor": {"max_depth": 10},
@@ -124,17 +129,20 @@ TABLE = {
         },
         refuses="",
         notes=(
-            "the authors' programs for NYU and KITTI: bicubic to the label's size, least squares "
-            "in disparity, floor 1 / cap, then depth",
+            "2: bilinear without align_corners, it was bicubic, and KITTI's labels count beyond "
+            "80 m",
+            "the authors' programs for NYU and KITTI: least squares in disparity, floor 1 / cap, "
+            "then depth. unverified: they could not be read here; six public copies resize "
+            "bilinearly, and that for KITTI does not leave out labels beyond 80 m",
             "unverified: caps 10 (TUM) and 72 (ETH3D, Sintel) are remembered from the paper",
-            "unverified: labels count below the cap, not at it; no crop on KITTI",
+            "unverified: elsewhere labels count below the cap, not at it; no crop on KITTI",
             "MiDaS' own KITTI numbers are of 161 images: a split, not a switch",
             "the input size is that of Depth Anything; MiDaS' own models have theirs",
             "unverified: depth-affine predictions are fitted in depth: our choice",
         ),
     ),
     "marigold": Named(
-        version=1,
+        version=2,
         base={"disparity_floor": 1e-3, "clamp": True, "resize": "bilinear"},
         kinds={
             "disparity-affine": DISPARITY,
@@ -143,75 +151,82 @@ TABLE = {
             "metric": DEPTH,
         },
         sets={
-            "nyu": _range(1e-3, 10, crop="nyu"),
-            "kitti": _range(1e-5, 80, frame="kb", crop="eigen-kitti"),
-            "eth3d": _range(1e-5, INF, align_on="thin-1024"),
-            "diode": _range(0.6, 350),
-            "scannet": _range(1e-3, 10),
-            "indoor": _range(1e-3, 10),
-            "outdoor": _range(1e-5, 80),
-            "*": _range(1e-5, 80),
+            "nyu": depth_range(1e-3, 10, crop="nyu"),
+            "kitti": depth_range(1e-5, 80, frame="kb", crop="eigen-kitti"),
+            "eth3d": depth_range(1e-5, INF, align_on="thin-1024-columns"),
+            "diode": depth_range(0.6, 350, cap_mode="keep"),
+            "scannet": depth_range(1e-3, 10),
+            "indoor": depth_range(1e-3, 10),
+            "outdoor": depth_range(1e-5, 80),
+            "*": depth_range(1e-5, 80),
         },
         refuses="",
         notes=(
+            "2: on ETH3D the fit leaves out columns, not rows (a map without a channel axis is "
+            "given to a resize of one axis); DIODE's .6 to 350 m clip predictions and leave out "
+            "no label",
             "config/dataset_depth and script/depth/eval.py: ranges, NYU and KITTI windows, least "
             "squares in depth, or in disparity with a floor of 1e-3, then clipped to the range",
             "its fit in disparity leaves out predictions that are not positive; ours does not",
             "depths beyond 1000 m cannot be met through that floor: the truth itself would not be",
             "unverified: bounds are strict; predictions are resized bilinearly",
-            "unverified: the reduction to 1024 for the fit takes nearest pixels",
+            "unverified: which columns: those that a nearest-neighbour reduction to 1024 takes",
             "the input size is that of Depth Anything; Marigold's own is 768",
             "sets that Marigold does not have get its NYU or KITTI range and no window: our choice",
         ),
     ),
     "moge": Named(
-        version=1,
+        version=2,
         base={
-            **_range(0, INF, outlier_ratio=1000, disparity_floor="label"),
-            "resize": "bilinear",
+            **depth_range(0, INF, outlier_ratio=1000, disparity_floor="label"),
+            **{"resize": "bilinear", "boundary": "moge"},
         },
         kinds={
             "disparity-affine": DISPARITY,
-            "depth-affine": {"alignment": "l1-depth", "align_on": "grid-64"},
-            "depth-scale": {"alignment": "l1-depth-scale", "align_on": "grid-64"},
+            "depth-affine": {"alignment": "l1-depth", "align_on": "windows-64"},
+            "depth-scale": {"alignment": "l1-depth-scale", "align_on": "windows-64"},
             "metric": {"alignment": "none"},
         },
         sets={"*": {}},
         refuses="",
         notes=(
-            "test/metrics.py and utils/alignment.py: least squares in disparity with a floor of "
-            "1 / the label's largest depth; L1 with weights 1 / depth on 64 x 64 pixels",
+            "test/metrics.py and utils/alignment.py: least squares in disparity with a floor of 1 "
+            "/ the label's largest depth; L1 with weights 1 / depth on 64 x 64 pixels",
             "depths beyond 1000 times the 1 % quantile are left out by its loader",
             "a metric prediction has four rows there, one for each of its views: here too, unasked",
-            "unverified: the prediction is resized bilinearly without align_corners; which valid "
-            "pixel stands for a cell of the 64 x 64; scale only is sampled too",
+            "2: the fit looks for the valid pixel nearest to each of 64 x 64 points in "
+            "overlapping windows of ceil(H / 64) x ceil(W / 64) pixels; it looked in cells that "
+            "do not overlap",
+            "unverified: the prediction is resized bilinearly without align_corners; where a "
+            "window begins; scale only is sampled too",
             "its images are warped to one camera for each set: use its bundle, or the numbers are "
             "others",
         ),
         all_views=True,
     ),
     "zoe": Named(
-        version=1,
+        version=2,
         base={"clamp": True, "flip": True},
-        kinds={"metric": {"alignment": "none"}},
+        kinds=NO_ALIGNMENT,
         sets={
-            "nyu": _range(1e-3, 10, crop="nyu"),
-            "kitti": _range(1e-3, 80, frame="kb", crop="garg"),
-            "ibims": _range(0, 10, crop="nyu"),
-            "sunrgbd": _range(0, 8, crop="nyu"),
-            "diml_indoor": _range(1e-3, 10, crop="nyu"),
-            "diml_outdoor": _range(2, 80, crop="garg"),
-            "diode_indoor": _range(1e-3, 10, crop="nyu"),
-            "diode_outdoor": _range(1e-3, 80, crop="garg"),
-            "hypersim": _range(1e-3, 80, crop="nyu"),
-            "vkitti2": _range(1e-3, 80, frame="kb", crop="garg"),
-            "ddad": _range(1e-3, 80, crop="garg"),
-            "indoor": _range(1e-3, 10),
-            "outdoor": _range(1e-3, 80),
-            "*": _range(1e-3, 80),
+            "nyu": depth_range(1e-3, 10, crop="nyu"),
+            "kitti": depth_range(1e-3, 80, frame="kb", crop="garg"),
+            "ibims": depth_range(0, 10, crop="nyu"),
+            "sunrgbd": depth_range(0, 8, crop="nyu-pixels"),
+            "diml_indoor": depth_range(0, 10, crop="nyu-pixels"),
+            "diml_outdoor": depth_range(2, 80, crop="garg"),
+            "diode_indoor": depth_range(1e-3, 10, crop="nyu-pixels"),
+            "diode_outdoor": depth_range(1e-3, 80, crop="garg"),
+            "hypersim": depth_range(1e-3, 80, crop="nyu-pixels"),
+            "vkitti2": depth_range(1e-3, 80, frame="kb", crop="garg"),
+            "ddad": depth_range(1e-3, 80, crop="garg"),
+            "indoor": depth_range(1e-3, 10),
+            "outdoor": depth_range(1e-3, 80),
+            "*": depth_range(1e-3, 80),
         },
-        refuses="it compares metres with metres, unaligned",
+        refuses=METRES_ONLY,
         notes=(
+            "2: DIML indoors has no lower bound; it was 1e-3 m",
             "zoedepth/utils/misc.py and config.py, as in V1's metric_depth: strict range, "
             "predictions clamped to it, align_corners, mean with the mirrored image, no padding",
             "the NYU window is applied in pixels to every set marked 'eigen' there, to Hypersim's "
@@ -225,13 +240,16 @@ TABLE = {
         ),
     ),
     "unidepth": Named(
-        version=1,
-        base={"resize": "bilinear", "strict": False, "min_depth": 0},
-        kinds={"metric": {"alignment": "none"}},
+        version=2,
+        base={"resize": "bilinear", "min_depth": 0},
+        kinds=NO_ALIGNMENT,
         sets={
+            "nyu": {"max_depth": 10, "crop": "nyu"},
+            "kitti": {"max_depth": 80, "frame": "kb", "crop": "garg"},
             "sunrgbd": {"max_depth": 8},
             "ibims": {"max_depth": 25},
             "diode_indoor": {"max_depth": 25},
+            "diode_outdoor": depth_range(0.1, 80),
             "eth3d": {"max_depth": 50},
             "ddad": {"max_depth": 120},
             "nuscenes": {"max_depth": 80},
@@ -240,44 +258,76 @@ TABLE = {
             "outdoor": {"max_depth": 80},
             "*": {"max_depth": 80},
         },
-        refuses="it compares metres with metres, unaligned",
+        refuses=METRES_ONLY,
         notes=(
-            "UniDepth's zero-shot evaluation: labels count up to the cap, the cap itself too; "
-            "bilinear without align_corners, no window, no flip",
-            "unverified: predictions are not clamped to the cap",
-            "sets that UniDepth does not have, DIODE's outdoor half among them, get a cap by "
-            "domain: our choice",
+            "2: its pipeline masks labels strictly between the bounds before the metric, which "
+            "alone would count the cap, too; NYU's window (rows 45:-9, columns 41:-39 of 480 x "
+            "640); on KITTI Garg's, of the 352 x 1216 frame; DIODE outdoors from 0.1 to 80 m",
+            "bilinear without align_corners, no flip, no other window",
+            "unverified: predictions are not clamped to the cap; lower bounds other than DIODE's",
+            "sets that UniDepth does not have get a cap by domain: our choice",
             "the input size is that of Depth Anything; UniDepth's models have their own",
         ),
     ),
-    "vda": Named(
+    "v2": Named(
         version=1,
+        base={"strict": False, "min_valid": 10},
+        kinds=NO_ALIGNMENT,
+        sets={
+            "hypersim": {"max_depth": 20},
+            "vkitti2": {"max_depth": 80},
+            "kitti": {"max_depth": 80},
+            "indoor": {"max_depth": 20},
+            "outdoor": {"max_depth": 80},
+            "*": {"max_depth": 80},
+        },
+        refuses=METRES_ONLY,
+        notes=(
+            "metric_depth/train.py of Depth Anything V2, which scores Hypersim's 7,386 images or "
+            "652 of KITTI (dataset/splits/kitti/val.txt) after each epoch: align_corners, labels "
+            "from 1e-3 m to the model's range, the bounds included, images under ten valid pixels "
+            "left out, no crop, no clamp, no flip",
+            "its SILog halves the squared bias: sqrt(rmse_log^2 - log_bias^2 / 2) of our columns",
+            "sets that it does not score get 20 m indoors and 80 m outdoors, the ranges of the "
+            "released models: our choice",
+        ),
+    ),
+    "vda": Named(
+        version=2,
         base={
             **{"disparity_floor": 1e-3, "clamp": True, "resize": "bilinear"},
             **{"per": "sequence", "aggregate": "sequence"},
         },
         kinds={
-            "disparity-affine": DISPARITY,
+            "disparity-affine": {**DISPARITY, "prediction_floor": 1e-3},
             "depth-affine": DEPTH,
             "depth-scale": DISPARITY,
             "metric": {"alignment": "none"},
         },
         sets={
-            "kitti": _range(1e-3, 80, frame="vda-kitti"),
-            "sintel": _range(1e-3, 70),
-            "nyu": _range(1e-3, 10, crop="nyu"),
-            "bonn": _range(1e-3, 10),
-            "scannet": _range(1e-3, 10, frame="vda-scannet"),
-            "indoor": _range(1e-3, 10),
-            "outdoor": _range(1e-3, 80),
-            "*": _range(1e-3, 80),
+            "kitti": depth_range(1e-3, 80, frame="vda-kitti"),
+            "sintel": depth_range(1e-3, 70, label_step=650 / 65535),
+            "nyu": depth_range(1e-3, 10, frame="nyu"),
+            "bonn": depth_range(1e-3, 10),
+            "scannet": depth_range(1e-3, 10, frame="vda-scannet"),
+            "indoor": depth_range(1e-3, 10),
+            "outdoor": depth_range(1e-3, 80),
+            "*": depth_range(1e-3, 80),
         },
         refuses="",
         notes=(
             "benchmark/eval: one scale and shift for a sequence by least squares in disparity, "
             "floor 1e-3, caps, KITTI's rows 0:374 and columns 0:1242, ScanNet's border",
+            "2: NYU's images are cropped to the window before the network; relative predictions "
+            "are clipped to at least 1e-3 before the fit; Sintel's labels are stored in 16 bits, "
+            "650 m in 65,535 steps. Its images are the clean ones (sintel?rendering=clean), not a "
+            "switch",
+            "its sequences are cut to 110 or 500 frames (KITTI), 100 (Sintel), 90 at every third "
+            "or 500 (ScanNet): frames and frame_step, which are all frames unless given",
             "unverified: the aligned depth is clamped to the range; the label's lower bound; the "
-            "mean is over frames, then over sequences",
+            "mean is over frames, then over sequences; whether the clipped predictions are "
+            "scored, or only fitted; steps are rounded down, and Sintel's depths beyond 650 m "
+            "count as that",
             "unverified: resized bilinearly without align_corners; metric predictions unaligned; "
             "the fit of depth-affine and depth-scale ones is our choice",
         ),

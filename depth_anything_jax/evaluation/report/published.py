@@ -65,6 +65,10 @@ _SCENES = (
         "underwater", "object",
     )),
 )  # fmt: skip
+_METRIC_NOTES = (
+    "V1 scored with ZoeDepth's code; which program gave V2's numbers is not stated (its own for "
+    "other metric models is protocol v2)",
+)
 _METRIC = ("delta1", "delta2", "delta3", "abs_rel", "rmse", "log10")
 
 TABLES = (
@@ -163,7 +167,7 @@ TABLES = (
             "zoedepth-nyu": ".951/.994/.999/.077/.282/.033",
         },
         images={"nyu": 654},
-        notes=("V1 scored with ZoeDepth's code; what V2 changed in it is not published",),
+        notes=_METRIC_NOTES,
     ),
     Publication(  # the last number of these rows is RMSE log, where NYU's is log10
         "V1 and V2, fine-tuned to metric depth", "zoe", "metric",
@@ -176,7 +180,7 @@ TABLES = (
             "zoedepth-kitti": ".971/.996/.999/.054/2.281/.082",
         },
         images={"kitti": 652},
-        notes=("V1 scored with ZoeDepth's code; what V2 changed in it is not published",),
+        notes=_METRIC_NOTES,
     ),
     Publication(
         "V1 (arXiv 2401.10891), zero-shot metric depth", "zoe", "metric", _SHORT,

@@ -12,6 +12,7 @@ import html
 import importlib.metadata
 import json
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,9 @@ from typing import Any
 
 from depth_anything_jax.data.pseudo_labels import label_store
 from depth_anything_jax.evaluation import protocols
-from depth_anything_jax.evaluation.protocols.protocol import KINDS, Protocol
+from depth_anything_jax.evaluation.protocols.protocol import Protocol
 from depth_anything_jax.evaluation.report import gallery, tables
-from depth_anything_jax.evaluation.runner import process_share
+from depth_anything_jax.evaluation.runner import prediction_writer, process_share
 from depth_anything_jax.evaluation.runner.predictors import Candidate
 from depth_anything_jax.evaluation.runner.process_share import Share
 from depth_anything_jax.evaluation.runner.score_log import Ledger, Log
@@ -69,19 +70,26 @@ def new_folder(folder: str | pathlib.Path, *, resume: bool = False) -> pathlib.P
     return path
 
 
-def folder_of_all(folder: str | None, share: Share, *, resume: bool = False) -> pathlib.Path | None:
+def folder_of_all(
+    folder: str | None, share: Share, *, resume: bool = False, saved: str | None = None
+) -> pathlib.Path | None:
     """`new_folder` for several processes; None without a folder.
 
-    The first process checks the folder before any other writes into it."""
-    if not folder:
-        return None
-    path, problem = pathlib.Path(folder).expanduser(), None
+    The first process checks the folder before any other writes into it, and `saved`, the folder for
+    predictions."""
+    problem = None
     try:
-        if share.index == 0:
+        if share.index == 0 and saved and not resume:
+            prediction_writer.check_folder(saved)
+        if share.index == 0 and folder:
             new_folder(folder, resume=resume)
     except Exception as error:
         problem = error
-    share.agree(problem)
+    if folder or saved:
+        share.agree(problem)
+    if not folder:
+        return None
+    path = pathlib.Path(folder).expanduser()
     path.mkdir(parents=True, exist_ok=True)  # on another host it may be another disk
     return path
 
@@ -108,9 +116,11 @@ class Session:
     ):
         self.folder, self.share, self.title = folder, share, title
         self.speed: list[dict[str, Any]] = []
-        facts = dict(facts or {})
-        self._facts = {**_versions(facts), **facts, "processes": share.count}
         self._resume = resume
+        facts = dict(facts or {})
+        used = {facts.get("protocol") or protocols.default(kind) for kind in protocols.KINDS}
+        digest = protocols.digest(*sorted(map(self.version, used)))
+        self._facts = {**_versions(), "protocols": digest, **facts, "processes": share.count}
         self._log: Log | None = None
         self._not_before = 0.0
         self._sections: list[str] = []
@@ -122,6 +132,16 @@ class Session:
         """Whether this is the process that prints and writes."""
         return self.share.index == 0
 
+    def version(self, name: str) -> str:
+        """A protocol's full name: the version that the resumed run began with, else the latest."""
+        full = protocols.named(name)[0]
+        path = None if self.folder is None else self.folder / log_name(self.share)
+        if "@" in name or not self._resume or path is None or not path.exists():
+            return full
+        with open(path, encoding="utf-8") as file:
+            begun = (re.search(rf'"label": "({name}@[0-9]+)', line) for line in file)
+            return next((found[1] for found in begun if found), full)
+
     def ledger(self, candidate: Candidate, source: Any, **facts: Any) -> Ledger:
         """The ledger of a candidate on a source; in the same order in every run.
 
@@ -132,8 +152,7 @@ class Session:
             return Ledger(self.share)
         if self._log is None:  # created late, so that a run that fails early leaves no file
             path = self.folder / log_name(self.share)
-            short = str(self._facts.get("protocol", "")).partition("@")[0]  # parts say the version
-            same = {"protocols": (TABLE_BEFORE,), "protocol": (short,)}
+            same = {"protocols": (TABLE_BEFORE,)}
             self._log = Log(path, self._facts, resume=self._resume, share=self.share, same=same)
         facts |= {
             "checkpoint": candidate.name,
@@ -250,15 +269,10 @@ class Session:
         self.close()
 
 
-def _versions(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Versions of the code and digest of the run's protocols; others may give other digits."""
-    used = (
-        [facts["protocol"]]
-        if facts.get("protocol")
-        else sorted({protocols.default(k) for k in KINDS})
-    )
+def _versions() -> dict[str, str]:
+    """Versions of the code that computes; others may give other digits."""
     found = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
-    return {"version": __version__, "protocols": protocols.digest(*used), **found}
+    return {"version": __version__, **found}
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

@@ -31,6 +31,9 @@ COLUMNS = {
 }
 # Shown in the table only beside published numbers of theirs; always in the files.
 _OPTIONAL = ("delta2", "delta3", "rmse_log")
+# Metres between which the median of a label is expected; beyond them it is read in a wrong unit, as
+# a thousandth or a thousandfold. Our choice.
+_NEAREST, _FARTHEST = 0.05, 1000
 _MAX_NAMED = 3  # images that a note names
 Row = dict[str, Any]
 
@@ -100,7 +103,18 @@ def _notes(images: Sequence[ImageScores]) -> list[str]:
     for text, keys in (
         (tied, [i.key for i in images if i.levels]),
         ("negative scale, the prediction is upside down", [i.key for i in images if i.scale < 0]),
+        (
+            "the prediction falls where the label rises: is it disparity declared as depth, or the "
+            "other way round?",
+            [i.key for i in images if i.correlation < 0 < i.scale],
+        ),
         ("predictions that are not finite", [i.key for i in images if i.not_finite]),
+        ("depths of zero or below", [i.key for i in images if i.not_positive]),
+        ("the prediction is constant", [i.key for i in images if i.constant]),
+        (
+            f"half of the label lies below {_NEAREST} m or beyond {_FARTHEST} m: check its scale",
+            [i.key for i in images if i.label_depth < _NEAREST or i.label_depth > _FARTHEST],
+        ),
     ):
         if keys:
             found.append(f"{text}: {_list(keys)}")

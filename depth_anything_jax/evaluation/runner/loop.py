@@ -19,7 +19,7 @@ import numpy as np
 from depth_anything_jax.data import transforms
 from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols.protocol import Protocol
-from depth_anything_jax.evaluation.runner import predictors, stream
+from depth_anything_jax.evaluation.runner import frame_selection, predictors, stream
 from depth_anything_jax.evaluation.runner.prediction_writer import PredictionWriter
 from depth_anything_jax.evaluation.runner.predictors import Candidate
 from depth_anything_jax.evaluation.runner.score_log import Ledger, Scored
@@ -171,6 +171,7 @@ def evaluate_views(
             f"{candidate.name or 'this network'} has one shape, its own; leave the size out"
         )
     rules = stream.ProtocolResolver(views, protocol or protocols.default(views[0]), changed)
+    source = frame_selection.select(source, rules.frames, rules.frame_step)
     count = min(limit or len(source), len(source))
     groups: Sequence[Any] = range(count)
     if rules.per == "sequence":

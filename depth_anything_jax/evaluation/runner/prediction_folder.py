@@ -97,18 +97,24 @@ def find(
         raise ValueError(f"{source}: files do not state their kind; give kind: {', '.join(KINDS)}")
     missing = [key for key in keys if key not in owned]
     theirs = {path for paths in owned.values() for path in paths}
-    bases = {stem for key in everyone for stem in _names(key)}
+    pictures = {stem + end for key in everyone for stem in _names(key) for end in _NO_MAPS}
     extra = [
         str(path)
         for stem, paths in there.items()
         for path in paths
-        if path not in theirs and not any(stem.removesuffix(end) in bases for end in _NO_MAPS)
+        if path not in theirs and stem not in pictures
     ]
-    settings = root / SETTINGS
-    ours = settings.exists()
+    ours = (root / SETTINGS).exists()
     _complain(source, keys, [] if allow_missing else missing, extra, ours=ours)
-    inverted = ours and bool(json.loads(settings.read_bytes()).get("invert"))
-    return Files(root, chosen, kind, inverted)
+    return Files(root, chosen, kind, ours and _inverted(root / SETTINGS))
+
+
+def _inverted(settings: pathlib.Path) -> bool:
+    """Whether `predict --invert` wrote the folder of these settings."""
+    try:
+        return bool(json.loads(settings.read_bytes())["invert"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{settings}: not the settings of predict ({error!r})") from error
 
 
 def _names(key: str) -> tuple[str, str]:
@@ -120,13 +126,15 @@ def _owned(
     source: str, there: Mapping[str, list[pathlib.Path]], keys: Sequence[str]
 ) -> dict[str, list[pathlib.Path]]:
     """The files of each image that has some: maps, or a grey picture where there is no map."""
-    shared = stems(keys)
+    shared, plain_stems = stems(keys), {_names(key)[0] for key in keys}
     owned: dict[str, list[pathlib.Path]] = {}
     users: dict[str, str] = {}
     for key in keys:
         plain, longer = _names(key)
         for name in (longer,) if shared[key] == longer else (plain, longer):
-            maps = [*there.get(name, ()), *there.get(name + MAP, ())]
+            maps = list(there.get(name, ()))
+            if name + MAP not in plain_stems:  # else it is the map of an image of that name
+                maps += there.get(name + MAP, ())
             owned[key] = maps or list(there.get(name + PICTURE, ()))
             if owned[key]:
                 break

@@ -18,6 +18,13 @@ from depth_anything_jax.evaluation.scores.pairs import Rules
 from depth_anything_jax.utils import interpolation
 
 
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Raises ValueError where a folder for predictions has something in it, or is none."""
+    path = pathlib.Path(folder).expanduser()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"--save_predictions={folder} is not empty; choose another")
+
+
 class PredictionWriter:
     """Writes one file for each image: npz as `predict`, or npy for kinds that it does not know.
 
@@ -27,25 +34,16 @@ class PredictionWriter:
     same numbers.
 
     Args:
-      folder: new or empty, unless `resume`.
+      folder: is created where it does not exist.
       kind: of the predictions.
       keys: of all images of the run.
 
     Raises:
-      ValueError: the folder is not empty; a key occurs twice or does not stay in the folder.
+      ValueError: a key occurs twice or does not stay in the folder.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        kind: str,
-        keys: Iterable[str],
-        *,
-        resume: bool = False,
-    ):
+    def __init__(self, folder: str | os.PathLike[str], kind: str, keys: Iterable[str]):
         self.folder, self.kind = pathlib.Path(folder).expanduser(), kind
-        if not resume and self.folder.exists() and any(self.folder.iterdir()):
-            raise ValueError(f"--save_predictions={folder} is not empty; choose another")
         keys = list(keys)
         for key in keys:
             path = pathlib.PurePosixPath(key)

@@ -40,7 +40,7 @@ class ProtocolResolver:
       switches: changes of the protocol's switches.
 
     Attributes:
-      per, aggregate: of the protocol; the same for all its sets.
+      per, aggregate, frames, frame_step: of the protocol; the same for all its sets.
     """
 
     def __init__(self, views: Sequence[str], protocol: str | Protocol, switches: Mapping[str, Any]):
@@ -54,6 +54,7 @@ class ProtocolResolver:
             general = {**dataclasses.asdict(protocol), **changed}
         self.per = general.get("per", "image")
         self.aggregate = general.get("aggregate", "image")
+        self.frames, self.frame_step = general.get("frames", 0), general.get("frame_step", 1)
 
     def of(self, record: Record, view: str = "") -> Switches:
         """The switches for a record and a view.
@@ -202,11 +203,11 @@ def scores(
         for view in rules.views:
             mine: Any = rules.of(record, view)
             if isinstance(mine, pairs.Rules):
-                found[view] = pairs.score(prediction, kind, record, mine)
+                new = pairs.score(prediction, kind, record, mine)
             else:
                 values = scoring.convert(prediction, kind, view)
                 new = scoring.score(values, view, record, mine, **how)
-                found[view] = new._replace(levels=levels)
+            found[view] = new._replace(levels=levels)
         return {index: found}
 
     def sequences(predicted: Mapping[int, tuple[Any, np.ndarray]]) -> Scored:

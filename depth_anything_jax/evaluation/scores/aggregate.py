@@ -29,7 +29,12 @@ class ImageScores(NamedTuple):
       boundary1, boundary2, boundary3: F1 at these radii, where requested.
       scale, shift: of the alignment; a negative scale means an upside-down prediction.
       n: number of valid pixels.
-      not_finite: number of predictions among them that are not finite.
+      not_finite, not_positive: numbers of predictions among them that are not finite; that are
+        depths of zero or below.
+      constant: 1 where all predictions among them are equal.
+      correlation: of prediction and label, in the space of the fit; below 0 the prediction is
+        upside down, whether or not the alignment can turn it.
+      label_depth: median of the label's valid depths in metres, whatever the range that is scored.
       correct, ties, pairs: numbers of point pairs in the right order, with equal values (wrong), in
         total.
       levels: number of values of a map from a file of 8 bits, most of whose pixels are therefore
@@ -60,6 +65,10 @@ class ImageScores(NamedTuple):
     shift: float = NAN
     n: int = 0
     not_finite: int = 0
+    not_positive: int = 0
+    constant: int = 0
+    correlation: float = NAN
+    label_depth: float = NAN
     correct: int = 0
     ties: int = 0
     pairs: int = 0

@@ -2,7 +2,6 @@
 
   - `errors`: the per-pixel metrics of two vectors, aligned prediction and ground truth, in depth or
     in disparity;
-  - `boundary_f1`: agreement of depth discontinuities;
   - `pair_accuracy` and `whdr`: ordinal metrics on point pairs (which of two points is closer);
   - `normalised_l1`: mean absolute difference of two disparity maps, each shifted by its median and
     divided by its mean absolute deviation: the training loss itself (V1 §3.1), without a cap and
@@ -15,7 +14,7 @@ Means come with a pixel count, so that results of shards can be joined: n · mea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +25,6 @@ DELTA = 1.25  # δ1: share of pixels with max(p / g, g / p) below it (Eigen et a
 TINY = 1e-6  # metres; predictions are clipped here for ratios and logarithms, as Marigold does
 PART = 1 << 17  # pixels per chunk: temporaries then fit into the cache, even for 24 megapixels
 LOG = 9  # index of the sum of logarithms in the result of `_sums`
-BOUNDARY_RATIOS = np.linspace(1.05, 1.25, 10)  # Depth Pro: ten thresholds from 5 % to 25 %
 
 Vector = Num[np.ndarray, " n"]
 Map = Num[np.ndarray, "h w"]
@@ -162,78 +160,6 @@ def _sums(p: np.ndarray, g: np.ndarray) -> tuple[float, ...]:
         total,
         float(centred @ centred),
     )
-
-
-def boundary_f1(
-    pred: Map, truth: Map, valid: Mask, *, radii: Sequence[int] = (1, 2, 3)
-) -> tuple[float, ...]:
-    """Computes boundary F1 for each radius (Depth Pro §4, MoGe-2 §4).
-
-    Two pixels at most `radius` apart form a contour at threshold t where one value is more than t
-    times the other; it is the same contour in both maps where both change in the same direction.
-    F1 of precision and recall is taken over all such pairs of valid pixels, then averaged over
-    BOUNDARY_RATIOS with weights proportional to t. It depends on ratios only, so depth and
-    disparity give the same value.
-
-    Our choices: precision and recall are computed over all pairs together, as in Depth Pro's
-    formula (its program averages the four directions); thresholds at which the truth has no contour
-    are left out, so that the truth itself scores 1 (Depth Pro's program counts them as 0).
-
-    Args:
-      pred: aligned; clipped at TINY.
-      truth: positive where valid.
-
-    Returns:
-      NaN where the truth has no contour at any threshold.
-    """
-    if not pred.shape == truth.shape == valid.shape:
-        raise ValueError(f"maps of {pred.shape}, {truth.shape} and {valid.shape}: resize first")
-    log_p = np.log(np.maximum(np.where(valid, pred, 1.0), TINY))
-    log_g = np.log(np.where(valid, truth, 1.0))
-    steps = np.log(BOUNDARY_RATIOS)
-    counts = {r: np.zeros((3, steps.size + 1), np.int64) for r in radii}
-    for dy, dx in _half_disc(max(radii)):
-        here, there = _shifted(valid.shape, dy, dx)
-        both = valid[here] & valid[there]
-        jump_p, jump_g = (m[there] - m[here] for m in (log_p, log_g))
-        size_p, size_g = np.abs(jump_p), np.abs(jump_g)
-        in_p, in_g = both & (size_p > steps[0]), both & (size_g > steps[0])
-        same = in_p & in_g & ((jump_p > 0) == (jump_g > 0))
-        # The number of thresholds that a jump exceeds: it is a contour at each of them.
-        sizes = size_p[in_p], size_g[in_g], np.minimum(size_p[same], size_g[same])
-        found = [
-            np.bincount(np.searchsorted(steps, size), minlength=steps.size + 1) for size in sizes
-        ]
-        for r in radii:
-            if dy * dy + dx * dx <= r * r:
-                counts[r] += found
-    return tuple(_f1(counts[r]) for r in radii)
-
-
-def _half_disc(radius: int) -> list[tuple[int, int]]:
-    """Offsets within a disc, one of each pair of opposite offsets."""
-    span = range(-radius, radius + 1)
-    return [
-        (y, x) for y in span for x in span if (y, x) > (0, 0) and y * y + x * x <= radius * radius
-    ]
-
-
-def _shifted(shape: tuple[int, ...], dy: int, dx: int):
-    """Slices of the pixels that have a neighbour at (dy, dx), and of those neighbours; dy ≥ 0."""
-    h, w = shape
-    here = slice(0, max(0, h - dy)), slice(max(0, -dx), max(0, w - max(0, dx)))
-    there = slice(min(h, dy), h), slice(max(0, dx), max(0, w + min(0, dx)))
-    return here, there
-
-
-def _f1(counts: Int[np.ndarray, "3 t"]) -> float:
-    # A jump that exceeds k thresholds is a contour at the first k of them.
-    in_p, in_g, in_both = counts[:, ::-1].cumsum(1)[:, ::-1][:, 1:]
-    some = in_g > 0
-    if not some.any():
-        return math.nan
-    f1 = 2 * in_both[some] / (in_p[some] + in_g[some])
-    return float(np.average(f1, weights=BOUNDARY_RATIOS[some]))
 
 
 def pair_accuracy(

@@ -10,8 +10,9 @@ evaluation sets: valid, and depth in metres or disparity in no known unit.
 Predictions that are not finite are excluded from the fit but count in every metric, so that
 omitting hard pixels never improves a score: an infinite depth becomes the largest depth that the
 protocol allows (the cap, or else the label's largest), an infinite disparity and NaN the smallest.
-A constant prediction becomes the best-fitting constant, in the space of the fit. Depths of zero or
-below are treated as in `metrics.errors`.
+Where depth is inverted, a depth of zero or below has an infinite disparity; elsewhere it is treated
+as in `metrics.errors`. A constant prediction becomes the best-fitting constant, in the space of the
+fit.
 """
 
 from __future__ import annotations
@@ -25,10 +26,19 @@ from jaxtyping import Bool, Float, Num
 
 from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols.protocol import Protocol
+from depth_anything_jax.evaluation.scores import boundary as boundaries
 from depth_anything_jax.evaluation.scores import metrics
 from depth_anything_jax.evaluation.scores.aggregate import BOUNDARIES, NAN, ImageScores
 from depth_anything_jax.utils import interpolation, scale_shift
 from depth_anything_jax.utils.scale_shift import Alignment
+
+# Pixels that an alignment is fitted on, as flat indices: `Protocol.align_on`.
+_SAMPLES = {
+    "grid-64": lambda valid: scale_shift.grid(valid, 64),
+    "windows-64": lambda valid: scale_shift.windows(valid, 64),
+    "thin-1024": lambda valid: scale_shift.thin(valid, 1024),
+    "thin-1024-columns": lambda valid: scale_shift.thin(valid, 1024, rows=False),
+}
 
 Record = Mapping[str, Any]
 Map = Num[np.ndarray, "h w"]
@@ -64,6 +74,8 @@ def target(record: Record, protocol: Protocol) -> Target:
         valid = valid | sky
     at = np.flatnonzero(valid)
     depth = values.ravel()[at].astype(np.float64)
+    if protocol.label_step:
+        depth = np.minimum(np.floor(depth / protocol.label_step), 65535) * protocol.label_step
     keep = _in_range(depth, protocol)
     if protocol.outlier_ratio and keep.any():
         keep &= depth <= protocol.outlier_ratio * np.quantile(depth[keep], 0.01)
@@ -77,6 +89,8 @@ def target(record: Record, protocol: Protocol) -> Target:
 
 def _in_range(depth: np.ndarray, protocol: Protocol) -> np.ndarray:
     # Labels are float32, so the bounds are rounded to float32 as well.
+    if protocol.cap_mode == "keep":
+        return depth > 0
     low, high = (float(np.float32(v)) for v in (protocol.min_depth, protocol.max_depth))
     if protocol.strict:
         keep, inside = depth > low, depth < high
@@ -134,30 +148,35 @@ def convert(values: Map, kind: str, view: str) -> Map:
 
 
 def _inverse(depth: np.ndarray) -> np.ndarray:
-    """1 / depth. Values that are not finite remain so: an infinite depth becomes -inf."""
-    disparity = 1 / np.maximum(depth, metrics.TINY)
+    """1 / depth, without a unit: inf for 0 and below, −inf for an infinite depth, NaN for NaN."""
+    with np.errstate(divide="ignore", over="ignore"):
+        disparity = np.where(depth > 0, 1 / depth, np.inf)
     finite = np.isfinite(depth)
     return disparity if finite.all() else np.where(finite, disparity, -depth)
 
 
 def in_space(x: np.ndarray, kind: str, protocol: Protocol) -> np.ndarray:
-    """Converts predictions to the space in which they are aligned."""
-    to_disparity = protocol.alignment == "lsq-disparity" and kind != "disparity-affine"
-    return _inverse(x) if to_disparity else x
+    """Converts predictions to the space in which they are aligned, and to the protocol's floor."""
+    if protocol.alignment == "lsq-disparity" and kind != "disparity-affine":
+        x = _inverse(x)
+    if protocol.prediction_floor:
+        x = np.where(np.isfinite(x), np.maximum(x, protocol.prediction_floor), x)
+    return x
+
+
+def _fitted_values(found: Target, protocol: Protocol) -> np.ndarray:
+    """The label's values in the space of the fit."""
+    in_disparity = protocol.alignment == "lsq-disparity"
+    return found.disparity if in_disparity or found.depth is None else found.depth
 
 
 def _solve(x: np.ndarray, found: Target, protocol: Protocol) -> Alignment:
     """Fits the alignment of predictions at a target's pixels."""
     if protocol.alignment == "none":
         return scale_shift.NONE
-    in_disparity = protocol.alignment == "lsq-disparity"
-    y = found.disparity if in_disparity or found.depth is None else found.depth
+    y = _fitted_values(found, protocol)
     if protocol.align_on != "all":
-        pick = (
-            scale_shift.grid(found.valid, 64)
-            if protocol.align_on == "grid-64"
-            else scale_shift.thin(found.valid, 1024)
-        )
+        pick = _SAMPLES[protocol.align_on](found.valid)
         position = np.zeros(found.valid.size, np.int64)
         position[found.valid.ravel()] = np.arange(y.size)
         if pick.size:  # a sample may contain none of a few valid pixels: then all are used
@@ -232,8 +251,8 @@ def score(
       ProtocolError: the alignment does not suit the kind, or a label without metres.
     """
     protocol.check_kind(kind)
-    blank = unscored(record, protocol)
     found = target(record, protocol)
+    blank = unscored(record, protocol)._replace(label_depth=_typical_depth(record))
     n = found.disparity.size
     if n < protocol.min_valid:
         return blank._replace(n=n, why=f"{n} valid pixels, {protocol.min_valid} are needed")
@@ -248,9 +267,15 @@ def score(
     a = _solve(x, found, protocol) if alignment is None else alignment
     disparity = _inverse(raw) if kind in ("depth-scale", "metric") else raw
     norm_l1 = NAN if kind == "depth-affine" else _normalised_l1(disparity, found.disparity)
-    not_finite = x.size - int(np.count_nonzero(np.isfinite(raw)))
     scores = blank._replace(
-        norm_l1=norm_l1, scale=a.scale, shift=a.shift, n=n, not_finite=not_finite
+        norm_l1=norm_l1,
+        scale=a.scale,
+        shift=a.shift,
+        n=n,
+        not_finite=x.size - int(np.count_nonzero(np.isfinite(raw))),
+        not_positive=int(np.count_nonzero(raw <= 0)) if kind in ("depth-scale", "metric") else 0,
+        constant=int((raw == raw[0]).all()),
+        correlation=scale_shift.correlation(x, _fitted_values(found, protocol)),
     )
     if found.depth is None:
         return _in_units_of_the_label(scores, x, a, found, protocol)
@@ -259,16 +284,26 @@ def score(
     if protocol.space == "depth":
         errors = metrics.errors(depth, found.depth)
     else:
-        errors = metrics.errors(_inverse(depth), found.disparity)
+        errors = metrics.errors(1 / np.maximum(depth, metrics.TINY), found.disparity)
         errors = errors._replace(i_rmse=1000 * errors.rmse)
     scores = scores._replace(**errors._asdict())
     if boundary:
         pred = aligned_depth(in_space(full, kind, protocol), a, protocol, farthest)
         truth = np.ones(found.valid.shape)
         truth[found.valid] = found.depth
-        f1 = metrics.boundary_f1(pred, truth, found.valid, radii=tuple(BOUNDARIES.values()))
+        definition = boundaries.DEFINITIONS[protocol.boundary]
+        f1 = definition(pred, truth, found.valid, radii=tuple(BOUNDARIES.values()))
         scores = scores._replace(boundary1=f1[0], boundary2=f1[1], boundary3=f1[2])
     return scores
+
+
+def _typical_depth(record: Record) -> float:
+    """The median of some 100,000 of a label's valid depths, whatever the protocol's range is."""
+    if "depth" not in record:
+        return NAN
+    at = np.flatnonzero(record["valid"])
+    at = at[:: max(1, at.size // 100_000)]
+    return float(np.median(record["depth"].ravel()[at])) if at.size else NAN
 
 
 def _normalised_l1(x: np.ndarray, y: np.ndarray) -> float:

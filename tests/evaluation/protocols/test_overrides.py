@@ -43,7 +43,10 @@ def test_values_have_the_switch_type(text, value):
     [
         (["crop"], "switch 'crop': should read name=value"),
         (["corp=garg"], "no switch 'corp'; there are alignment, align_on.*; did you mean 'crop'"),
-        (["crop=eigen"], "switch crop='eigen': must be one of none, nyu, eigen-kitti, garg"),
+        (
+            ["crop=eigen"],
+            "switch crop='eigen': must be one of none, nyu, nyu-pixels, eigen-kitti, garg",
+        ),
         (["flip=yes"], "switch flip='yes': must be one of true, false"),
         (["max_depth=far"], "switch max_depth='far': must be one of a number"),
         (["max_depth=nan"], "max_depth='nan'"),

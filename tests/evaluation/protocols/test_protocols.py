@@ -10,18 +10,20 @@ import pytest
 
 from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols import table
+from depth_anything_jax.evaluation.protocols.earlier_versions import EARLIER
 from depth_anything_jax.evaluation.protocols.protocol import Protocol, ProtocolError
 from depth_anything_jax.evaluation.scores import scoring
 from tests.helpers.protocol_switches import OTHER
 
 NAMES = list(table.TABLE)
+EVERY = {f"{name}@{entry.version}": entry for name, entry in table.TABLE.items()} | EARLIER
 DOMAINS = ("", "indoor", "outdoor")
 BASE = Protocol(alignment="lsq-disparity")
 
 
 def resolved(name: str) -> dict[str, str]:
     """{"set domain kind": hash} of everything a named protocol says, sets not in it included."""
-    entry = table.TABLE[name]
+    entry = EVERY[name]
     sets = {*entry.sets, "another"} - {"*"}
     return {
         f"{dataset} {domain} {kind}": protocols.get(name, kind, dataset, domain).hash
@@ -40,14 +42,22 @@ FROZEN: dict[str, str] = {
     "zoe@1": "93f88ce8a301",
     "unidepth@1": "f9adcd7e3283",
     "vda@1": "774a0e2bcf2d",
+    "midas@2": "7e94b4eef271",
+    "marigold@2": "b205aa3664bf",
+    "moge@2": "449186ba4cb0",
+    "zoe@2": "598e5b52c29e",
+    "unidepth@2": "a7f1340716be",
+    "v2@1": "233ef8a0afdc",
+    "vda@2": "541e25361d6e",
 }
 
 
 def test_named_protocols_do_not_change_silently():
     found = {}
-    for name in NAMES:
+    for name in EVERY:
         text = json.dumps(resolved(name), sort_keys=True)
-        found[protocols.named(name)[0]] = hashlib.sha256(text.encode()).hexdigest()[:12]
+        assert protocols.named(name) == (name, EVERY[name])
+        found[name] = hashlib.sha256(text.encode()).hexdigest()[:12]
     assert found == FROZEN
 
 
@@ -81,10 +91,10 @@ def test_sets_and_domains_find_their_values():
         return protocols.get(name, kind, dataset, domain).max_depth
 
     assert cap("da", "nyu") == 10 and cap("da", "kitti") == 80 and cap("da", "eth3d") == 200
-    assert cap("midas", "eth3d") == 72 and cap("marigold", "diode") == 350
+    assert cap("midas", "eth3d") == 72 and cap("marigold@1", "diode") == 350
     assert cap("da", "my_pairs", "indoor") == 10 and cap("da", "my_pairs") == 80
     zoe = {d: protocols.get("zoe", "metric", "diode", d) for d in ("indoor", "outdoor")}
-    assert (zoe["indoor"].max_depth, zoe["indoor"].crop) == (10, "nyu")
+    assert (zoe["indoor"].max_depth, zoe["indoor"].crop) == (10, "nyu-pixels")
     assert (zoe["outdoor"].max_depth, zoe["outdoor"].crop) == (80, "garg")
     assert cap("zoe", "ibims", "outdoor", "metric") == 10, "the set goes before the domain"
     assert protocols.get("da", "disparity-affine", "nyu", space="depth").space == "depth"
@@ -104,12 +114,12 @@ ZOE = {  # evaluation.md's sources: range, frame, crop
     ("nyu", "indoor"): (1e-3, 10, "none", "nyu"),
     ("kitti", "outdoor"): (1e-3, 80, "kb", "garg"),
     ("ibims", "indoor"): (0, 10, "none", "nyu"),
-    ("sunrgbd", "indoor"): (0, 8, "none", "nyu"),
-    ("diml", "indoor"): (1e-3, 10, "none", "nyu"),
+    ("sunrgbd", "indoor"): (0, 8, "none", "nyu-pixels"),
+    ("diml", "indoor"): (0, 10, "none", "nyu-pixels"),
     ("diml", "outdoor"): (2, 80, "none", "garg"),
-    ("diode", "indoor"): (1e-3, 10, "none", "nyu"),
+    ("diode", "indoor"): (1e-3, 10, "none", "nyu-pixels"),
     ("diode", "outdoor"): (1e-3, 80, "none", "garg"),
-    ("hypersim", "indoor"): (1e-3, 80, "none", "nyu"),
+    ("hypersim", "indoor"): (1e-3, 80, "none", "nyu-pixels"),
     ("vkitti2", "outdoor"): (1e-3, 80, "kb", "garg"),
     ("ddad", "outdoor"): (1e-3, 80, "none", "garg"),
 }
@@ -125,22 +135,35 @@ def test_zoedepths_switches_set_by_set(where, expected):
     )  # fmt: skip
 
 
-def test_unidepths_caps_count():
+def test_unidepths_caps_and_windows():
     caps = {"sunrgbd": 8, "ibims": 25, "eth3d": 50, "ddad": 120, "nuscenes": 80, "void": 10}
-    found = {d: protocols.get("unidepth", "metric", d) for d in caps}
-    assert {d: p.max_depth for d, p in found.items()} == caps
-    indoor = protocols.get("unidepth", "metric", "diode", "indoor")
-    assert indoor == Protocol(
-        alignment="none", min_depth=0, max_depth=25, strict=False, resize="bilinear", crop="none",
-        flip=False, clamp=False,
-    )  # fmt: skip
-    depth = np.float32([[24.9, 25.0, 25.1, 0.001]])
-    record = {"depth": depth, "valid": np.ones((1, 4), bool), "key": "x"}
-    assert scoring.target(record, indoor).valid.tolist() == [[True, True, False, True]]
+    for version in ("unidepth@1", "unidepth@2"):
+        found = {d: protocols.get(version, "metric", d) for d in caps}
+        assert {d: p.max_depth for d, p in found.items()} == caps
+        indoor = protocols.get(version, "metric", "diode", "indoor")
+        assert indoor == Protocol(
+            alignment="none", min_depth=0, max_depth=25, strict=version == "unidepth@2",
+            resize="bilinear", crop="none", flip=False, clamp=False,
+        )  # fmt: skip
     zoe = protocols.get("zoe", "metric", "sunrgbd")
-    record["depth"] = np.float32([[7.9, 8.0, 8.1, 0.0]])
+    record = {"depth": np.float32([[7.9, 8.0, 8.1, 0.0]]), "valid": np.ones((1, 4), bool)}
     whole = dataclasses.replace(zoe, crop="none")
-    assert scoring.target(record, whole).valid.tolist() == [[True, False, False, False]]
+    assert scoring.target(record | {"key": "x"}, whole).valid.tolist() == [
+        [True, False, False, False]
+    ]
+
+
+def test_switches_that_came_later_leave_older_hashes_as_they_were():
+    """Where they are at their defaults they are not in the hash; else they are."""
+    later = {f.name: OTHER[f.name] for f in dataclasses.fields(Protocol) if "later" in f.metadata}
+    assert later
+    for name, value in later.items():
+        assert name not in BASE.canonical
+        assert f'"{name}":' in dataclasses.replace(BASE, **{name: value}).canonical
+    pixels, nyu = (dataclasses.replace(BASE, crop=crop) for crop in ("nyu-pixels", "nyu"))
+    assert pixels.hash == nyu.hash, (
+        "on images of 480x640, which alone both allow, they are the same"
+    )
 
 
 ALIGNED = {  # protocol x kind decides the alignment
@@ -150,6 +173,7 @@ ALIGNED = {  # protocol x kind decides the alignment
     "moge": ("lsq-disparity", "l1-depth", "l1-depth-scale", "none"),
     "zoe": (None, None, None, "none"),
     "unidepth": (None, None, None, "none"),
+    "v2": (None, None, None, "none"),
     "vda": ("lsq-disparity", "lsq-depth", "lsq-disparity", "none"),
     "golden": ("lsq-disparity", None, "lsq-disparity", "lsq-disparity"),
 }
@@ -159,7 +183,9 @@ ALIGNED = {  # protocol x kind decides the alignment
 def test_alignment_follows_from_protocol_and_kind(name):
     for kind, expected in zip(protocols.KINDS, ALIGNED[name], strict=True):
         if expected is None:
-            with pytest.raises(ProtocolError, match=f"{name}@1 does not score {kind} .*use one of"):
+            with pytest.raises(
+                ProtocolError, match=f"{name}@[0-9] does not score {kind} .*use one of"
+            ):
                 protocols.get(name, kind)
         else:
             assert protocols.get(name, kind, "nyu").alignment == expected
@@ -236,8 +262,8 @@ def test_unknown_names_list_what_there_is():
 def test_every_choice_has_a_note(name):
     entry = table.TABLE[name]
     assert entry.notes and all(note.strip() for note in entry.notes)
-    # Only golden is described to the last switch; of all others something is inferred.
-    assert any(n.startswith("unverified: ") for n in entry.notes) or name in ("golden", "zoe")
+    # These are described to the last switch; of all others something is inferred.
+    assert any(n.startswith("unverified: ") for n in entry.notes) or name in ("golden", "zoe", "v2")
     assert set(protocols.KINDS) == set(entry.kinds) or entry.refuses
 
 

@@ -110,6 +110,29 @@ def test_images_that_differ_in_their_suffix_alone_have_files_of_their_own(tmp_pa
     assert found.abs_rel < 1e-6
 
 
+def test_an_image_called_like_another_s_map_keeps_its_file(tmp_path):
+    records = [record("a.jpg"), record("a.depth.jpg", (30, 40))]
+    for r, name in zip(records, ("a", "a.depth"), strict=True):
+        np.save(tmp_path / f"{name}.npy", r["depth"])
+    _, found = scored(tmp_path, records, kind="metric")
+    assert len(found.per_image) == 2 and found.abs_rel < 1e-6
+    (tmp_path / "a.npy").unlink()
+    with pytest.raises(ValueError, match="1 of 2 images have no file: a.jpg"):
+        scored(tmp_path, records, kind="metric")
+    np.save(tmp_path / "a.npy", records[0]["depth"])
+    np.save(tmp_path / "a_jpg.npy", records[0]["depth"])
+    with pytest.raises(ValueError, match="1 files belong to no image: .*a_jpg.npy"):
+        scored(tmp_path, records, kind="metric")
+
+
+def test_settings_that_are_none_are_named(tmp_path):
+    predicted(tmp_path, [record()], METRIC, formats=("npz",))
+    for text in ("[]", "{", "{}"):
+        (tmp_path / "predict.json").write_text(text)
+        with pytest.raises(ValueError, match="predict.json: not the settings of predict"):
+            scored(tmp_path, [record()])
+
+
 def test_more_files_than_images_end_the_run_only_where_predict_did_not_write_them(tmp_path):
     records = [record("a/1.jpg"), record("b.png")]
     predicted(tmp_path, records, METRIC, formats=("npz",))
@@ -128,3 +151,7 @@ def test_pictures_without_alpha_or_colour_count_as_grey(tmp_path):
     Image.fromarray(np.repeat(grey[..., None], 3, 2)).save(tmp_path / "a/1.png")
     _, found = scored(tmp_path, records, kind="disparity-affine")
     assert found.abs_rel < ROUNDING["color"] and found.per_image[0].levels
+    points = {"points": np.array([[[1, 2], [3, 4]]]), "closer": np.array([0])}
+    made = predictors.make(f"predictions:{tmp_path}", kind="disparity-affine", keys=["a/1.jpg"])
+    pair = {k: v for k, v in records[0].items() if k in ("key", "image")} | points
+    assert loop.evaluate_candidate(made, [pair]).per_image[0].levels, "of pairs, too"

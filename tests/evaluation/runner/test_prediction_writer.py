@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.evaluation import protocols
-from depth_anything_jax.evaluation.runner import loop, predictors
+from depth_anything_jax.evaluation.report import session
+from depth_anything_jax.evaluation.runner import loop, predictors, process_share
 from depth_anything_jax.evaluation.runner.prediction_writer import PredictionWriter
 from depth_anything_jax.evaluation.scores import pairs
 
@@ -51,8 +52,9 @@ def test_saved_maps_give_the_same_scores(tmp_path, protocol, kind, hw, equal):
         for a, b in zip(first, again, strict=True):
             assert a.abs_rel == pytest.approx(b.abs_rel, rel=1e-6) and a.n == b.n
     with pytest.raises(ValueError, match="is not empty; choose another"):
-        PredictionWriter(tmp_path, kind, keys)
-    PredictionWriter(tmp_path, kind, keys, resume=True)
+        session.folder_of_all(None, process_share.ALL, saved=str(tmp_path))
+    for more in ({"saved": str(tmp_path), "resume": True}, {"saved": str(tmp_path / "new")}):
+        assert session.folder_of_all(None, process_share.ALL, **more) is None
 
 
 def test_maps_for_pairs_of_points_have_the_images_size(tmp_path):

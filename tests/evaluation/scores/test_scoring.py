@@ -10,6 +10,7 @@ import pytest
 from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols import table
 from depth_anything_jax.evaluation.protocols.protocol import Protocol, ProtocolError
+from depth_anything_jax.evaluation.report import tables
 from depth_anything_jax.evaluation.scores import metrics, scoring
 from depth_anything_jax.evaluation.scores.aggregate import METRICS
 from depth_anything_jax.utils import interpolation, scale_shift
@@ -48,12 +49,18 @@ TABLE = [
 
 @pytest.mark.parametrize("name", table.TABLE)
 def test_the_truth_is_perfect_under_every_protocol_set_and_kind(name):
-    labels = {frame: record(hw=(353, 1217) if frame else (120, 160)) for frame in (False, True)}
+    sizes = {"kb": (353, 1217), "nyu": (480, 640)}
     cases = [case[1:] for case in TABLE if case[0] == name]
     assert cases
+    resolved = {}  # of many sets the switches are the same
     for kind, dataset, domain in cases:
         protocol = protocols.get(name, kind, dataset, domain)
-        label = labels[protocol.frame == "kb"]
+        if dataset != "another" and resolved.setdefault((kind, protocol), dataset) != dataset:
+            continue
+        window = next((w for w in (protocol.frame, protocol.crop) if w in sizes), "")
+        label = record(hw=sizes.get(window, (120, 160)))
+        if protocol.cap_mode == "keep":  # what lies beyond the range cannot be met
+            label["valid"] &= label["depth"] <= protocol.max_depth
         truth = scoring.truth(label, kind, protocol)
         found = scoring.score(truth, kind, label, protocol, boundary=dataset == "another")
         assert not found.why and found.n > 500
@@ -131,6 +138,63 @@ def test_predictions_that_are_not_finite_count_against_the_model():
     assert scoring.score(outside, DISPARITY, label, PLAIN) == good
 
 
+INVERTED = [n for n, e in table.TABLE.items() if "lsq-disparity" in str(e.kinds.get("depth-scale"))]
+
+
+@pytest.mark.parametrize("name", INVERTED)
+def test_depths_of_zero_or_below_do_not_move_the_fit_of_their_inverses(name):
+    """They are as near as can be: they count as the least depth, and the rest is right."""
+    label = record(hw=(60, 80), far=60)
+    protocol = protocols.get(name, "depth-scale", "another", "outdoor")
+    depth = scoring.target(label, protocol)
+    truth = np.where(depth.valid, np.nan_to_num(scoring.truth(label, "depth-scale", protocol)), 9)
+    for wrong in (0.0, -3.0, -1e-9):
+        spoilt = truth.copy()
+        spoilt[:, ::5] = wrong
+        count = int(depth.valid[:, ::5].sum())
+        found = scoring.score(spoilt, "depth-scale", label, protocol)
+        assert (found.scale, found.shift) == pytest.approx((1, 0), abs=1e-9)
+        assert (found.not_positive, found.not_finite) == (count, 0)
+        g = depth.depth
+        p = np.where(spoilt[depth.valid] > 0, g, max(protocol.min_depth, metrics.TINY))
+        if protocol.space == "disparity":
+            p, g = 1 / p, 1 / g
+        assert found.abs_rel == pytest.approx(np.mean(np.abs(p - g) / g), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n, e in table.TABLE.items() if "depth-scale" in e.kinds])
+def test_depth_up_to_a_scale_has_no_unit(name):
+    label = record(hw=(60, 80), far=60)
+    noise = np.random.default_rng(0).lognormal(0, 0.3, (60, 80))
+    pred = np.where(label["depth"] > 0, np.nan_to_num(label["depth"], posinf=90), 9) * noise
+    protocol = protocols.get(name, "depth-scale", "another", "outdoor")
+    plain = scoring.score(pred, "depth-scale", label, protocol)
+    for unit in (1e-9, 1e-3, 1e9):
+        other = scoring.score(pred * unit, "depth-scale", label, protocol)
+        for metric in ("abs_rel", "delta1", "norm_l1", "silog", "correlation"):
+            same = pytest.approx(getattr(plain, metric), rel=1e-6)
+            assert getattr(other, metric) == same, (unit, metric)
+
+
+def test_what_is_suspicious_in_an_image_is_told():
+    label = record(hw=(60, 80), far=60)
+    depth = np.where(label["depth"] > 0, np.nan_to_num(label["depth"], posinf=90), 9)
+    protocol = protocols.get("v2", "metric", "another", "outdoor")
+
+    def notes(prediction, label=label):
+        found = scoring.score(prediction, "metric", label, protocol)
+        (row,) = tables.rows([found], {}, reader="x", split=1, how="image")
+        return " ".join(row["notes"])
+
+    assert notes(depth * 1.1) == ""
+    assert "falls where the label rises: is it disparity" in notes(1 / depth)
+    assert "the prediction is constant: 1 images (0.png)" in notes(np.full((6, 8), 3.0))
+    assert "depths of zero or below: 1 images" in notes(np.where(depth > 20, -1, depth))
+    for factor in (1e-3, 1e3):  # metres said in kilometres, or in millimetres: skipped or not
+        scaled = label | {"depth": label["depth"] * np.float32(factor)}
+        assert "half of the label lies below 0.05 m or beyond 1000 m" in notes(depth, scaled)
+
+
 # Labels
 
 
@@ -178,8 +242,13 @@ def test_too_few_pixels_and_windows_outside_say_why():
     )
     assert few.why == f"{few.n} valid pixels, 5000 are needed" and math.isnan(few.abs_rel)
     small = record(hw=(40, 30))
-    found = scoring.score(np.ones((6, 8)), DISPARITY, small, dataclasses.replace(PLAIN, crop="nyu"))
+    window = dataclasses.replace(PLAIN, crop="nyu-pixels")
+    found = scoring.score(np.ones((6, 8)), DISPARITY, small, window)
     assert found.why == "0 valid pixels, 1 are needed"
+    with pytest.raises(
+        ProtocolError, match="'nyu' is in pixels of 480x640, and the label is 40x30"
+    ):
+        scoring.score(np.ones((6, 8)), DISPARITY, small, dataclasses.replace(PLAIN, crop="nyu"))
     label["valid"] = np.zeros((60, 80), bool)
     assert scoring.score(np.ones((6, 8)), DISPARITY, label, PLAIN).n == 0
 
