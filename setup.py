@@ -97,7 +97,12 @@ setup(
             "transformers>=4.50",
         ],
         # `make site`
-        "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
+        "docs": [
+            "latex2mathml>=3.78",
+            "mkdocs>=1.6",
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=1.0",
+        ],
         "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
     },
     classifiers=[

@@ -66,7 +66,7 @@ def main() -> None:
     groups = {
         "Model": [checkpoint, dtype, *of_weights],
         "Server": [host, port, auth, waiting, keep],
-        "Limits": [megabytes, megapixels, seconds],
+        "Limits": [megabytes, gigabytes, megapixels, seconds],
     }
     command_line.start(run, doc=__doc__ or "", groups=groups)
 

@@ -122,8 +122,8 @@ PLAIN = (
     "utils.interpolation",
     "utils.map_kinds",
     "utils.nested_dicts",
-    "utils.paths",
 )
+FILES = ("utils.json_files", "utils.paths")  # what opens files, local or not
 
 
 @pytest.mark.parametrize("file", sources("configs"), ids=lambda p: p.name)
@@ -138,7 +138,7 @@ def test_data_knows_no_jax(file):
     optional = {"h5py", "scipy", "pillow_heif"}
     assert third_party(file) <= allowed | optional | {"tqdm", "etils"} | TYPES
     assert not third_party(file, at_import=True) & optional
-    assert all(below(name, "data", *PLAIN) for name in own(file)), own(file)
+    assert all(below(name, "data", *PLAIN, *FILES) for name in own(file)), own(file)
 
 
 ENCODERS = f"{PACKAGE}/utils/encoders.py"
@@ -403,7 +403,7 @@ def distributions(names: set[str]) -> set[str]:
 
 def test_imports_and_requirements_agree():
     used = set().union(*(third_party(f) for f in sources(PACKAGE, "configs", "tools")))
-    extras = declared("torch", "eval", "corrupt", "heic", "video", "onnx", "app")
+    extras = declared("torch", "eval", "corrupt", "heic", "video", "onnx", "app", "docs")
     # libtpu comes with jax's extra tpu, in the version that jax asks for
     assert distributions(used) - {"libtpu"} <= extras, "imported, not in setup.py"
     tests = set().union(*(third_party(f) for f in sources("tests")))
