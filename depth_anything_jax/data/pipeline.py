@@ -28,11 +28,12 @@ import cv2
 import grain
 import numpy as np
 
+from depth_anything_jax.data import label_points, source_checks, transforms, workers
 from depth_anything_jax.data import registry as sources_lib
-from depth_anything_jax.data import source_checks, transforms, workers
 from depth_anything_jax.data.augment import NOTHING, Augment
 from depth_anything_jax.data.examples import PARTS, DataError, Examples, Failure
 from depth_anything_jax.data.sources.base import Source, is_labelled
+from depth_anything_jax.utils.choices import one_of
 
 Batch = dict[str, Any]
 MIXES = ("size", "weights")
@@ -202,8 +203,9 @@ def train_batches(
         or "weights"), "workers" (processes; 0 = in this one), "threads" (that read the rows of a
         batch, in each worker; with neither workers nor threads nothing is read ahead), "labels"
         (for the unlabelled source; labels make that part carry label fields too), "metric" (labels
-        must be metres), "camera" (records must have one, and the labelled part carries it) and
-        "augment" (fields of `augment.Augment`, of the labelled part).
+        must be metres), "label_resize" (one of `label_points.METHODS`), "camera" (records must have
+        one, and the labelled part carries it) and "augment" (fields of `augment.Augment`, of the
+        labelled part).
       labelled_batch, unlabelled_batch: global batch sizes; a part of size 0 is left out.
       size: side of the square crops, or height and width of whole images; multiples of
         `patch_size`, the encoder's.
@@ -230,6 +232,8 @@ def train_batches(
     mix = data_cfg.get("mix") or "size"
     if mix not in MIXES:
         raise ValueError(f"data.mix={mix!r}: one of {', '.join(MIXES)}")
+    label_resize = data_cfg.get("label_resize") or "auto"
+    one_of("data.label_resize", label_resize, label_points.METHODS)
     parts: dict[str, tuple[Examples, int]] = {}
     for part, total in zip(PARTS, (labelled_batch, unlabelled_batch), strict=True):
         if total == 0:
@@ -256,6 +260,7 @@ def train_batches(
             metric=part == "labelled" and bool(data_cfg.get("metric")),
             with_camera=part == "labelled" and bool(data_cfg.get("camera")),
             augment=Augment(**data_cfg.get("augment") or {}) if part == "labelled" else NOTHING,
+            label_resize=label_resize,
         )
         parts[part] = (examples, total)
     if not parts:

@@ -142,6 +142,7 @@ def data_config(config) -> dict[str, Any]:
         "labelled": [registry.parse(s) for s in data.labelled],
         "unlabelled": unlabelled,
         "mix": data.mix,
+        "label_resize": data.label_resize,
         "workers": data.workers,
         "threads": data.threads,
         "metric": config.model.head != "relative",
