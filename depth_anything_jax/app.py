@@ -33,8 +33,9 @@ def main() -> None:
     megapixels = real("max_megapixels", 40, "of a photo", lower_bound=1e-3)
     seconds = real("max_seconds", 20, "of a video; the rest is left out", lower_bound=0.1)
     waiting = number("max_waiting", 16, "requests in the queue", lower_bound=1)
+    gigabytes = real("max_gigabytes", 8, "of all uploads and results", lower_bound=1e-6)
     keep = real("keep_minutes", 60, "that uploads and results are kept", lower_bound=1e-3)
-    for flag in (megabytes, megapixels, seconds, waiting, keep):
+    for flag in (megabytes, megapixels, seconds, waiting, gigabytes, keep):
         flags.DEFINE_alias(flag.name.replace("_", "-"), flag.name)
     load = weight_flags.define()
     flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
@@ -51,6 +52,7 @@ def main() -> None:
                 port=port.value,
                 auth=auth.value,
                 keep=60 * keep.value,
+                room=int(1e9 * gigabytes.value),
                 limits={
                     "bytes": int(1e6 * megabytes.value),
                     "pixels": int(1e6 * megapixels.value),
@@ -72,23 +74,25 @@ def _main(
     port: int,
     auth: str | None,
     keep: float,
+    room: int,
     limits: dict[str, Any],
 ) -> None:
     from depth_anything_jax.inference.model import DEFAULT, DepthAnything
-    from depth_anything_jax.web import handlers, http_server, security, upload_folder
+    from depth_anything_jax.web import handlers, http_server, upload_folder
+    from depth_anything_jax.web import login as passwords
 
-    login = security.credentials(host, auth)  # before minutes are spent on loading
+    login = passwords.credentials(host, auth)  # before minutes are spent on loading
     _find_gradio()
     model = DepthAnything.from_pretrained(checkpoint or DEFAULT, **load)
     ended = threading.Event()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), lambda *_: ended.set())
-    with upload_folder.Folder(keep).open() as private:
+    with upload_folder.Folder(keep, room).open() as private:
         behind = handlers.Work(model, private, handlers.Limits(**limits))
         server = http_server.start(behind, host=host, port=port, login=login)
         print(f"{model!r}\n{server.local_url}  (Ctrl-C ends it)", flush=True)
-        if login is not None and not security.is_loopback(host):
+        if login is not None and not passwords.is_loopback(host):
             print("passwords and photos cross the network in the clear: put HTTPS in front of it")
         ended.wait()
         server.close()

@@ -73,8 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for number in numbers:
         record = source[number]
-        fx, fy, cx, cy = record["camera"]
-        depth = model(record["image"], intrinsics=(fx, fy, cx, cy))
+        depth = model(record["image"], intrinsics=record["camera"])
         metric = depth.align_to(known_distances(record), robust=True)
         print(f"scene {number}: {metric.meta['alignment']}")
         points = from_the_side(metric.to_point_cloud(far=40))

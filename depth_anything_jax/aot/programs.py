@@ -25,6 +25,7 @@ from depth_anything_jax.training.init import (
     student_of,
 )
 from depth_anything_jax.training.step import Networks, jit_train_step, make_train_step
+from depth_anything_jax.utils import map_kinds
 
 Shape: Any = jax.ShapeDtypeStruct
 
@@ -36,7 +37,7 @@ def training_batch(config, mesh) -> dict[str, dict[str, Shape]]:
     h, w = side if isinstance(side, tuple) else (side, side)
 
     def part(n: int, labelled: bool) -> dict[str, Shape]:
-        label = "depth" if labelled and config.model.head != "relative" else "disparity"
+        label = "depth" if labelled and map_kinds.is_metric_head(config.model.head) else "disparity"
         shapes: dict[str, Any] = {"image": ((n, h, w, 3), jnp.float32)}
         if labelled or config.teacher != "online":
             shapes |= {

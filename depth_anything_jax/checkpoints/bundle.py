@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import depth_anything
+from depth_anything_jax.utils import map_kinds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +47,14 @@ class Weights:
     focal: float | None = None
 
     @property
+    def kind(self) -> map_kinds.MapKind:
+        """What the network predicts."""
+        return map_kinds.of_head(self.head)
+
+    @property
     def is_metric(self) -> bool:
         """Whether the output is metres; else it is disparity up to scale and shift."""
-        return self.head != "relative"
+        return map_kinds.is_metric_head(self.head)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from depth_anything_jax.checkpoints import convert, licences, readers
 from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.models import depth_anything
 from depth_anything_jax.utils.choices import one_of
+from depth_anything_jax.utils.map_kinds import MapKind
 
 LAYOUTS = ("official", "hf")
 _FACTS = ("variant", "version", "head", "max_depth", "focal")
@@ -103,7 +104,7 @@ def describe_program(weights: Weights, layout: str) -> dict[str, Any]:
     facts["output"] = {
         "layout": layout.replace("C", ""),
         "dtype": "float32",
-        "kind": "metric depth" if metric else "relative inverse depth",
+        "kind": MapKind.METRIC_DEPTH if metric else MapKind.RELATIVE_INVERSE_DEPTH,
         "unit": "metre" if metric else None,
         "max_depth": weights.max_depth,
         "larger_is": "farther" if metric else "nearer",
@@ -245,7 +246,7 @@ def hf_config(weights: Weights) -> dict[str, Any]:
         "fusion_hidden_size": size.features,
         "head_in_index": -1,
         "head_hidden_size": 32,
-        "depth_estimation_type": "relative" if weights.head == "relative" else "metric",
+        "depth_estimation_type": "metric" if weights.is_metric else "relative",
         "max_depth": int(metres),
         "dtype": "float32",
     }

@@ -89,7 +89,7 @@ def crop_window(record: Mapping[str, Any], window: str) -> dict[str, Any]:
         )
     record |= {field: values[top:bottom, left:right] for field, values in arrays.items()}
     if "camera" in record:
-        record["camera"] = camera.cropped(record["camera"], top, left)
+        record["camera"] = camera.cropped(camera.needed(record), top, left)
     return record
 
 
@@ -105,7 +105,8 @@ def rotated(record: Mapping[str, Any], degrees: float) -> dict[str, Any]:
         turned = _rotate(raw, degrees, cv2.INTER_NEAREST)
         record[field] = turned.view(np.bool_) if values.dtype == np.bool_ else turned
     if "camera" in record:
-        record["camera"] = camera.rotated(record["camera"], degrees, *record["image"].shape[:2])
+        c = camera.needed(record)
+        record["camera"] = camera.rotated(c, degrees, *record["image"].shape[:2])
     return record
 
 

@@ -9,14 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from depth_anything_jax.data.file_formats.orientation import UPRIGHT
 
-Camera = Float[np.ndarray, "4"]
+
+class Camera(NamedTuple):
+    """Focal lengths and principal point, in pixels of an image."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+    @property
+    def focal(self) -> float:
+        """(fx + fy) / 2: the one focal length that a canonical model knows."""
+        return (self.fx + self.fy) / 2
 
 
 def camera(
@@ -26,18 +38,18 @@ def camera(
     fy = fx if fy is None else fy
     cx = (width - 1) / 2 if cx is None else cx
     cy = (height - 1) / 2 if cy is None else cy
-    return np.array([fx, fy, cx, cy], np.float64)
+    return Camera(fx, fy, cx, cy)
 
 
 def from_matrix(K: Float[np.ndarray, "3 3"]) -> Camera:
     """Returns the camera of a 3×3 matrix of intrinsics."""
-    return np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]], np.float64)
+    return Camera(float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
 
 
 def of(record: Mapping[str, Any]) -> Camera | None:
     """Returns a record's camera ("camera" or "K"), in pixels of its image; None without one."""
     if "camera" in record:
-        return np.asarray(record["camera"], np.float64)
+        return Camera(*map(float, record["camera"]))
     return from_matrix(np.asarray(record["K"])) if "K" in record else None
 
 
@@ -65,17 +77,17 @@ def missing(key: str) -> str:
 def resized(c: Camera, old: tuple[int, int], new: tuple[int, int]) -> Camera:
     """Returns the camera after the image is resized from (height, width) `old` to `new`."""
     y, x = new[0] / old[0], new[1] / old[1]
-    return np.array([c[0] * x, c[1] * y, (c[2] + 0.5) * x - 0.5, (c[3] + 0.5) * y - 0.5])
+    return Camera(c.fx * x, c.fy * y, (c.cx + 0.5) * x - 0.5, (c.cy + 0.5) * y - 0.5)
 
 
 def cropped(c: Camera, top: int, left: int) -> Camera:
     """Returns the camera after `top` rows and `left` columns are cut off."""
-    return np.array([c[0], c[1], c[2] - left, c[3] - top])
+    return c._replace(cx=c.cx - left, cy=c.cy - top)
 
 
 def flipped(c: Camera, width: int) -> Camera:
     """Returns the camera after an image of this width is mirrored left to right."""
-    return np.array([c[0], c[1], width - 1 - c[2], c[3]])
+    return c._replace(cx=width - 1 - c.cx)
 
 
 def upright(c: Camera, orientation: int, height: int, width: int) -> Camera:
@@ -85,12 +97,12 @@ def upright(c: Camera, orientation: int, height: int, width: int) -> Camera:
     for _ in range(turns % 4):  # each a quarter turn to the left
         fx, fy, cx, cy = fy, fx, cy, width - 1 - cx
         height, width = width, height
-    return np.array([fx, fy, width - 1 - cx if mirrored else cx, cy])
+    return Camera(fx, fy, width - 1 - cx if mirrored else cx, cy)
 
 
 def rotated(c: Camera, degrees: float, height: int, width: int) -> Camera:
     """Returns the camera after a small counter-clockwise turn about the middle; fx and fy stay."""
     turn = math.radians(degrees)
-    x, y = c[2] - (width - 1) / 2, c[3] - (height - 1) / 2
+    x, y = c.cx - (width - 1) / 2, c.cy - (height - 1) / 2
     x, y = math.cos(turn) * x + math.sin(turn) * y, math.cos(turn) * y - math.sin(turn) * x
-    return np.array([c[0], c[1], x + (width - 1) / 2, y + (height - 1) / 2])
+    return c._replace(cx=x + (width - 1) / 2, cy=y + (height - 1) / 2)

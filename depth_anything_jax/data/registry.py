@@ -10,8 +10,8 @@ and where the source is labelled
   valid        bool (h, w): where the label holds a measurement
   sky          bool (h, w): known sky (all False without a mask)
   shift_known  bool: zero disparity means infinitely far (depth labels, scale-only disparity)
-and sometimes `dataset`, `domain` and `camera`, float64 (4,): fx, fy, cx, cy in pixels of the image
-(see `data.camera`).
+and sometimes `dataset`, `domain` and `camera` (`data.camera.Camera`: fx, fy, cx, cy in pixels of
+the image).
 
 `make(spec)` builds one from a mapping, `{"type": "folder", "path": …}` (docs/data.md). Sources hold
 paths and no open files, so that spawned workers can receive them.

@@ -378,8 +378,7 @@ def apply_geometry(
         out["shift_known"] = np.bool_(record["shift_known"])
     if "camera" in record:
         stored = record["image"].shape[:2]
-        c = camera.cropped(
-            camera.resized(record["camera"], stored, resized), geometry.top, geometry.left
-        )
-        out["camera"] = (camera.flipped(c, width) if geometry.flip else c).astype(np.float32)
+        c = camera.resized(camera.needed(record), stored, resized)
+        c = camera.cropped(c, geometry.top, geometry.left)
+        out["camera"] = np.array(camera.flipped(c, width) if geometry.flip else c, np.float32)
     return out

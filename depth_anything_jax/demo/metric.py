@@ -158,7 +158,6 @@ def _train(name, seed, config, workdir, fields, after=()) -> Stage:
 
 def candidates_of(plan: MetricPlan) -> Iterator[tuple[str, int, Candidate]]:
     """Yields (row, seed, candidate) for everything to be scored, seed by seed."""
-    from depth_anything_jax.models.outputs import (focal_length, to_metres)
     from depth_anything_jax.inference import (predictor)
     from depth_anything_jax.evaluation.runner import predictors
 
@@ -256,7 +255,7 @@ def picture(plan: MetricPlan) -> tuple[list[str], np.ndarray]:
     """Returns column titles and an image: rows of RGB | predictions | label, and a colour bar."""
     from PIL import Image
 
-    from depth_anything_jax.models.outputs import (focal_length, to_metres)
+    from depth_anything_jax.models.outputs import (to_metres)
     from depth_anything_jax.inference import (predictor)
     from depth_anything_jax.visualization import colormaps
     from depth_anything_jax.visualization import colorbars
@@ -272,7 +271,7 @@ def picture(plan: MetricPlan) -> tuple[list[str], np.ndarray]:
         assert candidate.predict is not None
         pairs = [(i, candidate.prepare(source[i]["image"], plan.size)) for i in shown]
         for i, output in candidate.predict(pairs):
-            focal = focal_length(source[i]["camera"])  # the network's input has the scene's size
+            focal = source[i]["camera"].focal  # the network's input has the scene's size
             maps[i].append(to_metres(output, focal, candidate.focal))
     columns.append("label")
     lines = []

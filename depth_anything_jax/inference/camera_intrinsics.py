@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from depth_anything_jax.data.camera import Camera, camera, from_matrix
 from depth_anything_jax.data.file_formats import photos
 
 DEFAULT_FOV = 60.0  # degrees of the longer side: a guess between a phone (69) and a portrait lens
@@ -29,6 +30,11 @@ class Intrinsics(NamedTuple):
     cx: float
     cy: float
     source: str = "given"
+
+    @property
+    def camera(self) -> Camera:
+        """The four numbers without their source."""
+        return Camera(*self[:4])
 
     def __str__(self) -> str:
         values = f"fx={self.fx:.6g} fy={self.fy:.6g} cx={self.cx:.6g} cy={self.cy:.6g}"
@@ -50,7 +56,7 @@ def given(values: Any) -> Intrinsics:
                 f"intrinsics {array.tolist()}: a matrix is [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; "
                 "undistort the picture, or scale the matrix, first"
             )
-        array = array[[0, 1, 0, 1], [0, 1, 2, 2]]
+        array = np.array(from_matrix(array))
     if array.shape != (4,) or not np.isfinite(array).all() or (array[:2] <= 0).any():
         raise ValueError(
             f"intrinsics {values!r}: give fx, fy, cx, cy in pixels of the picture, focal lengths "
@@ -78,7 +84,7 @@ def of_fov(fov: float, shape: Sequence[int], source: str = "field of view") -> I
 
 
 def _centred(focal: float, shape: Sequence[int], source: str) -> Intrinsics:
-    return Intrinsics(focal, focal, (shape[1] - 1) / 2, (shape[0] - 1) / 2, source)
+    return Intrinsics(*camera(focal, None, None, None, *shape[:2]), source)
 
 
 def of_facts(facts: photos.Facts, shape: Sequence[int]) -> Intrinsics | None:

@@ -15,18 +15,18 @@ import numpy as np
 
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.inference import camera_intrinsics
+from depth_anything_jax.utils import map_kinds
 
-# Kinds of depth maps.
-RELATIVE = "relative inverse depth"  # up to an unknown scale and shift; larger is nearer
-METRIC = "metric depth"  # along the optical axis; larger is farther, inf: infinitely far
-KINDS = (RELATIVE, METRIC)
+# Kinds of depth maps, of which larger is nearer and farther.
+KINDS = map_kinds.SAVED
+RELATIVE, METRIC = KINDS
 KEY = "depth_anything_jax"  # of our JSON in the metadata of PNG, npz and EXR
 WHITE = 65535
 SUFFIXES = (".png", ".npy", ".npz", ".pfm", ".exr")
 # Asked for once, as asking sets it: two threads that asked at a time would leave it at 0.
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
-_CHANNEL = {METRIC: "Z", RELATIVE: "Y"}
+_CHANNEL: dict[str, str] = {METRIC: "Z", RELATIVE: "Y"}
 _NEED_EXR = "{}: EXR files need OpenEXR: pip install 'depth_anything_jax[exr]'"
 
 

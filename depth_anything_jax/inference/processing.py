@@ -17,7 +17,7 @@ from depth_anything_jax.data import camera as cameras
 from depth_anything_jax.data import transforms
 from depth_anything_jax.inference import camera_intrinsics, input_sizes
 from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
-from depth_anything_jax.models.outputs import focal_length, to_metres
+from depth_anything_jax.models.outputs import to_metres
 from depth_anything_jax.utils import interpolation
 
 
@@ -119,8 +119,8 @@ class Recipe:
         if self.focal is None or intrinsics is None:
             return values
         old, new = ((int(s[0]), int(s[1])) for s in (shape, network))
-        seen = cameras.resized(np.array(intrinsics[:4], np.float32), old, new)
-        return to_metres(values, focal_length(seen), self.focal)
+        seen = cameras.resized(intrinsics.camera, old, new)
+        return to_metres(values, np.float32(seen.focal), self.focal)
 
 
 def recipe_of(found: Weights) -> Recipe:

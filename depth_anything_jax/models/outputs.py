@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from depth_anything_jax.utils import map_kinds
+
 MIN_DEPTH = 1e-3  # metres: what any head says is at least (ZoeDepth's nearest)
 
 
 def is_metric(model: Any) -> bool:
     """Whether the head gives metres, of which zero disparity is infinitely far."""
-    return model.head != "relative"
+    return map_kinds.is_metric_head(model.head)
 
 
 def disparity(
@@ -30,7 +32,7 @@ def as_said(
 
 
 def focal_length(camera: Any) -> Any:
-    """(fx + fy) / 2 of (…, 4): fx, fy, cx, cy."""
+    """(fx + fy) / 2 of a batch of cameras, (…, 4): fx, fy, cx, cy."""
     return (camera[..., 0] + camera[..., 1]) / 2
 
 
@@ -39,8 +41,8 @@ def to_metres(output: Any, focal_input: Any, focal: float | None) -> Any:
 
     Args:
       output: canonical depth, or metres where the model has no focal length.
-      focal_input: f, in pixels of the network's input, after resizing (`focal_length` of its
-        camera); not looked at where the model has none.
+      focal_input: f, in pixels of the network's input, after resizing (`focal` of its camera);
+        not looked at where the model has none.
       focal: f_c, the model's (`bundle.Weights.focal`), None where it has none.
     """
     return output if focal is None else output * (focal_input / focal)

@@ -40,6 +40,7 @@ from depth_anything_jax.training.step import (
     step_inputs,
     unsplit,
 )
+from depth_anything_jax.utils import map_kinds
 
 # Allowed between the losses of the step and of the audit, relative where a loss exceeds 1: they are
 # two programs, in which XLA fuses, and so rounds, differently. "exact": float32 networks on a CPU;
@@ -57,7 +58,7 @@ class Auditor:
     def __init__(self, networks: Networks, config, mesh, workdir: str, steps: int):
         if steps < 0:
             raise ValueError(f"--audit={steps}: the number of steps to write down, 0 for none")
-        if steps and config.model.head != "relative":
+        if steps and map_kinds.is_metric_head(config.model.head):
             raise ValueError(
                 f"--audit={steps} with model.head={config.model.head!r}: what is written down and "
                 "recomputed are the relative losses; leave it out"

@@ -11,6 +11,7 @@ from typing import Any
 
 from depth_anything_jax import configs, models
 from depth_anything_jax.data import registry
+from depth_anything_jax.utils import map_kinds
 from depth_anything_jax.utils.choices import one_of
 from depth_anything_jax.utils.nested_dicts import flatten
 from depth_anything_jax.utils.paths import is_remote
@@ -145,7 +146,7 @@ def data_config(config) -> dict[str, Any]:
         "label_resize": data.label_resize,
         "workers": data.workers,
         "threads": data.threads,
-        "metric": config.model.head != "relative",
+        "metric": map_kinds.is_metric_head(config.model.head),
         "camera": bool(config.camera.focal),
         "augment": {k: tuple(v) if isinstance(v, list) else v for k, v in data.augment.items()},
     }

@@ -18,7 +18,7 @@ from depth_anything_jax.parallel.device_programs import DeviceProgram, device_pr
 from depth_anything_jax.training import optim
 from depth_anything_jax.training import step as state
 from depth_anything_jax.training.step import Networks, TrainState
-from depth_anything_jax.utils import param_paths
+from depth_anything_jax.utils import map_kinds, param_paths
 
 # What turns features into metres or disparity: init_parts="decoder" takes all but this.
 LAST_LAYER = "decoder/output_conv2_2/"
@@ -46,7 +46,7 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
         "focal": config.camera.focal or None,
         "licence_chain": [],
     }
-    if m.head != "relative":  # what it was trained to see, and its metres are right for
+    if map_kinds.is_metric_head(m.head):  # what it was trained to see, and its metres are right for
         meta["input"] = transforms.training_input(config.input_size, student.spec).as_json()
     frozen: dict[str, Any] = {}
     encoder = teacher = None

@@ -24,6 +24,7 @@ from depth_anything_jax.models.outputs import canonical_ratio, focal_length, is_
 from depth_anything_jax.models.outputs import disparity as disparity_of
 from depth_anything_jax.parallel.device_programs import DeviceProgram, device_program, replicated
 from depth_anything_jax.training import optim, perturb
+from depth_anything_jax.utils import map_kinds
 from depth_anything_jax.utils.encoders import EncoderSpec
 
 
@@ -155,7 +156,7 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
 def step_inputs(networks: Networks, config, step, frozen, batch) -> dict[str, dict[str, Any]]:
     """What the student sees and what it is asked for at a step, of the whole batch, by part."""
     inputs, encoder = {}, networks.student.spec
-    if "labelled" in batch and config.model.head != "relative":
+    if "labelled" in batch and map_kinds.is_metric_head(config.model.head):
         inputs["labelled"] = metric_inputs(batch["labelled"], config, encoder)
     elif "labelled" in batch:
         inputs["labelled"] = labelled_inputs(batch["labelled"], encoder, use_sky=config.loss.sky)

@@ -22,6 +22,7 @@ from absl import logging
 from depth_anything_jax.cli import batch, outputs
 from depth_anything_jax.data import transforms
 from depth_anything_jax.data.file_formats import photos
+from depth_anything_jax.data.file_formats.formats import FormatError
 from depth_anything_jax.inference import camera_intrinsics, input_sizes, point_cloud
 from depth_anything_jax.inference.depth import GREYS, Depth
 from depth_anything_jax.inference.model import DepthAnything
@@ -43,6 +44,10 @@ _BROKEN = "an error occurred on the server; its log has the details"
 
 class Problem(Exception):
     """An error whose text is shown to the user; it must not contain paths."""
+
+
+class UnusableUpload(Problem):
+    """The upload itself cannot be used, whatever else is asked for; it is deleted at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,8 +254,11 @@ class Work:
             return written[0], written[1] if sixteen else None, text
 
     def _check_size(self, upload: str) -> None:
-        if pathlib.Path(upload).stat().st_size > self.limits.bytes:
-            raise Problem(f"the file has more than {self.limits.bytes / 1e6:.0f} MB")
+        file = pathlib.Path(upload)
+        if not file.exists():
+            raise Problem(f"{file.name} was cleared: upload it again")
+        if file.stat().st_size > self.limits.bytes:
+            raise UnusableUpload(f"the file has more than {self.limits.bytes / 1e6:.0f} MB")
 
     def _check_camera(self, known: Any) -> None:
         if known is None and self.model.recipe.focal is not None:
@@ -265,7 +273,7 @@ class Work:
             input_sizes.of_network(shape, transforms.SIZE, patch_size=patch_size)
         except ValueError as error:  # its message suggests arguments that the page does not have
             h, w = shape
-            raise Problem(f"{name}: {w} × {h} is too long and narrow: crop it") from error
+            raise UnusableUpload(f"{name}: {w} × {h} is too long and narrow: crop it") from error
 
     def _kept(self, result: Result) -> Depth:
         try:
@@ -280,13 +288,17 @@ class Work:
         """Converts exceptions in its body to Problems; unexpected ones are logged."""
         try:
             yield
-        except Problem:
+        except Problem as problem:
+            if upload is not None and isinstance(problem, UnusableUpload):
+                pathlib.Path(upload).unlink(missing_ok=True)
             raise
         except Exception as error:
             text = str(error)
             if upload is not None:
                 text = text.replace(upload, pathlib.Path(upload).name)
             if isinstance(error, ValueError) and text and not _ANY_PATH.search(text):
+                if upload is not None and isinstance(error, FormatError | reader.VideoError):
+                    pathlib.Path(upload).unlink(missing_ok=True)
                 raise Problem(text) from error
             logging.exception("a request failed")
             cause = ": most often too little memory" if isinstance(error, RuntimeError) else ""

@@ -7,6 +7,7 @@ from typing import Any
 
 from depth_anything_jax.web import page, security
 from depth_anything_jax.web.handlers import Work
+from depth_anything_jax.web.login import is_loopback
 from depth_anything_jax.web.upload_folder import Folder
 
 
@@ -32,7 +33,7 @@ def settings(work: Work, *, host: str, port: int, login: tuple[str, str] | None)
     """
     from starlette.middleware import Middleware
 
-    local, bare = security.is_loopback(host), host.strip("[]")
+    local, bare = is_loopback(host), host.strip("[]")
     if not (local or login):
         raise ValueError(f"host={host}: serving other machines requires a password")
     request_filter = Middleware(

@@ -1,4 +1,4 @@
-"""Request filter: ASGI middleware that restricts which requests reach Gradio; and passwords.
+"""Request filter: ASGI middleware that restricts which requests reach Gradio.
 
 Gradio answers about sixty routes, of which this page uses a dozen: the others read files, fetch
 addresses for the caller, or describe the program. Routes that are not on the list are answered with
@@ -6,26 +6,28 @@ addresses for the caller, or describe the program. Routes that are not on the li
   - requests with a host name other than this machine's, while only this machine is served: another
     site that lets its own name resolve to this machine (DNS rebinding) would otherwise get in;
   - requests sent by pages of other servers;
-  - bodies that are too large, before they are stored;
-  - inputs that name a file the server did not receive as an upload, or an address to fetch;
-  - more than a few passwords per minute.
+  - bodies that are too large or too slow, and uploads that the folder has no room for;
+  - inputs that name a file the server did not receive as an upload, an address to fetch, or an
+    event that the page does not have;
+  - routes that Gradio answers without a password although the page has one;
+  - more than a few wrong passwords per minute.
 Every response forbids the browser to load anything from other servers (Content-Security-Policy).
 """
 
 from __future__ import annotations
 
-import collections
-import ipaddress
+import http.cookies
 import json
-import os
-import pathlib
 import re
-import time
 import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from depth_anything_jax.web.upload_folder import Folder
+from absl import logging
+
+from depth_anything_jax.web.login import WrongPasswords, is_loopback
+from depth_anything_jax.web.request_body import Receive, Refused, again, limited, whole
+from depth_anything_jax.web.upload_folder import Folder, FolderFull
 
 _API = "/gradio_api"
 _FILE = f"{_API}/file="
@@ -41,7 +43,8 @@ _ROUTES = {
 _ROUTES["HEAD"] = _ROUTES["GET"]
 _MAX_BODY = 1 << 18  # bytes of a body that is not an upload: numbers and names
 _MULTIPART = 1 << 16  # bytes of an upload beside its file
-PASSWORDS = 10  # per minute, of all callers together
+# Gradio asks for the password itself at the other routes that do anything.
+_OPEN = re.compile(rf"{_API}/(cancel|reset|heartbeat/\w+)/?")
 # The page's scripts are inline; Babylon compiles WebAssembly and creates workers from blobs.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'; "
@@ -57,69 +60,7 @@ _HEADERS = {
 }
 
 Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server at this name or address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-VARIABLE = "DEPTH_ANYTHING_AUTH"
-SHORTEST = 12  # minimum length of a password, as it can be guessed over the network
-
-
-def credentials(host: str, file: str | None) -> tuple[str, str] | None:
-    """Reads user and password; None where none is given and none is needed.
-
-    Args:
-      host: name or address that the server will listen at.
-      file: holds user:password on one line; None: the environment variable VARIABLE, if set.
-
-    Raises:
-      ValueError: other machines are served and there is no password; or it is too short, or other
-        users of this machine can read it.
-    """
-    if file is not None:
-        path = pathlib.Path(file).expanduser()
-        if not path.is_file():
-            raise ValueError(
-                f"--auth={file.partition(':')[0]}…: no such file. Name a file that holds "
-                f"user:password, because all users of this machine can see command lines; or set "
-                f"{VARIABLE}"
-            )
-        if os.name == "posix" and path.stat().st_mode & 0o077:
-            raise ValueError(f"--auth={file}: others can read it; chmod 600 {file}")
-        text, where = path.read_text(encoding="utf-8"), f"--auth={file}"
-    else:
-        text, where = os.environ.get(VARIABLE, ""), VARIABLE
-    if not text.strip():
-        if is_loopback(host) and file is None:
-            return None
-        raise ValueError(
-            f"--host={host} serves other machines, which requires a password: put "
-            f"user:password into a file and name it with --auth, or set {VARIABLE}"
-        )
-    user, colon, password = text.strip().partition(":")
-    if not (user and colon) or len(password) < SHORTEST:
-        raise ValueError(
-            f"{where}: must be user:password, with a password of {SHORTEST} characters or more"
-        )
-    return user, password
-
-
-class Refused(Exception):
-    """Raised for a refused request: HTTP status and message."""
-
-    def __init__(self, status: int, text: str):
-        super().__init__(text)
-        self.status = status
 
 
 class RequestFilter:
@@ -134,7 +75,7 @@ class RequestFilter:
 
     def __init__(self, app: Any, *, folder: Folder, max_bytes: int, local: bool):
         self.app, self.folder, self.max_bytes, self.local = app, folder, max_bytes, local
-        self._passwords: collections.deque[float] = collections.deque(maxlen=PASSWORDS)
+        self._wrong = WrongPasswords()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forwards a request, or refuses it."""
@@ -144,12 +85,15 @@ class RequestFilter:
         if scope["type"] != "http":  # the page uses no web sockets
             return
 
-        begun = False
+        begun, upload = False, scope["path"].startswith(f"{_API}/upload")
+        login = scope["method"] == "POST" and scope["path"].startswith("/login")
 
         async def sent(message: dict[str, Any]) -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
+                if login and message["status"] not in (400, 429):
+                    self._wrong.take_back(_address(scope))
                 kept = [(k, v) for k, v in message["headers"] if k.lower().decode() not in _HEADERS]
                 kept += [(k.encode(), v.encode()) for k, v in _HEADERS.items()]
                 message = {**message, "headers": kept}
@@ -157,7 +101,10 @@ class RequestFilter:
 
         try:
             passed = await self._check(scope, receive)
-            await self.app(scope, passed, sent)
+            if upload and scope["method"] == "POST":
+                await self._upload(scope, passed, sent)
+            else:
+                await self.app(scope, passed, sent)
         except Refused as refused:
             if begun:
                 raise
@@ -168,9 +115,26 @@ class RequestFilter:
             )
             await sent({"type": "http.response.body", "body": body})
 
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forwards an upload while the folder has room for it; what breaks off leaves no file."""
+        announced = _headers_of(scope).get("content-length")
+        try:
+            with self.folder.upload(self.max_bytes if announced is None else int(announced)):
+                await self.app(scope, receive, send)
+        except FolderFull as error:
+            raise Refused(507, str(error)) from error
+        except Refused:
+            raise
+        except OSError as error:
+            logging.exception("an upload failed")
+            raise Refused(507, "the server cannot store the upload") from error
+        except Exception as error:  # Gradio does not expect every form
+            logging.exception("an upload failed")
+            raise Refused(400, "not an upload as this page sends it") from error
+
     async def _check(self, scope: Scope, receive: Receive) -> Receive:
         """Checks a request; returns the function that receives its body."""
-        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        headers = _headers_of(scope)
         host = headers.get("host", "")
         name = urllib.parse.urlsplit(f"//{host}").hostname or ""
         if self.local and not is_loopback(name):
@@ -184,29 +148,38 @@ class RequestFilter:
             raise Refused(404, "not found")
         if path.startswith(_FILE) and not self.folder.holds(path.removeprefix(_FILE)):
             raise Refused(404, "no such file, or it was cleared")
+        if _OPEN.fullmatch(path) and not _logged_in(scope, headers):
+            raise Refused(401, "not authenticated")
         if method != "POST":
             return receive
-        if path.startswith("/login"):
-            now = time.monotonic()
-            if len(self._passwords) == PASSWORDS and now - self._passwords[0] < 60:
-                raise Refused(429, "too many passwords; wait a minute")
-            self._passwords.append(now)
+        if path.startswith("/login"):  # wrong until Gradio says otherwise: many may come at a time
+            if self._wrong.too_many(_address(scope)):
+                raise Refused(429, "too many wrong passwords; wait a minute")
+            self._wrong.add(_address(scope))
         upload = path.startswith(f"{_API}/upload")
         most = self.max_bytes + _MULTIPART if upload else _MAX_BODY
         announced = headers.get("content-length", "0")
         if not announced.isdecimal() or int(announced) > most:
             raise Refused(413, f"too large: at most {self.max_bytes / 1e6:.0f} MB")
         if not path.startswith(f"{_API}/queue/join"):
-            return _counted(receive, most)
-        body = await _whole(_counted(receive, most))
-        self._check_inputs(body)
-        return _again(body, receive)
+            return limited(receive, most)
+        body = await whole(limited(receive, most))
+        self._check_inputs(body, scope)
+        return again(body, receive)
 
-    def _check_inputs(self, body: bytes) -> None:
+    def _check_inputs(self, body: bytes, scope: Scope) -> None:
         try:
             found = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise Refused(400, "not JSON") from error
+        if not isinstance(found, dict):
+            raise Refused(400, "not a JSON object")
+        number, session = found.get("fn_index"), found.get("session_hash")
+        events = scope["app"].get_blocks().fns
+        if type(number) is not int or number not in events:
+            raise Refused(400, f"fn_index={number!r:.40}: this page has no such event")
+        if not isinstance(session, str) or not session:
+            raise Refused(400, f"session_hash={session!r:.40}: must be a text that is not empty")
         for value in _files(found):
             if not isinstance(value, str) or not self.folder.holds(value):
                 raise Refused(400, "inputs must be uploads, not server paths or addresses")
@@ -225,37 +198,23 @@ def _files(value: Any) -> list[Any]:
     return found
 
 
-def _counted(receive: Receive, most: int) -> Receive:
-    """Wraps `receive` so that it refuses a body longer than `most` bytes."""
-    count = 0
-
-    async def counted() -> dict[str, Any]:
-        nonlocal count
-        message = await receive()
-        count += len(message.get("body", b""))
-        if count > most:
-            raise Refused(413, f"too large: at most {most / 1e6:.1f} MB")
-        return message
-
-    return counted
+def _headers_of(scope: Scope) -> dict[str, str]:
+    return {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
 
 
-async def _whole(receive: Receive) -> bytes:
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise Refused(400, "the request is incomplete")
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Returns a `receive` that yields a body read before, then continues with the original."""
-    left = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> dict[str, Any]:
-        return left.pop() if left else await receive()
-
-    return again
+def _logged_in(scope: Scope, headers: dict[str, str]) -> bool:
+    """Whether a request has the cookie of a login, or no password is asked for."""
+    app = scope["app"]
+    if app.auth is None:
+        return True
+    try:
+        cookies = http.cookies.SimpleCookie(headers.get("cookie", ""))
+    except http.cookies.CookieError:
+        return False
+    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+    return any(name in cookies and cookies[name].value in app.tokens for name in names)

@@ -17,6 +17,11 @@ import time
 from collections.abc import Iterator
 
 PREFIX = "depth-anything-app-"
+MAX_BYTES = 8_000_000_000  # of all files together
+
+
+class FolderFull(ValueError):
+    """There is no room for another file."""
 
 
 class Folder:
@@ -26,24 +31,69 @@ class Folder:
       files: uploads and results; Gradio's temporary folder.
       empty: the server's working directory, so that no relative path leads to a file.
       keep: seconds that a file is kept after it was last written.
+      max_bytes: of all files together.
     """
 
-    def __init__(self, keep: float):
+    def __init__(self, keep: float, max_bytes: int = MAX_BYTES):
         if not keep > 0:
             raise ValueError(f"keep={keep}: must be above 0 seconds")
-        self.keep = keep
+        self.keep, self.max_bytes = keep, max_bytes
         _remove_stale_folders()
         # mkdtemp makes it 0700; the process id in its name tells later whether it is in use.
         self.root = pathlib.Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")).resolve()
         self.files, self.empty = self.root / "files", self.root / "empty"
         self.files.mkdir(mode=0o700)
         self.empty.mkdir(mode=0o700)
+        self._uploads: list[int] = []  # bytes announced by those that have not ended
+        self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._tidy, name="tidy", daemon=True)
 
     def new(self) -> pathlib.Path:
-        """Creates a folder for one result, with an unguessable name."""
+        """Creates a folder for one result, with an unguessable name.
+
+        Raises:
+          FolderFull: the files of all results and uploads are too large already.
+        """
+        self._check_room(0)
         return pathlib.Path(tempfile.mkdtemp(prefix="result-", dir=self.files))
+
+    @contextlib.contextmanager
+    def upload(self, size: int) -> Iterator[None]:
+        """Keeps room for an upload of `size` bytes, and removes what incomplete ones left.
+
+        Gradio stores an upload beside the other files and moves it into a folder of its own when it
+        is complete; where it stops early the file remains. It is removed when no other upload is on
+        its way, as the files do not say which belongs to whom; slow uploads end (`request_body`).
+
+        Raises:
+          FolderFull: there is no room for it.
+        """
+        with self._lock:
+            self._check_room(size)
+            self._uploads.append(size)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._uploads.remove(size)
+                if not self._uploads:
+                    for file in self.files.glob("tmp*"):
+                        if file.is_file():
+                            file.unlink(missing_ok=True)
+
+    def _check_room(self, size: int) -> None:
+        used = sum(self._uploads)
+        for where, _, names in os.walk(self.files):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    used += os.lstat(os.path.join(where, name)).st_size
+        if used + size > self.max_bytes:
+            raise FolderFull(
+                f"the server keeps {used / 1e6:.0f} of at most {self.max_bytes / 1e6:.0f} MB of "
+                f"uploads and results: try again later, they are cleared after "
+                f"{self.keep / 60:.0f} minutes"
+            )
 
     def holds(self, path: str | os.PathLike[str]) -> bool:
         """Whether a path is inside `files`."""

@@ -83,7 +83,7 @@ def test_rotation_carries_the_principal_point():
     turn = cv2.getRotationMatrix2D((40.0, 30.0), 7.0, 1.0)
     turned = cv2.warpAffine(image, turn, (81, 61))
     row, column = np.unravel_index(turned.argmax(), turned.shape)
-    found = camera.rotated(np.array([90.0, 91.0, 60.0, 20.0]), 7.0, 61, 81)
+    found = camera.rotated(camera.Camera(90.0, 91.0, 60.0, 20.0), 7.0, 61, 81)
     np.testing.assert_allclose(found[2:], [column, row], atol=0.5)  # to the pixel
     np.testing.assert_array_equal(found[:2], [90, 91])
 
@@ -145,7 +145,7 @@ def test_labels_do_not_depend_on_the_focal_length_nor_metres_on_the_input_size()
         other = {
             **record,
             "depth": record["depth"] * np.float32(factor),
-            "camera": record["camera"] * [factor, factor, 1, 1],
+            "camera": np.multiply(record["camera"], [factor, factor, 1, 1]),
         }
         found, also, _ = asked(other, 112)
         np.testing.assert_array_equal(valid, also)
@@ -227,7 +227,7 @@ def test_a_sources_sensor_is_for_entries_that_know_their_lens_in_millimetres(tmp
     rows = [{"rgb": "a.png", "focal_mm": 18}, {"rgb": "b.png", "fx": 33}, own]
     (tmp_path / "manifest.json").write_text(json.dumps(rows))
     entries, _ = manifest.load(tmp_path, defaults={"sensor_width_mm": 36, "fy": 55})
-    assert [e.common.camera(60, 80)[:2].tolist() for e in entries] == [[40, 40], [33, 33], [40, 40]]
+    assert [e.common.camera(60, 80)[:2] for e in entries] == [(40, 40), (33, 33), (40, 40)]
 
 
 def test_a_sources_camera_is_for_entries_that_have_none(pairs):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax import configs
+from depth_anything_jax.data.camera import Camera
 from depth_anything_jax.demo import metric as demo_metric
 from depth_anything_jax.demo import stages as demo_stages
 from depth_anything_jax.demo.metric import LONG, METRICS, MetricPlan
@@ -130,7 +131,7 @@ class Wall:
         depth = np.tile(np.linspace(2, 30, 28, dtype=np.float32), (28, 1))
         valid = np.arange(28)[:, None] > np.zeros(28) + 3
         image = np.full((28, 28, 3), 30 * index, np.uint8)
-        camera = np.array([20.0, 30, 13.5, 13.5])
+        camera = Camera(20.0, 30.0, 13.5, 13.5)
         return {"image": image, "depth": depth, "valid": valid, "camera": camera}
 
 

@@ -22,7 +22,7 @@ from depth_anything_jax.inference.depth_files import METRIC
 from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.video import process
 from depth_anything_jax.web import handlers as work_lib
-from depth_anything_jax.web import http_server, security
+from depth_anything_jax.web import http_server, login
 from depth_anything_jax.web import upload_folder as folder_lib
 from tests.helpers import api_models, video_files
 from tests.helpers.app_files import LOGIN, SECRET, holiday_photo, made_of, surroundings
@@ -236,13 +236,20 @@ def test_uploads_beyond_the_limits_are_refused(make, photo, clip, tmp_path, monk
         work_lib.Problem, match="thin.png: 4000 × 60 is too long and narrow: crop it"
     ):
         make().depth(str(tmp_path / "thin.png"))
-    with pytest.raises(work_lib.Problem, match="more than 0 MB"):
-        make(bytes=100).depth(str(photo))
-    with pytest.raises(work_lib.Problem, match="more than 0 MB"):
-        make(bytes=100).video(clip, "turbo")
+    video = tmp_path / "copy.mp4"
     monkeypatch.setattr(work_lib, "VIDEO_PIXELS", 1000)
-    with pytest.raises(work_lib.Problem, match="frames of 70x56, the limit is"):
-        make().video(clip, "turbo")
+    for call, message in (
+        (lambda: make(bytes=100).depth(str(photo)), "more than 0 MB"),
+        (lambda: make(bytes=100).video(str(video), "turbo"), "more than 0 MB"),
+        (lambda: make().video(str(video), "turbo"), "frames of 70x56, the limit is"),
+    ):
+        video.write_bytes(pathlib.Path(clip).read_bytes())
+        with pytest.raises(work_lib.Problem, match=message):
+            call()
+    # They are deleted at once, and a second try says so.
+    assert {p.name for p in tmp_path.iterdir()} == {"clip.mp4"}
+    with pytest.raises(work_lib.Problem, match="copy.mp4 was cleared: upload it again"):
+        make().video(str(video), "turbo")
 
 
 def test_errors_name_the_file_and_no_path(make, tmp_path, photo, monkeypatch, caplog):
@@ -320,6 +327,16 @@ def test_folders_of_killed_servers_are_removed(tmp_path, monkeypatch):
     assert not left.parent.exists() and running.exists() and other.exists()
 
 
+def test_an_upload_is_kept_where_it_is_not_at_fault(make, clip, photo):
+    work = make()
+    with pytest.raises(work_lib.Problem, match="colours are one of"):
+        work.video(clip, "x")
+    work.folder.max_bytes = -1
+    with pytest.raises(work_lib.Problem, match="cleared after 1 minutes"):
+        work.depth(str(photo))
+    assert photo.exists() and pathlib.Path(clip).exists()
+
+
 # Who may ask
 
 
@@ -329,17 +346,17 @@ def test_folders_of_killed_servers_are_removed(tmp_path, monkeypatch):
     + [(h, False) for h in ("0.0.0.0", "::", "192.168.1.2", "example.org", "localhost.evil.org")],
 )
 def test_beyond_this_machine_only_with_a_password(host, local, tmp_path, monkeypatch, make):
-    monkeypatch.delenv(security.VARIABLE, raising=False)
-    assert security.is_loopback(host) is local
+    monkeypatch.delenv(login.VARIABLE, raising=False)
+    assert login.is_loopback(host) is local
     if local:
-        assert security.credentials(host, None) is None
+        assert login.credentials(host, None) is None
     else:
         with pytest.raises(ValueError, match="requires a password"):
-            security.credentials(host, None)
+            login.credentials(host, None)
         with pytest.raises(ValueError, match="requires a password"):
             http_server.settings(make(), host=host, port=1, login=None)
-    monkeypatch.setenv(security.VARIABLE, ":".join(LOGIN))
-    assert security.credentials(host, None) == LOGIN
+    monkeypatch.setenv(login.VARIABLE, ":".join(LOGIN))
+    assert login.credentials(host, None) == LOGIN
 
 
 def test_passwords_come_from_a_file_that_is_private(tmp_path):
@@ -347,15 +364,15 @@ def test_passwords_come_from_a_file_that_is_private(tmp_path):
     file.write_text(":".join(LOGIN) + "\n")
     file.chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
-        security.credentials("0.0.0.0", str(file))
+        login.credentials("0.0.0.0", str(file))
     file.chmod(0o600)
-    assert security.credentials("0.0.0.0", str(file)) == LOGIN
+    assert login.credentials("0.0.0.0", str(file)) == LOGIN
     for bad in ("jane", ":long enough, no name", "jane:short", " "):
         file.write_text(bad)
         with pytest.raises(ValueError, match="password"):
-            security.credentials("127.0.0.1", str(file))
+            login.credentials("127.0.0.1", str(file))
     with pytest.raises(ValueError, match="Name a file") as caught:
-        security.credentials("0.0.0.0", ":".join(LOGIN))
+        login.credentials("0.0.0.0", ":".join(LOGIN))
     assert LOGIN[1] not in str(caught.value)
 
 

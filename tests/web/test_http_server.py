@@ -3,6 +3,7 @@
 import io
 import json
 import socket
+import time
 import urllib.error
 import urllib.request
 
@@ -13,7 +14,7 @@ from PIL import Image
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.web import handlers as work_lib
-from depth_anything_jax.web import http_server, security
+from depth_anything_jax.web import http_server, login, request_body, security
 from depth_anything_jax.web import upload_folder as folder_lib
 from tests.helpers import api_models
 from tests.helpers.app_files import LOGIN, SECRET, free_port, holiday_photo, made_of, surroundings
@@ -218,10 +219,127 @@ def test_a_password_opens_and_guessing_does_not(model):
             form = "username={}&password={}".format(*LOGIN).replace(" ", "+").encode()
             assert opener.open(base + "login", form).status == 200
             assert b"photo-upload" in opener.open(base).read()
-            wrong = [ask(base + "login", b"username=jane&password=x")[0] for _ in range(10)]
-            assert wrong == [400] * 9 + [429]
+            session = "gradio_api/heartbeat/s1"
+            for path, data in (("cancel", b"{}"), ("reset", b'{"event_id": "x"}')):
+                answer = ask(base + f"gradio_api/{path}", data, Content_Type="application/json")
+                assert answer[0] == 401, path
+            assert ask(base + session)[0] == 401
+            assert ask(base + session, Cookie="access-token-x=1; access-token=1")[0] == 401
+            with opener.open(base + session) as beat:
+                assert beat.status == 200
+            wrong = [ask(base + "login", b"username=jane&password=x")[0] for _ in range(11)]
+            assert wrong == [400] * 10 + [429]
+            assert opener.open(base).status == 200  # who is in stays in
         finally:
             blocks.close()
+
+
+def test_wrong_passwords_block_the_network_that_they_come_from(monkeypatch):
+    wrong = login.WrongPasswords()
+    for _ in range(login.WRONG):
+        assert not wrong.too_many("203.0.113.5") and not wrong.too_many("2001:db8::1")
+        wrong.add("203.0.113.5")
+        wrong.add("2001:db8::1")
+    assert wrong.too_many("203.0.113.5") and wrong.too_many("::ffff:203.0.113.5")
+    assert wrong.too_many("2001:db8::ffff")  # of the same 64 bits
+    for other in ("203.0.113.6", "2001:db8:0:1::1", "127.0.0.1", ""):
+        assert not wrong.too_many(other)
+    wrong.take_back("203.0.113.5")  # the last one was right
+    assert not wrong.too_many("203.0.113.5")
+    now = login.time.monotonic()
+    monkeypatch.setattr(login.time, "monotonic", lambda: now + 61)
+    assert not wrong.too_many("2001:db8::1")
+    monkeypatch.setattr(login, "NETWORKS", 3)
+    for i in range(9):
+        wrong.add(f"10.0.0.{i}")
+    assert len(wrong._times) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"fn_index": n} for n in (9999, -1, None, "x", True, 1.5, 10**30, [1])]
+    + [{"session_hash": s} for s in (None, "", 3)],
+    ids=str,
+)
+def test_odd_events_are_refused_not_crashed_on(server, change):
+    base, names = server[0].local_url, events(server[0])
+    body = {"fn_index": names["depth"], "session_hash": "s4", "data": [None, "turbo", False, 0]}
+    status, _, answer = ask(
+        base + "gradio_api/queue/join",
+        json.dumps(body | change).encode(),
+        Content_Type="application/json",
+    )
+    assert status == 400 and next(iter(change)).encode() in answer
+    for other in (b"[]", b"3", b"null", b"", b"[" * 100_000):
+        answer = ask(base + "gradio_api/queue/join", other, Content_Type="application/json")
+        assert answer[0] == 400
+
+
+@pytest.mark.parametrize("form", ['name="files"', 'name="files"; filename=".."', 'name=""', "x"])
+def test_an_odd_upload_is_refused_and_leaves_nothing(server, form):
+    blocks, private = server
+    before = set(made_of(private))
+    body = f"--x\r\nContent-Disposition: form-data; {form}\r\n\r\nabc\r\n--x--\r\n".encode()
+    status, _, answer = ask(
+        blocks.local_url + "gradio_api/upload",
+        body,
+        Content_Type="multipart/form-data; boundary=x",
+    )
+    assert status == 400 or json.loads(answer) == []
+    until(lambda: set(made_of(private)) == before)
+
+
+def part_of_an_upload(blocks, length=900_000, sent=300_000):
+    """Opens a connection and sends a part of an upload; gives the connection."""
+    line = socket.create_connection(("127.0.0.1", blocks.server_port), 60)
+    line.sendall(
+        f"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\nContent-Disposition: "
+        'form-data; name="files"; filename="a.jpg"\r\n\r\n'.encode()
+        + b"x" * sent
+    )
+    return line
+
+
+def until(what):
+    for _ in range(600):
+        if what():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
+
+
+def test_a_broken_off_upload_is_deleted_at_once(server):
+    blocks, private = server
+    line = part_of_an_upload(blocks)
+    until(lambda: list(private.files.glob("tmp*")))
+    line.close()
+    until(lambda: not list(private.files.glob("tmp*")))
+    assert private._uploads == []
+
+
+def test_a_slow_upload_ends(server, monkeypatch):
+    blocks, private = server
+    monkeypatch.setattr(request_body, "PATIENCE", 0.3)
+    with part_of_an_upload(blocks) as silent:
+        assert silent.recv(100).startswith(b"HTTP/1.1 408")
+    monkeypatch.setattr(request_body, "SLOWEST", 1e9)
+    with part_of_an_upload(blocks) as slow:
+        time.sleep(0.2)
+        slow.sendall(b"x")
+        time.sleep(0.2)
+        slow.sendall(b"x")
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
+    until(lambda: not list(private.files.glob("tmp*")))
+
+
+def test_the_folder_has_an_end(server, photo, monkeypatch):
+    blocks, private = server
+    monkeypatch.setattr(private, "max_bytes", 1)
+    status, _, answer = upload(blocks.local_url, "x.jpg", photo.read_bytes())
+    assert status == 507 and b"cleared after 10 minutes" in answer
+    with pytest.raises(folder_lib.FolderFull):
+        private.new()
 
 
 def test_the_page_is_of_parts_that_ask_for_no_path(server):

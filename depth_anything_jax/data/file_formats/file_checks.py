@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from depth_anything_jax.data.file_formats import decoding_limits
+
 PathLike = str | os.PathLike[str]
 
 # Our choice: 67 million values. Decoding and masking a label takes about six times its own memory.
@@ -43,8 +45,11 @@ def complete(data: bytes, name: PathLike) -> bytes:
     """Returns the bytes of an image file, with the end marker where a whole JPEG lacks it.
 
     Raises:
-      FormatError: a JPEG or PNG is truncated.
+      FormatError: a JPEG or PNG is truncated, or would take too long to decode.
     """
+    reason = decoding_limits.too_costly(data)
+    if reason is not None:
+        raise FormatError(f"{name}: {reason}")
     if data.startswith(b"\xff\xd8"):
         # Search behind the headers, because a thumbnail in them has an end marker of its own.
         start = min(max((end for _, _, end in jpeg_segments(data)), default=2), len(data))

@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from depth_anything_jax.data.file_formats import orientation
+from depth_anything_jax.data.file_formats import decoding_limits, orientation
 from depth_anything_jax.data.file_formats.file_checks import (
     FormatError,
     PathLike,
@@ -137,6 +137,9 @@ def read(
         data = _file(source, name)
     if not data:
         raise FormatError(f"{name}: the file is empty")
+    reason = decoding_limits.too_costly(data)
+    if reason is not None:
+        raise FormatError(f"{name}: {reason}")
     check_is_picture(data, name)
     image, frames = _open(data, name)
     width, height = image.size
@@ -223,7 +226,10 @@ def _open(data: bytes, name: str) -> tuple[Any, int]:
     except Exception as error:  # plugins raise all kinds
         raise FormatError(f"{name}: cannot be read ({error})") from error
     try:
-        frames = int(getattr(image, "n_frames", 1))
+        if image.format in ("TIFF", "GIF"):  # Pillow would read each of 100,000 directories
+            frames = decoding_limits.frames(data)
+        else:
+            frames = int(getattr(image, "n_frames", 1))
         image.seek(0)
     except Exception:  # the end of an animation is missing; its first image may be complete
         frames = 1
@@ -303,7 +309,7 @@ def _opencv(data: bytes, name: str, image: Any) -> np.ndarray:
     if raw is None or raw.dtype != np.uint16:
         raise FormatError(f"{name}: a 16-bit {image.format} of a kind that OpenCV cannot decode")
     if raw.ndim == 3:
-        raw = raw[..., [2, 1, 0]] if raw.shape[2] >= 3 else raw[..., 0]
+        raw = raw[..., 2::-1] if raw.shape[2] >= 3 else raw[..., 0]
     return raw
 
 

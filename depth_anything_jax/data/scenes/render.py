@@ -266,7 +266,7 @@ def render(
     Returns:
       image uint8 (size, size, 3); depth float32 (size, size), metres along the optical axis, 0 in
       the sky; sky bool (size, size); semantic uint8 (size, size), see ``SEMANTICS``;
-      camera float64 (4,), see `camera`.
+      camera, see `data.camera.Camera`.
 
     Raises:
       ValueError: for an unknown domain.

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from depth_anything_jax.data.camera import Camera
 from depth_anything_jax.data.scenes.render import DOMAINS, SEMANTICS, render
 from depth_anything_jax.utils.encoders import DINOV2
 
@@ -93,8 +94,8 @@ class SceneSource:
         scene = self._cached(index)
         if scene is None:
             scene = render(self.domain, self.seed, index, self.size, self.fov)
-        record: dict[str, Any] = {name: scene[name] for name in ("image", "camera")}
-        record["key"] = self.key(index)
+        record: dict[str, Any] = {"key": self.key(index), "image": scene["image"]}
+        record["camera"] = Camera(*map(float, scene["camera"]))
         if self.labelled:
             sky = scene["sky"]
             record |= {

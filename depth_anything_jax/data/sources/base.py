@@ -9,14 +9,15 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.utils import map_kinds
 
 Record = dict[str, Any]
 
-KINDS = ("depth", "disparity")  # of labels; a record's label stands in the field of that name
+KINDS = map_kinds.LABELS  # a record's label stands in the field of that name
 # Depth, disparity and the inverse of either stay below this. Our choice: beyond any unit of length,
 # and the sum over a batch of images stays finite in float32.
 LARGEST = 1e30
-LABEL_FIELDS = (*KINDS, "valid", "sky")  # each is a map (h, w)
+LABEL_FIELDS = (*map(str, KINDS), "valid", "sky")  # each is a map (h, w)
 
 
 @runtime_checkable

@@ -46,7 +46,7 @@ class Common:
         lies = (self.fy, self.cx, self.cy) != (None, None, None)
         return exif != 1 and self.view.orientation is None and lies
 
-    def camera(self, height: int, width: int, exif: int = 1) -> np.ndarray | None:
+    def camera(self, height: int, width: int, exif: int = 1) -> camera_lib.Camera | None:
         """Returns the camera of the upright image, or None where it is unknown.
 
         Args:

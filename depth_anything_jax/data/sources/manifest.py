@@ -47,6 +47,7 @@ from depth_anything_jax.data.sources.manifest_rows import (
     check_fields,
     read_rows,
 )
+from depth_anything_jax.utils import map_kinds
 from depth_anything_jax.utils.choices import did_you_mean
 
 PATHS = ("rgb", "depth", "sky", "valid")
@@ -96,7 +97,7 @@ def _common(fields: Mapping[str, Any], where: str) -> Common:
     fields = {name: value for name, value in fields.items() if value is not None}
     check_fields(fields, where, _KNOWN)
     kind = fields.get("kind", "depth")
-    if kind not in ("depth", "disparity"):
+    if kind not in map_kinds.LABELS:
         raise ManifestError(f"{where}: kind must be depth or disparity, got {kind!r}")
     try:
         label_format = formats.LabelFormat(

@@ -101,7 +101,7 @@ def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]
     if not record["valid"].any():
         raise SourceError("its label has no valid pixel")
     c = camera.of(record)
-    fx, fy, cx, cy = np.zeros(4) if c is None else c
+    fx, fy, cx, cy = (0.0, 0.0, 0.0, 0.0) if c is None else c
     out["K"] = np.array([fx, 0, cx, 0, fy, cy, 0, 0, c is not None], np.float32)
     out["shift_known"] = bool(record["shift_known"])
     out["kind"] = "depth" if "depth" in record else "disparity"

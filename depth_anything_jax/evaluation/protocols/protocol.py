@@ -18,11 +18,11 @@ import math
 from typing import Any
 
 from depth_anything_jax.evaluation.protocols import table
-from depth_anything_jax.utils import interpolation
+from depth_anything_jax.utils import interpolation, map_kinds
 
 # Kinds of prediction, by what is unknown: scale and shift of 1 / depth; scale and shift of depth;
 # scale only; nothing.
-KINDS = ("disparity-affine", "depth-affine", "depth-scale", "metric")
+KINDS = map_kinds.PREDICTIONS
 # Kinds that a prediction may also be scored as: metres can be converted to every other kind, etc.
 VIEWS = {
     "disparity-affine": ("disparity-affine",),

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Num
 
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.utils.map_kinds import MapKind
 
 SUFFIXES = (".npy", ".npz", ".png", ".pfm", ".exr")
 
@@ -50,13 +51,12 @@ def read(path: str | os.PathLike[str], kind: str) -> Num[np.ndarray, "h w"]:
 def _read_ours(path: pathlib.Path, kind: str) -> np.ndarray | None:
     """Reads the map in a PNG or npz of `Depth.save`; None for files of other tools."""
     from depth_anything_jax.inference import depth_files
-    from depth_anything_jax.inference.depth_files import RELATIVE
 
     if not depth_files.says_what_it_holds(path):
         return None
     saved = depth_files.load(path, None)
-    if (saved["kind"] == RELATIVE) != (kind == "disparity-affine"):
-        holds = "disparity-affine" if saved["kind"] == RELATIVE else "metric"
+    holds = MapKind(saved["kind"]).prediction
+    if holds.larger_is_nearer != MapKind(kind).larger_is_nearer:
         raise formats.FormatError(
             f"{path} holds {saved['kind']}: score it as kind {holds}, not {kind}"
         )

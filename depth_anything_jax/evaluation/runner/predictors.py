@@ -34,6 +34,7 @@ from depth_anything_jax.evaluation.runner import prediction_files
 from depth_anything_jax.evaluation.runner.prediction_files import SUFFIXES
 from depth_anything_jax.evaluation.scores import scoring
 from depth_anything_jax.utils import interpolation
+from depth_anything_jax.utils.map_kinds import MapKind
 
 if TYPE_CHECKING:  # it brings jax, which takes seconds to start
     from depth_anything_jax.checkpoints.bundle import ModelBundle
@@ -41,10 +42,10 @@ if TYPE_CHECKING:  # it brings jax, which takes seconds to start
 BASELINES = ("zero", "mean", "gt")
 # Kinds of transformers' models by model_type; a Depth Anything config states its kind.
 TRANSFORMERS_KINDS = {
-    "dpt": "disparity-affine",  # MiDaS 3.0 and 3.1; others may predict metres: `make`'s kind
-    "glpn": "metric",
-    "zoedepth": "metric",
-    "depth_pro": "metric",
+    "dpt": MapKind.DISPARITY_AFFINE,  # MiDaS 3.0 and 3.1; others may predict metres: `make`'s kind
+    "glpn": MapKind.METRIC,
+    "zoedepth": MapKind.METRIC,
+    "depth_pro": MapKind.METRIC,
 }
 
 Record = Mapping[str, Any]
@@ -116,7 +117,7 @@ def make(
         raise ValueError(f"kind={kind!r}: one of {', '.join(KINDS)}")
     prefix, _, rest = source.partition(":")
     if prefix == "baseline":
-        return _baseline(source, rest, kind or "disparity-affine")
+        return _baseline(source, rest, kind or MapKind.DISPARITY_AFFINE)
     if prefix == "predictions":
         return _files(source, rest, kind, keys, known, allow_missing_files)
     if prefix == "transformers":
@@ -290,7 +291,7 @@ def of_bundle(bundle: ModelBundle, *, batch_size: int = 0) -> Candidate:
     predictor = Predictor(*bundle, output=as_said)
     made = of_network(
         predictor,
-        kind="metric" if bundle.is_metric else "disparity-affine",
+        kind=bundle.kind,
         batch_size=batch_size or len(predictor.devices),
         name=bundle.source,
         transform=bundle.input,
@@ -330,7 +331,7 @@ def _transformers(source: str, asked: str | None) -> Candidate:
     kind = asked if asked and model_type == "dpt" else TRANSFORMERS_KINDS.get(model_type)
     if model_type == "depth_anything":
         metric = model.config.depth_estimation_type == "metric"
-        kind = "metric" if metric else "disparity-affine"
+        kind = MapKind.METRIC if metric else MapKind.DISPARITY_AFFINE
     if kind is None:
         known = ", ".join([*TRANSFORMERS_KINDS, "depth_anything"])
         raise ValueError(f"transformers:{source} is a {model_type!r}; supported models are {known}")

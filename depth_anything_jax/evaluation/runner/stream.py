@@ -24,7 +24,7 @@ from depth_anything_jax.evaluation.runner.predictors import Candidate
 from depth_anything_jax.evaluation.runner.score_log import Scored
 from depth_anything_jax.evaluation.scores import pairs, scoring
 from depth_anything_jax.inference import predictor
-from depth_anything_jax.models.outputs import focal_length, to_metres
+from depth_anything_jax.models.outputs import to_metres
 
 Record = Mapping[str, Any]
 
@@ -153,7 +153,7 @@ def predictions(
     for (index, record, how, mirrored), prediction in (candidate.predict or iter)(inputs()):
         if candidate.focal is not None and candidate.predict is not None:
             as_seen = camera.resized(record["camera"], record["view"], prediction.shape)
-            focal = focal_length(as_seen)
+            focal = np.float64(as_seen.focal)
             prediction = to_metres(prediction, focal, candidate.focal)
         if mirrored:
             prediction = prediction[:, ::-1]

@@ -22,6 +22,7 @@ from depth_anything_jax.evaluation.scores import metrics
 from depth_anything_jax.evaluation.scores.aggregate import ImageScores
 from depth_anything_jax.evaluation.scores.metrics import PairScore
 from depth_anything_jax.utils import interpolation
+from depth_anything_jax.utils.map_kinds import MapKind
 
 # Data sets of pairs, and the metric reported for each: the share of right pairs, or of wrong ones.
 MEASURES = {"da2k": "accuracy", "diw": "whdr"}
@@ -89,7 +90,7 @@ def score(
     """
     values = values_at(prediction, record, how.resize)
     closer = np.asarray(record["closer"], np.int64)
-    found = metrics.pair_accuracy(values, closer, larger_is_closer=kind == "disparity-affine")
+    found = metrics.pair_accuracy(values, closer, larger_is_closer=MapKind(kind).larger_is_nearer)
     return ImageScores(
         record["key"],
         record.get("dataset", ""),
