@@ -66,7 +66,7 @@ def _train(
     from jax.experimental import multihost_utils
 
     from depth_anything_jax.checkpoints import orbax_io
-    from depth_anything_jax.data import pipeline
+    from depth_anything_jax.data import inspection, pipeline
     from depth_anything_jax.parallel import device_programs, sharding
     from depth_anything_jax.training import audit, checkpoint_backup, config_checks, init, monitor
     from depth_anything_jax.training.logger import ProfileWindow, Report
@@ -142,6 +142,8 @@ def _train(
         on_failure=monitor.print_failure,
     )
     monitor.check_same_data(batches.sources)
+    if jax.process_index() == 0 and start < config.total_steps:
+        report.text(inspection.line(batches.sources))
     step_function = jit_train_step(make_train_step(networks, plan.tx, config), mesh, plan.layout)
     predict = monitor.predictor(networks.student, mesh)
     student = init.student_bundle(config, networks.student, plan.params, meta)

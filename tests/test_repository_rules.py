@@ -21,7 +21,16 @@ from tools import architecture
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = "depth_anything_jax"
 # What a person starts. Nobody imports one of these: absl refuses flags that are defined twice.
-PROGRAMS = ("train", "pseudo_label", "evaluate", "predict", "demo.__main__", "demo.metric", "app")
+PROGRAMS = (
+    "train",
+    "pseudo_label",
+    "evaluate",
+    "predict",
+    "demo.__main__",
+    "demo.metric",
+    "app",
+    "check_data",
+)
 # import name -> distribution, where they differ
 DISTRIBUTIONS = {
     "absl": "absl-py",
@@ -317,7 +326,7 @@ def test_imports_go_one_way():
 
 def test_the_root_holds_programs_only():
     files = {p.stem for p in (ROOT / PACKAGE).glob("*.py")} - {"__init__"}
-    assert files == {"train", "pseudo_label", "evaluate", "predict", "app", "configs"}
+    assert files == {"train", "pseudo_label", "evaluate", "predict", "app", "check_data", "configs"}
 
 
 def test_the_document_of_the_architecture_is_up_to_date():

@@ -27,7 +27,7 @@ LAYERS = (
     ("training",),
     ("aot",),
     ("web",),
-    ("train", "pseudo_label", "evaluate", "predict", "app"),
+    ("train", "pseudo_label", "evaluate", "predict", "app", "check_data"),
     ("demo",),
 )
 INTRODUCTION = """\

@@ -27,7 +27,7 @@ def without_camera(source: Source) -> str | None:
     base, indices = unwrapped(source, range(len(source)))
     if isinstance(base, RGBDSource):
         entries = (base.entries[i] for i in indices)
-        return next((e.rgb for e in entries if not e.has_camera), None)
+        return next((e.rgb for e in entries if not e.common.has_camera), None)
     record = source[0]
     return record["key"] if camera.of(record) is None else None
 

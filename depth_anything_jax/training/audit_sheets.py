@@ -5,13 +5,11 @@ import numpy as np
 
 from depth_anything_jax.utils.encoders import EncoderSpec
 from depth_anything_jax.visualization.colormaps import GREY, colourise
+from depth_anything_jax.visualization.contact_sheets import BOX, NEAREST, SIDE, row, tile, write
 
-SIDE = 224  # pixels of a tile, whatever the crop
 ROWS = 8  # examples on a sheet
-CAPTION = 34  # pixels above a tile
 RESIDUAL_RANGE = 3.0  # mean deviations of the label: the brightest colour
-BOX, TRIMMED = (255, 255, 0), (255, 0, 0)
-NEAREST = cv2.INTER_NEAREST
+TRIMMED = (255, 0, 0)
 
 
 def sheets(arrays: dict[str, np.ndarray], encoder: EncoderSpec) -> dict[str, np.ndarray]:
@@ -44,17 +42,17 @@ def _head(arrays, part: str, row: np.ndarray) -> np.ndarray:
     )
     head = np.full((24 * len(lines) + 4, row.shape[1], 3), 255, np.uint8)
     for i, line in enumerate(lines):
-        _write(head, line, (6, 18 + 24 * i), 0.5)
+        write(head, line, (6, 18 + 24 * i), 0.5)
     return head
 
 
 def _labelled_row(x, i: int) -> np.ndarray:
     used, kept, value = (x[k][i] for k in ("used", "kept", "value"))
-    return _row(
-        _tile(_photo(x["source_image"][i]), f"{i}: from the data", "fed undistorted"),
-        _tile(_label(x["label"][i], x["valid"][i]), "label", _share(x["valid"][i], "valid")),
-        _tile(colourise(x["prediction"][i]), "prediction", "its own range"),
-        _tile(_residual(value, used, kept), "residual", _mean(value, used, kept)),
+    return row(
+        tile(_photo(x["source_image"][i]), f"{i}: from the data", "fed undistorted"),
+        tile(_label(x["label"][i], x["valid"][i]), "label", _share(x["valid"][i], "valid")),
+        tile(colourise(x["prediction"][i]), "prediction", "its own range"),
+        tile(_residual(value, used, kept), "residual", _mean(value, used, kept)),
     )
 
 
@@ -71,24 +69,24 @@ def _unlabelled_row(x, i: int) -> np.ndarray:
 
     fed = _photo(x["image"][i])
     tiles = [
-        _tile(_photo(x["source_image"][i]), f"{i}: from the data", "what the teacher labelled"),
-        _tile(_photo(x["source_image"][mate]), f"{mate}: its partner", "from the data"),
-        _tile(fed, "student's input", size, box),
-        _tile(own(i), f"label of {i}", _share(x["own_valid"][i], "valid"), box),
-        _tile(own(mate), f"label of {mate}", _share(x["own_valid"][mate], "valid"), box),
-        _tile(_label(x["label"][i], x["valid"][i]), "label as fed", fed_words, box),
-        _tile(colourise(x["prediction"][i]), "prediction", "its own range", box),
-        _tile(
+        tile(_photo(x["source_image"][i]), f"{i}: from the data", "what the teacher labelled"),
+        tile(_photo(x["source_image"][mate]), f"{mate}: its partner", "from the data"),
+        tile(fed, "student's input", size, box),
+        tile(own(i), f"label of {i}", _share(x["own_valid"][i], "valid"), box),
+        tile(own(mate), f"label of {mate}", _share(x["own_valid"][mate], "valid"), box),
+        tile(_label(x["label"][i], x["valid"][i]), "label as fed", fed_words, box),
+        tile(colourise(x["prediction"][i]), "prediction", "its own range", box),
+        tile(
             _residual(value, outside, kept), "residual, outside", _mean(value, outside, kept), box
         ),
-        _tile(_residual(value, inside, kept), "residual, inside", _mean(value, inside, kept), box),
+        tile(_residual(value, inside, kept), "residual, inside", _mean(value, inside, kept), box),
     ]
     if "token_kept" in x:
         kept, cosine = x["token_kept"][i], x["cosine"][i]
         low, high = cosine.min(), cosine.max()
         words = f"{kept.sum()} of {kept.size} tokens kept", f"cosine {low:.3f} to {high:.3f}"
-        tiles += [_tile(_tokens(fed, kept), *words)]
-    return _row(*tiles)
+        tiles += [tile(_tokens(fed, kept), *words)]
+    return row(*tiles)
 
 
 def _photo(image) -> np.ndarray:
@@ -129,27 +127,3 @@ def _mean(value, used, kept) -> str:
     left = value[used & kept]
     mean = f"{left.mean():.3f}" if left.size else "-"
     return f"mean {mean}, {(used & ~kept).sum() / used.sum():.0%} trimmed"
-
-
-def _tile(picture, title: str, words: str, box=None) -> np.ndarray:
-    """Draws a picture at SIDE x SIDE under two lines of text, with the box around its pixels."""
-    h, w = picture.shape[:2]
-    how = cv2.INTER_AREA if h > SIDE else NEAREST
-    picture = cv2.resize(picture, (SIDE, SIDE), interpolation=how)
-    if box is not None and box[2] > box[0]:
-        y0, x0, y1, x1 = (int(round(s * SIDE / n)) for s, n in zip(box, (h, w, h, w), strict=True))
-        for colour, width in (((0, 0, 0), 3), (BOX, 1)):
-            cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), colour, width)
-    caption = np.full((CAPTION, SIDE, 3), 255, np.uint8)
-    _write(caption, title, (2, 13), 0.45)
-    _write(caption, words, (2, 29), 0.4)
-    return np.concatenate([caption, picture])
-
-
-def _write(picture, text: str, where: tuple[int, int], size: float) -> None:
-    cv2.putText(picture, text, where, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)
-
-
-def _row(*tiles) -> np.ndarray:
-    bar = np.full((CAPTION + SIDE, 4, 3), 255, np.uint8)
-    return np.concatenate([piece for tile in tiles for piece in (tile, bar)], axis=1)

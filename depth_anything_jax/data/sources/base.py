@@ -17,7 +17,7 @@ KINDS = map_kinds.LABELS  # a record's label stands in the field of that name
 # Depth, disparity and the inverse of either stay below this. Our choice: beyond any unit of length,
 # and the sum over a batch of images stays finite in float32.
 LARGEST = 1e30
-LABEL_FIELDS = (*map(str, KINDS), "valid", "sky")  # maps (h, w)
+LABEL_FIELDS = (*map(str, KINDS), "valid", "sky")  # each is a map (h, w)
 
 
 @runtime_checkable

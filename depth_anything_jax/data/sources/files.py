@@ -16,7 +16,7 @@ from depth_anything_jax.data.sources.base import (
     list_images,
     maps_of,
 )
-from depth_anything_jax.data.sources.manifest import Entry
+from depth_anything_jax.data.sources.entry import Entry
 from depth_anything_jax.data.sources.view import aligned, in_doubt
 
 
@@ -87,8 +87,13 @@ class RGBDSource:
                 f"{name or root}: {len(without)} of {len(entries)} entries have no 'depth' (first: "
                 f"{without[0]}); add it, or set labelled=False to use the images alone"
             )
+        looked_at = set()
         for entry in entries if labelled else ():
-            formats.label_scale(entry.depth or "", entry.label_format, entry.kind)
+            depth = entry.depth or ""
+            same = id(entry.common), os.path.splitext(depth)[1]
+            if same not in looked_at:
+                formats.label_scale(depth, entry.label_format, entry.kind)
+                looked_at.add(same)
         self.root = str(root)
         self.entries = list(entries)
         self.labelled = labelled
@@ -110,9 +115,9 @@ class RGBDSource:
             "domain": entry.domain,
         }
         image, exif = record["image"], record.get("orientation", 1)
-        doubt = entry.camera_in_doubt(exif)
-        if entry.has_camera and not doubt:
-            record["camera"] = entry.camera(image.shape[0], image.shape[1], exif)
+        doubt = entry.common.camera_in_doubt(exif)
+        if entry.common.has_camera and not doubt:
+            record["camera"] = entry.common.camera(image.shape[0], image.shape[1], exif)
         if self.labelled:
             record.pop("orientation", None)
             fields = self._label(entry)
@@ -142,7 +147,7 @@ class RGBDSource:
         masks["sky"] |= sky
         if "valid" in masks:
             masks["valid"] &= ~invalid
-        return label_fields(values, entry.kind, shift_known=entry.shift_known, **masks)
+        return label_fields(values, entry.kind, shift_known=entry.common.shift_known, **masks)
 
 
 def rgbd(
@@ -157,6 +162,7 @@ def rgbd(
     exclude: Sequence[str] = (),
     labelled: bool = True,
     name: str | None = None,
+    outside: bool = False,
     default_dataset: str | None = None,
     default_domain: str | None = None,
     default_split: str | None = None,
@@ -171,6 +177,7 @@ def rgbd(
       datasets, domains, splits, scenes: entries with one of these values; None: all.
       exclude: patterns of image names to leave out.
       labelled, name: as for `RGBDSource`.
+      outside: read paths that leave the folder, absolute or by ".."; else they are refused.
       default_dataset, default_domain, default_split: of entries that have none of their own.
       defaults: other fields of entries that lack them (`manifest.DEFAULT_FIELDS`).
 
@@ -183,7 +190,10 @@ def rgbd(
         entries, path, datasets=datasets, domains=domains, splits=splits, scenes=scenes,
         exclude=exclude,
     )  # fmt: skip
-    if depth_root is not None or (root is not None and str(path).endswith(".txt")):
+    moved = depth_root is not None or (root is not None and str(path).endswith(".txt"))
+    if not outside:
+        manifest.check_inside(entries, path, rooted=moved)
+    if moved:
         entries = [manifest.moved(e, depth_root) for e in entries]
     entries = pairing.distinct(entries, root or folder, path)
     return RGBDSource(entries, root or folder, labelled=labelled, name=name)

@@ -32,28 +32,27 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import functools
-import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from depth_anything_jax.data import camera as camera_lib
 from depth_anything_jax.data.file_formats import formats
-from depth_anything_jax.data.file_formats.orientation import stored_size
 from depth_anything_jax.data.sources import view as view_lib
+from depth_anything_jax.data.sources.entry import CAMERA, Common, Entry, camera_fields
 from depth_anything_jax.data.sources.manifest_rows import (
+    NOTES,
     TEXT,
     ManifestError,
     check_fields,
     read_rows,
 )
-from depth_anything_jax.data.sources.view import View
 from depth_anything_jax.utils import map_kinds
 from depth_anything_jax.utils.choices import did_you_mean
 
-CAMERA = ("fx", "fy", "cx", "cy", "focal_mm", "sensor_width_mm")
+PATHS = ("rgb", "depth", "sky", "valid")
+_NOT_COMMON = frozenset((*PATHS, *NOTES))
+_MAX_COMMONS = 10_000
 # Fields that a source's description may give for all entries that lack them.
 DEFAULT_FIELDS = [
     "fmt", "scale", "kind", "abs", "offset", "field", "sky_above", "invalid", "min_depth",
@@ -63,100 +62,38 @@ SELECTABLE = ("dataset", "domain", "split")  # of them, those that entries are s
 _KNOWN = frozenset((*DEFAULT_FIELDS, "K"))
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One pair; the fields are described in the module's docstring."""
-
-    rgb: str
-    depth: str | None
-    label_format: formats.LabelFormat
-    kind: str = "depth"
-    sky: str | None = None
-    valid: str | None = None
-    shift_known: bool = True
-    dataset: str = ""
-    domain: str = ""
-    scene: str = ""
-    split: str = ""
-    view: View = View()
-    fx: float | None = None
-    fy: float | None = None
-    cx: float | None = None
-    cy: float | None = None
-    focal_mm: float | None = None
-    sensor_width_mm: float | None = None
-
-    @property
-    def has_camera(self) -> bool:
-        """Whether the entry has a focal length."""
-        return self.fx is not None or self.focal_mm is not None
-
-    def camera_in_doubt(self, exif: int) -> bool:
-        """Whether the camera means another one for the stored pixels than for the upright image."""
-        lies = (self.fy, self.cx, self.cy) != (None, None, None)
-        return exif != 1 and self.view.orientation is None and lies
-
-    def camera(self, height: int, width: int, exif: int = 1) -> camera_lib.Camera | None:
-        """Returns the camera of the upright image, or None where it is unknown.
-
-        Args:
-          height, width: of the upright image.
-          exif: the EXIF orientation of its file.
-        """
-        fx = self.fx
-        if self.focal_mm is not None and self.sensor_width_mm is not None:
-            fx = self.focal_mm / self.sensor_width_mm * max(height, width)
-        if fx is None:
-            return None
-        if self.view.orientation != "stored":
-            return camera_lib.camera(fx, self.fy, self.cx, self.cy, height, width)
-        own = stored_size(height, width, exif)
-        c = camera_lib.camera(fx, self.fy, self.cx, self.cy, *own)
-        return camera_lib.upright(c, exif, *own)
-
-
-def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
-    """Checks the camera's fields of an entry and returns them; K becomes fx, fy, cx, cy."""
-    given = {n: fields[n] for n in CAMERA if fields.get(n) is not None}
-    K = fields.get("K")
-    try:
-        given = {n: float(v) for n, v in given.items()}
-        if K is not None:
-            flat = [float(v) for row in K for v in (row if isinstance(row, list) else [row])]
-    except (TypeError, ValueError) as error:
-        raise ManifestError(f"{where}: a camera is given in numbers ({error})") from error
-    if K is not None:
-        if len(flat) != 9:
-            raise ManifestError(f"{where}: K has {len(flat)} numbers, not 9")
-        if given:
-            raise ManifestError(f"{where}: K and {', '.join(given)} both give the camera; keep one")
-        given = {"fx": flat[0], "fy": flat[4], "cx": flat[2], "cy": flat[5]}
-    if "focal_mm" in given and "sensor_width_mm" not in given:
-        raise ManifestError(
-            f"{where}: focal_mm={given['focal_mm']:g} needs the sensor's width; give "
-            "sensor_width_mm (36 where focal_mm is a 35-mm equivalent), or fx in pixels"
-        )
-    if "focal_mm" in given and {"fx", "fy"} & given.keys():
-        raise ManifestError(f"{where}: focal_mm and fx both give the focal length; keep one")
-    if given and not {"fx", "focal_mm"} & given.keys():
-        raise ManifestError(
-            f"{where}: {', '.join(given)} without a focal length; give fx in pixels"
-        )
-    for name, value in given.items():
-        if not math.isfinite(value) or (name not in ("cx", "cy") and value <= 0):
-            raise ManifestError(f"{where}: {name}={value:g} must be positive and finite")
-    return given
-
-
-@functools.lru_cache(maxsize=1024)
-def _folder(path: str) -> str:
-    return str(pathlib.PurePosixPath(path))
+_commons: dict[tuple[Any, ...], Common] = {}  # by the fields that they were made of
 
 
 def parse(fields: Mapping[str, Any], where: str) -> Entry:
     """Makes an entry from a manifest's object; `where` names it in errors."""
     if not isinstance(fields, Mapping) or not isinstance(fields.get("rgb"), str):
         raise ManifestError(f"{where}: an entry is an object with 'rgb' (a path): {fields!r:.200}")
+    rgb = fields["rgb"]
+    depth, sky, valid = files = [fields.get(name) for name in ("depth", "sky", "valid")]
+    # Entries with equal fields share one value: a million of them are read in seconds.
+    key = (
+        None if fields.get("scene") else os.path.dirname(rgb),
+        *[
+            (name, repr(value) if value.__class__ is list else value)
+            for name, value in fields.items()
+            if name not in _NOT_COMMON and name[:1] != "_"
+        ],
+    )
+    try:
+        common = _commons.get(key)
+    except TypeError:  # a value that cannot be right
+        common = None
+    if common is None or not all(f is None or isinstance(f, str) for f in files):
+        common = _common(fields, where)
+        if len(_commons) >= _MAX_COMMONS:
+            _commons.clear()
+        _commons[key] = common
+    return Entry(rgb, depth, common, sky, valid)
+
+
+def _common(fields: Mapping[str, Any], where: str) -> Common:
+    """Checks an entry's fields and makes of them what it has in common with others."""
     fields = {name: value for name, value in fields.items() if value is not None}
     check_fields(fields, where, _KNOWN)
     kind = fields.get("kind", "depth")
@@ -181,20 +118,16 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
     except (formats.FormatError, TypeError) as error:
         raise ManifestError(f"{where}: {error}") from error
     default_shift = kind == "depth" or label_format.offset != 0
-    return Entry(
-        rgb=fields["rgb"],
-        depth=fields.get("depth"),
+    return Common(
         label_format=label_format,
         kind=kind,
-        sky=fields.get("sky"),
-        valid=fields.get("valid"),
         shift_known=bool(fields.get("shift_known", default_shift)),
         dataset=fields.get("dataset", ""),
         domain=fields.get("domain", ""),
-        scene=fields.get("scene") or _folder(os.path.dirname(fields["rgb"])),
+        scene=fields.get("scene") or str(pathlib.PurePosixPath(fields["rgb"]).parent),
         split=fields.get("split", ""),
         view=view,
-        **_camera(fields, where),
+        **camera_fields(fields, where),
     )
 
 
@@ -216,13 +149,13 @@ def to_fields(entry: Entry) -> dict[str, Any]:
         "max_depth": form.max_depth,
         "sky": entry.sky,
         "valid": entry.valid,
-        "shift_known": entry.shift_known,
+        "shift_known": entry.common.shift_known,
         "dataset": entry.dataset or None,
         "domain": entry.domain or None,
         "scene": entry.scene or None,
         "split": entry.split or None,
         **view_lib.to_fields(entry.view),
-        **{name: getattr(entry, name) for name in CAMERA},
+        **{name: getattr(entry.common, name) for name in CAMERA},
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -254,7 +187,7 @@ def load(
     defaults = {k: str(v) if k in TEXT else v for k, v in (defaults or {}).items() if v is not None}
     entries, where = [], str(path)
     for i, row in enumerate(rows):
-        if isinstance(row, Mapping):
+        if defaults and isinstance(row, Mapping):
             given = {name for name in ("K", "fx", "focal_mm") if row.get(name) is not None}
             # An entry's own camera replaces the source's, whose sensor its millimetres may need.
             left_out = set(CAMERA) if given else set()
@@ -262,7 +195,35 @@ def load(
                 left_out.remove("sensor_width_mm")
             row = {**{k: v for k, v in defaults.items() if k not in left_out}, **row}
         entries.append(parse(row, f"{where}, entry {i}"))
+    if not entries:
+        raise ManifestError(f"{where}: a manifest is a non-empty list, this is empty")
     return entries, str(path.parent)
+
+
+def check_inside(
+    entries: Sequence[Entry], where: str | os.PathLike[str], *, rooted: bool = False
+) -> None:
+    """Refuses paths that leave the folder they start from: a list may come from anybody.
+
+    Args:
+      entries: of a manifest.
+      where: the manifest, for messages.
+      rooted: whether "/" at the beginning of an image or label stands for that folder (`moved`).
+
+    Raises:
+      ManifestError: naming the path.
+    """
+    for entry in entries:
+        for name in PATHS:
+            path = getattr(entry, name)
+            if path is None or not (path.startswith("/") or ".." in path):
+                continue
+            inside = path.lstrip("/") if rooted and name in ("rgb", "depth") else path
+            if inside.startswith("/") or os.path.normpath(inside).split(os.sep)[0] == "..":
+                raise ManifestError(
+                    f"{where}: {name}={path!r} lies outside the folder that paths start from; if "
+                    f"you trust this manifest, say so: rgbd:{where}?outside=True"
+                )
 
 
 def moved(entry: Entry, depth_root: str | os.PathLike[str] | None) -> Entry:
@@ -297,6 +258,8 @@ def select(
         left.
     """
     wanted = {"dataset": datasets, "domain": domains, "split": splits, "scene": scenes}
+    if not exclude and all(patterns is None for patterns in wanted.values()):
+        return list(entries)
     for field, patterns in wanted.items():
         if patterns is None:
             continue

@@ -11,8 +11,9 @@ import csv
 import json
 import os
 import pathlib
-from collections.abc import Collection, Mapping
-from typing import Any
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TextIO
 
 from depth_anything_jax.utils.choices import did_you_mean
 
@@ -23,6 +24,8 @@ TEXT = (
 NUMBERS = ("scale", "offset", "sky_above", "min_depth", "max_depth")
 TRUTHS = ("abs", "shift_known", "label_stretched")
 NOTES = ("note", "hw", "valid_frac", "p1_p50_p99")  # and whatever begins with "_": not read
+_PIECE = 1 << 20  # characters of JSON that are read at a time
+_SPACE, _AFTER = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
 _FORMS = (
     "expected 'image label', 'image label fx' or TUM's 'time image time label', or a table with a "
     "header such as rgb,depth,scale; names with spaces need tabs, commas or quotes between them"
@@ -64,40 +67,63 @@ def check_fields(fields: Mapping[str, Any], where: str, known: Collection[str]) 
             raise ManifestError(f"{where}: {name}={value!r}: must be {what}")
 
 
-def read_rows(path: pathlib.Path) -> list[Any]:
-    """Reads a manifest file: JSON, JSON lines, or else a list or a table.
+def read_rows(path: pathlib.Path) -> Iterator[Any]:
+    """Yields the rows of a manifest file: JSON, JSON lines, or else a list or a table.
+
+    JSON is read piece by piece, because all rows at once would take a gigabyte for a million.
 
     Raises:
       ManifestError: naming the file, and the line where one is wrong.
     """
-    text = _text(path)
     try:
-        if path.suffix == ".json":
-            rows = json.loads(text)
-        elif path.suffix == ".jsonl":
-            lines = enumerate(text.split("\n"), 1)
-            rows = [_json_line(line, f"{path}, line {n}") for n, line in lines if line.strip()]
-        else:
-            rows = _read_list(text, path)
+        with open(path, encoding=_encoding(path)) as file:
+            if path.suffix == ".json":
+                yield from _json_rows(file, path)
+            elif path.suffix == ".jsonl":
+                numbered = enumerate(file, 1)
+                yield from (_json_line(x, f"{path}, line {n}") for n, x in numbered if x.strip())
+            else:
+                yield from _read_list(file.read(), path)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
     except json.JSONDecodeError as error:
         lines_hint = "; JSON lines need the suffix .jsonl" * error.msg.startswith("Extra data")
         raise ManifestError(f"{path}: not JSON ({error}){lines_hint}") from error
     except RecursionError as error:
         raise ManifestError(f"{path}: JSON that is nested too deeply for a manifest") from error
-    if not isinstance(rows, list) or not rows:
-        raise ManifestError(f"{path}: a manifest is a non-empty list, this is {rows!r:.80}")
-    return rows
 
 
-def _text(path: pathlib.Path) -> str:
-    """Decodes UTF-8 with or without a byte order mark, or UTF-16 with one."""
-    data = path.read_bytes()
-    try:
-        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return data.decode("utf-16")
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
+def _encoding(path: pathlib.Path) -> str:
+    """UTF-8 with or without a byte order mark, or UTF-16 with one."""
+    with open(path, "rb") as file:
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _json_rows(file: TextIO, path: pathlib.Path) -> Iterator[Any]:
+    """Yields the items of a JSON list."""
+    scan, empty = json.JSONDecoder().scan_once, True  # type: ignore[attr-defined]
+    text = file.read(_PIECE)
+    while text.isspace():
+        text = file.read(_PIECE)
+    text = text.lstrip()
+    at, follows = 1, "," if text.startswith("[") else ""
+    while follows == ",":
+        try:
+            row, end = scan(text, _SPACE.match(text, at).end())  # type: ignore[union-attr]
+            after = _AFTER.match(text, end)
+        except (StopIteration, json.JSONDecodeError):  # perhaps it goes on in the next piece
+            after = None
+        if after is not None:
+            yield row
+            empty, follows, at = False, after[1], after.end()
+        elif piece := file.read(max(_PIECE, len(text) - at)):
+            text, at = text[at:] + piece, 0
+        else:
+            follows = ""
+    if empty or follows != "]" or text[at:].strip() or file.read().strip():
+        file.seek(0)
+        whole = json.loads(file.read())  # raises where it is no JSON, and says where
+        raise ManifestError(f"{path}: a manifest is a non-empty list, this is {whole!r:.80}")
 
 
 def _json_line(line: str, where: str) -> Any:

@@ -14,11 +14,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.sources import manifest
-from depth_anything_jax.data.sources.manifest import Entry, ManifestError
+from depth_anything_jax.data.sources.entry import Entry
+from depth_anything_jax.data.sources.manifest_rows import ManifestError
 
 ENDINGS = ("", "_depth", "_disp", "_gt")
 _SHOWN = 5  # names in a message
@@ -191,36 +193,55 @@ def distinct(
     Raises:
       ManifestError: an image with two different entries, or a file that is image and label.
     """
+    # Paths are compared by their hashes, which take little memory; equal hashes are looked at.
+    inside = os.path.normpath(root) + os.sep
+    images = _places((e.rgb for e in entries), inside)
+    found, counts = np.unique(images, return_counts=True)
+    twice = set(found[counts > 1].tolist())
     by_image: dict[str, Entry] = {}
     repeated: list[str] = []
-    for entry in entries:
-        image = os.path.normpath(entry.rgb)
-        known = by_image.setdefault(image, entry)
-        if known is entry:
-            continue
-        if dataclasses.replace(known, rgb=entry.rgb) != entry:
-            old, new = vars(known), vars(entry)
-            differ = [n for n in old if n != "rgb" and old[n] != new[n]]
-            raise ManifestError(
-                f"{where}: two entries name the image {entry.rgb} and differ: "
-                + ", ".join(f"{n} {old[n]!r} and {new[n]!r}" for n in differ)
-                + "; keep or select one of them"
-            )
-        repeated.append(entry.rgb)
-    labels = {os.path.normpath(os.path.join(root, e.depth)): e for e in entries if e.depth}
-    for image, entry in by_image.items():
-        other = labels.get(os.path.normpath(os.path.join(root, image)))
-        if other is not None:
-            raise ManifestError(
-                f"{where}: {entry.rgb} is an image of one entry and the label of "
-                f"{'the same' if other is entry else other.rgb}; correct 'rgb' or 'depth'"
-            )
+    kept: list[Entry] = []
+    for entry, number in zip(entries, images.tolist(), strict=True) if twice else ():
+        if number in twice:
+            known = by_image.setdefault(os.path.normpath(entry.rgb), entry)
+            if known is not entry:
+                _check_equal(known, entry, where)
+                repeated.append(entry.rgb)
+                continue
+        kept.append(entry)
+    kept = kept if twice else list(entries)
+    labels = _places((e.depth for e in entries if e.depth), inside)
+    for number in np.intersect1d(found, labels)[:1]:
+        entry = entries[int(np.flatnonzero(images == number)[0])]
+        other = [e for e in entries if e.depth][int(np.flatnonzero(labels == number)[0])]
+        raise ManifestError(
+            f"{where}: {entry.rgb} is an image of one entry and the label of "
+            f"{'the same' if other is entry else other.rgb}; correct 'rgb' or 'depth'"
+        )
     if repeated:
         logging.warning(
             "%s: %d of %d entries repeat an earlier one and are left out: %s",
             where, len(repeated), len(entries), _first(repeated),
         )  # fmt: skip
-    return list(by_image.values())
+    return kept
+
+
+def _places(paths: Iterable[str], inside: str) -> np.ndarray:
+    """Hashes of paths; of those below the folder `inside`, as if they were relative to it."""
+    plain = (os.path.normpath(p) if "//" in p or "./" in p else p for p in paths)
+    return np.fromiter((hash(p.removeprefix(inside)) for p in plain), np.int64)
+
+
+def _check_equal(known: Entry, entry: Entry, where: str | os.PathLike[str]) -> None:
+    if dataclasses.replace(known, rgb=entry.rgb) == entry:
+        return
+    old, new = manifest.to_fields(known), manifest.to_fields(entry)
+    names = [n for n in dict.fromkeys((*old, *new)) if n != "rgb" and old.get(n) != new.get(n)]
+    raise ManifestError(
+        f"{where}: two entries name the image {entry.rgb} and differ: "
+        + ", ".join(f"{n} {old.get(n)!r} and {new.get(n)!r}" for n in names)
+        + "; keep or select one of them"
+    )
 
 
 def _warn_of_labels(root: str | os.PathLike[str], labels: Sequence[str], total: int) -> None:

@@ -98,10 +98,10 @@ def test_cameras_of_stored_pixels_turn_with_the_picture(tmp_path):
     dot[20, 10] = 1  # at the principal point
     for exif in range(1, 9):
         stored = write_pair(tmp_path, exif, label_orientation="stored", **fields)[0]["camera"]
-        assert (stored[:2] == ([60, 50] if exif >= 5 else [50, 60])).all()
-        assert orientation.upright(dot, exif)[int(stored[3]), int(stored[2])] == 1
+        assert stored[:2] == ((60, 50) if exif >= 5 else (50, 60))
+        assert orientation.upright(dot, exif)[int(stored.cy), int(stored.cx)] == 1
         np.testing.assert_array_equal(
-            camera.upright(np.array([50.0, 60, 10, 20]), exif, 60, 80), stored
+            camera.upright(camera.Camera(50, 60, 10, 20), exif, 60, 80), stored
         )
     upright = write_pair(tmp_path, 3, label_orientation="upright", **fields)[0]["camera"]
     np.testing.assert_array_equal(upright, [50, 60, 10, 20])
@@ -266,7 +266,7 @@ def test_a_prepared_data_set_holds_the_upright_pair(tmp_path):
     np.testing.assert_array_equal(image, record["image"])
     raw = formats.decode_raw(packed["depth"], "d", bits=16)
     np.testing.assert_array_equal(raw / packed["scale"], record["depth"])
-    np.testing.assert_array_equal(packed["K"][[0, 4, 2, 5]], record["camera"].astype(np.float32))
+    np.testing.assert_array_equal(packed["K"][[0, 4, 2, 5]], np.float32(record["camera"]))
 
 
 def test_fields_of_the_view_are_checked_and_written_back():
