@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import hashlib
 import json
 import multiprocessing
 import os
@@ -28,10 +27,15 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
+from etils import epath
+
 from depth_anything_jax.data import registry
+from depth_anything_jax.data.pseudo_labels.label_store import keys_digest
+from depth_anything_jax.data.shards import ShardWriter, changes, write_text
 from depth_anything_jax.data.sources import tfds_source
 from depth_anything_jax.data.sources.base import Source, is_labelled
 from depth_anything_jax.data.sources.tfds_writer import (
@@ -49,22 +53,21 @@ PLAN = "plan.json"
 _worker: dict[str, Any] = {}  # the state of a worker process, set by start_worker
 
 
-def shard_name(name: str, shard: int, shards: int) -> str:
-    """Returns a shard's file name as TFDS expects it."""
-    return f"{name}-train.array_record-{shard:05d}-of-{shards:05d}"
+def shard_writer(plan: dict[str, Any], folder: str | os.PathLike[str]) -> ShardWriter:
+    """Returns the writer of a plan's shards, which are named as TFDS expects it."""
+    name = plan["name"] + "-train.array_record-{shard:05d}-of-{shards:05d}"
+    # One record per group, for random reads.
+    return ShardWriter(folder, name, plan["records"], plan["shard_size"], "group_size:1")
 
 
 def make_plan(source: Source, name: str, spec: str, shard_size: int) -> dict[str, Any]:
     """Describes the output as JSON; a run continues another one's work if their plans are equal."""
     labelled = is_labelled(source)
-    keys = hashlib.sha256()
-    for i in range(len(source)):
-        keys.update(source.key(i).encode() + b"\n")
     return {
         "name": name,
         "source": spec,
         "records": len(source),
-        "keys": keys.hexdigest(),
+        "keys": keys_digest(source),
         "shard_size": shard_size,
         "shards": -(-len(source) // shard_size),
         "labelled": labelled,
@@ -84,7 +87,7 @@ def start_worker(plan: dict[str, Any], folder: str, counter: Synchronized, paren
     threading.Thread(target=watch, daemon=True).start()
     _worker.update(
         plan=plan,
-        folder=pathlib.Path(folder),
+        folder=folder,
         counter=counter,
         source=registry.make(registry.parse(plan["source"])),
         features=features(plan["labelled"], plan["encoding"], plan["masks"]),
@@ -93,37 +96,33 @@ def start_worker(plan: dict[str, Any], folder: str, counter: Synchronized, paren
 
 def write_shard(shard: int) -> dict[str, Any]:
     """Writes one shard and then a note that it is complete; returns the note."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    plan, folder, source = _worker["plan"], _worker["folder"], _worker["source"]
-    target = folder / shard_name(plan["name"], shard, plan["shards"])
-    aside = folder / PROGRESS / f"{target.name}.{os.getpid()}.tmp"
+    plan, source = _worker["plan"], _worker["source"]
+    writer = shard_writer(plan, _worker["folder"])
     note: dict[str, Any] = {"records": 0, "bytes": 0, "skipped": []}
-    writer = ArrayRecordWriter(str(aside), "group_size:1")  # one record per group, for random reads
-    start = shard * plan["shard_size"]
-    for index in range(start, min(start + plan["shard_size"], plan["records"])):
-        try:
-            example = encode(source, index, encoding=plan["encoding"], masks=plan["masks"])
-            data = _worker["features"].serialize_example(example)
-            writer.write(data)
-            note["records"] += 1
-            note["bytes"] += len(data)
-        except Exception as error:  # a broken file must not prevent writing the others
-            reason = f"{type(error).__name__}: {error}"
-            note["skipped"].append({"key": source.key(index), "error": reason})
-        with _worker["counter"].get_lock():
-            _worker["counter"].value += 1
-    writer.close()
-    os.replace(aside, target)
-    write_json(folder / PROGRESS / f"{shard:05d}.json", note)
+
+    def records() -> Iterator[bytes]:
+        for index in writer.range(shard):
+            try:
+                example = encode(source, index, encoding=plan["encoding"], masks=plan["masks"])
+                data = _worker["features"].serialize_example(example)
+            except Exception as error:  # a broken file must not prevent writing the others
+                reason = f"{type(error).__name__}: {error}"
+                note["skipped"].append({"key": source.key(index), "error": reason})
+            else:
+                note["records"] += 1
+                note["bytes"] += len(data)
+                yield data
+            with _worker["counter"].get_lock():
+                _worker["counter"].value += 1
+
+    writer.write(shard, records())
+    write_json(writer.folder / PROGRESS / f"{shard:05d}.json", note)
     return note
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: os.PathLike[str], value: Any) -> None:
     """Writes JSON atomically, so that readers never see an incomplete file."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-    os.replace(aside, path)
+    write_text(epath.Path(path), json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def run_shards(plan: dict[str, Any], folder: pathlib.Path, todo: list[int], workers: int) -> None:
@@ -132,14 +131,14 @@ def run_shards(plan: dict[str, Any], folder: pathlib.Path, todo: list[int], work
 
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
-    sizes = [min(plan["shard_size"], plan["records"] - s * plan["shard_size"]) for s in todo]
+    writer = shard_writer(plan, folder)
     pool = concurrent.futures.ProcessPoolExecutor(
         min(workers, len(todo)),
         mp_context=context,
         initializer=start_worker,
         initargs=(plan, str(folder), counter, os.getpid()),
     )
-    done = plan["records"] - sum(sizes)
+    done = plan["records"] - sum(len(writer.range(s)) for s in todo)
     bar = tqdm(total=plan["records"], initial=done, unit="rec", desc=plan["name"])
     with pool, bar:
         waiting = {pool.submit(write_shard, s) for s in todo}
@@ -220,17 +219,14 @@ def start(plan: dict[str, Any], folder: pathlib.Path) -> list[int]:
     progress.mkdir(parents=True, exist_ok=True)
     if (progress / PLAN).is_file():
         begun = json.loads((progress / PLAN).read_text())
-        different = [k for k in plan if begun.get(k) != plan[k]]
+        different = changes(begun, plan)
         if different:
             raise SystemExit(
-                f"{folder} was begun with other {', '.join(different)}: "
-                + "; ".join(f"{k} {begun.get(k)!r}, now {plan[k]!r}" for k in different)
-                + ". Use the same options, another --name, or remove the folder."
+                f"{folder} was begun with other settings: {'; '.join(different)}. Use the same "
+                "options, another --name, or remove the folder."
             )
     else:
         write_json(progress / PLAN, plan)
-    for leftover in progress.glob("*.tmp"):
-        leftover.unlink()
     return [s for s in range(plan["shards"]) if not (progress / f"{s:05d}.json").is_file()]
 
 

@@ -1,5 +1,6 @@
 """Runs tools/prepare_data.py."""
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -24,3 +25,11 @@ def prepare(*arguments):
     return subprocess.run(
         command(*arguments), env=environment(), capture_output=True, text=True, timeout=120
     )
+
+
+def load_tool():
+    """Imports the program as a module."""
+    spec = importlib.util.spec_from_file_location("prepare_data", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,6 +1,5 @@
 """tools/prepare_data.py: what goes in comes out, broken files are listed, a kill is no loss."""
 
-import importlib.util
 import json
 import pickle
 import signal
@@ -18,16 +17,9 @@ from depth_anything_jax.data.registry import attach
 from depth_anything_jax.data.sources import tfds_source
 from depth_anything_jax.data.sources.base import SourceError, is_labelled
 from depth_anything_jax.data.sources.tfds_writer import encode, label_encoding, mask_fields
-from tests.helpers.prepare_data import TOOL, command, environment, prepare
+from tests.helpers.prepare_data import command, environment, load_tool, prepare
 
 RNG = np.random.default_rng(0)
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location("prepare_data", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_pairs(folder, count=7):
@@ -212,12 +204,12 @@ def test_a_killed_preparation_continues(tmp_path):
     time.sleep(1.5)  # an orphaned worker notices within half a second
     notes = sorted(folder.glob(".progress/0*.json"))
     assert 3 <= len(notes) < 30
-    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.array_record-*")}
+    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("many-*.array_record-*")}
     assert len(before) in (len(notes), len(notes) + 1)  # the note comes after its shard
 
     tool = load_tool()
     with pytest.raises(
-        SystemExit, match="begun with other shard_size, shards: shard_size 8, now 9"
+        SystemExit, match="begun with other settings: shard_size: 8 there, 9 now; shards: 30"
     ):
         tool.main([*map(str, arguments[:-1]), "9"])
     with pytest.raises(SourceError, match="has not finished"):
@@ -228,7 +220,7 @@ def test_a_killed_preparation_continues(tmp_path):
     again = prepare(*arguments, "--workers", 1)
     assert again.returncode == 0, again.stderr
     assert f"continuing: {len(notes)} of 30 shards are there" in again.stdout
-    after = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.array_record-*")}
+    after = {p.name: p.stat().st_mtime_ns for p in folder.glob("many-*.array_record-*")}
     kept = [name for name in before if after[name] == before[name]]
     assert len(after) == 30 and len(kept) == len(notes)
     assert not (folder / ".progress").exists()

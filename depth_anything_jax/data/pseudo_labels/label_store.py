@@ -11,7 +11,6 @@ Decisions:
     An image that cannot be labelled has a record with the reason.
   - A label is the teacher's output at the network's resolution of the whole image (see
     `label_codec`).
-  - A shard appears under its name when it is complete; a killed run loses the current one.
   - A store is continued and read only for the images and teacher that it was started with.
 """
 
@@ -23,20 +22,21 @@ import os
 import pathlib
 import tempfile
 import threading
-import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 
 from depth_anything_jax.data.pseudo_labels.label_codec import Label, LabelError, decode
+from depth_anything_jax.data.shards import ShardWriter, changes, write_text
 from depth_anything_jax.data.sources.base import Source
 from depth_anything_jax.utils.nested_dicts import flatten
 from depth_anything_jax.utils.paths import is_remote
 
 CARD = "card.json"
+SHARD = "labels-{shard:05d}-of-{shards:05d}.array_record"
 FORMAT = 1  # of the folder; a reader refuses others
 OPEN_SHARDS = 64  # readers kept open
 
@@ -47,11 +47,6 @@ def keys_digest(source: Source) -> str:
     for i in range(len(source)):
         digest.update(source.key(i).encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()
-
-
-def shard_name(shard: int, shards: int) -> str:
-    """File name of a shard."""
-    return f"labels-{shard:05d}-of-{shards:05d}.array_record"
 
 
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -74,20 +69,7 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     return card
 
 
-def _temporary(file: epath.Path) -> epath.Path:
-    """The path that `file` is written to before it is renamed; deletes what killed runs left."""
-    for stale in file.parent.glob(f".{file.name}.*"):
-        stale.unlink()
-    return file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}"
-
-
-def _write_text(file: epath.Path, text: str) -> None:
-    temporary = _temporary(file)
-    temporary.write_text(text)
-    temporary.replace(file)
-
-
-class LabelWriter:
+class LabelWriter(ShardWriter):
     """Fills a store shard by shard, and continues an earlier run's.
 
     Args:
@@ -109,14 +91,12 @@ class LabelWriter:
         *,
         create: bool = True,
     ):
-        self.folder = epath.Path(os.path.expanduser(path))
         self.identity = json.loads(json.dumps(dict(identity)))
         self.notes = dict(notes or {})
-        self.count = self.identity["source"]["count"]
-        self.shard_size = self.identity["shard_size"]
-        if self.shard_size < 1:
-            raise LabelError(f"shard_size={self.shard_size}: a shard holds 1 label or more")
-        self.shards = -(-self.count // self.shard_size)
+        count, size = self.identity["source"]["count"], self.identity["shard_size"]
+        if size < 1:
+            raise LabelError(f"shard_size={size}: a shard holds 1 label or more")
+        super().__init__(path, SHARD, count, size, "group_size:1,uncompressed")  # PNG is compressed
         if (self.folder / CARD).exists():
             self._check(read_card(self.folder))
         elif create:
@@ -131,46 +111,17 @@ class LabelWriter:
             raise LabelError(f"{self.folder}: another process should have written {CARD}")
 
     def _check(self, card: Mapping[str, Any]) -> None:
-        old, new = flatten(card["identity"], "."), flatten(self.identity, ".")
-        changed = [
-            f"  {name}: {old.get(name)!r} there, {new.get(name)!r} now"
-            for name in sorted({*old, *new})
-            if old.get(name) != new.get(name)
-        ]
+        changed = changes(flatten(card["identity"], "."), flatten(self.identity, "."))
         if changed:
             raise LabelError(
                 f"{self.folder} holds labels of something else:\n"
-                + "\n".join(changed)
+                + "\n".join(f"  {line}" for line in changed)
                 + "\nChoose another folder, restore these settings, or delete it to label again"
             )
 
     def _write_card(self, *, complete: bool, **more: Any) -> None:
         card = {"format": FORMAT, "complete": complete, "identity": self.identity, **self.notes}
-        _write_text(self.folder / CARD, json.dumps({**card, **more}, indent=1) + "\n")
-
-    def range(self, shard: int) -> range:
-        """The source's indices that a shard holds."""
-        start = shard * self.shard_size
-        return range(start, min(start + self.shard_size, self.count))
-
-    def file(self, shard: int) -> epath.Path:
-        """Where a shard lies."""
-        return self.folder / shard_name(shard, self.shards)
-
-    def done(self, shard: int) -> bool:
-        """Whether a shard is there, with all its records."""
-        file = self.file(shard)
-        if not file.exists():
-            return False
-        if is_remote(file):
-            return True
-        try:
-            reader = ArrayRecordReader(os.fspath(file))
-            found = reader.num_records()
-            reader.close()
-        except Exception:  # truncated, for example by a full disk
-            return False
-        return found == len(self.range(shard))
+        write_text(self.folder / CARD, json.dumps({**card, **more}, indent=1) + "\n")
 
     def write_shard(self, shard: int, records: Sequence[bytes], errors: Mapping[str, str]) -> None:
         """Writes a shard under a temporary name, then renames it.
@@ -183,26 +134,12 @@ class LabelWriter:
         expected = len(self.range(shard))
         if len(records) != expected:
             raise LabelError(f"shard {shard} has {expected} records, got {len(records)}")
-        file, invalid = self.file(shard), self.folder / f"invalid-{shard:05d}.json"
+        invalid = self.folder / f"invalid-{shard:05d}.json"
         if errors:  # before the shard: where that is, this is
-            _write_text(invalid, json.dumps(dict(errors), indent=1) + "\n")
+            write_text(invalid, json.dumps(dict(errors), indent=1) + "\n")
         elif invalid.exists():
             invalid.unlink()
-        temporary = _temporary(file)
-        with tempfile.TemporaryDirectory() as scratch:
-            # ArrayRecord writes local files only.
-            remote = is_remote(file)
-            local = os.path.join(scratch, file.name) if remote else os.fspath(temporary)
-            writer = ArrayRecordWriter(local, "group_size:1,uncompressed")  # PNG is compressed
-            for record in records:
-                writer.write(record)
-            writer.close()
-            if remote:
-                epath.Path(local).copy(temporary, overwrite=True)
-            else:
-                with open(local, "rb+") as written:
-                    os.fsync(written.fileno())
-        temporary.replace(file)
+        self.write(shard, records)
 
     def finish(self, **notes: Any) -> dict[str, Any]:
         """Completes the card: the list of shards, the images without a label, `notes`.
