@@ -60,7 +60,15 @@ def _train(
     from depth_anything_jax.checkpoints import orbax_io
     from depth_anything_jax.data import pipeline
     from depth_anything_jax.parallel import device_programs, sharding
-    from depth_anything_jax.training import audit, checkpoint_backup, config_checks, init, monitor
+    from depth_anything_jax.training import (
+        audit,
+        best_checkpoint,
+        checkpoint_backup,
+        config_checks,
+        init,
+        monitor,
+        optim,
+    )
     from depth_anything_jax.training.logger import ProfileWindow, Report
     from depth_anything_jax.training.step import jit_train_step, make_train_step
 
@@ -119,6 +127,9 @@ def _train(
         show=("loss/total", "loss/labelled", "loss/unlabelled", "loss/features"),
         show_positive=("labelled/dropped_maps", "unlabelled/dropped_maps"),
     )
+    planned = restored.meta.get("config", {}).get("total_steps", 0) if restored else 0
+    if 0 < planned < config.total_steps:
+        report.text(optim.extension(config.optim, planned, config.total_steps, start))
     again = resumed is not None
     report.text(monitor.describe(config, mesh, plan.params, networks, start, meta, resumed=again))
     batches = pipeline.train_batches(
@@ -138,6 +149,7 @@ def _train(
     predict = monitor.predictor(networks.student, mesh)
     student = init.student_bundle(config, networks.student, plan.params, meta)
     evaluator = monitor.Evaluator(config, student, mesh)
+    best = best_checkpoint.BestCheckpoint(workdir, config.checkpoint.keep_best, evaluator.names)
     profile = ProfileWindow(workdir, *monitor.profile_window(config))
     mirrored.start({"config": meta["config"]})
 
@@ -152,7 +164,7 @@ def _train(
     buffer = monitor.MetricsBuffer(config)
     numbers: dict[str, float] = {}
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
-        for thing in (report, mirrored, checkpoints, profile, batches):
+        for thing in (report, mirrored, checkpoints, best, profile, batches):
             stack.enter_context(contextlib.closing(thing))
         stack.enter_context(processes.telling())  # before that: a write may wait for the others
         if start >= config.total_steps:
@@ -205,7 +217,9 @@ def _train(
                     report.images(done, monitor.strips(predict, train_state.params, local))
             if score:
                 with report.paused():
-                    report.scalars(done, evaluator(train_state))
+                    scores = evaluator(train_state)
+                    report.scalars(done, scores)
+                    best.save(done, train_state, {**meta, "next_step": done}, scores)
             if last and done < config.total_steps:
                 report.text(f"{stop.received}: saved after step {done}; start again to go on")
             if last:

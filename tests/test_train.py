@@ -155,6 +155,26 @@ def test_a_run_whose_machine_is_lost_ends_bit_equal_from_its_mirror(
     assert len(arrived) == 2 and arrived[-1] == 4  # step 3 may have been overtaken
 
 
+def test_a_finished_run_goes_on_for_more_steps_and_keeps_the_best(straight, tmp_path):
+    shutil.copytree(straight, tmp_path / "run")
+    fields = {"total_steps": 6, "eval.every": 1, "eval.data": ("scenes:C?count=1&size=28",),
+              "checkpoint.keep_best": "eval/scenes C/abs_rel"}  # fmt: skip
+    console = io.StringIO()
+    with contextlib.redirect_stdout(console):
+        train.train(teacher(**fields), str(tmp_path / "run"))
+    assert "step 5 has 25.0% of the peak rate instead of 0.0% (it had ended)" in console.getvalue()
+    rows = {r["step"]: r for r in logger.read_metrics(tmp_path / "run") if "loss/total" in r}
+    assert sorted(rows) == [1, 2, 3, 4, 5, 6] and rows[5]["lr/decoder"] > rows[4]["lr/decoder"] == 0
+    scores = {
+        r["step"]: r["eval/scenes C/abs_rel"]
+        for r in logger.read_metrics(tmp_path / "run")
+        if "loss/total" not in r
+    }
+    assert sorted(scores) == [5, 6]
+    best = orbax_io.load_params(tmp_path / "run" / "best")[1]
+    assert best["step"] == min(scores, key=scores.get) and best["config"]["total_steps"] == 6
+
+
 def test_a_run_is_continued_only_by_itself(straight):
     with pytest.raises(ValueError) as error:
         train.train(teacher(**{"batch_size": 4, "optim.decoder_lr": 1e-3}), str(straight))
