@@ -172,8 +172,17 @@ def _train(
         for step in range(start, config.total_steps):
             done = step + 1
             profile.before(step)
-            with report.waiting():
-                local = next(batches)
+            try:
+                with report.waiting():
+                    local = next(batches)
+            except ValueError:  # records, or a worker that was killed: the steps done are kept
+                if step > start and jax.process_count() == 1:
+                    numbers = buffer.fetch(step)
+                    if pending:
+                        report.log(pending, numbers)
+                    checkpoints.save(step, train_state, {**meta, "next_step": step}, wait=True)
+                    report.text(f"saved after step {step}, because the data end here")
+                raise
             batch = sharding.put_batch(local, mesh)
             if compiled is None:
                 with report.paused():
