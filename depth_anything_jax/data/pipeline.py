@@ -130,9 +130,9 @@ class Batches(Iterator[Batch]):
                 raise
             code = str(error).partition("exit code ")[2].partition(".")[0]
             raise DataError(
-                f"a data worker was killed (exit code {code or 'unknown'}; -9: mostly the kernel, out of "
-                "memory). Use fewer data.workers or data.threads, or give the machine or "
-                "container more memory, /dev/shm included"
+                f"a data worker was killed (exit code {code or 'unknown'}; -9: mostly the kernel, "
+                "for want of memory). Use fewer data.workers or data.threads, or give the machine "
+                "or container more memory, /dev/shm included"
             ) from error
         failed = [Failure(*f) for f in batch.pop(_FAILED)]
         self.step += 1
