@@ -131,6 +131,9 @@ def get_config() -> ConfigDict:
     c.checkpoint.minutes = 0.0  # besides, when so many have passed since the last one; 0: never
     c.checkpoint.keep_last = 2
     c.checkpoint.keep_every = 0
+    # Besides, in WORKDIR/best, the state with the best of a score that the run logs, such as
+    # "eval/nyu/abs_rel"; "": none.
+    c.checkpoint.keep_best = ""
 
     c.log = ConfigDict()
     c.log.every = 20

@@ -67,9 +67,16 @@ def _train(
 
     from depth_anything_jax.checkpoints import orbax_io
     from depth_anything_jax.data import inspection, pipeline, source_checks
-    from depth_anything_jax.data.examples import DataError
     from depth_anything_jax.parallel import device_programs, sharding
-    from depth_anything_jax.training import audit, checkpoint_backup, config_checks, init, monitor
+    from depth_anything_jax.training import (
+        audit,
+        best_checkpoint,
+        checkpoint_backup,
+        config_checks,
+        init,
+        monitor,
+        optim,
+    )
     from depth_anything_jax.training.logger import ProfileWindow, Report
     from depth_anything_jax.training.step import jit_train_step, make_train_step
 
@@ -128,6 +135,9 @@ def _train(
         show=("loss/total", "loss/labelled", "loss/unlabelled", "loss/features"),
         show_positive=("labelled/dropped_maps", "unlabelled/dropped_maps"),
     )
+    planned = restored.meta.get("config", {}).get("total_steps", 0) if restored else 0
+    if 0 < planned < config.total_steps:
+        report.text(optim.extension(config.optim, planned, config.total_steps, start))
     again = resumed is not None
     report.text(monitor.describe(config, mesh, plan.params, networks, start, meta, resumed=again))
     batches = pipeline.train_batches(
@@ -155,6 +165,7 @@ def _train(
     predict = monitor.predictor(networks.student, mesh)
     student = init.student_bundle(config, networks.student, plan.params, meta)
     evaluator = monitor.Evaluator(config, student, mesh)
+    best = best_checkpoint.BestCheckpoint(workdir, config.checkpoint.keep_best, evaluator.names)
     profile = ProfileWindow(workdir, *monitor.profile_window(config))
     mirrored.start({"config": meta["config"]})
 
@@ -169,7 +180,7 @@ def _train(
     buffer = monitor.MetricsBuffer(config)
     numbers: dict[str, float] = {}
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
-        for thing in (report, mirrored, checkpoints, profile, batches):
+        for thing in (report, mirrored, checkpoints, best, profile, batches):
             stack.enter_context(contextlib.closing(thing))
         stack.enter_context(processes.telling())  # before that: a write may wait for the others
         if start >= config.total_steps:
@@ -180,7 +191,7 @@ def _train(
             try:
                 with report.waiting():
                     local = next(batches)
-            except DataError:
+            except ValueError:  # records, or a worker that was killed: the steps done are kept
                 # Several processes cannot save here: the others do not know of it yet.
                 if step > start and jax.process_count() == 1:
                     numbers = buffer.fetch(step)
@@ -232,7 +243,9 @@ def _train(
                     report.images(done, monitor.strips(predict, train_state.params, local))
             if score:
                 with report.paused():
-                    report.scalars(done, evaluator(train_state))
+                    scores = evaluator(train_state)
+                    report.scalars(done, scores)
+                    best.save(done, train_state, {**meta, "next_step": done}, scores)
             if last and done < config.total_steps:
                 report.text(f"{stop.received}: saved after step {done}; start again to go on")
             if last:

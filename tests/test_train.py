@@ -19,6 +19,8 @@ import pytest
 
 from depth_anything_jax import configs, train
 from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.data import pipeline
+from depth_anything_jax.data.examples import DataError
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import init, logger, monitor
 from depth_anything_jax.utils import folder_lock, param_paths
@@ -153,6 +155,42 @@ def test_a_run_whose_machine_is_lost_ends_bit_equal_from_its_mirror(
     assert rows[-1]["loss/total"] == logger.read_metrics(straight)[-1]["loss/total"]
     arrived = [int(name.split(".")[0].removeprefix("step_")) for name in sorted(os.listdir(drive))]
     assert len(arrived) == 2 and arrived[-1] == 4  # step 3 may have been overtaken
+
+
+def test_an_error_of_the_data_ends_the_run_with_its_steps_saved(tmp_path, monkeypatch):
+    real, delivered = pipeline.Batches.__next__, []
+
+    def ends(self):
+        if len(delivered) == 3:
+            raise DataError("no more of it")
+        delivered.append(1)
+        return real(self)
+
+    monkeypatch.setattr(pipeline.Batches, "__next__", ends)
+    with pytest.raises(DataError, match="no more of it"):
+        train.train(teacher(**{"checkpoint.every": 100}), str(tmp_path))
+    assert orbax_io.find(tmp_path).name == "3"
+    assert [r["step"] for r in logger.read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_a_finished_run_goes_on_for_more_steps_and_keeps_the_best(straight, tmp_path):
+    shutil.copytree(straight, tmp_path / "run")
+    fields = {"total_steps": 6, "eval.every": 1, "eval.data": ("scenes:C?count=1&size=28",),
+              "checkpoint.keep_best": "eval/scenes C/abs_rel"}  # fmt: skip
+    console = io.StringIO()
+    with contextlib.redirect_stdout(console):
+        train.train(teacher(**fields), str(tmp_path / "run"))
+    assert "step 5 has 25.0% of the peak rate instead of 0.0% (it had ended)" in console.getvalue()
+    rows = {r["step"]: r for r in logger.read_metrics(tmp_path / "run") if "loss/total" in r}
+    assert sorted(rows) == [1, 2, 3, 4, 5, 6] and rows[5]["lr/decoder"] > rows[4]["lr/decoder"] == 0
+    scores = {
+        r["step"]: r["eval/scenes C/abs_rel"]
+        for r in logger.read_metrics(tmp_path / "run")
+        if "loss/total" not in r
+    }
+    assert sorted(scores) == [5, 6]
+    best = orbax_io.load_params(tmp_path / "run" / "best")[1]
+    assert best["step"] == min(scores, key=scores.get) and best["config"]["total_steps"] == 6
 
 
 def test_a_run_is_continued_only_by_itself(straight):

@@ -146,7 +146,7 @@ class Checkpoints:
                 damaged[step] = error
                 continue
             for number, problem in damaged.items():
-                aside = self._set_aside(number)
+                aside = self.set_aside(number, "damaged")
                 logging.warning(
                     "%s. It is now called %s, and the run goes on from step %d",
                     str(problem).partition(";")[0],
@@ -162,13 +162,18 @@ class Checkpoints:
             )
         return None
 
-    def _set_aside(self, step: int) -> str:
-        """Renames a damaged step, so that the step can be saved again; returns the new name."""
-        name, number = f"{step}.damaged", 1
+    def set_aside(self, step: int, why: str) -> str:
+        """Renames a step to STEP.WHY, so that it can be saved again; returns the new name."""
+        name, number = f"{step}.{why}", 1
         while (self.folder / name).exists():
             number += 1
-            name = f"{step}.damaged-{number}"
-        (self.folder / str(step)).rename(self.folder / name)
+            name = f"{step}.{why}-{number}"
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(name)  # all have found the same name
+        if jax.process_index() == 0:
+            (self.folder / str(step)).rename(self.folder / name)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"{name} is there")
         self._orbax.reload()
         return name
 

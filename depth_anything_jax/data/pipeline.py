@@ -131,7 +131,17 @@ class Batches(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._iterator is None:
             raise ValueError("these batches are closed")
-        batch = dict(next(self._iterator))
+        try:
+            batch = dict(next(self._iterator))
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):  # Grain has no type for it
+                raise
+            code = str(error).partition("exit code ")[2].partition(".")[0]
+            raise DataError(
+                f"a data worker was killed (exit code {code or 'unknown'}; -9: mostly the kernel, "
+                "for want of memory). Use fewer data.workers or data.threads, or give the machine "
+                "or container more memory, /dev/shm included"
+            ) from error
         failed = [Failure(*f) for f in batch.pop(_FAILED)]
         self.step += 1
         self.seen += self._rows

@@ -12,6 +12,7 @@ from typing import Any
 from depth_anything_jax import configs, models
 from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.data import registry
+from depth_anything_jax.training import optim
 from depth_anything_jax.utils import map_kinds
 from depth_anything_jax.utils.choices import one_of
 from depth_anything_jax.utils.nested_dicts import flatten
@@ -354,6 +355,9 @@ def check_same_run(meta: dict[str, Any], config, *, workdir: str = "", mirror: s
             continue
         # A checkpoint from before a field existed was trained with its default.
         old, new = (values.get(name, defaults.get(name)) for values in (then, now))
+        grown = name == "total_steps" and 0 < (old or 0) < (new or 0)
+        if grown and config.optim.schedule in optim.EXTENDABLE:
+            continue  # more steps of the same training; `optim.extension` says what that means
         if _plain(old) != _plain(new):
             changed.append(f"  {name}: {old!r} in the checkpoint, {new!r} now")
     if changed:
@@ -362,6 +366,11 @@ def check_same_run(meta: dict[str, Any], config, *, workdir: str = "", mirror: s
             fix += (
                 "; it may start from these weights: "
                 f"--config.init_from={workdir} --config.init_parts=params"
+            )
+        if any(line.startswith("  total_steps:") for line in changed):
+            fix = (
+                "total_steps may only grow, and only under optim.schedule="
+                f"{' or '.join(optim.EXTENDABLE)}. {fix}"
             )
         raise ValueError(
             f"{workdir or mirror} holds a run with other settings:\n" + "\n".join(changed) + "\n"

@@ -295,6 +295,9 @@ class Evaluator:
     Args:
       student: whose parameters, or their shapes, those of each state replace.
 
+    Attributes:
+      names: of the scores.
+
     Raises:
       ValueError: a source whose first images cannot be scored.
     """
@@ -317,6 +320,8 @@ class Evaluator:
             self._sources[name] = source
         self._gather = gather_program(mesh)
         self._protocol = "zoe" if student.is_metric else "golden"
+        self._wanted = ("abs_rel", "rmse", "delta1") if student.is_metric else loop.METRICS
+        self.names = [f"eval/{name}/{score}" for name in self._sources for score in self._wanted]
         if jax.process_index() == 0:
             for source in found:
                 self._check(source)
@@ -343,9 +348,7 @@ class Evaluator:
             processes.meet(f"scores after step {int(state.step)}")
             return {}
         candidate = predictors.of_bundle(dataclasses.replace(self._student, params=params))
-        metres = candidate.kind == "metric"
         size = {} if candidate.own_size else {"input_size": self._config.input_size}
-        wanted = ("abs_rel", "rmse", "delta1") if metres else loop.METRICS
         scalars: dict[str, float] = {}
         for name, source in self._sources.items():
             try:
@@ -364,6 +367,6 @@ class Evaluator:
                 )
                 continue
             means = aggregate.means(scores.per_image)
-            scalars |= {f"eval/{name}/{score}": means[score] for score in wanted}
+            scalars |= {f"eval/{name}/{score}": means[score] for score in self._wanted}
         processes.meet(f"scores after step {int(state.step)}")
         return scalars

@@ -17,6 +17,8 @@ from depth_anything_jax.utils import param_paths
 UNUSED = ("encoder/mask_token", "decoder/refinenet4/resConfUnit1/.*")
 GROUPS = ("encoder", "decoder", "bins")
 SCHEDULES = ("linear", "poly", "constant", "onecycle")
+# A resumed run may get more total_steps under these; onecycle would move b1 back, too.
+EXTENDABLE = ("linear", "poly", "constant")
 # ZoeDepth's torch.optim.lr_scheduler.OneCycleLR: pct_start, 1 / final_div_factor (with div_factor 1
 # the rate starts at its peak), and the momenta between which b1 goes down and up again.
 CYCLE_TURN, CYCLE_END, CYCLE_B1 = 0.7, 1e-4, (0.95, 0.85)
@@ -52,6 +54,21 @@ def schedule(name: str, total_steps: int, warmup: int, power: float = 0.9):
         return rise
 
     return factor
+
+
+def extension(config: Any, old: int, new: int, step: int) -> str:
+    """Describes what more total_steps do to the rate of a run that resumes after `step` steps."""
+    before, after = (
+        float(schedule(config.schedule, total, config.warmup)(step)) for total in (old, new)
+    )
+    text = f"total_steps: {old:,} before, {new:,} now. optim.schedule={config.schedule!r} "
+    if config.schedule == "constant":
+        return text + "is not changed by that"
+    last = " (it had ended)" if step >= old else ""
+    return text + (
+        f"now falls until step {new:,}: step {step + 1:,} has {after:.1%} of the peak rate instead "
+        f"of {before:.1%}{last}"
+    )
 
 
 def _cycle(i, total_steps: int, start: float, turn: float, end: float):

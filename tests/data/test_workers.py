@@ -1,6 +1,7 @@
 """Worker processes: deaf to a signal to the whole group, and gone with the run they work for."""
 
 import contextlib
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -8,6 +9,9 @@ import subprocess
 import sys
 
 import pytest
+
+from depth_anything_jax.data import pipeline
+from depth_anything_jax.data.examples import DataError
 
 ROOT = pathlib.Path(__file__).parents[2]
 # A run that was asked to stop still takes a few batches; it ends without closing them.
@@ -56,3 +60,16 @@ def test_workers_end_with_a_run_that_was_killed(run):
     # Workers hold the other end of this pipe: it ends with the last of them.
     said, _ = run.communicate(timeout=120)
     assert (run.returncode, said) == (-signal.SIGKILL, "")
+
+
+def test_a_killed_worker_is_named():
+    before = set(multiprocessing.active_children())
+    data = {"labelled": {"type": "scenes", "domain": "A", "count": 4, "size": 28}, "workers": 1}
+    sizes = dict(labelled_batch=2, unlabelled_batch=0, size=28, patch_size=14)
+    with pipeline.train_batches(data, seed=0, **sizes) as stream:
+        next(stream)
+        (worker,) = set(multiprocessing.active_children()) - before
+        worker.kill()
+        with pytest.raises(DataError, match=r"worker was killed \(exit code -9;.*data\.workers"):
+            for _ in range(50):
+                next(stream)

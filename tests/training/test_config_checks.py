@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from depth_anything_jax import configs
-from depth_anything_jax.training import config_checks
+from depth_anything_jax.training import config_checks, optim
 from depth_anything_jax.utils.nested_dicts import flatten
 
 HERE = os.getcwd()
@@ -62,13 +62,27 @@ def another(value):
 def test_what_is_learned_cannot_change_and_how_it_is_computed_can():
     fields = flatten(config().to_dict(), ".")
     free = {"workdir", "init_from", "init_parts", "allow_missing", "fill_missing", "accumulation"}
-    free |= {"compile_effort"}
+    free |= {"compile_effort", "total_steps"}  # more of them, see below
     free |= {"model.scan", "model.remat", "model.attention", "data.workers", "data.threads"}
     free |= {f for f in fields if f.partition(".")[0] in ("mesh", "checkpoint", "log", "eval")}
     assert len(free) > 18 and len(fields) > 65
     for field, value in fields.items():
         found = changed_fields(config(), config(**{field: another(value)}))
         assert found == ([] if field in free else [field])
+
+
+def test_total_steps_may_grow_under_schedules_that_can_go_on():
+    for schedule in optim.SCHEDULES:
+        then, more = (
+            config(**{"optim.schedule": schedule, "total_steps": n}) for n in (1000, 1500)
+        )
+        may = schedule in optim.EXTENDABLE
+        assert changed_fields(then, more) == ([] if may else ["total_steps"])
+        assert changed_fields(more, then) == ["total_steps"]
+    with pytest.raises(ValueError, match="may only grow, and only under .*=linear or poly or cons"):
+        config_checks.check_same_run(
+            {"config": json.loads(more.to_json_best_effort())}, then, workdir="runs/x"
+        )
 
 
 @pytest.mark.parametrize(
