@@ -1,4 +1,4 @@
-"""Label images with a teacher: the pseudo labels that a student learns from.
+"""Labels images with a teacher, as pseudo labels for a student.
 
     python -m depth_anything_jax.pseudo_label \\
         --checkpoint runs/teacher --data photos --out labels/photos
@@ -6,19 +6,17 @@
         --checkpoint depth-anything/Depth-Anything-V2-Small-hf \\
         --data tfds:data/sa1b --out gs://bucket/labels/sa1b
 
-Every image is labelled whole, at its exact official shape: short side --size, the longer one in
-proportion, both multiples of the patch size; a teacher with a bins head sees every image at its
-own one shape. Images of one shape share a batch; a program is compiled for each shape. Where a data
-set has hundreds of shapes, --buckets K resizes the longer side to the nearest of K lengths (chosen
-from the data; nothing is padded).
+Every image is labelled whole at its official input size: short side --size, the longer one in
+proportion, both multiples of the patch size; a teacher with a bins head has inputs of one shape.
+A program is compiled for each shape. For data with hundreds of shapes, --buckets K resizes the
+longer side to the nearest of K lengths, which are chosen from the data; nothing is padded.
 
-A killed run continues with the same command and loses the shard it was at. With several processes
-(started alike on each host, with --distributed) every process labels shards of its own. Exit
-status: 0 done; 3 done, but more than .1 % of the images have no label (card.json lists them); 1 an
-error.
+The same command continues a killed run, which loses the shard it was at. With several processes
+(the same command on each host, with --distributed) each labels its own shards. Exit status: 0 done;
+3 done, but more than .1 % of the images have no label (card.json lists them); 1 error.
 """
 
-# The heavy imports are inside the functions: the flags are looked at before jax starts.
+# Slow imports are inside the functions, so that flags are checked before jax starts.
 from __future__ import annotations
 
 import os
@@ -48,21 +46,21 @@ def label(
     attention: str = "auto",
     **options: Any,
 ) -> Summary:
-    """Loads a teacher and labels a source with it, on this process's devices.
+    """Loads a teacher and labels a source with it on this process's devices.
 
     Args:
       checkpoint: any source that `pretrained.load` takes.
       source: the images.
       out: folder of the labels.
       dtype: compute dtype; "auto" is bfloat16 where the devices have it.
-      batch_size: images at a time in this process; 0: 8 an accelerator, 1 a CPU device.
+      batch_size: images per batch in this process; 0: 8 per accelerator, 1 per CPU device.
       load: further arguments of `pretrained.load`.
       notes: further notes for the card.
       **options: of `label_source`.
 
     Raises:
-      ValueError: the weights are a bare encoder; batch_size does not divide over the devices; and
-        what `label_source` and `pretrained.load` raise.
+      ValueError: the weights are a bare encoder; batch_size does not divide over the devices; also
+        the errors of `label_source` and `pretrained.load`.
     """
     import jax
     from jax.experimental import multihost_utils
@@ -144,15 +142,17 @@ def main() -> None:
     )
     out = text("out", None, "folder for the labels, local or gs://", required=True)
     size = number(
-        "size", None, "short side of the network's input, multiple of its patch size; else its own"
+        "size",
+        None,
+        "short side of the network's input, multiple of its patch size; else its own",
     )
     dtype = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "of the teacher")
     buckets = number("buckets", 0, "lengths the longer side may have; 0: exact shapes")
-    flip = flags.DEFINE_boolean("flip", False, "average with the mirrored image's label")
-    batch_size = number("batch_size", 0, "images at a time and process; 0: 8 a device, 1 on CPUs")
-    shard_size = number("shard_size", 1024, "labels in a shard; a kill costs at most one shard")
-    limit = number("limit", 0, "label the first so many images; 0: all")
-    threads = number("threads", os.cpu_count() or 2, "that read images and encode labels")
+    flip = flags.DEFINE_boolean("flip", False, "averages with the mirrored image's label")
+    batch_size = number("batch_size", 0, "images per batch and process; 0: 8 per device, 1 on CPUs")
+    shard_size = number("shard_size", 1024, "labels per shard; a kill loses at most one shard")
+    limit = number("limit", 0, "labels only this many images; 0: all")
+    threads = number("threads", os.cpu_count() or 2, "number that read images and encode labels")
     load = weight_flags.define()
     flags.adopt_module_key_flags(weight_flags)  # so that --help shows them
     distributed = flags.DEFINE_boolean(
@@ -162,7 +162,7 @@ def main() -> None:
     def run(argv: list[str]) -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-        logging.set_verbosity(logging.WARNING)  # Orbax tells thirty lines a checkpoint
+        logging.set_verbosity(logging.WARNING)  # Orbax logs thirty lines per checkpoint
         with processes.together(distributed.value):
             work()
 

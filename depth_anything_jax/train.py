@@ -90,7 +90,7 @@ def _train(
         train_state = checkpoints.restore(plan.abstract)
         meta = init.continued(checkpoints.meta(), meta)
     else:
-        train_state = init.compile_quickly(plan.new_state, mesh, plan.layout)(
+        train_state = init.compile_without_optimising(plan.new_state, mesh, plan.layout)(
             jax.random.key(config.seed)
         )
         train_state, meta = init.load_initial(config, train_state, plan.abstract, meta)

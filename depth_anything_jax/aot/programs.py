@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from depth_anything_jax import models
 from depth_anything_jax.inference import predictor
 from depth_anything_jax.models.dtypes import compute_dtype
-from depth_anything_jax.models.outputs import as_said, disparity
+from depth_anything_jax.models.outputs import disparity, raw_output
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.parallel.device_programs import DeviceProgram, batch_sharding, replicated
 from depth_anything_jax.training import audit, config_checks, monitor
@@ -133,7 +133,7 @@ def predict(
         pseudo_label does.
       platform: as for `Training`.
     """
-    output = as_said if raw else disparity
+    output = raw_output if raw else disparity
     program = predictor.program(model, mesh, output)
     shapes = jax.tree.map(
         lambda x: Shape(x.shape, x.dtype, sharding=replicated(mesh)), parameters(model)

@@ -1,4 +1,4 @@
-"""Weights with all that is known of them, and the model bundle: a network ready for its users."""
+"""`Weights`: parameters with their description; `ModelBundle`: these and the network to run."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from depth_anything_jax.models import depth_anything
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Parameters and what they are.
+    """Parameters and their description.
 
     Attributes:
       params: {"encoder": …, "decoder": …} and "bins" under a bins head, numpy, at least float32;
         "encoder" alone for a backbone.
       variant: name in `models.depth_anything.VARIANTS`.
-      version: "v1" or "v2", which blocks are tapped; None for an encoder that nobody tapped yet.
+      version: "v1" or "v2", which blocks are tapped; None for a bare encoder.
       head: "relative", "sigmoid" or "bins".
       max_depth: metres, of a metric head.
       focal: pixels, of a metric head that predicts canonical depth (`outputs.to_metres`).
       licence: SPDX name, the most restrictive along the chain; None: unknown.
-      source: what was asked for.
+      source: as requested.
       parts: "all" or "encoder".
       input: how an image becomes the network's input; the bins head's differs from the others'.
       bin_centres: of a bins head, read off the tensors.
@@ -53,11 +53,11 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelBundle(Weights):
-    """A network with its parameters and all that its use needs; unpacks as `network, params`.
+    """A network with its parameters and their description; unpacks as `network, params`.
 
     Attributes:
-      network: `network.apply({"params": params}, images)` gives depth.
-      dtype: that it computes in.
+      network: `network.apply({"params": params}, images)` predicts depth.
+      dtype: compute dtype.
     """
 
     network: Any
@@ -68,10 +68,10 @@ class ModelBundle(Weights):
 
 
 def bundle_of(found: Weights, *, dtype: Any = jnp.float32, **how: Any) -> ModelBundle:
-    """The bundle of loaded weights and the network that they belong to.
+    """Builds the network of loaded weights and returns both as a bundle.
 
     Args:
-      found: as `pretrained.load` gives it.
+      found: from `pretrained.load`.
       dtype: compute dtype; the parameters stay as they are.
       **how: of `models.build`: scan, remat, attention.
 

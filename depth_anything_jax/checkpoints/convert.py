@@ -1,7 +1,6 @@
-"""Torch checkpoints and Flax parameters: ONE table, read in both directions.
+"""Converts torch state dicts to Flax parameters and back, by the table in `param_names`.
 
-The table is `param_names`. Moving a tensor is a transpose, never arithmetic: there and back is
-bit-exact.
+Tensors are only transposed, so that a round trip is bit-exact.
 """
 
 import re
@@ -31,7 +30,7 @@ _IN_MEMORY = (
 
 
 class TensorMismatch(ValueError):
-    """Tensors of a file or parameters of a checkpoint do not fit; the message lists every one.
+    """Raised where tensors do not fit the model; the message lists every one.
 
     Attributes:
       missing, extra: names, in a checkpoint of ours paths.
@@ -44,7 +43,7 @@ class TensorMismatch(ValueError):
         missing: Iterable[str] = (),
         extra: Iterable[str] = (),
         misshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] | None = None,
-        cure: str = "",
+        advice: str = "",
     ):
         self.missing, self.extra = list(missing), list(extra)
         self.misshaped = dict(misshaped or {})
@@ -56,11 +55,11 @@ class TensorMismatch(ValueError):
         ]
         count = "1 tensor does" if len(lines) == 1 else f"{len(lines)} tensors do"
         text = f"{source}: {count} not fit\n" + "\n".join(lines)
-        super().__init__(text + (f"\n{cure}" if cure else ""))
+        super().__init__(text + (f"\n{advice}" if advice else ""))
 
 
 def canonical(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat dict of tensors under the names of the table, whatever a trainer wrapped around them.
+    """Renames the tensors of a state dict to the names of the table and removes wrappers.
 
     Undone: {"model": …} or {"state_dict": …} around it, "module." before each name
     (DistributedDataParallel), DINOv2's block chunks ("blocks.{chunk}.{block}."), the names that
@@ -99,10 +98,7 @@ def canonical(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def constants(layout: Layout, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What a file of this layout holds beside parameters: two buffers of ZoeDepth's log-binomial.
-
-    Its code refuses a file without them.
-    """
+    """Returns the two buffers of ZoeDepth's log-binomial, without which its code refuses a file."""
     if "bins" not in layout.prefixes:
         return {}
     bins = len(state["seed_bin_regressor._net.2.bias"])
@@ -111,7 +107,7 @@ def constants(layout: Layout, state: Mapping[str, Any]) -> dict[str, np.ndarray]
 
 
 def bin_centres(state: Mapping[str, Any]) -> str | None:
-    """Kind of a bins head's centres, "softplus" or "normed"; None: a state with another head.
+    """Detects the kind of a bins head's centres, "softplus" or "normed"; None: another head.
 
     Normed attractors are pairs of numbers, so their last layer has twice the rows.
     """
@@ -123,10 +119,10 @@ def bin_centres(state: Mapping[str, Any]) -> str | None:
 
 
 def detect_layout(names: Iterable[str]) -> Layout:
-    """The layout that canonical names belong to.
+    """Detects the layout of canonical names.
 
     Raises:
-      ValueError: none of the layouts; says what the names look like.
+      ValueError: none of the layouts.
     """
     names = list(names)
 
@@ -176,8 +172,7 @@ def _names(row: Row, layout: Layout, part: str) -> tuple[str, ...]:
 
 
 def depth_of(state: Mapping[str, Any]) -> int:
-    """Number of transformer blocks: one more than the highest in the canonical names, or as many as
-    the parameters of ours stack."""
+    """Counts the transformer blocks in canonical names, or in stacked parameters."""
     if "encoder/blocks/norm1/scale" in state:
         return len(state["encoder/blocks/norm1/scale"])
     found = (re.search(r"(?:blocks|encoder\.layer)\.(\d+)\.", name) for name in state)
@@ -197,12 +192,12 @@ def _rows(part: str, swiglu: bool) -> list[Row]:
 def from_torch(
     state: Mapping[str, Any], layout: Layout | None = None, *, source: str = "state"
 ) -> dict[str, Any]:
-    """Flax parameters of a torch state dict.
+    """Converts a torch state dict to Flax parameters.
 
     Args:
       state: {name: tensor or array}, as the file has it (see `canonical`).
       layout: None: detected from the names.
-      source: what the error calls it.
+      source: its name in errors.
     Returns:
       {"encoder": …, "decoder": …, "bins": …} of numpy arrays of the tensors' dtypes, without the
       parts of which the file has no tensor.
@@ -240,26 +235,25 @@ def _to_leaf(tensors: list[Any], axes: tuple[int, ...] | None) -> np.ndarray:
 
 
 def to_tree(state: Mapping[str, Any], layout: Layout, *, source: str = "state") -> dict[str, Any]:
-    """Flax parameters of flat ones: by their paths, or of a torch state dict (`from_torch`)."""
+    """Nests flat Flax parameters, or converts a torch state dict (`from_torch`)."""
     return unflatten(state) if layout == FLAX else from_torch(state, layout, source=source)
 
 
 def to_flat(params: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    """Flax parameters by the names of a layout: their paths, or `to_torch`."""
+    """Flattens Flax parameters, named as in a layout."""
     return flatten(params) if layout == FLAX else to_torch(params, layout)
 
 
 def to_torch(params: Mapping[str, Any], layout: Layout | str) -> dict[str, Any]:
-    """A torch state dict of Flax parameters; the inverse of `from_torch`.
+    """Converts Flax parameters to a torch state dict; the inverse of `from_torch`.
 
-    Works on numpy and on (traced) JAX arrays; numpy arrays come out as views. Parts that the layout
-    does not have (a decoder in a DINOv2 file) are left out.
+    Takes numpy or (traced) JAX arrays; of numpy arrays it returns views. Parts that the layout does
+    not have (a decoder in a DINOv2 file) are left out.
 
     Args:
       params: {"encoder": …} and perhaps "decoder" and "bins".
     Raises:
-      ValueError: a parameter that the table does not know, or a bins head in a layout that has a
-        place for its decoder only.
+      ValueError: a parameter that is not in the table, or a bins head in a layout without one.
     """
     layout = LAYOUTS[layout] if isinstance(layout, str) else layout
     if "bins" in params and "decoder" in layout.prefixes and "bins" not in layout.prefixes:

@@ -1,8 +1,8 @@
 """Writes weights for PyTorch: the official code's layout, transformers', or a bare DINOv2.
 
-And what a program made of them (StableHLO, ONNX) must tell its users. Tensors keep their bits. What
-the tensors do not say (version, head, max_depth) and the licence chain go into the metadata of the
-safetensors file, and the licence into a model card beside it.
+Tensors are written bit-exactly. Version, head, max_depth and licence chain go into the metadata of
+the safetensors file, the licence also into a model card beside it. Compiled programs (StableHLO,
+ONNX) take their description from here too.
 """
 
 import json
@@ -30,7 +30,7 @@ def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
     """Writes weights for use in PyTorch.
 
     Args:
-      weights: as `pretrained.load` gives them.
+      weights: from `pretrained.load`.
       destination: "official": a new .safetensors or .pth file (.pth needs torch; of an encoder
         alone the names are DINOv2's, of a bins head those of V1's ZoeDepth). "hf": a new or empty
         folder, for `from_pretrained`.
@@ -38,7 +38,7 @@ def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
     Returns:
       The file or folder.
     Raises:
-      FileExistsError: something is there already.
+      FileExistsError: the destination exists.
       ValueError: another layout or suffix, or a bins head in transformers' layout.
     """
     one_of("layout", layout, LAYOUTS)
@@ -52,10 +52,10 @@ def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
 
 
 def unused(destination: str, *, empty: bool) -> pathlib.Path:
-    """The path of an export, where nothing is yet, or no more than an `empty` folder.
+    """Returns the path of an export after checking that nothing is there, or an `empty` folder.
 
     Raises:
-      FileExistsError: something is there already.
+      FileExistsError: the destination exists.
     """
     path = pathlib.Path(destination)
     if path.exists() and not (empty and path.is_dir() and not any(path.iterdir())):
@@ -64,7 +64,7 @@ def unused(destination: str, *, empty: bool) -> pathlib.Path:
 
 
 def describe(weights: Weights) -> dict[str, Any]:
-    """Metadata of a checkpoint or an export: what the weights are and their licence chain."""
+    """Returns the metadata of a checkpoint or an export, with the licence chain."""
     chain = weights.metadata.get("licence_chain", [])
     facts: dict[str, Any] = {name: getattr(weights, name) for name in _FACTS}
     if weights.parts == "all":
@@ -77,7 +77,7 @@ def describe(weights: Weights) -> dict[str, Any]:
 
 
 def describe_program(weights: Weights, layout: str) -> dict[str, Any]:
-    """What the users of a program must know of its input and output, and all of `describe`.
+    """Returns the metadata of a compiled program: its input and output, and those of `describe`.
 
     Args:
       weights: with a decoder.
@@ -112,10 +112,10 @@ def describe_program(weights: Weights, layout: str) -> dict[str, Any]:
 
 
 def own_size(weights: Weights) -> tuple[int, int]:
-    """Height and width of an input that a network was trained for, of a square image at least.
+    """Returns height and width of the input that a network was trained for, of a square image.
 
-    Metres are right at the input that they were learned at; a relative network takes any, and the
-    one that needs no resized positions is its trained one.
+    A metric network needs the size it was trained at; a relative one takes any, and at its trained
+    size its position embedding is not resized.
     """
     if not weights.is_metric:
         side = depth_anything.VARIANTS[weights.variant].image_size
@@ -137,7 +137,7 @@ def save_encoder(
       path: the .safetensors file; replaced where it exists.
       encoder: Flax parameters (params["encoder"]).
       metadata: JSON values: "variant", "licence", "licence_chain".
-      dtype: on disk; `pretrained.load` gives float32 back.
+      dtype: on disk; `pretrained.load` returns float32.
     """
     tensors = convert.to_torch({"encoder": encoder}, "dinov2")
     _save_safetensors({n: np.asarray(x).astype(dtype) for n, x in tensors.items()}, path, metadata)
@@ -273,7 +273,7 @@ def hf_preprocessor(weights: Weights) -> dict[str, Any]:
 
 
 def _remark(weights: Weights) -> str:
-    """What a user of exported weights should know."""
+    """A paragraph for the model card of exported weights."""
     if weights.head == "bins":
         return (
             "Tensors have the names of Depth Anything V1's metric code (ZoeDepth). The network's "
@@ -283,11 +283,11 @@ def _remark(weights: Weights) -> str:
 
 
 def card(weights: Weights, metadata: Mapping[str, Any], text: str) -> str:
-    """The README.md of an export: a model card with its licence.
+    """Formats the README.md of an export: a model card with its licence.
 
     Args:
       weights: what was exported.
-      metadata: as `describe` gives it.
+      metadata: from `describe`.
       text: one paragraph about this export.
     """
     licence = metadata["licence"]

@@ -1,8 +1,8 @@
-"""Licences of weights, and how they travel: teacher -> labels -> student -> export.
+"""Licences of weights, passed on from teacher to labels to student to export.
 
 A *chain* is a list of {"role", "source", "licence"}, oldest first, kept in the metadata of
-checkpoints, label sets and exports. What is made from several things may be used as the most
-restrictive of them allows. This is bookkeeping, not legal advice.
+checkpoints, label sets and exports. What is made from several things has the most restrictive of
+their licences. This is bookkeeping, not legal advice.
 """
 
 import functools
@@ -23,7 +23,7 @@ _ORDER = (*_PERMISSIVE, UNKNOWN, *_NON_COMMERCIAL)
 
 
 def released(family: str, variant: str) -> str:
-    """The licence of released weights.
+    """Returns the licence of released weights.
 
     Source: the authors' READMEs (Depth Anything V1: Apache-2.0; V2: Small Apache-2.0, Base, Large
     and Giant CC-BY-NC-4.0, metric models and ports alike; DINOv2: Apache-2.0).
@@ -36,7 +36,7 @@ def released(family: str, variant: str) -> str:
 
 
 def spdx(name: str | None) -> str:
-    """The SPDX identifier of a known licence in any letter case; other names as they are."""
+    """Returns the SPDX identifier of a known licence in any letter case; other names unchanged."""
     by_lower = {known.lower(): known for known in _ORDER}
     return by_lower.get((name or UNKNOWN).lower(), name or UNKNOWN)
 
@@ -48,7 +48,7 @@ def commercial_use(licence: str | None) -> bool | None:
 
 
 def combine(licences: Iterable[str | None]) -> str:
-    """The most restrictive of several licences; "unknown" of none at all."""
+    """Returns the most restrictive of several licences; "unknown" where there is none."""
     names = [spdx(x) for x in licences] or [UNKNOWN]
     return max(names, key=lambda n: _ORDER.index(n if n in _ORDER else UNKNOWN))
 
@@ -56,12 +56,12 @@ def combine(licences: Iterable[str | None]) -> str:
 def extend(
     chain: Sequence[Mapping[str, Any]], role: str, source: str, licence: str | None
 ) -> list[dict[str, Any]]:
-    """The chain with one more link.
+    """Returns the chain with one more link.
 
     Args:
       role: "teacher", "encoder", "labels", "student", "weights", "export", …
       source: hub id, path or name of the thing.
-      licence: of that thing by itself; None: unknown.
+      licence: its own; None: unknown.
     """
     link = {"role": role, "source": source, "licence": spdx(licence)}
     links = [dict(x) for x in chain]
@@ -71,9 +71,9 @@ def extend(
 def used(
     history: Sequence[Mapping[str, Any]], role: str, source: str, licence: str | None
 ) -> list[dict[str, Any]]:
-    """The chain behind a thing and, last, the thing itself in its role here.
+    """Returns the chain of a thing and, last, the thing itself in its role here.
 
-    Weights without a history stand in it themselves, as "weights": that link becomes the last one.
+    Weights without a history are in their own chain, as "weights": that link becomes the last one.
 
     Args:
       history: the thing's own chain.
@@ -85,7 +85,7 @@ def used(
 
 
 def merge(*chains: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One chain of several, every link once: nothing that restricts may get lost."""
+    """Merges chains; every link is kept, once."""
     links: list[dict[str, Any]] = []
     for link in itertools.chain(*chains):
         if link not in links:
@@ -94,13 +94,13 @@ def merge(*chains: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def combined(chain: Iterable[Mapping[str, Any]]) -> str:
-    """The licence of what stands at the end of a chain."""
+    """Returns the licence of what a chain ends with."""
     return combine(link.get("licence") for link in chain)
 
 
 @functools.cache
 def show(licence: str | None, source: str) -> None:
-    """Warns, once a process, that these weights are not (known to be) free for commercial use."""
+    """Warns once per process where commercial use of weights is not (known to be) allowed."""
     allowed = commercial_use(licence)
     if allowed is False:
         logging.warning(
@@ -114,7 +114,7 @@ def show(licence: str | None, source: str) -> None:
 
 
 def note(chain: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown that tells a reader the licence and where it comes from."""
+    """Formats the licence and its chain as Markdown."""
     licence = combined(chain)
     text = {
         True: "commercial use is allowed under its terms",

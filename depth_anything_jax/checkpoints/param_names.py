@@ -1,6 +1,6 @@
-"""The table: every parameter's path here, and its names in PyTorch's files; and the layouts.
+"""Table of every parameter's Flax path and its names in PyTorch files; and their layouts.
 
-`convert` reads it in both directions. Names on the torch side come in two families. "torch" is that
+`convert` uses it in both directions. Names on the torch side come in two families. "torch" is that
 of the official Depth Anything V1/V2 code, of ZoeDepth's and of DINOv2's own releases, "hf" that of
 the files `transformers` reads and writes (which are not always the names of its modules in memory).
 A *layout* is a family plus the prefixes of the parts.
@@ -14,13 +14,13 @@ DENSE = (1, 0)  # torch (out, in) -> (in, out)
 
 
 class Row(NamedTuple):
-    """One leaf. "{}" in the torch names is a block's number; such leaves are stacked.
+    """One parameter. "{}" in the torch names is a block's number; such leaves are stacked.
 
     Attributes:
       path: of the Flax leaf.
       torch: official name, without prefix.
       hf: transformers' name, without prefix; several: the torch tensor in equal parts, axis 0;
-        none: no layout of that family holds it.
+        empty: transformers has no such tensor.
       axes: transposition from torch to Flax (of one block's tensor); None: as it is.
     """
 
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
     @property
     def stacked(self) -> bool:
-        """Whether it stands for one tensor of every block."""
+        """Whether it has one tensor per block."""
         return "{}" in self.torch
 
 

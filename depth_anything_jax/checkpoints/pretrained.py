@@ -1,8 +1,8 @@
-"""Weights from anywhere: torch and safetensors files, the Hugging Face Hub, Orbax checkpoints.
+"""Loads weights from torch and safetensors files, the Hugging Face Hub and Orbax checkpoints.
 
-`load` reads them and says what they are; `load_pretrained` gives a ready model. Tensors are
-compared with the model's own, so that every missing, superfluous or mis-shaped one is listed at
-once: those of a file by its own names, parameters of an Orbax checkpoint by their paths.
+`load` returns parameters and their description, `load_pretrained` a model that is ready to run.
+Tensors are compared with the model's, and one error lists every missing, superfluous or mis-shaped
+one: by the file's own names, or by the paths of an Orbax checkpoint.
 """
 
 import dataclasses
@@ -35,25 +35,25 @@ def load(
     allow_missing: str | None = None,
     fill: str = "init",
 ) -> Weights:
-    """Weights of a file, a folder, a Hub repository, or the package.
+    """Loads the weights of a file, a folder, a Hub repository, or the package.
 
     Args:
       source: .safetensors, .pth or .bin file; folder of transformers' or an Orbax checkpoint (of a
         run or of `tools/import_torch.py`); "owner/name" on the Hugging Face Hub; "demo-encoder".
-      version: "v1" or "v2", where neither config.json nor metadata nor a known name tells.
-      variant: size, where the shapes do not tell.
-      max_depth: metres; makes a head metric of which nothing says what it is.
-      parts: "encoder" reads the encoder alone, whatever else is there; "all" insists on a decoder;
-        None: what is there.
+      version: "v1" or "v2", where neither config.json nor metadata nor a known name states it.
+      variant: size, where the shapes do not determine it.
+      max_depth: metres; a head of unknown kind is then metric.
+      parts: "encoder" reads the encoder only; "all" requires a decoder; None: whatever the source
+        has.
       allow_missing: regex; missing tensors with a match in their name (as the error lists it) are
         filled, which is logged and noted in the metadata.
       fill: "init" (the model's initialiser, seed 0) or "zeros".
 
     Raises:
-      FileNotFoundError: nothing there, or no network; says what to put where.
-      ImportError: a torch file and no torch.
+      FileNotFoundError: nothing there, or no network; the message says what to put where.
+      ImportError: a torch file, and torch is not installed.
       convert.TensorMismatch: lists every missing, superfluous and mis-shaped tensor.
-      ValueError: something about the weights is unknown, or an argument contradicts them.
+      ValueError: a property of the weights is unknown, or an argument contradicts them.
     """
     one_of("fill", fill, FILLS)
     one_of("parts", parts, (None, "all", "encoder"))
@@ -69,14 +69,16 @@ def load(
     elif "decoder" not in layout.prefixes:
         raise ValueError(f"{source} holds an encoder alone; ask for parts='encoder'")
 
-    firm = weight_metadata.firm(found.hints)
-    variant = variant or weight_metadata.first(firm, "variant") or _infer_variant(source, state)
+    authoritative = weight_metadata.authoritative(found.hints)
+    variant = variant or weight_metadata.first(authoritative, "variant")
+    variant = variant or _infer_variant(source, state)
     one_of(f"{source}: variant", variant, tuple(depth_anything.VARIANTS))
     centres = None if parts == "encoder" else convert.bin_centres(state)
     if layout.name == "zoedepth":
-        hint = {"origin": "ZoeDepth's layout", "firm": False, "version": "v1"}
+        hint = {"origin": "ZoeDepth's layout", "authoritative": False, "version": "v1"}
         found.hints.append(hint)  # only V1's code writes it
     facts = weight_metadata.facts(source, found.hints, variant, version, max_depth, parts, centres)
+    focal = weight_metadata.first(authoritative, "focal")
     filled = _fill(source, state, layout, variant, parts, allow_missing, fill, centres)
     params = jax.tree.map(_at_least_float32, convert.to_tree(state, layout, source=source))
 
@@ -94,7 +96,7 @@ def load(
         source=source,
         parts=parts,
         metadata=metadata,
-        focal=None if facts["head"] == "relative" else weight_metadata.first(firm, "focal"),
+        focal=focal if facts["head"] != "relative" else None,
         bin_centres=centres,
         **facts,
     )
@@ -111,8 +113,8 @@ def load_pretrained(
     dtype: Any = jnp.float32,
     **build_kwargs: Any,
 ) -> ModelBundle:
-    """A model and its parameters: `model, params = load_pretrained(source)`, and then
-    `model.apply({"params": params}, images)` gives depth.
+    """Loads a model and its parameters: `model, params = load_pretrained(source)`, and then
+    `model.apply({"params": params}, images)` predicts depth.
 
     Args:
       source, version, variant, max_depth, allow_missing, fill: as for `load`.
@@ -120,8 +122,8 @@ def load_pretrained(
       **build_kwargs: of `models.depth_anything.build`: scan, remat, attention.
 
     Returns:
-      The bundle, with more than those two: the input transform (`bundle.input(photo)`), what comes
-      out, licence and metadata. The parameters are on jax's first device.
+      The bundle, which also has the input transform (`bundle.input(photo)`), the kind of output,
+      licence and metadata. The parameters are on jax's first device.
 
     Raises:
       ValueError: the source holds an encoder alone.
@@ -145,7 +147,7 @@ def expected_tensors(
     parts: str = "all",
     bin_centres: str | None = None,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """{name: shape and dtype} of a complete file's parameters, of this size and layout."""
+    """Returns {name: shape and dtype} of all parameters of a size, named as in a layout."""
     name = layout if isinstance(layout, str) else layout.name
     return dict(_expected(depth_anything.VARIANTS[variant], name, parts, bin_centres))
 
@@ -163,7 +165,7 @@ def _expected(
 def _initial(
     key: Any, size: depth_anything.Variant, layout: str, parts: str, bin_centres: str | None
 ) -> dict[str, Any]:
-    """Freshly initialised parameters, by the names of the layout."""
+    """Initialises parameters, named as in a layout."""
     images = jnp.zeros((1, size.image_size, size.image_size, 3))
     if parts == "encoder":
         encoder = depth_anything.build_encoder(size, attention="einsum")
@@ -191,7 +193,7 @@ def _fill(
     fill: str,
     bin_centres: str | None,
 ) -> list[str]:
-    """Compares with the model's tensors; adds to `state` what may be filled, returns its names."""
+    """Compares `state` with the model's tensors, fills allowed gaps, and returns their names."""
     expected = expected_tensors(variant, layout, parts, bin_centres)
     shapes = {name: tuple(x.shape) for name, x in expected.items()}
     missing = [name for name in expected if name not in state]
@@ -205,12 +207,12 @@ def _fill(
     }
     if missing or extra or misshaped:
         names = "" if layout == convert.FLAX else f" in the {layout.name} layout"
-        cure = f"(compared with {variant!r}{names})"
+        advice = f"(compared with {variant!r}{names})"
         if missing:
-            cure += "\nto fill missing tensors give allow_missing=REGEX (--allow-missing REGEX)"
+            advice += "\nto fill missing tensors give allow_missing=REGEX (--allow-missing REGEX)"
         if any("register_tokens" in name for name in extra):
-            cure += "\nDINOv2 with registers is another encoder, which Depth Anything does not use"
-        raise convert.TensorMismatch(source, missing, extra, misshaped, cure)
+            advice += "\nDINOv2 with registers is another encoder; Depth Anything does not use it"
+        raise convert.TensorMismatch(source, missing, extra, misshaped, advice)
     if not filled:
         return filled
     logging.warning("%s: missing, filled by %s: %s", source, fill, ", ".join(filled))
@@ -238,7 +240,7 @@ def fill_program(
 
 
 def _infer_variant(source: str, state: Mapping[str, Any]) -> str:
-    """The variant of this width and number of blocks."""
+    """Finds the variant by width and number of blocks."""
     width = next((x.shape[-1] for n, x in state.items() if n.endswith("cls_token")), None)
     depth = convert.depth_of(state)
     sizes = depth_anything.VARIANTS.items()
@@ -253,7 +255,7 @@ def _infer_variant(source: str, state: Mapping[str, Any]) -> str:
 
 
 def _chain(found: readers.Found) -> list[dict[str, Any]]:
-    """The licence chain: the one in the metadata, else one link of all that is said."""
+    """Returns the licence chain of the metadata, else one link that combines all known licences."""
     chain = weight_metadata.first(found.hints, "licence_chain")
     if chain:
         return [dict(link) for link in chain]

@@ -1,7 +1,7 @@
-"""Reads the tensors of weights files, and gathers what they and their names say about the model.
+"""Reads the tensors of weights files, and collects metadata from them, config.json and names.
 
-.safetensors needs no torch. .pth and .bin are read by torch with weights_only=True and by nothing
-else, because a plain unpickle runs whatever code the file carries.
+.safetensors needs no torch. .pth and .bin are read only by torch with weights_only=True, because
+unpickling can run code.
 """
 
 import dataclasses
@@ -29,15 +29,16 @@ _ASSETS = pathlib.Path(__file__).parent.parent / "assets"
 
 @dataclasses.dataclass
 class Found:
-    """What lies behind a source.
+    """Tensors and metadata of a source.
 
     Attributes:
       state: tensors under canonical torch names, or under their paths in a checkpoint of ours.
-      hints: what is said about the model, the most reliable first: "origin" (who says so), "firm"
-        (not merely a name), and some of variant, version, head, max_depth, taps, licence.
+      hints: statements about the model, the most reliable first: "origin" (where it is stated),
+        "authoritative" (False of names), and some of variant, version, head, max_depth, taps,
+        licence.
       metadata: of the file or checkpoint.
-      name: to be called by in licence chains, without folders of this machine.
-      layout: whose names the tensors have; None: a file's, which the names tell.
+      name: for licence chains, without local folders.
+      layout: of the tensors' names; None: to be detected from them.
     """
 
     state: dict[str, Any]
@@ -48,12 +49,12 @@ class Found:
 
 
 def find(source: str) -> Found:
-    """Tensors and hints of a file, a folder, a Hub repository or "demo-encoder".
+    """Reads tensors and hints of a file, a folder, a Hub repository or "demo-encoder".
 
     Raises:
-      FileNotFoundError: nothing there; says what to put where.
-      ImportError: a torch file and no torch.
-      ValueError: something that is no weights file.
+      FileNotFoundError: nothing there; the message says what to put where.
+      ImportError: a torch file, and torch is not installed.
+      ValueError: not a weights file.
     """
     if source == DEMO_ENCODER:
         found = _file(epath.Path(_ASSETS / "demo_encoder.safetensors"))
@@ -89,7 +90,7 @@ def find(source: str) -> Found:
 
 
 def _folder(folder: epath.Path) -> Found:
-    """A folder of weights files, or an Orbax checkpoint."""
+    """Reads a folder of weights files, or an Orbax checkpoint."""
     shards = folder / "model.safetensors.index.json"
     if shards.exists():
         names = sorted(set(json.loads(shards.read_text())["weight_map"].values()))
@@ -135,7 +136,7 @@ def _file(path: epath.Path) -> Found:
         state, metadata = readers[path.suffix](local)
     hints = []
     if metadata:
-        hints.append({"origin": "its metadata", "firm": True, **metadata})
+        hints.append({"origin": "its metadata", **metadata, "authoritative": True})
     known = released.by_path(path)
     if known:
         hints.append(_known_hint(known))
@@ -171,12 +172,12 @@ def _pickled(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _notes(path: Any) -> Any:
-    """What `export` writes beside a torch file: the metadata that it cannot hold."""
+    """Path of the metadata that `export` writes beside a torch file, which cannot hold them."""
     return path.with_name(path.name + ".json")
 
 
 def _to_numpy(tree: Any) -> Any:
-    """Tensors to arrays, in dicts of dicts; what is no tensor stays."""
+    """Converts the tensors in nested dicts to arrays; other values stay."""
     if isinstance(tree, Mapping):
         return {name: _to_numpy(x) for name, x in tree.items()}
     if not hasattr(tree, "detach"):
@@ -191,10 +192,10 @@ def _torch(source: str, known: released.Released | None) -> Any:
     try:
         import torch
     except ImportError as error:
-        twin = (known and known.twin) or "a .safetensors copy of it"
+        instead = (known and known.safetensors_repo) or "a .safetensors copy of it"
         raise ImportError(
             f"{source} is a torch file, which only torch reads: pip install "
-            f"'depth_anything_jax[torch]', or use {twin} (safetensors, needs no torch)"
+            f"'depth_anything_jax[torch]', or use {instead} (safetensors, needs no torch)"
         ) from error
     return torch
 
@@ -208,22 +209,22 @@ def _orbax(folder: epath.Path) -> Found:
         raise FileNotFoundError(
             f"{folder} holds neither weights (model.safetensors, …) nor an Orbax checkpoint"
         ) from error
-    hints = [{"origin": "the checkpoint", "firm": True, **meta}]
+    hints = [{"origin": "the checkpoint", **meta, "authoritative": True}]
     return Found(flatten(params), hints, meta, folder.name, convert.FLAX)
 
 
 def _known_hint(known: released.Released) -> dict[str, Any]:
     facts = known._asdict()
     facts = {k: facts[k] for k in ("variant", "version", "head", "max_depth", "licence")}
-    return {"origin": f"the name {known.repo or known.file}", "firm": False, **facts}
+    return {"origin": f"the name {known.repo or known.file}", "authoritative": False, **facts}
 
 
 def _config_hint(path: epath.Path) -> dict[str, Any] | None:
-    """What a config.json says: of transformers, or of the official code's Hub mixin."""
+    """Reads the hint of a config.json: transformers', or the official code's Hub mixin's."""
     if not path.exists():
         return None
     config = json.loads(path.read_text())
-    hint: dict[str, Any] = {"origin": "config.json", "firm": True}
+    hint: dict[str, Any] = {"origin": "config.json", "authoritative": True}
     if "encoder" in config:
         odd = [name for name in ("use_bn", "use_clstoken") if config.get(name)]
         if odd:
@@ -250,9 +251,9 @@ def _config_hint(path: epath.Path) -> dict[str, Any] | None:
 
 
 def _readme_hint(path: epath.Path) -> dict[str, Any] | None:
-    """The licence that a model card's front matter names."""
+    """Reads the licence in the front matter of a model card."""
     match = re.match(r"---\n(.*?)\n---", path.read_text(), re.DOTALL) if path.exists() else None
     match = match and re.search(r"^license: *['\"]?([\w.-]+)", match.group(1), re.MULTILINE)
     if not match or match.group(1).lower() == "other":
         return None
-    return {"origin": "README.md", "firm": False, "licence": match.group(1)}
+    return {"origin": "README.md", "authoritative": False, "licence": match.group(1)}

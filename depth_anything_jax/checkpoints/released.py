@@ -1,7 +1,7 @@
-"""Released models: their names, what their files do not say, their licences, and fetching them.
+"""Released models: names, properties that their files lack, licences, and download.
 
-Checkpoints of the official code hold tensors alone: neither V1 or V2 (which blocks are tapped), nor
-the kind of head, nor the metric range is in them. For the known ones it is here.
+Checkpoints of the official code hold only tensors: not the version (which blocks are tapped), the
+kind of head or the metric range. This module has them for the released models.
 """
 
 import pathlib
@@ -26,7 +26,7 @@ class Released(NamedTuple):
       file: its weights' file name.
       variant, version, head, max_depth, licence: as in `bundle.Weights`; version None: an
         encoder.
-      twin: the repository that has the same weights as .safetensors; None: none has.
+      safetensors_repo: the repository with the same weights as .safetensors, or None.
     """
 
     repo: str | None
@@ -36,36 +36,36 @@ class Released(NamedTuple):
     head: str
     max_depth: float | None
     licence: str
-    twin: str | None
+    safetensors_repo: str | None
 
 
 def _models() -> list[Released]:
     models = []
 
-    def add(repo, file, variant, version, twin, max_depth=None, head="sigmoid"):
+    def add(repo, file, variant, version, port, max_depth=None, head="sigmoid"):
         head = "relative" if max_depth is None else head
         licence = licences.released(version or "dinov2", variant)
-        models.append(Released(repo, file, variant, version, head, max_depth, licence, twin))
+        models.append(Released(repo, file, variant, version, head, max_depth, licence, port))
 
     for variant, size in _SIZES.items():
-        twin = f"facebook/dinov2-{size.lower()}"
-        add(twin, "model.safetensors", variant, None, twin)
-        add(None, f"dinov2_{variant}14_pretrain.pth", variant, None, twin)
+        port = f"facebook/dinov2-{size.lower()}"
+        add(port, "model.safetensors", variant, None, port)
+        add(None, f"dinov2_{variant}14_pretrain.pth", variant, None, port)
         if variant == "vitg":  # of Depth Anything, announced but never released
             continue
-        twin = f"LiheYoung/depth-anything-{size.lower()}-hf"
-        add(twin, "model.safetensors", variant, "v1", twin)
-        add(f"LiheYoung/depth_anything_{variant}14", "pytorch_model.bin", variant, "v1", twin)
-        add(None, f"depth_anything_{variant}14.pth", variant, "v1", twin)
+        port = f"LiheYoung/depth-anything-{size.lower()}-hf"
+        add(port, "model.safetensors", variant, "v1", port)
+        add(f"LiheYoung/depth_anything_{variant}14", "pytorch_model.bin", variant, "v1", port)
+        add(None, f"depth_anything_{variant}14.pth", variant, "v1", port)
         base = "depth-anything/Depth-Anything-V2"
-        twin = f"{base}-{size}-hf"
-        add(twin, "model.safetensors", variant, "v2", twin)
-        add(f"{base}-{size}", f"depth_anything_v2_{variant}.pth", variant, "v2", twin)
+        port = f"{base}-{size}-hf"
+        add(port, "model.safetensors", variant, "v2", port)
+        add(f"{base}-{size}", f"depth_anything_v2_{variant}.pth", variant, "v2", port)
         for place, data, metres in _METRIC:
-            twin = f"{base}-Metric-{place}-{size}-hf"
-            add(twin, "model.safetensors", variant, "v2", twin, metres)
+            port = f"{base}-Metric-{place}-{size}-hf"
+            add(port, "model.safetensors", variant, "v2", port, metres)
             file = f"depth_anything_v2_metric_{data.lower()}_{variant}.pth"
-            add(f"{base}-Metric-{data}-{size}", file, variant, "v2", twin, metres)
+            add(f"{base}-Metric-{data}-{size}", file, variant, "v2", port, metres)
     for place, metres in _BINS:
         file = f"depth_anything_metric_depth_{place}.pt"
         add(None, file, "vitl", "v1", None, metres, head="bins")
@@ -76,17 +76,17 @@ MODELS = _models()
 _BY_REPO = {m.repo.lower(): m for m in MODELS if m.repo}
 _BY_FOLDER = {m.repo.split("/")[1].lower(): m for m in MODELS if m.repo}
 _BY_STEM = {pathlib.Path(m.file).stem: m for m in MODELS if m.file.endswith((".pth", ".pt"))}
-# What people put behind a released file's name without changing what is in it.
+# Suffixes that users add to a released file's name for the same contents.
 _SUFFIX = re.compile(r"([._-](partial|fp16|fp32|bf16|float16|float32|bfloat16))*")
 
 
 def by_repo(repo: str) -> Released | None:
-    """The released model of a Hub repository ("owner/name"), if it is one."""
+    """Returns the released model of a Hub repository ("owner/name"), or None."""
     return _BY_REPO.get(repo.lower())
 
 
 def by_path(path: str | pathlib.PurePath) -> Released | None:
-    """The released model that a file's or its folder's name stands for, if it does."""
+    """Returns the released model that a file or its folder is named after, or None."""
     path = pathlib.PurePath(path)
     for stem, model in _BY_STEM.items():
         if path.stem.startswith(stem) and _SUFFIX.fullmatch(path.stem[len(stem) :]):
@@ -99,9 +99,9 @@ def fetch(repo: str) -> pathlib.Path:
     """Downloads a repository's weights and settings, or finds them in the Hub's local cache.
 
     Args:
-      repo: "owner/name"; of a released model the one file, of any other `model*.safetensors`.
+      repo: "owner/name"; of a released model its one file, else `model*.safetensors`.
     Returns:
-      The folder they lie in.
+      The local folder.
     Raises:
       FileNotFoundError: there is no such repository, it has no such file, or there is no network;
         the message says what to download and where to put it.

@@ -1,7 +1,6 @@
-"""What is known of weights beside their tensors: version, head, range, and the network's input.
+"""Determines version, head, range and input of weights from arguments, metadata, configs and names.
 
-Arguments, metadata, config files and names say something; those that contradict each other are
-refused, and what nobody says is asked for.
+Contradictions are refused; properties that nothing states are asked for.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,8 +23,11 @@ def facts(
     parts: str,
     bin_centres: str | None,
 ) -> dict[str, Any]:
-    """version, head, max_depth and input, from the arguments, the hints and whether the tensors are
-    a bins head's; raises where none tells."""
+    """Determines version, head, max_depth and input from the arguments, the hints and the tensors.
+
+    Raises:
+      ValueError: contradictions, or a property that nothing states.
+    """
     encoder = depth_anything.VARIANTS[variant].encoder
     if parts == "encoder":  # the same whichever of its blocks are tapped
         version = version or first(hints, "version")
@@ -37,7 +39,7 @@ def facts(
             said, origin = hint.get(name), hint["origin"]
             if given is None or said in (None, given):
                 continue
-            if hint["firm"]:
+            if hint["authoritative"]:
                 raise ValueError(
                     f"{source}: {name}={given!r} contradicts {origin}, which says {said!r}; leave "
                     f"{name} out"
@@ -78,8 +80,8 @@ def _head_of(
     max_depth: float | None,
     bin_centres: str | None,
 ) -> str | None:
-    """The head; None where nothing says. A bins head shows in the tensors."""
-    head = first(firm(hints), "head")
+    """Determines the head; None: unknown. A bins head is recognised by its tensors."""
+    head = first(authoritative(hints), "head")
     head = "sigmoid" if head == "metric" else head  # as it was called while it was the only one
     one_of(f"{source}: head", head, (None, *depth_anything.HEADS))
     if head is None:
@@ -94,7 +96,7 @@ def _head_of(
 def _input_of(
     source: str, hints: list[dict[str, Any]], head: str, encoder: EncoderSpec
 ) -> transforms.InputTransform:
-    """The network's input: what the metadata say, else that of the released models of this head."""
+    """The network's input by the metadata, else that of the released models of this head."""
     said = first(hints, "input")
     if said is not None:
         try:
@@ -103,7 +105,7 @@ def _input_of(
             raise ValueError(f"{source}: {error}") from error
     if head != "bins":
         return transforms.official_input(encoder)
-    if first(firm(hints), "head") == "bins":  # written by something of ours, which has a say
+    if first(authoritative(hints), "head") == "bins":  # metadata of this project
         raise ValueError(f"{source}: its metadata do not say the bins head's input ('input')")
     return transforms.BINS_INPUT
 
@@ -111,7 +113,7 @@ def _input_of(
 def _version_of_taps(
     source: str, hint: Mapping[str, Any], variant: str, version: str | None
 ) -> dict[str, Any]:
-    """The version whose taps a config.json lists; where both have them, the one asked for."""
+    """Finds the version by the taps in a config.json; where both fit, the requested one."""
     if "taps" not in hint:
         return {}
     size = depth_anything.VARIANTS[variant]
@@ -124,11 +126,11 @@ def _version_of_taps(
     return {"version": version if version in fits else fits[0]}
 
 
-def firm(hints: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those that are more than a name."""
-    return [hint for hint in hints if hint["firm"]]
+def authoritative(hints: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Selects the hints that are not merely names."""
+    return [hint for hint in hints if hint["authoritative"]]
 
 
 def first(hints: Iterable[Mapping[str, Any]], name: str) -> Any:
-    """What the most reliable of those that know it say of `name`, or None."""
+    """Returns the value of `name` in the most reliable hint that has it, or None."""
     return next((hint[name] for hint in hints if hint.get(name) is not None), None)

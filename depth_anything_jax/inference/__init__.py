@@ -1,4 +1,4 @@
-"""Depth for people: a model, what it says about a picture, files and point clouds of it.
+"""Inference: a model, the depth it predicts for a picture, and files and point clouds of it.
 
     from depth_anything_jax import DepthAnything
 
@@ -6,5 +6,5 @@
     depth = model("photo.jpg")
     depth.save("photo.depth.png")
 
-`model` is read first, then `depth`.
+Start with the modules `model` and `depth`.
 """

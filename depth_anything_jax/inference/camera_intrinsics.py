@@ -1,4 +1,4 @@
-"""Pinhole intrinsics of a picture, and where they come from.
+"""Pinhole intrinsics of a picture: given, from a field of view, or from EXIF.
 
 Pixel centres lie at whole numbers: the middle of a picture is ((w - 1) / 2, (h - 1) / 2).
 """
@@ -21,7 +21,7 @@ class Intrinsics(NamedTuple):
 
     Attributes:
       fx, fy, cx, cy: pixels.
-      source: who says so: "given", "field of view", "EXIF: 26 mm on 35 mm" or "guess".
+      source: where they are from: "given", "field of view", "EXIF: 26 mm on 35 mm" or "guess".
     """
 
     fx: float
@@ -36,7 +36,7 @@ class Intrinsics(NamedTuple):
 
 
 def given(values: Any) -> Intrinsics:
-    """Intrinsics from (fx, fy, cx, cy), a 3 x 3 matrix, or Intrinsics.
+    """Converts (fx, fy, cx, cy), a 3 x 3 matrix or Intrinsics to Intrinsics.
 
     Raises:
       ValueError: anything else, a skewed matrix, or a focal length that is not positive.
@@ -61,15 +61,15 @@ def given(values: Any) -> Intrinsics:
 
 
 def of_fov(fov: float, shape: Sequence[int], source: str = "field of view") -> Intrinsics:
-    """Intrinsics from the field of view of the picture's longer side, so that a camera keeps its
-    focal length when it is turned upright.
+    """Computes intrinsics from the field of view of the longer side, so that a camera keeps its
+    focal length when a picture is turned upright.
 
     Args:
       fov: degrees, between 0 and 180.
       shape: (h, w).
 
     Raises:
-      ValueError: no such angle.
+      ValueError: another angle.
     """
     if not 0 < fov < 180:
         raise ValueError(f"fov={fov}: degrees of the longer side, between 0 and 180")
@@ -82,6 +82,6 @@ def _centred(focal: float, shape: Sequence[int], source: str) -> Intrinsics:
 
 
 def of_facts(facts: photos.Facts, shape: Sequence[int]) -> Intrinsics | None:
-    """Intrinsics from what a picture's EXIF says; None where it says nothing."""
+    """Computes intrinsics from a picture's EXIF; None where it has no focal length."""
     found = facts.focal_pixels(*shape[:2])
     return None if found is None else _centred(found[0], shape, found[1])

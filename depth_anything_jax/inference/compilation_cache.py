@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the next process need not compile them again."""
+"""Keeps compiled programs on disk, so that the next process need not compile them again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LEAST_SECONDS = 0.2  # programs that compile faster are not worth a file
 
 
 def folder() -> pathlib.Path | None:
-    """Where programs are kept: $DEPTH_ANYTHING_CACHE, else `compiled` in the user's cache folder;
-    None where that variable is empty."""
+    """Returns the folder of the programs: $DEPTH_ANYTHING_CACHE, else `compiled` in the user's
+    cache folder; None where that variable is empty."""
     chosen = os.environ.get(VARIABLE)
     if chosen is not None:
         return pathlib.Path(chosen).expanduser() if chosen else None
@@ -30,9 +30,9 @@ def folder() -> pathlib.Path | None:
 
 
 def switch_on() -> str | None:
-    """Makes JAX keep compiled programs, and says where; whatever cache is set already stays.
+    """Makes JAX keep compiled programs and returns their folder; a cache that is already set stays.
 
-    Set already means $JAX_COMPILATION_CACHE_DIR or `jax_compilation_cache_dir`. A folder that
+    That is one set by $JAX_COMPILATION_CACHE_DIR or `jax_compilation_cache_dir`. A folder that
     cannot be written is a warning, not an error.
     """
     current = jax.config.jax_compilation_cache_dir
@@ -52,5 +52,5 @@ def switch_on() -> str | None:
         return None
     jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
-    compilation_cache.reset_cache()  # one that a program compiled earlier has found to be off
+    compilation_cache.reset_cache()  # an earlier compilation may have found it off
     return str(place)

@@ -1,4 +1,4 @@
-"""`Depth`: what a model says about one picture, its colours, its scale, its files."""
+"""`Depth`: the depth map of one picture, with colours, scale, files and points."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ GREYS = ("grey", "gray")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Depth:
-    """A map at its picture's size; `np.asarray` gives the numbers.
+    """A depth map at its picture's size; `np.asarray` returns its values.
 
     Attributes:
       depth: float32 (h, w). Of kind RELATIVE inverse depth up to an unknown scale and shift: larger
-        is nearer, 0 is as far as the model can say, and `1 / depth` is no depth (see `align_to`).
-        Of kind METRIC metres along the optical axis: inf is infinitely far, NaN unknown.
+        is nearer, 0 is the farthest the model predicts; `1 / depth` is not depth (see
+        `align_to`). Of kind METRIC metres along the optical axis: inf is infinite, NaN unknown.
       kind: `depth_files.RELATIVE` ("relative inverse depth") or `depth_files.METRIC` ("metric
         depth").
-      image: RGB (h, w, 3) of the picture, uint8, or float32 in 0-1 of one that was finer; or None.
-      intrinsics: of the picture where its EXIF tells, or None.
+      image: RGB (h, w, 3) of the picture, uint8, or float32 in 0-1 where it was finer; or None.
+      intrinsics: of the picture, or None.
       meta: JSON values that go into files: "model", "licence" of the weights, "network" (height and
-        width of its input), "max_depth" (metres where a metric model's map ends), "notes" (how the
-        picture was read, where that is not obvious), "alignment" (what `align_to` found).
+        width of its input), "max_depth" (metres at which a metric model's map ends), "notes" (on
+        how the picture was read), "alignment" (of `align_to`).
     """
 
     depth: Float[np.ndarray, "h w"]
@@ -81,8 +81,8 @@ class Depth:
     @property
     def colour_range(self) -> tuple[float, float]:
         """(near, far) at which the colours of `to_pil` end: of relative maps `range`, as in the
-        official code; of metric ones their 2nd and 98th percentile, as a few pixels at the horizon
-        would leave one colour to all else."""
+        official code; of metric ones the 2nd and 98th percentile, because a few pixels at the
+        horizon would otherwise give all others one colour."""
         finite = self.depth[np.isfinite(self.depth)]
         if self.kind == RELATIVE or not finite.size:
             return self.range
@@ -97,14 +97,14 @@ class Depth:
         invert: bool = False,
         colorbar: bool = False,
     ) -> Any:
-        """A PIL image: near is warm, or white in grey; unknown pixels are grey, in grey black.
+        """Colours the map as a PIL image: near is warm, unknown grey; in grey white and black.
 
         Args:
-          colormap: a name of matplotlib's, or "grey", which gives an image of mode L.
+          colormap: a name of matplotlib's, or "grey" for an image of mode L.
           range: (near, far) in the map's own values, at which the colours end; give all frames of a
-            video one. None: `colour_range`.
+            video the same. None: `colour_range`.
           invert: near is cold, or black.
-          colorbar: a bar with its numbers (metres, of metric depth) below the picture.
+          colorbar: adds a labelled bar (in metres, of metric depth) below the picture.
 
         Raises:
           ValueError: an unknown colour map, or an empty range.
@@ -138,8 +138,8 @@ class Depth:
         """Writes the map to a file; `load` reads it back. Metric values are never normalised.
 
         By suffix:
-          .png  16 bits. Relative: the farthest value is 0 and the nearest 65535, near is white; the
-                scale and offset that give the values back are in the file's text metadata. Metric:
+          .png  16 bits. Relative: the farthest value is 0 and the nearest 65535, near is white;
+                scale and offset of the values are in the file's text metadata. Metric:
                 metres x png_scale (millimetres), 0 where there is no finite depth.
           .npy  float32.
           .npz  float32 "depth", with "kind", "unit" and the rest.
@@ -147,7 +147,7 @@ class Depth:
           .exr  float32, channel Z (metric) or Y (relative), attributes; needs the extra [exr].
 
         Args:
-          path: a file; an existing one is replaced, never left half written.
+          path: a file; an existing one is replaced only when the new one is complete.
           png_scale: units of a metric PNG in a metre: 256, KITTI's, reaches 255 m.
           invert: near is black in a relative PNG.
 
@@ -164,10 +164,10 @@ class Depth:
 
         Args:
           path: the file.
-          kind: of .npy and .pfm, which cannot say it; of others only checked.
+          kind: of .npy and .pfm, which do not hold it; of others only checked.
 
         Raises:
-          ValueError: no such map, a file that does not say what it is, another kind.
+          ValueError: not a depth map, a file without its kind, another kind.
           OSError: a file that cannot be read.
         """
         return cls(**depth_files.load(path, kind))
@@ -175,7 +175,7 @@ class Depth:
     def align_to(
         self, reference: Any, *, robust: bool = False, far: float = metric_alignment.FAR
     ) -> Depth:
-        """Metric depth from a relative map and a few known distances.
+        """Converts a relative map to metric depth by a few known distances.
 
         Finds scale and shift with 1 / metres = scale x depth + shift by least squares. What comes
         out beyond `far`, at infinity or behind the camera is inf.
@@ -184,7 +184,7 @@ class Depth:
           reference: a depth map in metres at this map's size (lidar, a depth camera), with 0, NaN
             or inf where nothing is known; or points (n, 3): x, y in pixels (column, row; the centre
             of the first pixel is 0, 0), metres along the optical axis.
-          robust: least absolute deviations: some of the points may be plainly wrong.
+          robust: least absolute deviations: some of the points may be wrong.
           far: metres.
 
         Raises:

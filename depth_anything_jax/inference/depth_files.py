@@ -1,4 +1,4 @@
-"""Depth maps in files that say what is in them: 16-bit PNG, npy, npz, PFM, EXR."""
+"""Writes and reads depth maps: 16-bit PNG, npz and EXR with kind and scale, npy, PFM."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NEED_EXR = "{}: EXR files need OpenEXR: pip install 'depth_anything_jax[exr]'"
 
 @runtime_checkable
 class DepthMap(Protocol):
-    """What files and point clouds need of a `Depth`; see there."""
+    """The properties of `Depth` that files and point clouds use."""
 
     @property
     def depth(self) -> np.ndarray:
@@ -80,14 +80,14 @@ def save(depth: DepthMap, path: str | os.PathLike[str], *, png_scale: float, inv
 
 
 def check_scale(png_scale: float) -> None:
-    """Raises ValueError where it is none."""
+    """Raises ValueError unless `png_scale` is a number above 0."""
     if not (np.isfinite(png_scale) and png_scale > 0):
         raise ValueError(f"png_scale={png_scale}: PNG units in a metre, above 0")
 
 
 @contextlib.contextmanager
 def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A name beside a file's, which takes its place when all is written.
+    """Yields a temporary file, which replaces `path` when the block ends without an error.
 
     Raises:
       OSError: it cannot be written; the message names the file.
@@ -102,9 +102,9 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
     part = pathlib.Path(name)
     try:
         yield part
-        part.chmod(0o666 & ~_UMASK)  # mkstemp's own are for nobody else
+        part.chmod(0o666 & ~_UMASK)  # mkstemp makes it private
         part.replace(path)
-    except OSError as error:  # the disk is full: numpy's own words are not for people
+    except OSError as error:  # mostly a full disk
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         part.unlink(missing_ok=True)
@@ -136,10 +136,10 @@ def _metric_png(metres: np.ndarray, how: dict[str, Any]) -> tuple[np.ndarray, fl
     scaled = np.round(np.where(finite, metres, 0).astype(np.float64) * units)
     if scaled.max() > WHITE:
         beyond = float(metres[finite].max())
-        cure = "png_scale=256 reaches 255 m" if beyond * 256 <= WHITE else "png_scale lower"
+        advice = "png_scale=256 reaches 255 m" if beyond * 256 <= WHITE else "png_scale lower"
         raise ValueError(
             f"{name}: depth reaches {beyond:.1f} m, a 16-bit PNG of {units:g} units a metre "
-            f"{WHITE / units:.3f} m; use {cure}, or .npy, .pfm, .exr"
+            f"{WHITE / units:.3f} m; use {advice}, or .npy, .pfm, .exr"
         )
     if scaled.min() < 0:
         raise ValueError(f"{name}: depth of {float(metres[finite].min()):.3g} m is negative")
@@ -201,7 +201,7 @@ _WRITERS: dict[str, Callable[[Any, pathlib.Path, dict[str, Any]], None]] = {
 
 
 def load(path: str | os.PathLike[str], kind: str | None) -> dict[str, Any]:
-    """The fields of the `Depth` in a file; see `Depth.load`."""
+    """Reads the fields of the `Depth` in a file; see `Depth.load`."""
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind={kind!r}: one of {', '.join(map(repr, KINDS))}")
     path = pathlib.Path(path).expanduser()
@@ -241,8 +241,8 @@ def load(path: str | os.PathLike[str], kind: str | None) -> dict[str, Any]:
     }
 
 
-def says_what_it_holds(path: str | os.PathLike[str]) -> bool:
-    """Whether a PNG or npz was written by `save`, with kind and scale beside its numbers."""
+def has_metadata(path: str | os.PathLike[str]) -> bool:
+    """Whether a PNG or npz was written by `save`, with kind and scale."""
     from PIL import Image
 
     path = pathlib.Path(path)
@@ -253,7 +253,7 @@ def says_what_it_holds(path: str | os.PathLike[str]) -> bool:
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return KEY in arrays
-    except Exception:  # no file of the kind: whoever reads it says so
+    except Exception:  # not such a file: reading it reports that
         return False
     return False
 
@@ -286,7 +286,7 @@ def _read_exr(path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any] | None]:
 
 
 def open_exr(name: Any) -> Any:
-    """The module OpenEXR, or an error that names the extra; `name` is what needs it."""
+    """Imports OpenEXR; raises ImportError that names the extra and what needs it (`name`)."""
     try:
         import OpenEXR
     except ImportError as error:

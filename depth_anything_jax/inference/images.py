@@ -1,7 +1,7 @@
-"""Whatever people call a picture → RGB pixels (h, w, 3).
+"""Reads pictures from paths, bytes, PIL images and arrays as RGB pixels (h, w, 3).
 
-Channels are RGB everywhere; an array of OpenCV's is BGR, which nothing can tell from its numbers:
-turn it round first (`image[..., ::-1]`).
+Channels are RGB everywhere. Arrays of OpenCV are BGR, which cannot be detected: reverse them first
+(`image[..., ::-1]`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ RGB = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
 
 
 class Picture(NamedTuple):
-    """A picture, read.
+    """A decoded picture.
 
     Attributes:
       pixels: RGB (h, w, 3), uint8, or float32 in 0-1 where it was finer than that.
-      intrinsics: that its EXIF states, or None.
-      notes: what a user should know about how it was read, a sentence each.
+      intrinsics: from its EXIF, or None.
+      notes: sentences for the user on how it was read.
     """
 
     pixels: RGB
@@ -40,13 +40,13 @@ def read(image: Any) -> Picture:
 
     Args:
       image: a path; the bytes of an image file; a PIL image; or an array (h, w), (h, w, 1), (h, w,
-        2), (h, w, 3) or (h, w, 4) of any library that numpy understands, RGB, alpha last:
-        uint8; uint16 over its whole range; any other integers, in 0-255; bool; floats in 0-1.
-        Files and PIL images are turned upright as their EXIF says. Alpha is dropped, as the
+        2), (h, w, 3) or (h, w, 4) that numpy can read, RGB, alpha last: uint8; uint16 over its
+        whole range; any other integers, in 0-255; bool; floats in 0-1. Files and PIL images are
+        turned upright by their EXIF. Alpha is dropped, as the
         official code drops it; grey is repeated.
 
     Raises:
-      TypeError: nothing that could be a picture.
+      TypeError: not a picture.
       ValueError: an array of another shape or range, and (`formats.FormatError`) a file that cannot
         be decoded.
       OSError: a file that cannot be read.
@@ -121,7 +121,7 @@ def _shaped(pixels: np.ndarray) -> Shaped[np.ndarray, "h w c"]:
 
 
 def _scaled(pixels: np.ndarray) -> np.ndarray:
-    """uint8, or float32 in 0-1."""
+    """Converts to uint8, or float32 in 0-1."""
     kind = pixels.dtype.kind
     if pixels.dtype == np.uint8:
         return pixels
@@ -146,7 +146,7 @@ def _scaled(pixels: np.ndarray) -> np.ndarray:
 
 
 def _three_channels(pixels: Shaped[np.ndarray, "h w c"]) -> RGB:
-    """Without alpha; grey repeated."""
+    """Drops alpha and repeats grey."""
     if pixels.shape[2] <= 2:
         return np.repeat(pixels[..., :1], 3, axis=2)
     return np.ascontiguousarray(pixels[..., :3])

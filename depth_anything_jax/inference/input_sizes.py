@@ -1,4 +1,4 @@
-"""The size at which the network sees a picture, and pictures that no network should see."""
+"""Computes the network's input size for a picture, and refuses pictures with too many patches."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def of_network(
     most: int = MAX_TOKENS,
     shrink: bool = False,
 ) -> tuple[int, int]:
-    """Height and width of the network's input for a picture.
+    """Computes height and width of the network's input for a picture.
 
     Args:
       pixels: height and width of the picture.
       input_size: its shorter side, before rounding to patches.
-      lengths: that its longer side may have; none: the official one.
+      lengths: allowed lengths of its longer side; empty: the official one.
       patch_size: of the encoder, in pixels.
-      most: patches.
+      most: maximum number of patches.
       shrink: takes the largest smaller input_size that has no more than `most` patches.
 
     Raises:
-      ValueError: more patches than `most`; says what to do.
+      ValueError: more patches than `most`; the message says what to do.
     """
 
     def at(size: int) -> tuple[int, int]:
@@ -49,25 +49,25 @@ def of_network(
     fits = next((n for n in smaller if tokens(at(n)) <= most), None)
     if shrink and fits is not None:
         return at(fits)
-    cure = "crop it"
+    advice = "crop it"
     if fits is not None:
-        cure += f", give input_size={fits} or less, or tile={max(patch_size, min(pixels[:2]))}"
+        advice += f", give input_size={fits} or less, or tile={max(patch_size, min(pixels[:2]))}"
     raise ValueError(
         f"a picture of {pixels[0]}x{pixels[1]} pixels would go to the network as {shape[0]}x"
         f"{shape[1]}, {tokens(shape):,} patches, and memory grows with their square; the limit is "
-        f"max_tokens={most:,}: {cure}"
+        f"max_tokens={most:,}: {advice}"
     )
 
 
 def lengths(
     pictures: Iterable[Any], input_size: int, chosen: int | Sequence[int], *, patch_size: int
 ) -> Sequence[int]:
-    """The lengths that the longer side may have: `chosen` themselves, or so many, from a sample of
-    the pictures (which reads up to 256 of them); none for 0.
+    """Returns the allowed lengths of the longer side: `chosen` itself, or that many from a
+    sample of up to 256 pictures; none for 0.
 
     Raises:
-      ValueError: lengths that are no multiples of the patch size; a number, and pictures that
-        are no sequence; none of the sample can be read.
+      ValueError: lengths that are not multiples of the patch size; a number, and pictures that
+        are not a sequence; none of the sample can be read.
     """
     if not isinstance(chosen, int):
         bad = [n for n in chosen if n % patch_size or n < patch_size]
@@ -87,7 +87,7 @@ def lengths(
 
 
 class _Pictures:
-    """Pictures as a data source, of which `buckets.sampled` asks the shapes."""
+    """Pictures as a data source for `buckets.sampled`."""
 
     name = "the pictures"
 

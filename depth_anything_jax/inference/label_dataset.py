@@ -1,7 +1,6 @@
-"""Labelling a whole image source with a teacher, shard by shard: what `pseudo_label` runs.
+"""Labels all images of a source with a teacher, shard by shard; used by `pseudo_label`.
 
-`label_source` reads from top to bottom; `fingerprint` says which teacher it is, `residual` what
-lower precision costs, `contact_sheet` shows the result.
+`residual` measures the error of lower precision; `contact_sheet` shows the result.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ _PROGRESS_SECONDS = 5.0
 
 @dataclasses.dataclass
 class Summary:
-    """What a call of `label_source` did.
+    """Counts and times of a call of `label_source`.
 
     Attributes:
-      images: labelled by this call.
-      invalid: of all images, those without a label.
-      skipped: images in shards that were already there.
+      images: number labelled by this call.
+      invalid: number of all images without a label.
+      skipped: number in shards that already existed.
       seconds: of labelling, compilation included.
       programs: shapes that the network was compiled for.
       padding: images computed only to fill batches.
@@ -95,30 +94,30 @@ def label_source(
         function. Called with `batch_size` images of one shape.
       source: the images.
       out: folder of the labels, local or on gs://; see `label_store`.
-      teacher: what identifies it, as JSON values ("fingerprint" above all): a store is continued by
-        the same teacher only.
-      transform: makes the network's input. Where it loses the aspect ratio, the label gets it back
-        (bilinear, at the input's short side).
+      teacher: its identity as JSON values, such as "fingerprint": only the same teacher continues a
+        store.
+      transform: makes the network's input. Where it changes the aspect ratio, labels are resized
+        back to it (bilinear, at the input's short side).
       size: short side of the network's input, a multiple of the patch size; None: the transform's.
-      dtype: what the teacher computes in, for the card.
-      flip: average with the flipped label of the flipped image.
-      buckets: 0 for exact shapes, else how many lengths the longer side may have.
+      dtype: compute dtype of the teacher, for the card.
+      flip: averages with the mirrored label of the mirrored image.
+      buckets: number of lengths that the longer side may have; 0: exact shapes.
       batch_size: images at a time in this process.
-      shard_size: labels in a shard: what a kill can cost.
+      shard_size: labels per shard, the most that a kill loses.
       shift_known: zero disparity means infinitely far (a metric teacher).
-      notes: what else the card should tell; "licence_chain" is read by the trainer.
-      threads: that read images and encode labels.
+      notes: further entries of the card; the trainer reads "licence_chain".
+      threads: number that read images and encode labels.
       process_index, process_count: this process among all; shard i belongs to i mod process_count.
       barrier: waits for all processes.
-      tell: takes lines for the person who waits.
+      tell: prints a line of progress.
 
     Returns:
-      What this process did; `invalid` counts all images of the store.
+      Counts of this process; `invalid` is of the whole store.
 
     Raises:
-      LabelError: the folder holds labels of other images, of another teacher or made otherwise.
-      ValueError: a size that is no multiple of the patch size, a source in which nothing can be
-        read, or a size or buckets for a teacher whose inputs are made otherwise.
+      LabelError: the folder holds labels of other images, another teacher or other options.
+      ValueError: a size that is not a multiple of the patch size, a source of which nothing can be
+        read, or a size or buckets for a teacher with inputs of one shape.
     """
     transform.refuse_size(size)
     if buckets and not transform.is_official:
@@ -228,7 +227,7 @@ def residual(
     batch_size: int,
     transform: transforms.InputTransform = transforms.OFFICIAL_INPUT,
 ) -> dict[str, float]:
-    """How far a teacher in lower precision is from itself in float32, on the first readable images.
+    """Measures a teacher in lower precision against float32 on the first readable images.
 
     Args:
       predict, reference: the two, called with one batch of `batch_size` images of one shape.
@@ -247,7 +246,7 @@ def residual(
     for index in range(min(4 * batch_size, len(source))):
         try:
             image = transform(source[index]["image"], size)
-        except Exception:  # it will be reported when its turn comes
+        except Exception:  # reported when it is labelled
             continue
         if len(inputs) < min(4, batch_size) and (not inputs or inputs[0].shape == image.shape):
             inputs.append(image)
@@ -273,7 +272,7 @@ def _flipped(predict: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any
 
 
 class _Progress:
-    """A line every few seconds: images done, rate, programs, time to go."""
+    """Prints a line every few seconds: images done, rate, programs, time left."""
 
     def __init__(self, total: int, stats: Any, tell: Callable[[str], None]):
         self.total, self.stats, self.tell = total, stats, tell
@@ -281,7 +280,7 @@ class _Progress:
         self.next = self.start + _PROGRESS_SECONDS
 
     def step(self) -> None:
-        """One more image is done."""
+        """Counts one more image."""
         self.done += 1
         now = time.monotonic()
         if now < self.next and self.done != self.total:

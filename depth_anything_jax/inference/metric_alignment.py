@@ -1,4 +1,4 @@
-"""Scale and shift of a relative map from known distances."""
+"""Fits scale and shift of a relative map to known distances."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLAT = 1e-6  # of its largest value: a spread that is rounding, and no informati
 def fit(
     relative: Float[np.ndarray, "h w"], reference: Any, *, robust: bool = False
 ) -> tuple[scale_shift.Alignment, dict[str, Any]]:
-    """(scale, shift) with 1 / metres = scale * relative + shift, and what to note about it.
+    """Fits 1 / metres = scale * relative + shift; returns the fit and its facts for metadata.
 
     Args:
       relative: inverse depth up to scale and shift.
@@ -80,7 +80,7 @@ def fit(
 def _at_points(
     relative: Float[np.ndarray, "h w"], points: Float[np.ndarray, "n 3"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The map at points, read at the nearest pixel, and their metres."""
+    """Returns the map's values at the nearest pixels of points, and the points' metres."""
     h, w = relative.shape
     columns, rows = np.round(points[:, :2]).T
     bad = ~(np.isfinite(points).all(1) & (points[:, 2] > 0))

@@ -1,7 +1,7 @@
 """`DepthAnything`: a model with its weights, called on pictures.
 
-Whole pictures at their exact official shape, pictures of one shape in batches over all local
-devices. `input_sizes` decides the network's size, `processing` what goes around it.
+Whole pictures run at their official input size (`input_sizes`), those of one shape in batches over
+all local devices; `processing` has the pre- and post-processing.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from depth_anything_jax.inference import (
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC
 from depth_anything_jax.models.dtypes import compute_dtype
-from depth_anything_jax.models.outputs import as_said
+from depth_anything_jax.models.outputs import raw_output
 
 DEFAULT = "depth-anything/Depth-Anything-V2-Small-hf"
 _THREADS = min(8, os.cpu_count() or 2)
 
 
 class DepthAnything:
-    """A model that says how far away things are in pictures.
+    """A model that predicts the depth of pictures.
 
     Attributes:
-      bundle: its network, parameters and what they are.
+      bundle: its network, parameters and their description.
       kind: `depth_files.RELATIVE` ("relative inverse depth") or `depth_files.METRIC` ("metric
         depth").
       unit: "m" of a metric model, else None.
-      source: what the weights were asked for as.
+      source: of the weights, as requested.
       variant, version: size ("vits" …) and "v1" or "v2".
       licence: SPDX name of the weights' licence, or None where it is unknown.
-      dtype: that the network computes in.
-      devices: that it runs on: all of this process.
-      cache: folder where compiled programs are kept for the next process, or None.
+      dtype: compute dtype.
+      devices: all of this process.
+      cache: folder of compiled programs, kept for the next process, or None.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DepthAnything:
         batch_size: int = 0,
         max_tokens: int = input_sizes.MAX_TOKENS,
     ):
-        """Of a model that is loaded already; see `from_pretrained`."""
+        """Wraps a loaded model; see `from_pretrained`."""
         self.cache = compilation_cache.switch_on()
         self.devices = jax.local_devices()
         if batch_size < 0 or batch_size % len(self.devices):
@@ -88,24 +88,23 @@ class DepthAnything:
         max_tokens: int = input_sizes.MAX_TOKENS,
         **load: Any,
     ) -> DepthAnything:
-        """A model from the Hugging Face Hub, a file, a folder or a training run.
+        """Loads a model from the Hugging Face Hub, a file, a folder or a training run.
 
         Args:
           source: "owner/name" on the Hub, of transformers' layout or the official one; a
             .safetensors or .pth file; a folder of transformers'; a run of this project.
           dtype: "float32", "bfloat16", or "auto": bfloat16 on TPUs and on GPUs that have it.
-          batch_size: pictures of one shape that run at a time, a multiple of the devices; 0: eight
-            on each GPU or TPU core, one on a CPU.
+          batch_size: pictures of one shape per batch, a multiple of the number of devices; 0: eight
+            for each GPU or TPU core, one for each CPU.
           attention: as for `models.build`.
-          max_tokens: patches of one picture beyond which it is refused, because
-            memory grows with their square.
-          **load: of `pretrained.load`, for what the weights do not say: version="v1",
+          max_tokens: maximum number of patches of a picture: memory grows with their square.
+          **load: of `pretrained.load`, where the weights lack metadata: version="v1",
             max_depth=20.0, allow_missing=REGEX, fill="zeros".
 
         Raises:
           FileNotFoundError: nothing there, or no network; the message says what to put where.
-          ImportError: a .pth file and no PyTorch.
-          ValueError: something about the weights is unknown or contradicts the arguments; an
+          ImportError: a .pth file, and PyTorch is not installed.
+          ValueError: a property of the weights is unknown or contradicts the arguments; an
             encoder alone; a batch size that does not divide over the devices.
         """
         found = pretrained.load(os.fspath(source), **load)
@@ -128,25 +127,24 @@ class DepthAnything:
         intrinsics: Any = None,
         fov: float | None = None,
     ) -> Any:
-        """Depth of a picture, or of each picture of a list.
+        """Predicts the depth of a picture, or of each picture of a list.
 
         Args:
           image: a path, the bytes of a file, a PIL image or an RGB array (see `images.read`); or a
             list, tuple or iterator of those, of any sizes.
-          input_size: shorter side at which the network sees a picture; more shows finer detail,
-            but far from what it was trained at the large-scale layout suffers. None: the model's
-            own (518 of the released ones). V1's metric models have inputs of one shape, and take
-            none.
+          input_size: shorter side of the network's input; larger ones give finer detail, but far
+            from the trained size the large-scale layout suffers. None: the model's own (518 of the
+            released ones). V1's metric models have inputs of one shape and refuse another.
           buckets: K: the longer side becomes one of K lengths, chosen from a sample of the list, or
             the nearest of these lengths; pictures are stretched, never padded. A folder of free
             shapes then compiles 2 K programs and not hundreds. 0: exact shapes.
-          tile: side in pixels of the picture: it is cut into overlapping squares that each run
-            at `input_size`, are aligned to the whole picture's map and blended: detail of large
-            pictures. 0: none.
-          intrinsics: of all these pictures: (fx, fy, cx, cy) in pixels, or a 3 x 3 matrix. None:
-            what each one's EXIF tells. Kept in the result, for point clouds; metric models with a
-            canonical focal length need them.
-          fov: instead of `intrinsics`, degrees that the longer side of each picture sees.
+          tile: cuts the picture into overlapping squares of this side in pixels, which run at
+            `input_size`, are aligned to the whole picture's map and blended, for the detail of
+            large pictures. 0: no tiles.
+          intrinsics: of all pictures: (fx, fy, cx, cy) in pixels, or a 3 x 3 matrix. None: from
+            each one's EXIF. Kept in the result, for point clouds; metric models with a canonical
+            focal length need them.
+          fov: instead of `intrinsics`, the field of view of the longer side in degrees.
 
         Returns:
           A `Depth` at the picture's size, or a list of them in order.
@@ -154,7 +152,7 @@ class DepthAnything:
         Raises:
           TypeError, OSError, ValueError: as `images.read`; a picture too long and thin for
             max_tokens (with what to do); of a list always ValueError, with the picture's number.
-          RuntimeError: the network failed, most often for want of memory.
+          RuntimeError: the network failed, mostly out of memory.
         """
         several = isinstance(image, list | tuple | Iterator)
         pictures = list(image) if several else [image]
@@ -189,19 +187,19 @@ class DepthAnything:
         fov: float | None = None,
         keep_images: bool = False,
     ) -> Iterator[tuple[int, Depth | Exception]]:
-        """(index, Depth) of each picture as it is done, for folders and videos that no memory
-        holds: pictures are read ahead in threads, and a few wait for others of their shape.
+        """Yields (index, Depth) of each picture when it is done, in bounded memory: pictures are
+        read ahead in threads, and a few wait for others of their shape.
 
-        In order where all pictures have one shape. A picture that cannot be read or is refused
-        gives the exception in its place; nothing else stops.
+        The order is kept where all pictures have one shape. For a picture that cannot be read or is
+        refused, the exception is yielded in place of its Depth; the others go on.
 
         Args:
           pictures: consumed lazily; a list or tuple where `buckets` is a number.
           input_size, buckets, tile, intrinsics, fov: as for a call.
-          keep_images: results hold their picture too (`Depth.image`), for coloured point clouds.
+          keep_images: keeps the picture in the result (`Depth.image`), for coloured point clouds.
 
         Raises:
-          ValueError: options that no picture could run with.
+          ValueError: options that are invalid for any picture.
           RuntimeError: the network failed.
         """
         patch_size = self.recipe.input.encoder.patch_size
@@ -226,7 +224,7 @@ class DepthAnything:
                 picture = picture._replace(intrinsics=seen)
             self.recipe.check(picture.intrinsics)
             size, most = picture.pixels.shape, self._max_tokens
-            # Where tiles bring the detail, the whole may be seen smaller.
+            # With tiles, which have the detail, the whole picture may be smaller.
             shape = self.recipe.shape(size, input_size, lengths, most=most, shrink=bool(tile))
             return picture, self.recipe.prepare(picture.pixels, shape)
 
@@ -260,9 +258,9 @@ class DepthAnything:
     def _maps(
         self, inputs: Iterable[predictor.Input], count: int | None
     ) -> Iterator[tuple[Any, np.ndarray]]:
-        """What the network says of each prepared picture, as batches of one shape fill up.
+        """Yields the network's output for each prepared picture, when a batch of its shape is full.
 
-        One picture runs on one device; more are spread over all of them.
+        One picture runs on one device, more on all.
         """
         devices = self.devices[:1] if count == 1 else self.devices
         batch = self._batch_size
@@ -270,7 +268,7 @@ class DepthAnything:
             batch = min(batch, math.ceil(max(1, count) / len(devices)) * len(devices))
         if len(devices) not in self._predictors:
             self._predictors[len(devices)] = predictor.Predictor(
-                *self.bundle, devices=devices, output=as_said
+                *self.bundle, devices=devices, output=raw_output
             )
         predict = self._predictors[len(devices)]
         waiting = max(32, 2 * batch)  # of 4 MB each
@@ -286,7 +284,7 @@ class DepthAnything:
         input_size: int | None,
         keep: bool,
     ) -> Depth:
-        """The whole picture's map, with the detail of its tiles."""
+        """Predicts a picture from its whole and its tiles."""
         pixels, network = picture.pixels, prepared.shape[:2]
         ((_, output),) = self._maps([predictor.Input(None, prepared)], 1)
         whole = self.recipe.finish(output, pixels.shape[:2], picture.intrinsics)

@@ -1,4 +1,4 @@
-"""A depth map's pixels in space, and files of them that viewers open: PLY and GLB."""
+"""Converts depth maps to point clouds and writes these as PLY and GLB."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from depth_anything_jax.inference.depth_files import METRIC, DepthMap
 
 EDGE = 0.04  # relative jump to a neighbour: MoGe's point clouds end surfaces there
 SUFFIXES = (".ply", ".glb")
-# Of the median: inverse depth below it is within the error of what a relative model says, and is
-# taken for sky. Our choice.
+# Of the median: smaller inverse depth is within the error of relative models and taken for sky. Our
+# choice.
 SKY = 0.01
 END = 0.99  # of its `max_depth`: beyond, a metric model cannot tell sky from walls. Our choice
 _ASSUMED = (
@@ -36,8 +36,8 @@ class PointCloud:
       points: (n, 3) in `unit`.
       colours: RGB (n, 3), or None.
       unit: "m", or None where the scale is unknown.
-      intrinsics: that the pixels were cast with.
-      note: what was assumed, for files.
+      intrinsics: used to compute the points.
+      note: assumptions, for files.
     """
 
     points: Float[np.ndarray, "n 3"]

@@ -1,7 +1,7 @@
-"""Running a model over many images of many shapes: SPMD batches of one shape, nothing padded.
+"""Runs a model over many images of many shapes in same-shape SPMD batches; images are not padded.
 
-`Predictor` is the device side, `predict_all` the host side: it reads ahead in threads, puts images
-of one shape together, keeps two batches in flight, and gives results as they come.
+`Predictor` is the device side, `predict_all` the host side: it groups images of one shape and keeps
+two batches in flight. `read_ahead` reads inputs in threads.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ IN_FLIGHT = 2  # batches on the device while the host prepares and stores others
 
 
 def batch_of(least: int) -> int:
-    """The smallest batch of at least so many images that divides over this process's devices."""
+    """Rounds a batch size up to a multiple of this process's devices."""
     devices = jax.local_device_count()
     return -(-least // devices) * devices
 
 
 def usual_batch(devices: list[Any]) -> int:
-    """Images at a time on these devices: eight each, on CPUs one."""
+    """Returns the default batch size: eight images per device, on CPUs one."""
     return (1 if devices[0].platform == "cpu" else 8) * len(devices)
 
 
 class Predictor:
-    """A model on this process's devices: normalised images in, maps out.
+    """Runs a model on this process's devices: normalised images in, maps out.
 
     The batch is split over the devices, the parameters are on each of them. One program is compiled
     for each shape. Processes do not wait for each other.
 
     Args:
-      model: as `models.build` gives it.
+      model: from `models.build`.
       params: its parameters.
       devices: None takes this process's.
-      output: what comes out: `disparity`, whatever the head; or `as_said`.
+      output: `disparity`, for any head, or `raw_output`.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Predictor:
 def program(
     model: Any, mesh: Mesh, output: Callable[[Any, Any, jax.Array], jax.Array]
 ) -> DeviceProgram:
-    """The forward pass as a program; one for all predictors of a model, so that an evaluation in
-    the middle of training compiles once and not every time."""
+    """Builds the forward pass as a program, shared by all predictors of a model, so that repeated
+    evaluations during training compile once."""
 
     def run(params: Any, images: jax.Array) -> jax.Array:
         return output(model, params, images)
@@ -97,10 +97,10 @@ def program(
 
 
 class Input(NamedTuple):
-    """An image ready for the network.
+    """A prepared image.
 
     Attributes:
-      tag: whatever comes back with the prediction.
+      tag: any value, returned with the prediction.
       image: normalised (h, w, 3) float32.
     """
 
@@ -109,14 +109,14 @@ class Input(NamedTuple):
 
 
 class Output(NamedTuple):
-    """A prediction: the tag of its input, and the map (h, w) that was asked for."""
+    """A prediction: the tag of its input, and the map (h, w)."""
 
     tag: Any
     map: np.ndarray
 
 
 class Stats:
-    """What `predict_all` did.
+    """Counts of `predict_all`.
 
     Attributes:
       shapes: (batch, height, width) that the network ran at: one program each.
@@ -128,7 +128,7 @@ class Stats:
         self.clear()
 
     def clear(self) -> None:
-        """Begins anew."""
+        """Resets all counts."""
         self.shapes: set[tuple[int, int, int]] = set()
         self.images = self.padding = 0
 
@@ -136,7 +136,7 @@ class Stats:
 def read_ahead(
     read: Callable[[Any], Any], indices: Iterable[Any], *, threads: int
 ) -> Iterator[tuple[Any, Any]]:
-    """(index, what `read` gave, or the exception it raised), in order, read in threads."""
+    """Yields (index, result of `read` or the exception it raised) in order; reads in threads."""
 
     def attempt(index: Any) -> Any:
         try:
@@ -168,18 +168,18 @@ def predict_all(
     stats: Stats | None = None,
     max_waiting: int = 256,
 ) -> Iterator[Output]:
-    """Predictions for all inputs, in the order in which batches of one shape fill up.
+    """Predicts all inputs, in the order in which batches of one shape fill up.
 
-    An incomplete batch repeats its last image, whose further copies are dropped: one program for
-    each shape, and no label depends on who its neighbours are.
+    An incomplete batch repeats its last image and drops the copies, so that each shape needs one
+    program and no prediction depends on the other images of its batch.
 
     Args:
       predict: see Predict; called with exactly `batch_size` images of one shape.
       inputs: consumed lazily.
       batch_size: images at a time.
-      stats: counts of this and earlier calls.
-      max_waiting: images held back until others of their shape come; beyond it the largest
-        incomplete batch runs.
+      stats: is updated.
+      max_waiting: maximum number of images that wait for others of their shape; beyond it the
+        largest incomplete batch runs.
 
     Raises:
       RuntimeError: the network failed; the message has the batch's shape.
@@ -187,7 +187,7 @@ def predict_all(
     stats = Stats() if stats is None else stats
     waiting: dict[tuple[int, ...], list[Input]] = collections.defaultdict(list)
     held = 0
-    flying: collections.deque[tuple[list[Input], Any]] = collections.deque()
+    in_flight: collections.deque[tuple[list[Input], Any]] = collections.deque()
 
     def start(shape: tuple[int, ...]) -> None:
         nonlocal held
@@ -198,10 +198,10 @@ def predict_all(
         stats.shapes.add((batch_size, shape[0], shape[1]))
         stats.images += len(group)
         stats.padding += padding
-        flying.append((group, _explained(lambda: predict(images), images.shape)))
+        in_flight.append((group, _explained(lambda: predict(images), images.shape)))
 
-    def land() -> Iterator[Output]:
-        group, out = flying.popleft()
+    def collect() -> Iterator[Output]:
+        group, out = in_flight.popleft()
         shape = (batch_size, *group[0].image.shape)
         maps = _explained(lambda: np.asarray(out), shape)
         if maps.shape != shape[:3]:
@@ -216,14 +216,14 @@ def predict_all(
             start(x.image.shape)
         elif held > max_waiting:
             start(max(waiting, key=lambda shape: len(waiting[shape])))
-        while len(flying) > IN_FLIGHT:
-            yield from land()
+        while len(in_flight) > IN_FLIGHT:
+            yield from collect()
     for shape in sorted(waiting):
         start(shape)
-        while len(flying) > IN_FLIGHT:
-            yield from land()
-    while flying:
-        yield from land()
+        while len(in_flight) > IN_FLIGHT:
+            yield from collect()
+    while in_flight:
+        yield from collect()
 
 
 def _explained(call: Callable[[], Any], shape: tuple[int, ...]) -> Any:

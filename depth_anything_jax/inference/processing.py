@@ -1,6 +1,6 @@
-"""What belongs around a network: how a picture becomes its input, its output a map of the picture.
+"""Pre- and post-processing: from a picture to the network's input, from its output to a depth map.
 
-`recipe_of` is the one place where weights decide it.
+`recipe_of` derives it from the weights.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from depth_anything_jax.utils import interpolation
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How one model is used.
+    """Pre- and post-processing of one model.
 
     Attributes:
-      kind: RELATIVE or METRIC, of what it puts out.
-      to_picture: rule of `interpolation.resize` that brings its output to the picture's size.
-      input: how a picture becomes its input (`Weights.input`).
-      focal: pixels of the network's input, of a metric model that predicts for a canonical camera
-        of this focal length: its depth belongs to any other in proportion.
-      max_depth: where a metric model ends, by what its network says.
+      kind: of the output, RELATIVE or METRIC.
+      to_picture: rule of `interpolation.resize` from the output to the picture's size.
+      input: transform from the picture to the input (`Weights.input`).
+      focal: of a metric model for a canonical camera, that camera's focal length in pixels of the
+        network's input; depth is proportional to it.
+      max_depth: largest output of a metric network.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Recipe:
             )
 
     def check_size(self, input_size: int | None, buckets: int | Sequence[int]) -> None:
-        """Raises ValueError where inputs all have one shape, and the call asks for another."""
+        """Raises ValueError where all inputs have one shape and another is requested."""
         self.input.refuse_size(input_size)
         if isinstance(self.input.size, tuple) and buckets:
             raise ValueError(
@@ -60,11 +60,11 @@ class Recipe:
     def shape(
         self, pixels: Sequence[int], input_size: int | None, lengths: Sequence[int] = (), **how: Any
     ) -> tuple[int, int]:
-        """Height and width of the network's input for a picture.
+        """Computes height and width of the network's input for a picture.
 
         Args:
           pixels: height and width of the picture.
-          input_size: another short side than the model's own; None: that.
+          input_size: short side; None: the model's own.
           lengths, **how: as for `input_sizes.of_network`.
         """
         if isinstance(self.input.size, tuple):
@@ -73,7 +73,7 @@ class Recipe:
         return input_sizes.of_network(pixels, size, lengths, patch_size=patch_size, **how)
 
     def prepare(self, image: np.ndarray, shape: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
-        """RGB (uint8, or float in 0-1) → the network's input of this shape."""
+        """Converts RGB (uint8, or float in 0-1) to the network's input of this shape."""
         return self.input.at(image, *shape)
 
     def finish(
@@ -82,10 +82,10 @@ class Recipe:
         shape: tuple[int, int],
         intrinsics: camera_intrinsics.Intrinsics | None = None,
     ) -> Float[np.ndarray, "h w"]:
-        """The network's output → the map at the picture's (or a tile's) size, float32.
+        """Converts the network's output to the map at the picture's (or a tile's) size, float32.
 
         Args:
-          output: as the network's head says it.
+          output: of the network's head.
           shape: of the map.
           intrinsics: in pixels of the map; see `check`.
         """
@@ -99,7 +99,7 @@ class Recipe:
         shape: Sequence[int],
         network: Sequence[int],
     ) -> float | None:
-        """Metres at which the map of a picture ends; None of a relative model.
+        """Computes the largest metres in the map of a picture; None of a relative model.
 
         Args:
           intrinsics: in pixels of the picture.
@@ -124,9 +124,9 @@ class Recipe:
 
 
 def recipe_of(found: Weights) -> Recipe:
-    """The recipe that loaded weights were trained for.
+    """Returns the recipe that loaded weights were trained for.
 
-    How the official code brings the output to the picture's size: V1's run.py interpolates with
+    The official code resizes the output to the picture's size: V1's run.py with
     align_corners=False, V2's infer_image (relative and metric) and V1's metric code with True.
     """
     kind = METRIC if found.is_metric else RELATIVE

@@ -1,7 +1,7 @@
-"""Tiles of a large picture: where they lie, and one map of their maps.
+"""Cuts large pictures into tiles and blends the tiles' depth maps into one.
 
-A network says of each tile something in that tile's own scale and shift. Each is brought to the
-whole picture's map by least squares, and neighbours fade into each other over their whole overlap.
+A network predicts each tile in a scale and shift of its own. Each is aligned to the whole picture's
+map by least squares, and neighbours are blended over their whole overlap.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from depth_anything_jax.utils import scale_shift
 
-OVERLAP = 0.25  # of a tile's side, the least. Our choice: MiDaS-style tilings take 1/8 to 1/2
+OVERLAP = 0.25  # minimum, of a tile's side. Our choice: MiDaS-style tilings take 1/8 to 1/2
 _SAMPLES = 256  # longer side of the grid on which a tile is aligned: scale and shift need no more
 
 
@@ -35,8 +35,8 @@ class Window(NamedTuple):
 
 
 def windows(shape: Sequence[int], tile: int) -> list[Window]:
-    """Squares of `tile` pixels that cover a picture (h, w), evenly spread, all of one shape; of a
-    side that is shorter than a tile, the whole."""
+    """Covers a picture (h, w) by evenly spread squares of `tile` pixels; a side shorter than a tile
+    is taken whole, so that all windows have one shape."""
     height, width = (min(tile, n) for n in shape)
     tops, lefts = (_starts(n, size) for n, size in zip(shape, (height, width), strict=True))
     return [Window(top, left, height, width) for top in tops for left in lefts]
@@ -50,15 +50,15 @@ def _starts(length: int, size: int) -> list[int]:
 def blend(
     whole: Float[np.ndarray, "h w"], maps: Iterable[tuple[Window, Float[np.ndarray, "_ _"]]]
 ) -> Float[np.ndarray, "h w"]:
-    """One map of the tiles' maps.
+    """Blends the tiles' maps into one.
 
     Args:
-      whole: the whole picture's map, which gives scale and shift everywhere.
-      maps: of each window that covers the picture.
+      whole: the whole picture's map, which determines scale and shift.
+      maps: (window, map) of each tile; together they cover the picture.
 
     Returns:
-      float32; a tile that says nothing (constant) or the opposite of the whole is replaced by it.
-      Never below the smallest value of a map that has no negative ones: depth ends at 0.
+      float32; a tile that is constant or contradicts the whole map is replaced by it. No value is
+      negative where the whole map has none.
     """
     total = np.zeros(whole.shape, np.float32)
     weight = np.zeros(whole.shape, np.float32)
@@ -78,7 +78,7 @@ def blend(
 
 
 def _fade(size: int, length: int) -> Float[np.ndarray, " n"]:
-    """Weights of a tile along one axis: a hump, all one where the tile is the whole axis."""
+    """Weights of a tile along one axis: a sine hump, or ones where the tile spans the axis."""
     if size == length:
         return np.ones(size, np.float32)
     return np.sin(np.pi * (np.arange(size, dtype=np.float32) + 0.5) / size) ** 2

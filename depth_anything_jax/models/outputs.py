@@ -1,4 +1,4 @@
-"""What the output of a network means: disparity, metres, focal lengths."""
+"""Interprets the output of a network: disparity, metres, focal lengths."""
 
 from typing import Any
 
@@ -6,26 +6,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-MIN_DEPTH = 1e-3  # metres: what any head says is at least (ZoeDepth's nearest)
+MIN_DEPTH = 1e-3  # metres: the smallest output of any head (ZoeDepth's)
 
 
 def is_metric(model: Any) -> bool:
-    """Whether the head gives metres, of which zero disparity is infinitely far."""
+    """Whether the head predicts metres."""
     return model.head != "relative"
 
 
 def disparity(
     model: Any, params: Any, images: Float[jax.Array, "b h w 3"]
 ) -> Float[jax.Array, "b h w"]:
-    """What any head says about normalised images, larger is nearer: of metres 1 / depth."""
-    out = as_said(model, params, images)
+    """Predicts disparity of normalised images with any head: of metres 1 / depth."""
+    out = raw_output(model, params, images)
     return 1 / jnp.maximum(out, MIN_DEPTH) if is_metric(model) else out
 
 
-def as_said(
+def raw_output(
     model: Any, params: Any, images: Float[jax.Array, "b h w 3"]
 ) -> Float[jax.Array, "b h w"]:
-    """What the head itself says about normalised images: disparity, or metres if `is_metric`."""
+    """Returns the head's own output for normalised images: disparity, or metres if `is_metric`."""
     return model.apply({"params": params}, images)
 
 
@@ -35,17 +35,17 @@ def focal_length(camera: Any) -> Any:
 
 
 def to_metres(output: Any, focal_input: Any, focal: float | None) -> Any:
-    """Metres from what a metric network says: output · f / f_c.
+    """Converts the output of a metric network to metres: output · f / f_c.
 
     Args:
       output: canonical depth, or metres where the model has no focal length.
       focal_input: f, in pixels of the network's input, after resizing (`focal_length` of its
-        camera); not looked at where the model has none.
-      focal: f_c, the model's (`bundle.Weights.focal`), None where it has none.
+        camera); unused where the model has none.
+      focal: f_c, the model's (`bundle.Weights.focal`), or None.
     """
     return output if focal is None else output * (focal_input / focal)
 
 
 def canonical_ratio(focal_input: Any, focal: float) -> Any:
-    """What metres are multiplied by before a canonical model is asked for them: f_c / f."""
+    """Factor from metres to a canonical model's output: f_c / f."""
     return focal / focal_input

@@ -207,11 +207,10 @@ def init_program(new_state, mesh, layout) -> DeviceProgram:
     return device_program("train.init", new_state, mesh, out_shardings=layout)
 
 
-def compile_quickly(new_state, mesh, layout):
-    """key -> state, laid out over the mesh; run once, so not worth optimising.
+def compile_without_optimising(new_state, mesh, layout):
+    """Compiles key -> state, laid out over the mesh, without optimisation, as it runs only once.
 
-    Fifty random draws in one program keep XLA's CPU compiler busy four times longer at its default
-    level than at 0.
+    XLA's CPU compiler takes four times longer for its fifty random draws at the default level.
     """
     program = init_program(new_state, mesh, layout)
     cpu = mesh.devices.flat[0].platform == "cpu"

@@ -22,7 +22,7 @@ from depth_anything_jax.inference import compilation_cache as cache
 from depth_anything_jax.inference import images, input_sizes, predictor, processing, tiles
 from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.models import build
-from depth_anything_jax.models.outputs import as_said
+from depth_anything_jax.models.outputs import raw_output
 from depth_anything_jax.utils import interpolation
 from depth_anything_jax.utils.encoders import DINOV2
 from tests import parity
@@ -32,7 +32,7 @@ from tests.helpers.small_networks import KERNEL, MetricConvolution
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = 112
 # The program that a single picture runs in, so that it is compiled once.
-ONE = {"devices": jax.devices()[:1], "output": as_said}
+ONE = {"devices": jax.devices()[:1], "output": raw_output}
 
 
 @pytest.fixture(autouse=True)

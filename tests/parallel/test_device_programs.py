@@ -18,7 +18,7 @@ from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.models import depth_anything
 from depth_anything_jax.parallel import device_programs, sharding
 from depth_anything_jax.training import logger
-from depth_anything_jax.training.init import compile_quickly, init_params
+from depth_anything_jax.training.init import compile_without_optimising, init_params
 from tests.helpers import as_tpu
 from tests.helpers.device_program_tests import COMPILED_BY, RUN_BY
 from tests.helpers.tiny_runs import SIZE, TINY, shipped
@@ -128,7 +128,7 @@ def released(tmp_path_factory):
     folder = tmp_path_factory.mktemp("released")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     init = init_params(models.build(TINY), shipped("teacher", "vitl"))
-    params = compile_quickly(init, mesh, None)(jax.random.key(0))
+    params = compile_without_optimising(init, mesh, None)(jax.random.key(0))
     about = {"variant": "tiny", "version": "v2", "head": "relative", "licence_chain": []}
     orbax_io.save_params(folder, jax.device_get(params), about)
     return str(folder)

@@ -11,7 +11,7 @@ from depth_anything_jax import models
 from depth_anything_jax.losses import relative
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import optim, perturb
-from depth_anything_jax.training.init import compile_quickly
+from depth_anything_jax.training.init import compile_without_optimising
 from depth_anything_jax.training.step import (
     Networks,
     jit_train_step,
@@ -68,7 +68,7 @@ def setup(c, mesh, teacher=False):
 @functools.cache
 def first_params():
     """One random start for all tests (numpy): compiling it takes longer than a step."""
-    program = compile_quickly(init(models.build(TINY)), one_device(), None)
+    program = compile_without_optimising(init(models.build(TINY)), one_device(), None)
     return jax.tree.map(np.asarray, program(jax.random.key(0)))
 
 

@@ -52,7 +52,7 @@ def _read_ours(path: pathlib.Path, kind: str) -> np.ndarray | None:
     from depth_anything_jax.inference import depth_files
     from depth_anything_jax.inference.depth_files import RELATIVE
 
-    if not depth_files.says_what_it_holds(path):
+    if not depth_files.has_metadata(path):
         return None
     saved = depth_files.load(path, None)
     if (saved["kind"] == RELATIVE) != (kind == "disparity-affine"):

@@ -284,9 +284,9 @@ def of_bundle(bundle: ModelBundle, *, batch_size: int = 0) -> Candidate:
       batch_size: images per batch; 0: one per device.
     """
     from depth_anything_jax.inference.predictor import Predictor
-    from depth_anything_jax.models.outputs import as_said
+    from depth_anything_jax.models.outputs import raw_output
 
-    predictor = Predictor(*bundle, output=as_said)
+    predictor = Predictor(*bundle, output=raw_output)
     made = of_network(
         predictor,
         kind="metric" if bundle.is_metric else "disparity-affine",
