@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from depth_anything_jax.video import cuts
 from depth_anything_jax.video import smooth as smooth_lib
 from depth_anything_jax.video.reader import Frame, PathLike, Reader, VideoError, open_file
 from depth_anything_jax.video.writer import Writer, check_path
@@ -187,7 +188,7 @@ class _Pipeline:
     """Smooths maps, measures their flicker, and finds the range of their colours."""
 
     def __init__(self, metric: bool, smooth: bool, limits: str | tuple[float, float]):
-        self._pictures = smooth_lib.Pictures()
+        self._pictures = cuts.Pictures()
         self._smoother = smooth_lib.Smoother() if smooth else None
         self._range = smooth_lib.SharedRange()
         self._limits = limits

@@ -27,31 +27,15 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float
 
 from depth_anything_jax.utils import scale_shift
+from depth_anything_jax.video.cuts import Change, cells
 
-CELLS = 32  # along each side
 MEMORY = 0.9  # decay per frame of the reference and the shared range: 1/3 s at 30 frames / s
 PULL = 0.05
 MIN_AGREEMENT = 0.3  # product of both directions' scales: 1 for equal maps, 0 for unrelated ones
-CUT = 0.1  # mean change of the image, in 0-1; hard cuts have .15 to .4, hand-held pans .02 to .06
-CUT_RATIO = 3.0  # multiple of the usual change of the frames before
-STILL = 0.02  # largest change of a cell's colour, in 0-1, that is noise or light and not motion
-
-
-class Change(NamedTuple):
-    """How a frame's image differs from the previous one.
-
-    Attributes:
-      cut: whether a new scene begins.
-      moved: the cells that changed.
-    """
-
-    cut: bool
-    moved: Bool[np.ndarray, "n m"]
 
 
 class Smoothed(NamedTuple):
@@ -61,37 +45,6 @@ class Smoothed(NamedTuple):
     scale: float
     shift: float
     restarted: bool
-
-
-def cells(values: np.ndarray) -> np.ndarray:
-    """Averages a map over a grid of 32 x 32 cells, or fewer where the map is smaller."""
-    height, width = (min(CELLS, n) for n in values.shape[:2])
-    if values.dtype != np.uint8:
-        values = values.astype(np.float32, copy=False)
-    return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)
-
-
-class Pictures:
-    """Compares each frame's image with the previous one."""
-
-    def __init__(self) -> None:
-        self._last: np.ndarray | None = None
-        self._usual = 0.0
-
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Change:
-        """Returns the change from the previous image to `image`; the first frame is a cut."""
-        small = cells(image).astype(np.float32) / 255
-        last, self._last = self._last, small
-        if last is None or last.shape != small.shape:
-            self._usual = 0.0
-            return Change(True, np.ones(small.shape[:2], bool))
-        change = np.abs(small - last).max(axis=-1)
-        mean = float(change.mean())
-        cut = mean > max(CUT, CUT_RATIO * self._usual)
-        # A cut does not tell how the new scene moves.
-        self._usual = 0.0 if cut else MEMORY * self._usual + (1 - MEMORY) * mean
-        # At least half of the cells count as still: a change of light changes all of them.
-        return Change(cut, change > max(STILL, float(np.median(change))))
 
 
 class Smoother:

@@ -7,8 +7,9 @@ import pytest
 from depth_anything_jax.data.scenes.source import render
 from depth_anything_jax.data.sources.base import disparity_of
 from depth_anything_jax.utils import scale_shift
-from depth_anything_jax.video import smooth
-from depth_anything_jax.video.smooth import Flicker, Pictures, SharedRange, Smoother
+from depth_anything_jax.video import cuts, smooth
+from depth_anything_jax.video.cuts import Pictures
+from depth_anything_jax.video.smooth import Flicker, SharedRange, Smoother
 
 
 def scene(domain, index, size=112):
@@ -204,7 +205,7 @@ def test_noise_does_not_eat_contrast():
     direction shrinks the map a little each time (to .4 after 150 frames), the other swells it."""
     rng = np.random.default_rng(0)
     _, disparity = scene("A", 0)
-    smoother, still = Smoother(), smooth.Change(False, np.zeros((32, 32), bool))
+    smoother, still = Smoother(), cuts.Change(False, np.zeros((32, 32), bool))
     unit, scales = spread(disparity), []
     for _ in range(100):
         coarse = rng.normal(0, 0.1 * unit, (16, 16)).astype(np.float32)
