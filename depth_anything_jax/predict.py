@@ -50,7 +50,7 @@ def main() -> None:
     grey = yes("grayscale", False, "grey instead of colours, near is white")
     invert = yes("invert", False, "near is dark (grey, 16 bits) or cold (colours)")
     limits = text("range", None, "of colours: image, shared, or NEAR,FAR; videos: shared")
-    scale = real("png_scale", 1000.0, "units of a metric 16-bit PNG in a metre")
+    scale = real("png_scale", None, "units of metric 16 bits per metre; else 1000, or 256")
     intrinsics = flags.DEFINE_list("intrinsics", None, "fx,fy,cx,cy in pixels, of all pictures")
     fov = real("fov", None, "field of view of the longer side in degrees, of all pictures")
     edge = real("edge", 0.04, "relative jump of depth where points are left out; 0: none are")
@@ -140,6 +140,7 @@ def _main(
     from depth_anything_jax.cli.inputs import STDIN
     from depth_anything_jax.inference import input_sizes
     from depth_anything_jax.inference.model import DEFAULT, DepthAnything
+    from depth_anything_jax.utils.sixteen_bits import SCALES
 
     _check_videos(items, style)
     if resume and style.range == "shared" and any(not i.video for i in items):
@@ -152,6 +153,7 @@ def _main(
     # Existing files are checked before the model is loaded, which may take minutes.
     facts = {"checkpoint": source, "dtype": dtype, **load}
     facts |= dataclasses.asdict(options) | dataclasses.asdict(style)
+    facts["png_scale"] = style.png_scale or SCALES[0]  # as older folders record it
     facts = json.loads(json.dumps(facts))  # tuples are lists
     todo = resuming.missing(out, items, style, facts, resume=resume, overwrite=overwrite)
     if len(todo) < len(items):

@@ -21,7 +21,7 @@ from depth_anything_jax.inference import compilation_cache
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
 from depth_anything_jax.inference.model import DepthAnything
-from depth_anything_jax.video import process, reader
+from depth_anything_jax.video import depth16, reader
 from tests.helpers import api_models, video_files
 
 OPTIONS = batch.Options(input_size=56)
@@ -186,12 +186,16 @@ def test_metres_are_never_stretched(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "a.depth.npy"), depth.depth)
     assert Image.open(tmp_path / "a.color.png").height > 2, "a bar with metres hangs below"
     far = Depth(np.array([[1.0, 70.0]], np.float32), METRIC)
-    with pytest.raises(ValueError, match=r"70.0 m, .* use png_scale=256"):
-        outputs.write(far, tmp_path, folders.pathlib.PurePath("b"), style)
-    outputs.write(
-        far, tmp_path, folders.pathlib.PurePath("b"), outputs.Style(("png16",), png_scale=256)
-    )
+    outputs.write(far, tmp_path, folders.pathlib.PurePath("b"), style)
     assert np.asarray(Image.open(tmp_path / "b.depth.png")).tolist() == [[256, 70 * 256]]
+
+
+def test_a_format_that_fails_does_not_stop_the_others(tmp_path):
+    far = Depth(np.array([[1.0, 70.0]], np.float32), METRIC)
+    style = outputs.Style(formats=("png16", "color", "npy"), png_scale=1000)
+    with pytest.raises(ValueError, match=r"c.depth.png: depth reaches 70.0 m"):
+        outputs.write(far, tmp_path, folders.pathlib.PurePath("c"), style)
+    assert files(tmp_path) == ["c.color.png", "c.depth.npy"]
 
 
 def test_one_range_of_colours_for_all(model, album, tmp_path, capsys):
@@ -275,7 +279,7 @@ def test_a_video(model, tmp_path, capsys):
     assert "the maps change by" in told and "% of their spread before smoothing, by" in told
     ends = (".color.mp4", ".depth.mkv", ".side-by-side.mp4")
     assert files(out) == [f"clip{e}" for e in ends]
-    kind, maps = process.read_depth(out / "clip.depth.mkv")
+    kind, maps = depth16.read_depth(out / "clip.depth.mkv")
     assert kind == RELATIVE and len(list(maps)) == 5
     both = reader.Reader(out / "clip.side-by-side.mp4")
     assert (both.info.height, both.info.width, both.info.audio) == (32, 104, 1)
@@ -293,7 +297,7 @@ def test_a_video_in_metres_has_a_bar_of_metres(tmp_path):
         heights[path.name] = {len(image) for image in frames}
     assert heights.pop("clip.depth.mkv") == set()
     assert all(h == {64 + 3 * 12} for h in heights.values()), heights
-    kind, maps = process.read_depth(out / "clip.depth.mkv")
+    kind, maps = depth16.read_depth(out / "clip.depth.mkv")
     assert kind == "depth in metres" and next(maps)[1].shape == (64, 96), "numbers have none"
 
 
@@ -324,6 +328,14 @@ def test_nothing_is_overwritten_silently(model, album, tmp_path):
     assert prepare(overwrite=True) == items
     with pytest.raises(ValueError, match=r"made with checkpoint='one', and now it is 'two'"):
         prepare(facts={"checkpoint": "two"}, resume=True)
+    # A folder of before an option was added: its default was used.
+    assert prepare(facts=facts | {"max_res": None, "colormap": "Spectral_r"}, resume=True)
+    with pytest.raises(ValueError, match=r"made with max_res=None, and now it is 640"):
+        prepare(facts=facts | {"max_res": 640}, resume=True)
+    for damaged in ("{", "[]", "[" * 100_000):
+        (out / resuming.FACTS).write_text(damaged)
+        with pytest.raises(ValueError, match=r"predict.json is damaged"):
+            prepare(resume=True)
     (out / resuming.FACTS).write_text("{")
     with pytest.raises(ValueError, match=r"predict.json is damaged"):
         prepare(resume=True)

@@ -20,6 +20,7 @@ from depth_anything_jax.cli.outputs import Style
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
 from depth_anything_jax.inference.model import DepthAnything
+from depth_anything_jax.utils import sixteen_bits
 from depth_anything_jax.video import process
 
 
@@ -114,6 +115,11 @@ def _pictures(
         def write(index: int, depth: Depth) -> None:
             for note in depth.meta.get("notes", ()):
                 notes[note].append(items[index].source)
+            if "png16" in now and depth.unit and style.png_scale is None:
+                scale = sixteen_bits.fitting_scale(depth.depth)
+                if scale != sixteen_bits.SCALES[0]:
+                    far = f"depth goes beyond 65.535 m: the 16-bit PNG has 1/{scale:g} m"
+                    notes[far].append(items[index].source)
             focals.append(outputs.write(depth, out, items[index].stem, style, now))
             if later:
                 kept = depth if "side-by-side" in later else dataclasses.replace(depth, image=None)

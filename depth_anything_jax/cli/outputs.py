@@ -45,7 +45,7 @@ class Style:
       invert: near is dark in grey and 16 bits, cold in colours.
       range: of the colours: "image", "shared", or (near, far) in the map's own values; None: each
         image has its own, the frames of a video share one.
-      png_scale: units of a metric 16-bit PNG per metre.
+      png_scale: units of metric 16-bit PNGs and videos per metre; None: see `Depth.save`.
       intrinsics: (fx, fy, cx, cy) in pixels for all images, or None.
       fov: field of view of the longer side of all images in degrees, or None.
       edge: relative depth discontinuity at which points are left out.
@@ -57,7 +57,7 @@ class Style:
     colormap: str = "Spectral_r"
     invert: bool = False
     range: str | Limits | None = None
-    png_scale: float = 1000.0
+    png_scale: float | None = None
     intrinsics: tuple[float, ...] | None = None
     fov: float | None = None
     edge: float = point_cloud.EDGE
@@ -113,6 +113,8 @@ def write(
 ) -> str:
     """Writes an image's depth in all formats; each file is written completely or not at all.
 
+    A format that fails does not stop the others; the errors are raised together at the end.
+
     Args:
       depth: with its image where `style.needs_image`.
       folder, stem: as for `paths`.
@@ -127,27 +129,35 @@ def write(
       OSError: a file cannot be written.
     """
     focal = ""
+    errors: list[ValueError | OSError] = []
     for name in style.formats if formats is None else formats:
         path = folder / f"{stem}{PICTURES[name]}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if name in COLOURED:
-            picture = painted(depth, style)
-            if name == "side-by-side":
-                picture = beside(depth.image, picture)
-            with depth_files.replaced(path) as part:
-                picture.save(part, format="PNG", compress_level=4)
-        elif name in CLOUDS:
-            points = depth.to_point_cloud(
-                style.intrinsics,
-                fov=style.fov,
-                edge=style.edge,
-                far=style.far,
-                relative=style.relative_cloud,
-            )
-            points.save(path)
-            focal = points.intrinsics.source
-        else:
-            depth.save(path, png_scale=style.png_scale, invert=style.invert)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if name in COLOURED:
+                picture = painted(depth, style)
+                if name == "side-by-side":
+                    picture = beside(depth.image, picture)
+                with depth_files.replaced(path) as part:
+                    picture.save(part, format="PNG", compress_level=4)
+            elif name in CLOUDS:
+                points = depth.to_point_cloud(
+                    style.intrinsics,
+                    fov=style.fov,
+                    edge=style.edge,
+                    far=style.far,
+                    relative=style.relative_cloud,
+                )
+                points.save(path)
+                focal = points.intrinsics.source
+            else:
+                depth.save(path, png_scale=style.png_scale, invert=style.invert)
+        except (ValueError, OSError) as error:
+            errors.append(error)
+    if len(errors) > 1:
+        raise ValueError("; ".join(map(str, errors))) from errors[0]
+    if errors:
+        raise errors[0]
     return focal
 
 

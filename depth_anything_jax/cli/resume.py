@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from depth_anything_jax.cli import outputs
+from depth_anything_jax.cli.batch import Options
 from depth_anything_jax.cli.inputs import Item
 from depth_anything_jax.cli.outputs import Style
 from depth_anything_jax.inference import depth_files
@@ -44,11 +46,17 @@ def missing(
     if resume and record.exists():
         try:
             before = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError as error:
+            if not isinstance(before, dict):
+                raise ValueError("no JSON object")
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"--resume: {record} is damaged ({error}), and nothing else records the options "
                 "that its files were made with; use another --out, or --overwrite"
             ) from error
+        # A folder of before an option was added was made with its default.
+        defaults = dataclasses.asdict(Options()) | dataclasses.asdict(Style())
+        defaults = json.loads(json.dumps(defaults))
+        before = {k: defaults[k] for k in facts if k in defaults} | before
         changed = [k for k in {**before, **facts} if before.get(k) != facts.get(k)]
         if changed:
             name = changed[0]

@@ -133,14 +133,14 @@ class Depth:
         return picture
 
     def save(
-        self, path: str | os.PathLike[str], *, png_scale: float = 1000, invert: bool = False
+        self, path: str | os.PathLike[str], *, png_scale: float | None = None, invert: bool = False
     ) -> None:
         """Writes the map to a file; `load` reads it back. Metric values are never normalised.
 
         By suffix:
           .png  16 bits. Relative: the farthest value is 0 and the nearest 65535, near is white;
                 scale and offset of the values are in the file's text metadata. Metric:
-                metres x png_scale (millimetres), 0 where there is no finite depth.
+                metres x png_scale, 0 where there is no finite depth; the scale is in the metadata.
           .npy  float32.
           .npz  float32 "depth", with "kind", "unit" and the rest.
           .pfm  float32, the Middlebury format.
@@ -148,7 +148,8 @@ class Depth:
 
         Args:
           path: a file; an existing one is replaced only when the new one is complete.
-          png_scale: units of a metric PNG in a metre: 256, KITTI's, reaches 255 m.
+          png_scale: units of a metric PNG in a metre. None: 1000 (millimetres), or where depth goes
+            beyond 65.535 m 256 (KITTI's, to 255 m), 100 or 10.
           invert: near is black in a relative PNG.
 
         Raises:

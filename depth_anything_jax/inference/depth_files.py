@@ -15,13 +15,13 @@ import numpy as np
 
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.inference import camera_intrinsics
+from depth_anything_jax.utils.sixteen_bits import WHITE, fitting_scale
 
 # Kinds of depth maps.
 RELATIVE = "relative inverse depth"  # up to an unknown scale and shift; larger is nearer
 METRIC = "metric depth"  # along the optical axis; larger is farther, inf: infinitely far
 KINDS = (RELATIVE, METRIC)
 KEY = "depth_anything_jax"  # of our JSON in the metadata of PNG, npz and EXR
-WHITE = 65535
 SUFFIXES = (".png", ".npy", ".npz", ".pfm", ".exr")
 # Asked for once, as asking sets it: two threads that asked at a time would leave it at 0.
 _UMASK = os.umask(0o022)
@@ -65,7 +65,9 @@ class DepthMap(Protocol):
         ...
 
 
-def save(depth: DepthMap, path: str | os.PathLike[str], *, png_scale: float, invert: bool) -> None:
+def save(
+    depth: DepthMap, path: str | os.PathLike[str], *, png_scale: float | None, invert: bool
+) -> None:
     """See `Depth.save`."""
     path = pathlib.Path(path).expanduser()
     write = _WRITERS.get(path.suffix.lower())
@@ -75,13 +77,15 @@ def save(depth: DepthMap, path: str | os.PathLike[str], *, png_scale: float, inv
             "depth.to_pil().save(…), points are depth.to_point_cloud(…).save(…)"
         )
     check_scale(png_scale)
+    if png_scale is None:
+        png_scale = fitting_scale(depth.depth)
     with replaced(path) as part:
         write(depth, part, {"png_scale": float(png_scale), "invert": invert, "name": path})
 
 
-def check_scale(png_scale: float) -> None:
-    """Raises ValueError unless `png_scale` is a number above 0."""
-    if not (np.isfinite(png_scale) and png_scale > 0):
+def check_scale(png_scale: float | None) -> None:
+    """Raises ValueError unless `png_scale` is a number above 0, or None."""
+    if png_scale is not None and not (np.isfinite(png_scale) and png_scale > 0):
         raise ValueError(f"png_scale={png_scale}: PNG units in a metre, above 0")
 
 

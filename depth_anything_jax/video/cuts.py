@@ -142,8 +142,8 @@ def _flow_correlation(
     (a, texture_a), (b, texture_b) = _normalised(before), _normalised(after)
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     flow.setFinestScale(1)
-    levels = [np.clip(128 + 40 * x, 0, 255).astype(np.uint8) for x in (a, b)]
-    moved = flow.calc(*levels, np.zeros((*a.shape, 2), np.float32))
+    levels_a, levels_b = (np.clip(128 + 40 * x, 0, 255).astype(np.uint8) for x in (a, b))
+    moved = flow.calc(levels_a, levels_b, np.zeros((*a.shape, 2), np.float32))
     height, width = a.shape
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     x, y = columns + moved[..., 0], rows + moved[..., 1]

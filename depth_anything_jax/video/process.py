@@ -4,20 +4,19 @@ Output styles (`STYLES`):
   color         colours, near is warm
   side-by-side  the frame, a gap, the colours
   depth16       16 bits without loss (FFV1 in .mkv), with their meaning in the file's tags;
-                `read_depth` reads it back. Metres are never stretched: value / 1000 by default, 0
-                means unknown. Relative disparity is value / scale, with one scale for the whole
-                file.
+                `depth16.read_depth` reads it back. Metres are never stretched: value / 1000, or
+                less where they go beyond 65.535 m; 0 means unknown. Relative disparity is
+                value / scale, with one scale for the whole file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -25,14 +24,13 @@ from jaxtyping import Float, UInt8
 
 from depth_anything_jax.video import cuts
 from depth_anything_jax.video import smooth as smooth_lib
-from depth_anything_jax.video.reader import Frame, PathLike, Reader, VideoError, open_file
+from depth_anything_jax.video.depth16 import Depth16Writer
+from depth_anything_jax.video.reader import Frame, PathLike, Reader, VideoError
 from depth_anything_jax.video.writer import Writer, check_path
 from depth_anything_jax.visualization import colormaps
 
 STYLES = ("color", "side-by-side", "depth16")
 GAP = 8  # white pixels between frame and depth
-HEADROOM = 8  # multiple of the first frame's largest disparity; that frame keeps 8192 levels
-TAG = "DEPTH_ANYTHING"
 
 # RGB frames of one shape → maps (h, w) of that shape: disparity, larger is nearer, or metres.
 Predict = Callable[[Sequence[np.ndarray]], Any]
@@ -72,7 +70,7 @@ def process(
     smooth: bool = True,
     limits: str | tuple[float, float] = "shared",
     paint: Paint | None = None,
-    depth_scale: float = 1000.0,
+    depth_scale: float | None = None,
     sound: bool = True,
     batch_size: int = 8,
     max_len: int | None = None,
@@ -93,14 +91,15 @@ def process(
       limits: range of the colours: "shared", see `smooth.SharedRange`; "image", each frame's own;
         or two values of the maps.
       paint: colours a map; None: `colormaps.colourise`, near is warm.
-      depth_scale: of depth16 in metres: value / depth_scale = metres.
+      depth_scale: of depth16 in metres: value / depth_scale = metres; None: 1000, or less where
+        depth goes beyond 65.535 m.
       sound: whether to copy the sound.
       max_len, target_fps, max_res, max_pixels: see `reader.Reader`.
       progress: called with (frames done, frames expected or None).
 
     Raises:
-      VideoError: the source has no frame, an output cannot be written, or metres exceed the range
-        of depth16. Incomplete outputs are removed then; existing files are kept.
+      VideoError: the source has no frame, or an output cannot be written. Incomplete outputs are
+        removed then; existing files are kept.
     """
     _check(source, outputs, limits)
     reader = Reader(
@@ -113,33 +112,39 @@ def process(
     pipeline = _Pipeline(metric, smooth and not metric, limits)
     coloured = any(style != "depth16" for style in outputs.values())
     with contextlib.ExitStack() as stack:
-        writers: list[tuple[str, Writer]] = []
-        encoder: _Sixteen | None = None
+        writers: list[tuple[str, Writer | Depth16Writer]] = []
         for frame, values in _predictions(reader, predict, batch_size):
             step = pipeline(frame, values)
             colours = paint(step.values, step.limits) if coloured else frame.image
-            if encoder is None:
-                encoder = _Sixteen(metric, depth_scale, step.values)
+            if not writers:
                 for path, style in outputs.items():
-                    writer = _writer(path, style, reader, encoder, sound, len(colours))
-                    writers.append((style, stack.enter_context(writer)))
+                    opened = functools.partial(_writer, style, reader, sound, len(colours))
+                    writer: Writer | Depth16Writer
+                    if style == "depth16":
+                        writer = Depth16Writer(
+                            path, opened, metric=metric, scale=depth_scale, first=step.values
+                        )
+                    else:
+                        writer = opened(path)
+                    stack.enter_context(writer)
+                    writers.append((style, writer))
             if step.restarted and report.frames:
                 report.cuts.append(float(frame.time))
             for style, writer in writers:
                 if style == "depth16":
-                    writer.write(frame.time, encoder(step.values, frame.time))
+                    writer.write(frame.time, step.values)
                 else:
                     both = style == "side-by-side"
                     writer.write(frame.time, _beside(frame.image, colours) if both else colours)
             report.frames += 1
             if progress is not None:
                 progress(report.frames, info.frames)
-        if encoder is None:  # although `Reader` could read the first frame before
+        if not writers:  # although `Reader` could read the first frame before
             raise VideoError(f"{source}: no frame could be decoded; {'; '.join(reader.problems)}")
     report.problems = reader.problems
     report.flicker_before, report.flicker_after = pipeline.before.mean, pipeline.after.mean
     # Notes that several writers have in common are reported once.
-    notes = [*encoder.notes, *itertools.chain.from_iterable(w.notes for _, w in writers)]
+    notes = itertools.chain.from_iterable(writer.notes for _, writer in writers)
     report.notes = list(dict.fromkeys(notes))
     return report
 
@@ -223,7 +228,12 @@ def _beside(image: np.ndarray, colours: np.ndarray) -> UInt8[np.ndarray, "h w 3"
 
 
 def _writer(
-    path: PathLike, style: str, reader: Reader, encoder: _Sixteen, sound: bool, coloured: int
+    style: str,
+    reader: Reader,
+    sound: bool,
+    coloured: int,
+    path: PathLike,
+    tags: Mapping[str, str] | None = None,
 ) -> Writer:
     """Opens the writer of one output; `coloured` is the height of its coloured frames."""
     info = reader.info
@@ -236,72 +246,5 @@ def _writer(
         sixteen_bits=style == "depth16",
         sound=reader.path if sound and info.audio else None,
         sound_start=info.start,
-        tags=encoder.tags if style == "depth16" else None,
+        tags=tags,
     )
-
-
-class _Sixteen:
-    """Encodes maps as uint16, all with one scale."""
-
-    def __init__(self, metric: bool, depth_scale: float, first: np.ndarray):
-        self._metric = metric
-        nearest = float(np.max(first, initial=0, where=np.isfinite(first)))
-        self._scale = depth_scale if metric else 65535 / (HEADROOM * nearest or 1.0)
-        kind = "depth in metres" if metric else "relative inverse depth"
-        meaning = {"kind": kind, "scale": self._scale, "value / scale": kind}
-        if metric:
-            meaning["0"] = "unknown"
-        self.tags = {TAG: json.dumps(meaning)}
-        self._clipped = [0, 0]
-
-    def __call__(self, values: np.ndarray, time: Fraction) -> np.ndarray:
-        with np.errstate(invalid="ignore", over="ignore"):
-            raw = np.round(values.astype(np.float64) * self._scale)
-        if self._metric:
-            raw[~np.isfinite(raw) | (raw < 0)] = 0
-            if np.max(raw, initial=0) > 65535:
-                far = values[np.isfinite(values)].max()
-                raise VideoError(
-                    f"{far:.1f} m at {float(time):.2f} s: depth16 with depth_scale "
-                    f"{self._scale:g} ends at {65535 / self._scale:.3f} m; depth_scale 256 ends "
-                    "at 255 m"
-                )
-        self._clipped[0] += int((raw > 65535).sum())
-        self._clipped[1] += int((raw < 0).sum())
-        return np.nan_to_num(np.clip(raw, 0, 65535), nan=0).astype(np.uint16)
-
-    @property
-    def notes(self) -> list[str]:
-        """Messages on the values that were clipped."""
-        names = f"nearer than {HEADROOM} times the first frame's nearest", "below 0"
-        return [
-            f"depth16: {count} values {name} were clipped"
-            for count, name in zip(self._clipped, names, strict=True)
-            if count
-        ]
-
-
-def read_depth(path: PathLike) -> tuple[str, Iterator[tuple[Fraction, Float[np.ndarray, "h w"]]]]:
-    """Reads a depth16 video.
-
-    Returns:
-      the meaning of the values ("relative inverse depth", or "depth in metres", where 0 is
-      unknown), and an iterator over (seconds, float32 map).
-
-    Raises:
-      VideoError: the file is not a depth16 video.
-    """
-    with open_file(path) as container:
-        tag = container.metadata.get(TAG)
-        stream = container.streams.best("video")
-        if tag is None or stream is None or stream.codec_context.pix_fmt != "gray16le":
-            raise VideoError(f"{path}: not a depth16 video of this program (no tag {TAG})")
-    meaning = json.loads(tag)
-
-    def maps() -> Iterator[tuple[Fraction, np.ndarray]]:
-        with open_file(path) as container:
-            for frame in container.decode(video=0):
-                raw = frame.to_ndarray().astype(np.float32)
-                yield frame.pts * Fraction(frame.time_base), raw / np.float32(meaning["scale"])
-
-    return meaning["kind"], maps()

@@ -198,14 +198,14 @@ class Writer:
             self._container.mux(self._waiting[1])
             self._waiting = next(self._sound, None)
 
-    def close(self) -> None:
-        """Finishes the file and renames it to its final name."""
+    def close(self, path: pathlib.Path | None = None) -> None:
+        """Finishes the file and renames it to its final name, or to `path`."""
         try:
             self._mux(None)
             self._container.close()
             if self._source is not None:
                 self._source.close()
-            self._temporary.replace(self.path)
+            self._temporary.replace(path or self.path)
         except BaseException:
             self.abort()
             raise

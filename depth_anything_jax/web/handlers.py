@@ -36,7 +36,6 @@ FAR = 8.0  # multiple of a relative map's median distance; points beyond it are 
 FASTEST = 60  # frames per second of a video
 WIDEST = 1920  # pixels of a video's longer side
 VIDEO_PIXELS = 8192 * 4320  # of a frame as stored
-_SCALES = (1000.0, 256.0, 100.0, 10.0)  # units per metre of a metric PNG: the finest that fits
 _ANY_PATH = re.compile(r"(?<![\w.:/])(?:/[\w.+-]+){2,}|\b[A-Za-z]:\\")
 _BROKEN = "an error occurred on the server; its log has the details"
 
@@ -138,12 +137,8 @@ class Work:
         """Writes the 16-bit PNG and the .npz of a result; returns their paths."""
         depth = self._kept(result)
         with self._reporting():
-            scale = _SCALES[0]
-            if self.metric:
-                deepest = np.max(depth.depth, initial=0, where=np.isfinite(depth.depth))
-                scale = next((s for s in _SCALES if deepest * s <= 65535), _SCALES[-1])
             png, npz = (_path(result, outputs.PICTURES[f]) for f in ("png16", "npz"))
-            depth.save(png, png_scale=scale)
+            depth.save(png)
             depth.save(npz)
             return str(png), str(npz)
 
@@ -236,7 +231,6 @@ class Work:
                 metric=self.metric,
                 smooth=smooth,
                 paint=batch.painter(style, self.metric),
-                depth_scale=_SCALES[1],
                 batch_size=1 if devices[0].platform == "cpu" else 8 * len(devices),
                 max_len=most,
                 target_fps=FASTEST,

@@ -160,14 +160,21 @@ def test_pngs_as_other_programs_see_them(tmp_path):
     assert Depth.load(tmp_path / "flat.png").depth.tolist() == [[5, 5]]
 
 
+@pytest.mark.parametrize(("farthest", "scale"), [(65.6, 256), (256, 100), (700, 10)])
+def test_a_png_of_far_depth_has_a_coarser_scale(tmp_path, farthest, scale):
+    metric([[1, farthest], [np.inf, 0.001]]).save(tmp_path / "a.png")
+    back = Depth.load(tmp_path / "a.png").depth
+    np.testing.assert_allclose(back, [[1, farthest], [np.nan, 1 / scale]], atol=0.51 / scale)
+    with Image.open(tmp_path / "a.png") as image:
+        assert f"metres = pixel / {scale};" in image.text["Description"]
+
+
 def test_what_a_png_cannot_hold_is_refused(tmp_path):
     far = metric([[1, 65.6]])
     with pytest.raises(ValueError, match=r"reaches 65.6 m.* 65.535 m; use png_scale=256"):
-        far.save(tmp_path / "a.png")
-    far.save(tmp_path / "a.png", png_scale=256)
-    assert Depth.load(tmp_path / "a.png").depth[0, 1] == pytest.approx(65.6, abs=0.51 / 256)
+        far.save(tmp_path / "a.png", png_scale=1000)
     with pytest.raises(ValueError, match="png_scale lower"):
-        metric([[1, 300]]).save(tmp_path / "b.png")
+        metric([[1, 7000]]).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match="1 values are not finite"):
         relative([[1, np.nan]]).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match="is negative"):

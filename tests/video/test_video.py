@@ -13,7 +13,8 @@ from depth_anything_jax.data.scenes.source import render  # noqa: E402
 from depth_anything_jax.data.sources.base import disparity_of  # noqa: E402
 from depth_anything_jax.video import process as process_lib  # noqa: E402
 from depth_anything_jax.video import writer as writer_lib  # noqa: E402
-from depth_anything_jax.video.process import process, read_depth  # noqa: E402
+from depth_anything_jax.video.depth16 import read_depth  # noqa: E402
+from depth_anything_jax.video.process import process  # noqa: E402
 from depth_anything_jax.video.reader import Reader, VideoError  # noqa: E402
 from depth_anything_jax.video.writer import Writer  # noqa: E402
 from tests.helpers.video_files import NTSC, counting, sound_packets, write  # noqa: E402
@@ -345,11 +346,41 @@ def test_sixteen_bits_come_back_exactly(tmp_path):
         wanted = np.where(np.isfinite(expected), np.round(expected * 1000) / 1000, 0)
         np.testing.assert_allclose(values, wanted, rtol=1e-6)  # float32 of whole millimetres
     given = iter([10 * m for m in maps])
-    with pytest.raises(VideoError, match=r"1[12]\d\.\d m at 0\.00 s: .*65\.535 m.*256"):
-        process(source, {tmp_path / "far.mkv": "depth16"}, predict, metric=True)
-    given = iter([10 * m for m in maps])
-    process(source, {tmp_path / "far.mkv": "depth16"}, predict, metric=True, depth_scale=256)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "far.mkv", "m.mkv"]
+    far = tmp_path / "far.mkv"
+    report = process(source, {far: "depth16"}, predict, metric=True, depth_scale=1000)
+    assert "beyond 65.535 m were stored as 0, unknown" in report.notes[0]
+    for (_, values), expected in zip(read_depth(far)[1], maps, strict=True):
+        np.testing.assert_array_equal(values > 0, np.round(10_000 * expected) <= 65535)
+
+
+@pytest.mark.parametrize("when", [0, 3])
+@pytest.mark.parametrize(("farthest", "scale"), [(79, 256), (300, 100)])
+def test_metres_beyond_16_bits_of_millimetres(tmp_path, when, farthest, scale):
+    """Whenever the first such frame comes, the file has one coarser scale; colours are written."""
+    source = write(tmp_path / "a.mp4", counting(5), sound="aac")
+    maps = [np.full((32, 48), 20 + i / 3, np.float32) for i in range(5)]
+    maps[1][5, 5], maps[2][0, 0] = 0.0001, np.inf
+    maps[when][1, 1] = farthest
+    given = iter(maps)
+    out = {tmp_path / "b.mkv": "depth16", tmp_path / "b.mp4": "color"}
+    (tmp_path / "b.mkv").write_bytes(b"an older file")
+    report = process(source, out, lambda f: [next(given) for _ in f], metric=True)
+    assert report.notes == [
+        f"depth16: {farthest}.0 m at {float(when / NTSC):.2f} s are beyond 65.535 m: the file has "
+        f"1/{scale} m"
+    ]
+    kind, got = read_depth(tmp_path / "b.mkv")
+    got = list(got)
+    assert len(got) == 5 and Reader(tmp_path / "b.mkv").info.audio == 1
+    times = [float(t - got[0][0]) for t, _ in got]
+    np.testing.assert_allclose(times, np.arange(5) / float(NTSC), atol=1.1e-3)
+    sound = sound_packets(tmp_path / "b.mkv")[1][0] - sound_packets(source)[1][0]
+    assert float(got[0][0]) == pytest.approx(sound, abs=1.1e-3), "both moved alike"
+    for (_, values), expected in zip(got, maps, strict=True):
+        wanted = np.where(np.isfinite(expected), expected, 0)
+        np.testing.assert_allclose(values, wanted, atol=1.01 / scale)
+    assert len(list(Reader(tmp_path / "b.mp4"))) == 5
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mkv", "b.mp4"]
 
 
 def test_relative_maps_keep_one_scale(tmp_path):

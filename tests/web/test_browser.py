@@ -21,7 +21,7 @@ from depth_anything_jax.data import scenes
 from depth_anything_jax.inference import compilation_cache
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.model import DepthAnything
-from depth_anything_jax.video import process
+from depth_anything_jax.video import depth16
 from tests.helpers import api_models, video_files
 from tests.helpers.app_files import free_port, holiday_photo
 
@@ -232,7 +232,7 @@ def test_a_video_and_a_broken_photo(tab, tmp_path):
         page.click("#video-raw")
     mkv = tmp_path / "depth.mkv"
     download.value.save_as(mkv)
-    kind, maps = process.read_depth(mkv)
+    kind, maps = depth16.read_depth(mkv)
     assert kind == "relative inverse depth" and len(list(maps)) == 5
 
     page.get_by_role("tab", name="Photo").click()

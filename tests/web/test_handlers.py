@@ -20,7 +20,7 @@ from PIL import Image
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC
 from depth_anything_jax.inference.model import DepthAnything
-from depth_anything_jax.video import process
+from depth_anything_jax.video import depth16
 from depth_anything_jax.web import handlers as work_lib
 from depth_anything_jax.web import http_server, security
 from depth_anything_jax.web import upload_folder as folder_lib
@@ -188,7 +188,7 @@ def test_a_video_up_to_the_limit(make, clip, private):
     )
     assert found.endswith("clip.side-by-side.mp4") and done[-1] == (5, 5)
     assert "5 frames at 10" in text and "first 0.5 seconds" in text and "Flicker" in text
-    kind, maps = process.read_depth(mkv)
+    kind, maps = depth16.read_depth(mkv)
     assert kind == "relative inverse depth" and len(list(maps)) == 5
     assert all(SECRET not in p.read_bytes() for p in made_of(private))
     found, mkv, text = make().video(clip, "grey")
@@ -210,7 +210,7 @@ def test_a_model_that_needs_a_camera_asks_for_it(models, make, clip, photo, tmp_
     deepest = []
     for fov in (60, 90):
         _, mkv, _ = work.video(clip, "turbo", sixteen=True, fov=fov)
-        deepest.append(np.mean([values.mean() for _, values in process.read_depth(mkv)[1]]))
+        deepest.append(np.mean([values.mean() for _, values in depth16.read_depth(mkv)[1]]))
     # of the focal lengths: tan 45 to tan 30 degrees; in units of 1/256 m
     assert deepest[0] / deepest[1] == pytest.approx(3**0.5, rel=1e-2)
 
