@@ -96,7 +96,7 @@ def main() -> None:
                 f"--out={out.value}: give a local or mounted folder, and copy it afterwards"
             )
         folder = pathlib.Path(out.value).expanduser()
-        items = find(inputs, without=folder)
+        items = find(inputs, without=folder, tell=print)
         style = outputs.Style(
             formats=tuple(dict.fromkeys(f.strip() for f in formats.value)),
             colormap="grey" if grey.value else colormap.value,

@@ -111,6 +111,80 @@ def test_links_to_nothing_are_named(album):
     assert "lost.png" in found and len(found) == 5
 
 
+def test_linked_folders_are_followed_once(album, tmp_path):
+    """Under their own name where they lie in the input; loops end; two links to a file are two."""
+    out = tmp_path / "elsewhere"
+    (out / "deep").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(out / "deep" / "far.png")
+    (out / "back").symlink_to(album, target_is_directory=True)
+    (out / "up").symlink_to(tmp_path, target_is_directory=True)
+    (album / "aa").symlink_to(out, target_is_directory=True)
+    (album / "again").symlink_to(out, target_is_directory=True)
+    (album / "Sub").symlink_to(album / "sub", target_is_directory=True)
+    (album / "twin.png").symlink_to("a.png")
+    found = sorted(str(i.stem) for i in folders.find([str(album)]))
+    assert found == ["a_jpg", "a_png", "aa/deep/far", "broken", "sub/a", "twin"]
+
+
+def test_hidden_folders_are_skipped_and_what_is_not_read_is_counted(album):
+    for name in (".thumbnails/a.png", "sub/.git/b.png"):
+        (album / name).parent.mkdir()
+        Image.new("RGB", (8, 8)).save(album / name)
+    for name in ("b.TXT", "README", "c.jp2", "d.tga", "e.vob", "f.heic"):
+        (album / name).write_text("")
+    told = []
+    found = [pathlib.Path(i.source).name for i in folders.find([str(album)], tell=told.append)]
+    assert found == ["a.jpg", "a.png", "broken.jpg", "c.jp2", "d.tga", "e.vob", "f.heic", "a.png"]
+    assert told == [
+        f"{album}: not read, as no picture or video is called so: 2 .txt, 1 without a suffix"
+    ]
+    (album / "sub" / "a.png").unlink()
+    (album / "sub" / "a.raw").write_text("")
+    with pytest.raises(ValueError, match=r"no picture or video in .*, only .raw files"):
+        folders.find([str(album / "sub")])
+
+
+def test_the_content_says_what_is_a_video(album, tmp_path):
+    video_files.write(album / "clip.mp4", video_files.counting(2))
+    video_files.write(album / "raw.h264", video_files.counting(2), pixels="yuv420p")
+    (album / "clip.mp4").rename(album / "clip.jpg")
+    (album / "a.png").rename(album / "a.mov")
+    (album / "unknown.mov").write_text("?")
+    found = {i.source.removeprefix(f"{album}/"): i.video for i in folders.find([str(album)])}
+    assert found == {
+        "a.jpg": False, "a.mov": False, "broken.jpg": False, "clip.jpg": True, "raw.h264": True,
+        "unknown.mov": True, "sub/a.png": False,
+    }  # fmt: skip
+    (album / "raw.h264").rename(album / "no suffix")
+    assert folders.find([str(album / "no suffix")])[0].video
+
+
+def test_names_of_any_length_and_with_colons(model, tmp_path, monkeypatch):
+    """Results whose names fit are written; the others are named and stop nothing."""
+    monkeypatch.chdir(tmp_path)
+    source = video_files.write("clip.mp4", video_files.counting(2))
+    fits, beyond = "n" * (255 - len(".depth.mkv")), "m" * 251
+    for name in ("12:30", fits, beyond):
+        pathlib.Path(f"{name}.mp4").write_bytes(pathlib.Path(source).read_bytes())
+        Image.fromarray(api_models.photo(60, 80)).save(f"{name}.png")
+    pathlib.Path(source).unlink()
+    os.remove(f"{fits}.png")  # ….color.mp4 and ….depth.mkv; the others have longer suffixes
+    items = folders.find(["."], without="out")
+    style = outputs.Style()
+    facts = {"checkpoint": "one"}
+    out = pathlib.Path(".")
+    assert resuming.missing(out, items, style, facts, resume=True, overwrite=False) == items
+    resuming.begin(out, items, style, facts)
+    problems = batch.run(model, items, out, style, OPTIONS)
+    assert sorted({name for name, _ in problems}) == [f"{beyond}.mp4", f"{beyond}.png"]
+    assert all("cannot be written (File name too long)" in text for _, text in problems)
+    written = {f.name for f in out.iterdir()} - {i.source for i in items} - {resuming.FACTS}
+    assert written == {
+        "12:30_mp4.color.mp4", "12:30_mp4.depth.mkv", "12:30_png.color.png", "12:30_png.depth.png",
+        f"{fits}.color.mp4", f"{fits}.depth.mkv",
+    }  # fmt: skip
+
+
 def test_globs_and_what_is_left_out(album):
     found = folders.find([str(album / "**" / "*.png")])
     assert [str(i.stem) for i in found] == ["a", "sub/a"]

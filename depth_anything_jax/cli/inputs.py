@@ -12,13 +12,18 @@ import dataclasses
 import glob
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from depth_anything_jax.data.file_formats import photos
 from depth_anything_jax.utils.paths import is_remote
 from depth_anything_jax.video import reader
 
 STDIN = "-"
+# Pictures that are read too, where they are named by these suffixes.
+_SUFFIXES = {
+    *photos.SUFFIXES, *reader.SUFFIXES,
+    ".dib", ".j2k", ".jp2", ".jpf", ".jpx", ".pbm", ".pnm", ".tga",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Item:
     Attributes:
       source: its file, or STDIN.
       stem: of its outputs, relative to the output folder, without suffix.
-      video: whether its suffix is that of a video.
+      video: whether its content is that of a video; where that does not tell, its suffix.
     """
 
     source: str
@@ -36,16 +41,24 @@ class Item:
     video: bool = False
 
 
-def find(inputs: Sequence[str], *, without: str | os.PathLike[str] | None = None) -> list[Item]:
+def find(
+    inputs: Sequence[str],
+    *,
+    without: str | os.PathLike[str] | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Item]:
     """Finds all images and videos in files, folders (recursively), globs and "-".
 
     Files that are named explicitly are taken whatever their suffix; in folders and globs only files
-    with the suffix of an image or video. Duplicates are removed.
+    with the suffix of an image or video, and the others are counted. Hidden files and folders are
+    skipped. Linked folders are followed, each folder once. A file that is named twice is taken
+    once; two links to it are two files.
 
     Args:
       inputs: as on the command line.
       without: a folder below which only explicitly named files are taken: the output folder, which
         may lie in an input and whose images are results.
+      tell: takes a line on the files that are not read.
 
     Raises:
       FileNotFoundError: the only input does not exist, or matches nothing; one of several is
@@ -54,21 +67,25 @@ def find(inputs: Sequence[str], *, without: str | os.PathLike[str] | None = None
         address.
     """
     skipped = None if without is None else pathlib.Path(without).expanduser().resolve()
-    found: dict[str, tuple[str, pathlib.PurePath]] = {}  # resolved: (source, path below the output)
+    found: dict[str, tuple[str, pathlib.PurePath]] = {}  # file: (source, path below the output)
     for text in inputs:
         path = pathlib.Path(text).expanduser()
         named = text == STDIN or (path.exists() and not path.is_dir())
         taken = 0
         try:
-            expanded = _expand(text, several=len(inputs) > 1)
+            expanded, others = _expand(text, several=len(inputs) > 1)
         except FileNotFoundError:
             if len(inputs) == 1:
                 raise
-            expanded, named = [(str(path), pathlib.PurePath(path.name))], True
+            expanded, others, named = [(str(path), pathlib.PurePath(path.name))], {}, True
+        if others:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+            tell(f"{text}: not read, as no picture or video is called so: {kinds}")
         for source, below in expanded:
-            real = source if source == STDIN else str(pathlib.Path(source).resolve())
-            if named or skipped is None or skipped not in pathlib.Path(real).parents:
-                found.setdefault(real, (source, below))
+            file = pathlib.Path(source)
+            real = file if source == STDIN else file.parent.resolve() / file.name
+            if named or skipped is None or skipped not in real.parents:
+                found.setdefault(str(real), (source, below))
                 taken += 1
         if not taken:
             raise ValueError(
@@ -78,35 +95,78 @@ def find(inputs: Sequence[str], *, without: str | os.PathLike[str] | None = None
     return _named(list(found.values()))
 
 
-def _expand(text: str, *, several: bool) -> list[tuple[str, pathlib.PurePath]]:
+def _expand(
+    text: str, *, several: bool
+) -> tuple[list[tuple[str, pathlib.PurePath]], Mapping[str, int]]:
+    """(file, output name) of all that is read, and counts of the rest by suffix."""
     if text == STDIN:
-        return [(STDIN, pathlib.PurePath("stdin"))]
+        return [(STDIN, pathlib.PurePath("stdin"))], {}
     if is_remote(text):
         raise ValueError(f"{text}: addresses are not fetched; download it and give the path")
     path = pathlib.Path(text).expanduser()
     if path.is_dir():
-        files = [f for f in sorted(path.rglob("*")) if _wanted(f)]
+        files, others = _sorted_out(_below(path))
         if not files:
-            raise ValueError(f"{text}: no picture or video in this folder or below it")
+            raise ValueError(
+                f"{text}: no picture or video in this folder or below it"
+                + (f", only {', '.join(sorted(others))} files" if others else "")
+            )
         top = pathlib.PurePath(path.resolve().name if several else "")
-        return [(str(f), top / f.relative_to(path)) for f in files]
+        return [(str(f), top / f.relative_to(path)) for f in files], others
     if path.exists():
-        return [(str(path), pathlib.PurePath(path.name))]
+        return [(str(path), pathlib.PurePath(path.name))], {}
     if glob.has_magic(text):
         matches = sorted(glob.glob(str(path), recursive=True))
-        files = [f for f in map(pathlib.Path, matches) if _wanted(f)]
+        files, others = _sorted_out(map(pathlib.Path, matches))
         if not files:
             raise FileNotFoundError(f"{text}: matches no picture or video")
-        top = pathlib.Path(os.path.commonpath([f.resolve().parent for f in files]))
-        return [(str(f), f.resolve().relative_to(top)) for f in files]
+        top = pathlib.Path(os.path.commonpath([f.parent.resolve() for f in files]))
+        return [(str(f), (f.parent.resolve() / f.name).relative_to(top)) for f in files], others
     raise FileNotFoundError(f"{text}: no such file or folder")
 
 
-def _wanted(file: pathlib.Path) -> bool:
-    known = file.suffix.lower() in (*photos.SUFFIXES, *reader.SUFFIXES)
-    # A broken link is taken, so that it is reported as a failure.
-    there = file.is_file() or (file.is_symlink() and not file.exists())
-    return known and there and not file.name.startswith(".")  # ._a.jpg is macOS metadata
+def _below(top: pathlib.Path) -> list[pathlib.Path]:
+    """All files below a folder that are not hidden, sorted; each folder once, links to it last."""
+    files: list[pathlib.Path] = []
+    seen: set[str] = set()
+    folders = [top]
+    while folders:
+        links: list[pathlib.Path] = []
+        for folder in folders:
+            for where, names, inside in os.walk(folder):
+                real = os.path.realpath(where)
+                if real in seen:
+                    names.clear()
+                    continue
+                seen.add(real)
+                names[:] = [n for n in names if not n.startswith(".")]
+                links += [f for f in (pathlib.Path(where, n) for n in names) if f.is_symlink()]
+                files += [pathlib.Path(where, n) for n in inside]
+        folders = sorted(links)
+    return sorted(files)
+
+
+def _sorted_out(
+    files: Iterable[pathlib.Path],
+) -> tuple[list[pathlib.Path], collections.Counter[str]]:
+    """The files that are read, and counts of the others by suffix."""
+    wanted: list[pathlib.Path] = []
+    others: collections.Counter[str] = collections.Counter()
+    for file in files:
+        # A broken link is taken, so that it is reported as a failure; ._a.jpg is macOS metadata.
+        there = file.is_file() or (file.is_symlink() and not file.exists())
+        if not there or file.name.startswith("."):
+            continue
+        if file.suffix.lower() in _SUFFIXES:
+            wanted.append(file)
+        else:
+            others[file.suffix.lower() or "without a suffix"] += 1
+    return wanted, others
+
+
+def _is_video(source: str, name: pathlib.PurePath) -> bool:
+    found = None if source == STDIN else reader.is_video(source)
+    return name.suffix.lower() in reader.SUFFIXES if found is None else found
 
 
 def _named(found: list[tuple[str, pathlib.PurePath]]) -> list[Item]:
@@ -128,6 +188,6 @@ def _named(found: list[tuple[str, pathlib.PurePath]]) -> list[Item]:
     while any(clashing(names)):  # a.jpg, a.png and a_jpg.png; a numbered name may clash again
         names = changed(names, lambda i, n: n.with_name(f"{n.name}_{i}"))
     return [
-        Item(source, name, below.suffix.lower() in reader.SUFFIXES)
+        Item(source, name, _is_video(source, below))
         for (source, below), name in zip(found, names, strict=True)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import tempfile
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ def missing(
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out={out} is a file; name a folder")
     wanted = {i: outputs.paths(out, i.stem, style, video=i.video) for i in items}
-    there = [path for paths in wanted.values() for path in paths if path.exists()]
+    there = [path for paths in wanted.values() for path in paths if os.path.exists(path)]
     if there and not (resume or overwrite):
         raise ValueError(
             f"{len(there)} of the files already exist, {there[0]} first: --resume makes the "
@@ -66,7 +67,7 @@ def missing(
             )
     if not resume:
         return list(items)
-    return [i for i, paths in wanted.items() if not all(path.exists() for path in paths)]
+    return [i for i, paths in wanted.items() if not all(map(os.path.exists, paths))]
 
 
 def make_folder(out: pathlib.Path) -> None:
@@ -91,6 +92,7 @@ def begin(out: pathlib.Path, items: Sequence[Item], style: Style, facts: dict[st
     """
     for item in items:
         for path in outputs.paths(out, item.stem, style, video=item.video):
-            path.unlink(missing_ok=True)
+            if os.path.lexists(path):  # False of a name that is too long
+                path.unlink()
     with depth_files.replaced(out / FACTS) as part:
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -101,8 +101,8 @@ class Depth:
 
         Args:
           colormap: a name of matplotlib's, or "grey" for an image of mode L.
-          range: (near, far) in the map's own values, at which the colours end; give all frames of a
-            video the same. None: `colour_range`.
+          range: (near, far), in either order, in the map's own values, at which the colours
+            end; give all frames of a video the same. None: `colour_range`.
           invert: near is cold, or black.
           colorbar: adds a labelled bar (in metres, of metric depth) below the picture.
 
@@ -113,6 +113,8 @@ class Depth:
 
         grey = colormap in GREYS
         near, far = self.colour_range if range is None else map(float, range)
+        if (near > far) == (self.kind == METRIC):  # either order is understood
+            near, far = far, near
         if range is not None and not (np.isfinite([near, far]).all() and near != far):
             raise ValueError(f"range={range}: two different numbers, the near one first")
         sign = -1 if (self.kind == METRIC) != invert else 1
@@ -190,19 +192,20 @@ class Depth:
 
         Raises:
           ValueError: fewer than two points; points outside the picture; a map that is constant at
-            them, or points that are all equally far; a negative scale: near and far disagree. Also
-            of a map that is metric already.
+            them, or points that are all equally far; a negative scale: near and far disagree;
+            distances that are mostly beyond `far`, or integers too large for metres. Also of a
+            map that is metric already.
         """
         if self.kind != RELATIVE:
             raise ValueError(
                 "this map is in metres already; to correct it, scale its numbers: "
                 "dataclasses.replace(d, depth=d.depth * factor)"
             )
-        found, facts = metric_alignment.fit(self.depth, reference, robust=robust)
         if not far > 0:
             raise ValueError(
                 f"far={far}: metres beyond which all counts as infinitely far, above 0"
             )
+        found, facts = metric_alignment.fit(self.depth, reference, robust=robust, far=far)
         disparity = found.scale * self.depth.astype(np.float64) + found.shift
         with np.errstate(divide="ignore"):
             depth = np.where(disparity < 1 / far, np.inf, 1 / disparity)  # NaN stays NaN

@@ -97,9 +97,8 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
       OSError: it cannot be written; the message names the file.
     """
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-        )
+        # The name may be as long as the file system allows: it must be no longer with the rest.
+        handle, name = tempfile.mkstemp(prefix=".partial.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror})") from error
     os.close(handle)

@@ -13,11 +13,16 @@ MOST = 64 * 64  # points of a dense reference that the robust fit looks at, spre
 # Metres. At 1 km a relative map that spans 1 m to infinity has a thousandth of its range left, less
 # than its own error; what lies beyond is taken for sky. Our choice.
 FAR = 1000.0
+MOST_INTEGER = 255.0  # metres in a map of integers: no sensor gives whole metres. Our choice
 FLAT = 1e-6  # of its largest value: a spread that is rounding, and no information
 
 
 def fit(
-    relative: Float[np.ndarray, "h w"], reference: Any, *, robust: bool = False
+    relative: Float[np.ndarray, "h w"],
+    reference: Any,
+    *,
+    robust: bool = False,
+    far: float = FAR,
 ) -> tuple[scale_shift.Alignment, dict[str, Any]]:
     """Fits 1 / metres = scale * relative + shift; returns the fit and its facts for metadata.
 
@@ -25,6 +30,7 @@ def fit(
       relative: inverse depth up to scale and shift.
       reference: a map of metres at the same size, or points (n, 3) of column, row, metres.
       robust: least absolute deviations, of at most 64 x 64 points.
+      far: metres, see `Depth.align_to`.
 
     Raises:
       ValueError: see `Depth.align_to`.
@@ -34,6 +40,7 @@ def fit(
     except (TypeError, ValueError) as error:
         raise ValueError(f"the reference is no array of numbers: {error}") from error
     if known.shape == relative.shape:
+        _refuse_integers(reference, known)
         valid = np.isfinite(known) & (known > 0) & np.isfinite(relative)
         chosen = (
             scale_shift.grid(valid, 64) if robust and valid.sum() > MOST else np.flatnonzero(valid)
@@ -57,6 +64,12 @@ def fit(
                 f"{name} has one value at all {len(x)} known distances, which leaves scale and "
                 "shift open; add points nearer and farther"
             )
+    middle = float(np.median(metres))
+    if middle > max(far, FAR):
+        raise ValueError(
+            f"the median of the known distances is {middle:g} m, and beyond far={far:g} m all "
+            "counts as infinitely far: are they millimetres (divide by 1000)? Else raise far"
+        )
     found = scale_shift.l1(x, y, np.ones_like(x)) if robust else scale_shift.least_squares(x, y)
     if not found.scale > 0:
         raise ValueError(
@@ -75,6 +88,17 @@ def fit(
         "median_relative_error": float(np.median(off)),
     }
     return found, facts
+
+
+def _refuse_integers(reference: Any, known: Float[np.ndarray, "h w"]) -> None:
+    """Depth cameras and PNGs hold millimetres, or 1/256 m, as integers."""
+    kind = np.asarray(reference).dtype
+    largest = float(np.max(known, initial=0))
+    if kind.kind in "iu" and largest > MOST_INTEGER:
+        raise ValueError(
+            f"the reference is a map of {kind} up to {largest:g}, which are hardly metres: divide "
+            "it by its units per metre (1000 of millimetres, 256 of KITTI's PNGs)"
+        )
 
 
 def _at_points(

@@ -86,7 +86,7 @@ class Depth16Writer:
 
     def _rescale(self, scale: float) -> None:
         """Writes the frames so far again, with a coarser scale."""
-        finer = self._path.with_name(f".{os.getpid()}.finer{self._path.suffix}")
+        finer = self._path.with_name(f".partial.{os.getpid()}.finer{self._path.suffix}")
         self._scale = scale
         try:
             self._writer.close(finer)

@@ -23,14 +23,28 @@ from jaxtyping import UInt8
 
 PathLike = str | os.PathLike[str]
 SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
-    ".ogv", ".ts", ".webm", ".wmv",
+    ".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".dv", ".f4v", ".flv", ".h264", ".h265",
+    ".hevc", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg",
+    ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 )  # fmt: skip
 # FFmpeg's demuxers for files that hold their own frames
 _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,dv,nut,yuv4mpegpipe,"
     "h264,hevc,gif,apng"
 )
+
+
+# What files begin with, after so many bytes. Of MP4 see `is_video`; the last two are raw streams.
+_BEGINNINGS = (
+    (0, b"\x1aE\xdf\xa3"), (8, b"AVI "), (0, b"FLV"), (0, b"0&\xb2u\x8ef\xcf\x11"), (0, b"OggS"),
+    (0, b"\0\0\1\xba"), (0, b"\0\0\1\xb3"), (0, b"\x06\x0e+4\x02\x05\1\1"), (0, b"YUV4MPEG2 "),
+    (0, b"nut/multimedia container"), (0, b"\x1f\7\0"), (4, b"moov"), (4, b"mdat"), (4, b"wide"),
+    *((0, b"\0" * zeros + b"\1" + unit) for zeros in (2, 3) for unit in (b"\x67", b"\x27", b"\x09",
+      b"\x40\1", b"\x46\1")),
+)  # fmt: skip
+_WITH_DURATION = ("flv", "mxf", "matroska,webm")  # in the header, and of the whole file
+_PICTURES = (b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+_STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif", b"jxl ", b"jp2 ", b"jpx ")
 
 
 class VideoError(ValueError):
@@ -104,6 +118,23 @@ def open_file(path: PathLike) -> Any:
             f"({getattr(error, 'strerror', error)}); a recording that was cut off before it was "
             "finished ends like this"
         ) from error
+
+
+def is_video(path: PathLike) -> bool | None:
+    """Whether a file's content is that of a video; None where its beginning does not tell."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(1024)
+    except OSError:
+        return None
+    if start[4:8] == b"ftyp":
+        return start[8:12] not in _STILL_BRANDS
+    if any(start[at:].startswith(begin) for at, begin in _BEGINNINGS):
+        return True
+    for at in (0, 4):  # packets of MPEG-TS, of Blu-ray with a time before each
+        if len(start) > 577 + at and {start[at + k * (188 + at)] for k in range(3)} == {0x47}:
+            return True
+    return False if start[:4] in _PICTURES or start[:2] in (b"\xff\xd8", b"BM") else None
 
 
 class Reader:
@@ -236,7 +267,8 @@ class Reader:
         error = import_av().error.FFmpegError
         packets = damaged = 0
         end = Fraction(0)
-        demuxed = container.demux(stream)
+        last = Fraction(0)  # of all tracks: the duration of a file is that of its longest
+        demuxed = container.demux(stream, *container.streams.audio)
         while True:
             try:
                 packet = next(demuxed, None)
@@ -245,10 +277,13 @@ class Reader:
                 packet = None
             if packet is None:
                 break
-            if packet.size:
-                packets += 1
-                if packet.pts is not None:
-                    end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+            ours = packet.stream.index == stream.index
+            if packet.size and packet.pts is not None:
+                ends = (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base)
+                last, end = max(last, ends), max(end, ends) if ours else end
+            if not ours:
+                continue
+            packets += packet.size > 0
             try:
                 frames = packet.decode()
             except error:
@@ -263,6 +298,9 @@ class Reader:
         counted = container.format.name != "avi"
         if not counted and stream.duration:
             announced = stream.duration * Fraction(stream.time_base)
+        if announced is None and container.format.name in _WITH_DURATION and container.duration:
+            announced = Fraction(container.duration + (container.start_time or 0), 1_000_000)
+            end = last
         if counted and packets < stream.frames:
             self.problems.append(f"ends after {packets} of {stream.frames} frames: truncated")
         elif announced is not None and end < announced - Fraction(1, 5):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
@@ -38,6 +39,10 @@ def check_path(path: PathLike, *, sixteen_bits: bool) -> None:
         raise VideoError(f"{path}: {what} is written as {', '.join(allowed)}, not {file.suffix!r}")
     if not file.parent.is_dir():
         raise VideoError(f"{path}: there is no folder {file.parent}")
+    try:
+        file.is_symlink()
+    except OSError as error:  # the name is too long
+        raise VideoError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 class Writer:
@@ -79,7 +84,13 @@ class Writer:
         self._shape = (height, width) if sixteen_bits else (height, width, 3)
         # 1001 is NTSC's denominator; never 0, which one frame per hour would round to
         self._rate = max(Fraction(rate).limit_denominator(1001), Fraction(1, 1001))
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{suffix}")
+        # The name may be as long as the file system allows. An absolute path is no address, though
+        # it has a colon.
+        handle, name = tempfile.mkstemp(
+            prefix=".partial.", suffix=suffix, dir=self.path.parent.absolute()
+        )
+        os.close(handle)
+        self._temporary = pathlib.Path(name)
         options = {"movflags": "+faststart"} if suffix != ".mkv" else {}
         self._container = av.open(str(self._temporary), "w", options=options)
         self._source = None

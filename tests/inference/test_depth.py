@@ -160,6 +160,47 @@ def test_pngs_as_other_programs_see_them(tmp_path):
     assert Depth.load(tmp_path / "flat.png").depth.tolist() == [[5, 5]]
 
 
+def test_a_range_in_either_order():
+    for depth in (metric([[1, 5, 20]]), relative([[1, 5, 20]])):
+        for colorbar in (False, True):
+            one, other = (
+                np.asarray(depth.to_pil(range=r, colorbar=colorbar)) for r in ((2, 10), (10, 2))
+            )
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".png", ".npz"])
+def test_a_name_of_255_bytes(tmp_path, suffix):
+    path = tmp_path / ("é" * 120 + "n" * 11 + suffix)
+    assert len(path.name.encode()) == 255
+    metric([[1, 2]]).save(path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("points", [False, True])
+def test_align_to_refuses_other_units(points):
+    """A reference in millimetres once gave a map that is inf everywhere."""
+    metres = np.random.default_rng(0).uniform(1, 5, (20, 30))
+    depth = relative(1 / metres)
+    np.testing.assert_allclose(depth.align_to(metres).depth, metres, rtol=1e-5)
+
+    def known(x):
+        return [(k, k, x[k, k]) for k in range(20)] if points else x
+
+    with pytest.raises(ValueError, match=r"median .* is [23]\d\d\d.*millimetres"):
+        depth.align_to(known(1000 * metres))
+    np.testing.assert_allclose(
+        depth.align_to(known(1000 * metres), far=1e4).depth, 1000 * metres, rtol=1e-5
+    )
+    if not points:
+        for units in (256, 1000):
+            integers = np.round(units * metres).astype(np.uint16)
+            with pytest.raises(ValueError, match="map of uint16 up to .*divide"):
+                depth.align_to(integers)
+        whole = np.round(metres).astype(np.uint8)  # metres, for all we know
+        assert np.isfinite(depth.align_to(whole).depth).any()
+
+
 @pytest.mark.parametrize(("farthest", "scale"), [(65.6, 256), (256, 100), (700, 10)])
 def test_a_png_of_far_depth_has_a_coarser_scale(tmp_path, farthest, scale):
     metric([[1, farthest], [np.inf, 0.001]]).save(tmp_path / "a.png")

@@ -1,5 +1,6 @@
 """Videos in and out: times, rotation, sound, damage, limits; depth in 16 bits keeps its meaning."""
 
+import re
 import sys
 import weakref
 from fractions import Fraction
@@ -227,6 +228,21 @@ def test_avi(tmp_path):
     assert len(list(reader)) == 20 and reader.problems == []
     reader = Reader(cut(path, tmp_path / "cut.avi"))
     assert 1 <= len(list(reader)) < 20 and "truncated" in reader.problems[-1]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pixels", "sound"),
+    [("flv", "flv1", "yuv420p", "aac"), ("mxf", "mpeg2video", "yuv422p", None)],
+)
+def test_a_file_shorter_than_its_header_says(tmp_path, suffix, codec, pixels, sound):
+    noisy = list(np.random.default_rng(0).integers(0, 256, (30, 32, 48, 3), np.uint8))
+    path = tmp_path / f"a.{suffix}"
+    write(path, noisy, codec=codec, pixels=pixels, rate=Fraction(25), sound=sound)
+    reader = Reader(path)
+    assert len(list(reader)) == 30 and reader.problems == []
+    reader = Reader(cut(path, tmp_path / f"cut.{suffix}", 0.6))
+    assert 5 <= len(list(reader)) < 30
+    assert re.fullmatch(r"ends after 0\.\d+ of 1\.2\d s: truncated", reader.problems[-1])
 
 
 def test_damage_in_the_middle(tmp_path):
