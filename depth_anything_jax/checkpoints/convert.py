@@ -19,6 +19,30 @@ _CONSTANTS = tuple(
     f"conditional_log_binomial.log_binomial_transform.{name}" for name in ("k_idx", "K_minus_1")
 )
 
+_WRAPPERS = ("model", "state_dict", "model_state_dict")  # keys of training checkpoints
+_MODULES = re.compile(r"(?<![^.])(module|_orig_mod)\.")  # of DistributedDataParallel, torch.compile
+_ZOE = (
+    "{}: another network. Depth Anything V1's metric models are read in ZoeDepth's own layout "
+    "(core.core.*, one domain)"
+)
+_OTHERS = {  # part of a name: whose it is
+    "core.core.pretrained.model.": _ZOE.format(
+        "a ZoeDepth checkpoint on MiDaS' BEiT encoder, not on Depth Anything's"
+    ),
+    "patch_transformer.": _ZOE.format(
+        "a ZoeDepth checkpoint for two domains (NK), with a router between two heads"
+    ),
+    "metric_head.": _ZOE.format(
+        "a ZoeDepth checkpoint of transformers, which upsamples the patch grid 16 times and not "
+        f"{DINOV2.patch_size} times"
+    ),
+    "motion_modules.": "a Video-Depth-Anything checkpoint: another network, for frames in time",
+    **dict.fromkeys(
+        ("backbone.pretrained.", "cam_enc.", "cam_dec.", "da3."),
+        "a Depth Anything 3 checkpoint: another network, for any number of views",
+    ),
+}
+
 # Recent transformers name some modules otherwise in memory than in the files they save.
 _IN_MEMORY = (
     (r"\.attention\.q_proj\.", ".attention.attention.query."),
@@ -58,36 +82,50 @@ class TensorMismatch(ValueError):
         super().__init__(text + (f"\n{advice}" if advice else ""))
 
 
-def canonical(state: Mapping[str, Any]) -> dict[str, Any]:
+def canonical(state: Mapping[Any, Any], source: str = "state") -> dict[str, Any]:
     """Renames the tensors of a state dict to the names of the table and removes wrappers.
 
-    Undone: {"model": …} or {"state_dict": …} around it, "module." before each name
-    (DistributedDataParallel), DINOv2's block chunks ("blocks.{chunk}.{block}."), the names that
-    recent transformers use in memory, and ZoeDepth's constants (see `constants`).
+    Undone: {"model": …}, {"state_dict": …} or {"model_state_dict": …} around it, "module."
+    (DistributedDataParallel) and "_orig_mod." (torch.compile) anywhere in names, "model." before
+    each (Lightning), in any order; DINOv2's block chunks ("blocks.{chunk}.{block}."), the names
+    that recent transformers use in memory, and ZoeDepth's constants (see `constants`).
+
+    Args:
+      state: {name: tensor or array}.
+      source: its name in errors.
 
     Raises:
-      ValueError: two names become one, or a value is no tensor.
+      ValueError: two names become one, a name is not text, or a value is not a tensor.
     """
-    for wrapper in ("model", "state_dict"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): x for name, x in state.items()}
+    while inner := next((state[w] for w in _WRAPPERS if isinstance(state.get(w), Mapping)), None):
+        state = inner
     odd = [name for name, x in state.items() if not hasattr(x, "shape")]
     if odd:
         raise ValueError(
-            f"no tensors under {odd[:5]}: give the flat dict of tensors, or a file with it under "
-            "'model' or 'state_dict'"
+            f"{source}: no tensors under {odd[:5]}: give the flat dict of tensors, or a file with "
+            "it under 'model' or 'state_dict'"
         )
+    unnamed = [name for name in state if not isinstance(name, str)]
+    if unnamed:
+        raise ValueError(
+            f"{source}: tensors are called {unnamed[:5]}, which are not names: save the model's "
+            "state_dict()"
+        )
+    names = {name: _MODULES.sub("", name) for name in state}
+    while names and all(name.startswith("model.") for name in names.values()):
+        names = {old: name.removeprefix("model.") for old, name in names.items()}
     out: dict[str, Any] = {}
     for name, x in state.items():
-        if name in _CONSTANTS:
+        new = names[name]
+        if new in _CONSTANTS:
             continue
-        new = re.sub(r"(^|\.)blocks\.\d+\.(\d+)\.", r"\1blocks.\2.", name)
+        new = re.sub(r"(^|\.)blocks\.\d+\.(\d+)\.", r"\1blocks.\2.", new)
         for pattern, replacement in _IN_MEMORY:
             new = re.sub(pattern, replacement, new)
         if new in out:
-            raise ValueError(f"two tensors are called {new!r} (one of them {name!r} in the file)")
+            raise ValueError(
+                f"{source}: two tensors are called {new!r} (one of them {name!r} in the file)"
+            )
         out[new] = x
     for gate in [name for name in out if ".mlp.gate_proj." in name]:
         up = gate.replace("gate_proj", "up_proj")
@@ -118,8 +156,12 @@ def bin_centres(state: Mapping[str, Any]) -> str | None:
     return "normed" if last.shape[0] == 2 * ATTRACTORS[0] else "softplus"
 
 
-def detect_layout(names: Iterable[str]) -> Layout:
+def detect_layout(names: Iterable[str], source: str = "state") -> Layout:
     """Detects the layout of canonical names.
+
+    Args:
+      names: of all tensors.
+      source: the file's name in errors.
 
     Raises:
       ValueError: none of the layouts.
@@ -129,19 +171,9 @@ def detect_layout(names: Iterable[str]) -> Layout:
     def has(*prefixes: str) -> bool:
         return any(name.startswith(prefixes) for name in names)
 
-    other = {
-        "core.core.pretrained.model.": "on MiDaS' BEiT encoder, not on Depth Anything's",
-        "patch_transformer.": "for two domains (NK), with a router between two heads",
-        "metric_head.": "of transformers, which upsamples the patch grid 16 times and not "
-        f"{DINOV2.patch_size} times",
-    }
-    for prefix, what in other.items():
-        if has(prefix):
-            raise ValueError(
-                f"this is a ZoeDepth checkpoint {what} ({prefix}*): another network. Depth "
-                "Anything V1's metric models are read in ZoeDepth's own layout (core.core.*, one "
-                "domain)"
-            )
+    for part, what in _OTHERS.items():
+        if any(f".{part}" in f".{name}" for name in names):
+            raise ValueError(f"{source}: this is {what} ({part}*)")
     if has("core.core."):
         return LAYOUTS["zoedepth"]
     if has("pretrained.", "depth_head."):
@@ -153,8 +185,8 @@ def detect_layout(names: Iterable[str]) -> Layout:
     if has("cls_token", "pos_embed", "blocks."):
         return LAYOUTS["dinov2"]
     raise ValueError(
-        f"tensor names such as {names[:3]} belong to no known layout: official Depth Anything "
-        "(pretrained.*, depth_head.*), ZoeDepth (core.core.*), transformers' (backbone.*, "
+        f"{source}: tensor names such as {names[:3]} belong to no known layout: official Depth "
+        "Anything (pretrained.*, depth_head.*), ZoeDepth (core.core.*), transformers' (backbone.*, "
         "neck.*, head.*), DINOv2 (cls_token, blocks.*) or transformers' DINOv2 (embeddings.*, "
         "encoder.layer.*)"
     )
@@ -204,8 +236,8 @@ def from_torch(
     Raises:
       TensorMismatch: lists every missing and every superfluous tensor.
     """
-    state = canonical(state)
-    layout = layout or detect_layout(state)
+    state = canonical(state, source)
+    layout = layout or detect_layout(state, source)
     depth, swiglu = depth_of(state), is_swiglu(state)
     parts = {part_of(name, layout) for name in state}
     left, missing, params = set(state), [], {}

@@ -38,8 +38,8 @@ def load(
     """Loads the weights of a file, a folder, a Hub repository, or the package.
 
     Args:
-      source: .safetensors, .pth or .bin file; folder of transformers' or an Orbax checkpoint (of a
-        run or of `tools/import_torch.py`); "owner/name" on the Hugging Face Hub; "demo-encoder".
+      source: .safetensors, .pth, .ckpt or .bin file; folder of transformers' or an Orbax
+        checkpoint (of a run or of `tools/import_torch.py`); "owner/name" on the Hugging Face Hub; "demo-encoder".
       version: "v1" or "v2", where neither config.json nor metadata nor a known name states it.
       variant: size, where the shapes do not determine it.
       max_depth: metres; a head of unknown kind is then metric.
@@ -60,7 +60,8 @@ def load(
     one_of("version", version, (None, *depth_anything.VERSIONS))
     one_of("variant", variant, (None, *depth_anything.VARIANTS))
     found = readers.find(source)
-    state, layout = found.state, found.layout or convert.detect_layout(found.state)
+    state = found.state
+    layout = found.layout or convert.detect_layout(state, source)
     if parts is None:
         held = {convert.part_of(name, layout) for name in state}
         parts = "all" if "decoder" in held else "encoder"

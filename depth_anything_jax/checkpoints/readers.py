@@ -22,7 +22,7 @@ from depth_anything_jax.utils.paths import is_remote
 
 DEMO_ENCODER = "demo-encoder"
 METADATA_KEY = "depth_anything_jax"  # of our JSON in a safetensors file's metadata
-TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 _LOCAL = ("runs/", "./", "../", "/", "~")  # a path, though "owner/name" could be read into it
 _ASSETS = pathlib.Path(__file__).parent.parent / "assets"
 
@@ -83,8 +83,8 @@ def find(source: str) -> Found:
         return dataclasses.replace(found, name=source)
     raise FileNotFoundError(
         f"no weights at {source!r}: no such file or folder. A run's folder appears with its first "
-        "checkpoint; else give a .safetensors, .pth or .bin file, a folder of transformers', an "
-        "Orbax checkpoint, a Hugging Face id such as "
+        "checkpoint; else give a .safetensors, .pth, .ckpt or .bin file, a folder of transformers', "
+        "an Orbax checkpoint, a Hugging Face id such as "
         f"'LiheYoung/depth-anything-small-hf', or {DEMO_ENCODER!r}"
     )
 
@@ -140,7 +140,7 @@ def _file(path: epath.Path) -> Found:
     known = released.by_path(path)
     if known:
         hints.append(_known_hint(known))
-    return Found(convert.canonical(state), hints, metadata, path.name)
+    return Found(convert.canonical(state, str(path)), hints, metadata, path.name)
 
 
 def _safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -149,10 +149,24 @@ def chunked(state):
         lambda s: {f"module.{n}": x for n, x in s.items()},
         lambda s: {"model": {f"module.{n}": x for n, x in s.items()}, "epoch": 3, "optimizer": {}},
         lambda s: {"state_dict": s},
+        lambda s: {"model_state_dict": {f"_orig_mod.module.{n}": x for n, x in s.items()}},
+        lambda s: {"state_dict": {f"model._orig_mod.{n}": x for n, x in s.items()}, "epoch": 3},
+        lambda s: {"state_dict": {f"module.model.model.{n}": x for n, x in s.items()}},
+        lambda s: {n.replace(".", "._orig_mod.", 1): x for n, x in s.items()},
         chunked,
         lambda s: {"model": chunked(s)},
     ],
-    ids=["module", "model-module", "state_dict", "chunks", "model-chunks"],
+    ids=[
+        "module",
+        "model-module",
+        "state_dict",
+        "compiled",
+        "lightning",
+        "all",
+        "compiled inside",
+        "chunks",
+        "model-chunks",
+    ],
 )
 @pytest.mark.parametrize("layout", ["official", "dinov2"])
 def test_wrappings_are_undone(wrap, layout):
@@ -172,6 +186,10 @@ def test_two_tensors_of_one_name():
 def test_values_that_are_no_tensors():
     with pytest.raises(ValueError, match=r"no tensors under \['epoch'\]"):
         convert.canonical({"epoch": 3})
+    with pytest.raises(
+        ValueError, match=r"x.pth: tensors are called \[0, 1\], which are not names"
+    ):
+        convert.canonical({0: np.zeros(2), 1: np.zeros(2)}, "x.pth")
 
 
 @pytest.mark.parametrize(
@@ -181,11 +199,14 @@ def test_values_that_are_no_tensors():
         (["core.core.pretrained.model.cls_token"], "ZoeDepth checkpoint on MiDaS' BEiT encoder"),
         (["core.core.pretrained.cls_token", "patch_transformer.x"], "for two domains"),
         (["backbone.embeddings.cls_token", "metric_head.conv2.bias"], "of transformers"),
+        (["pretrained.cls_token", "head.motion_modules.0.x"], "^x.pth: this is a Video-Depth-Any"),
+        (["backbone.pretrained.cls_token", "head.x"], "^x.pth: this is a Depth Anything 3 check"),
+        (["da3.backbone.x", "anyview.x"], "^x.pth: this is a Depth Anything 3 check"),
     ],
 )
 def test_unknown_layouts(names, message):
     with pytest.raises(ValueError, match=message):
-        convert.detect_layout(names)
+        convert.detect_layout(names, "x.pth")
 
 
 def test_all_misfits_are_listed_at_once():

@@ -90,7 +90,7 @@ def test_official_repository_without_torch(monkeypatch):
         pretrained.load("depth-anything/Depth-Anything-V2-Large")
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".bin", ".pt"])
+@pytest.mark.parametrize("suffix", [".pth", ".bin", ".pt", ".ckpt"])
 def test_torch_files(tmp_path, official, suffix):
     torch = pytest.importorskip("torch")
     tensors = {f"module.{n}": torch.from_numpy(x) for n, x in official.items()}
