@@ -13,6 +13,8 @@ from typing import Any
 
 from absl import logging
 
+from depth_anything_jax.utils.formatting import shortened
+
 UNKNOWN = "unknown"
 
 # From free to restrictive, by SPDX identifier. Unknown terms may forbid anything, so they rank
@@ -51,6 +53,22 @@ def combine(licences: Iterable[str | None]) -> str:
     """Returns the most restrictive of several licences; "unknown" where there is none."""
     names = [spdx(x) for x in licences] or [UNKNOWN]
     return max(names, key=lambda n: _ORDER.index(n if n in _ORDER else UNKNOWN))
+
+
+def check(chain: Any, source: str) -> None:
+    """Raises ValueError where a chain that was read from `source` is not one."""
+
+    def is_link(x: Any) -> bool:
+        if not isinstance(x, Mapping):
+            return False
+        names = x.get("role"), x.get("source"), x.get("licence") or ""
+        return all(isinstance(name, str) for name in names)
+
+    if not isinstance(chain, list | tuple) or not all(map(is_link, chain)):
+        raise ValueError(
+            f"{source}: licence_chain={shortened(chain)} is not a list of objects with 'role', "
+            "'source' and 'licence' as text"
+        )
 
 
 def extend(
@@ -121,6 +139,6 @@ def note(chain: Sequence[Mapping[str, Any]]) -> str:
         False: "NOT free for commercial use",
         None: "find out before you pass it on",
     }[commercial_use(licence)]
-    rows = [f"| {x['role']} | {x['source']} | {spdx(x['licence'])} |" for x in chain]
+    rows = [f"| {x['role']} | {x['source']} | {spdx(x.get('licence'))} |" for x in chain]
     table = ["| role | source | licence |", "|---|---|---|", *rows]
     return "\n".join([f"Licence: {licence} ({text}), the most restrictive of:", "", *table])

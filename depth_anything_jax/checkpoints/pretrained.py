@@ -39,7 +39,8 @@ def load(
 
     Args:
       source: .safetensors, .pth, .ckpt or .bin file; folder of transformers' or an Orbax
-        checkpoint (of a run or of `tools/import_torch.py`); "owner/name" on the Hugging Face Hub; "demo-encoder".
+        checkpoint (of a run or of `tools/import_torch.py`); "owner/name" on the Hugging Face Hub;
+        "demo-encoder".
       version: "v1" or "v2", where neither config.json nor metadata nor a known name states it.
       variant: size, where the shapes do not determine it.
       max_depth: metres; a head of unknown kind is then metric.
@@ -53,12 +54,15 @@ def load(
       FileNotFoundError: nothing there, or no network; the message says what to put where.
       ImportError: a torch file, and torch is not installed.
       convert.TensorMismatch: lists every missing, superfluous and mis-shaped tensor.
-      ValueError: a property of the weights is unknown, or an argument contradicts them.
+      ValueError: a property of the weights is unknown, an argument contradicts them, or a file is
+        damaged; the message names it.
     """
     one_of("fill", fill, FILLS)
     one_of("parts", parts, (None, "all", "encoder"))
     one_of("version", version, (None, *depth_anything.VERSIONS))
     one_of("variant", variant, (None, *depth_anything.VARIANTS))
+    if max_depth is not None:
+        weight_metadata.check({"max_depth": max_depth}, source)
     found = readers.find(source)
     state = found.state
     layout = found.layout or convert.detect_layout(state, source)
@@ -81,6 +85,7 @@ def load(
     facts = weight_metadata.facts(source, found.hints, variant, version, max_depth, parts, centres)
     focal = weight_metadata.first(authoritative, "focal")
     filled = _fill(source, state, layout, variant, parts, allow_missing, fill, centres)
+    _refuse_other_numbers(source, state)
     params = jax.tree.map(_at_least_float32, convert.to_tree(state, layout, source=source))
 
     chain = _chain(found)
@@ -225,6 +230,22 @@ def _fill(
         program = fill_program(filled, mesh, variant, layout.name, parts, bin_centres)
         state.update(jax.device_get(program(jax.random.key(0))))
     return filled
+
+
+def _refuse_other_numbers(source: str, state: Mapping[str, Any]) -> None:
+    """Weights are finite real numbers; integers are quantised ones without their scales."""
+    for name, x in state.items():
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"{source}: {name} is {x.dtype}; weights are floating-point numbers, and quantised "
+                "ones are not read: save them as float16 or float32"
+            )
+        bad = x.size - np.count_nonzero(np.isfinite(x))
+        if bad:
+            raise ValueError(
+                f"{source}: {bad} of {x.size} numbers of {name} are NaN or infinite; the file is "
+                "damaged, or the training diverged: take an earlier checkpoint"
+            )
 
 
 def fill_program(

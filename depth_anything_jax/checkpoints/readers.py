@@ -5,24 +5,27 @@ unpickling can run code.
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, for safetensors)
+import numpy as np
 from etils import epath
 from safetensors import SafetensorError, safe_open
 
-from depth_anything_jax.checkpoints import convert, released
+from depth_anything_jax.checkpoints import convert, released, weight_metadata
+from depth_anything_jax.utils import json_files
 from depth_anything_jax.utils.nested_dicts import flatten
 from depth_anything_jax.utils.paths import is_remote
 
 DEMO_ENCODER = "demo-encoder"
 METADATA_KEY = "depth_anything_jax"  # of our JSON in a safetensors file's metadata
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+_DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 _LOCAL = ("runs/", "./", "../", "/", "~")  # a path, though "owner/name" could be read into it
 _ASSETS = pathlib.Path(__file__).parent.parent / "assets"
 
@@ -59,6 +62,12 @@ def find(source: str) -> Found:
     if source == DEMO_ENCODER:
         found = _file(epath.Path(_ASSETS / "demo_encoder.safetensors"))
         return dataclasses.replace(found, name=DEMO_ENCODER)
+    scheme = re.match(r"([\w+.-]+)://", source)
+    if scheme and scheme[1].lower() not in ("gs", "s3"):
+        raise ValueError(
+            f"{source}: addresses are not fetched; download the file and give its path, or of a "
+            "repository on the Hugging Face Hub 'owner/name'"
+        )
     path = epath.Path(source).expanduser()
     if path.is_dir():
         return _folder(path)
@@ -83,8 +92,8 @@ def find(source: str) -> Found:
         return dataclasses.replace(found, name=source)
     raise FileNotFoundError(
         f"no weights at {source!r}: no such file or folder. A run's folder appears with its first "
-        "checkpoint; else give a .safetensors, .pth, .ckpt or .bin file, a folder of transformers', "
-        "an Orbax checkpoint, a Hugging Face id such as "
+        "checkpoint; else give a .safetensors, .pth, .ckpt or .bin file, a folder of "
+        "transformers', an Orbax checkpoint, a Hugging Face id such as "
         f"'LiheYoung/depth-anything-small-hf', or {DEMO_ENCODER!r}"
     )
 
@@ -93,7 +102,7 @@ def _folder(folder: epath.Path) -> Found:
     """Reads a folder of weights files, or an Orbax checkpoint."""
     shards = folder / "model.safetensors.index.json"
     if shards.exists():
-        names = sorted(set(json.loads(shards.read_text())["weight_map"].values()))
+        names = _shards(shards)
     else:
         names = _weights_file(folder)
     if not names:
@@ -105,6 +114,22 @@ def _folder(folder: epath.Path) -> Found:
     said = [_config_hint(folder / "config.json"), _readme_hint(folder / "README.md")]
     found.hints[:0] = [hint for hint in said if hint]
     return found
+
+
+def _shards(index: epath.Path) -> list[str]:
+    """The files that a model.safetensors.index.json names, all of them in its folder."""
+    named = json_files.read(index).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise ValueError(f"{index}: no 'weight_map' of tensors and files in it")
+    names = {str(name) for name in named.values()}
+    for name in sorted(names):
+        if name != pathlib.PurePath(name).name or not name.endswith(".safetensors"):
+            raise ValueError(
+                f"{index}: the file {name!r} is not a .safetensors file in the same folder"
+            )
+        if not (index.parent / name).exists():
+            raise FileNotFoundError(f"{index}: names {name!r}, which is not there; download it")
+    return sorted(names)
 
 
 def _weights_file(folder: epath.Path) -> list[str]:
@@ -135,6 +160,7 @@ def _file(path: epath.Path) -> Found:
                 notes.copy(_notes(local))
         state, metadata = readers[path.suffix](local)
     hints = []
+    weight_metadata.check(metadata, str(path))
     if metadata:
         hints.append({"origin": "its metadata", **metadata, "authoritative": True})
     known = released.by_path(path)
@@ -149,26 +175,37 @@ def _safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(str(path), framework="np") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = {name: _tensor(file, name, path) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error})") from error
-    return state, json.loads(metadata.get(METADATA_KEY, "{}"))
+    return state, json_files.parse(metadata.get(METADATA_KEY, "{}"), f"{path}, its metadata")
 
 
-def _pickled(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _tensor(file: Any, name: str, path: pathlib.Path) -> np.ndarray:
+    kind = file.get_slice(name).get_dtype()
+    if kind not in _DTYPES:
+        raise ValueError(
+            f"{path}: tensor {name} is {kind}; weights are read in {', '.join(_DTYPES)}: convert "
+            "them to one of these"
+        )
+    return file.get_tensor(name)
+
+
+def _pickled(path: pathlib.Path) -> tuple[dict[Any, Any], dict[str, Any]]:
     torch = _torch(str(path), released.by_path(path))
+    _refuse_compressed(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's own, zip's, torch's: all mean the same here
         raise ValueError(
-            f"{path} holds more than tensors, or is damaged ({str(error).splitlines()[0]}). Only "
+            f"{path} holds more than tensors, or is damaged ({_first_line(error)}). Only "
             "tensors are read, as anything else could run code. If you trust the file, load it "
             "in torch yourself and save its state_dict() alone"
         ) from error
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a dict of tensors")
     notes = _notes(path)
-    return _to_numpy(state), json.loads(notes.read_text()) if notes.exists() else {}
+    return _to_numpy(state, str(path)), json_files.read(notes) if notes.exists() else {}
 
 
 def _notes(path: Any) -> Any:
@@ -176,16 +213,52 @@ def _notes(path: Any) -> Any:
     return path.with_name(path.name + ".json")
 
 
-def _to_numpy(tree: Any) -> Any:
+def _refuse_compressed(path: pathlib.Path) -> None:
+    """torch.save stores tensors as they are; a small compressed file could fill the memory."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [x.filename for x in archive.infolist() if x.file_size > x.compress_size]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
+    if packed:
+        raise ValueError(
+            f"{path}: {packed[0]!r} in it is compressed, which torch.save never does; load it in "
+            "torch yourself, if you trust it, and save it again"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _to_numpy(tree: Any, source: str, name: str = "") -> Any:
     """Converts the tensors in nested dicts to arrays; other values stay."""
     if isinstance(tree, Mapping):
-        return {name: _to_numpy(x) for name, x in tree.items()}
+        return {key: _to_numpy(x, source, str(key)) for key, x in tree.items()}
     if not hasattr(tree, "detach"):
         return tree
     tensor = tree.detach()
-    return (
-        tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
-    ).numpy()
+    kinds = {
+        "sparse": tensor.layout != _torch(source, None).strided,
+        "quantised": tensor.is_quantized,
+        "on the device 'meta', without values": tensor.is_meta,
+    }
+    for kind, found in kinds.items():
+        if found:
+            raise ValueError(
+                f"{source}: tensor {name} is {kind}; only dense tensors of plain numbers are read"
+            )
+    if tensor.is_floating_point() and tensor.itemsize < 4:
+        tensor = tensor.float()
+    try:
+        return tensor.numpy()
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{source}: tensor {name} of {tensor.dtype} has no counterpart in numpy "
+            f"({_first_line(error)})"
+        ) from error
 
 
 def _torch(source: str, known: released.Released | None) -> Any:
@@ -209,6 +282,7 @@ def _orbax(folder: epath.Path) -> Found:
         raise FileNotFoundError(
             f"{folder} holds neither weights (model.safetensors, …) nor an Orbax checkpoint"
         ) from error
+    weight_metadata.check(meta, str(folder))
     hints = [{"origin": "the checkpoint", **meta, "authoritative": True}]
     return Found(flatten(params), hints, meta, folder.name, convert.FLAX)
 
@@ -223,12 +297,13 @@ def _config_hint(path: epath.Path) -> dict[str, Any] | None:
     """Reads the hint of a config.json: transformers', or the official code's Hub mixin's."""
     if not path.exists():
         return None
-    config = json.loads(path.read_text())
+    config = json_files.read(path)
     hint: dict[str, Any] = {"origin": "config.json", "authoritative": True}
     if "encoder" in config:
         odd = [name for name in ("use_bn", "use_clstoken") if config.get(name)]
         if odd:
             raise ValueError(f"{path}: models with {' and '.join(odd)} are not supported")
+        weight_metadata.check({"variant": config["encoder"]}, f"{path}, encoder")
         return {**hint, "variant": config["encoder"]}
     if config.get("model_type") != "depth_anything":
         return hint
@@ -236,23 +311,38 @@ def _config_hint(path: epath.Path) -> dict[str, Any] | None:
     if config.get("depth_estimation_type") == "metric":
         hint["head"] = "sigmoid"
         hint["max_depth"] = config.get("max_depth")
+        weight_metadata.check(hint, str(path))
     backbone = config.get("backbone_config") or {}
+    if not isinstance(backbone, dict):
+        raise ValueError(f"{path}: backbone_config={backbone!r} is not an object")
     if backbone.get("model_type", "dinov2") != "dinov2":
         raise ValueError(
             f"{path}: the backbone is {backbone['model_type']!r}; only 'dinov2' is supported"
         )
-    stages = backbone.get("out_indices") or [
-        int(name.removeprefix("stage")) for name in backbone.get("out_features") or []
-    ]
-    if stages:  # transformers counts from the embedding, 0, and from the last block, -1
+    try:
+        stages = backbone.get("out_indices") or [
+            int(name.removeprefix("stage")) for name in backbone.get("out_features") or []
+        ]
+        # transformers counts from the embedding, 0, and from the last block, -1
         depth = backbone.get("num_hidden_layers", 12)
-        hint["taps"] = tuple((i if i >= 0 else depth + 1 + i) - 1 for i in stages)
+        taps = tuple((i if i >= 0 else depth + 1 + i) - 1 for i in stages)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: backbone_config does not list the tapped blocks ({error}): out_indices are "
+            "whole numbers, out_features like 'stage9'"
+        ) from error
+    if taps:
+        hint["taps"] = taps
     return hint
 
 
 def _readme_hint(path: epath.Path) -> dict[str, Any] | None:
     """Reads the licence in the front matter of a model card."""
-    match = re.match(r"---\n(.*?)\n---", path.read_text(), re.DOTALL) if path.exists() else None
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        text = file.read(json_files.MOST_BYTES).decode("utf-8", "replace")
+    match = re.match(r"---\r?\n(.*?)\n---", text, re.DOTALL)
     match = match and re.search(r"^license: *['\"]?([\w.-]+)", match.group(1), re.MULTILINE)
     if not match or match.group(1).lower() == "other":
         return None

@@ -3,15 +3,52 @@
 Contradictions are refused; properties that nothing states are asked for.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from absl import logging
 
+from depth_anything_jax.checkpoints import licences
 from depth_anything_jax.data import transforms
 from depth_anything_jax.models import depth_anything
 from depth_anything_jax.utils.choices import one_of
 from depth_anything_jax.utils.encoders import EncoderSpec
+from depth_anything_jax.utils.formatting import shortened
+
+
+def check(metadata: Mapping[str, Any], source: str) -> None:
+    """Raises ValueError where a field of a file's metadata has a wrong type; None is allowed.
+
+    Args:
+      metadata: of weights; unknown fields are not looked at.
+      source: where they are from.
+    """
+    for name in ("variant", "version", "head", "licence", "bin_centres"):
+        _check(source, name, metadata.get(name), "text", lambda x: isinstance(x, str))
+    for name in ("max_depth", "focal"):
+        _check(source, name, metadata.get(name), "a number above 0", _is_positive)
+    _check(source, "input", metadata.get("input"), "an object", lambda x: isinstance(x, Mapping))
+    filled = metadata.get("filled")
+    _check(source, "filled", filled, "an object of 'by' and 'tensors'", _says_what_is_filled)
+    licences.check(metadata.get("licence_chain") or [], source)
+
+
+def _check(source: str, name: str, value: Any, what: str, fits: Callable[[Any], bool]) -> None:
+    if value is not None and not fits(value):
+        raise ValueError(f"{source}: {name}={shortened(value)} is not {what}")
+
+
+def _is_positive(x: Any) -> bool:
+    return isinstance(x, numbers.Real) and not isinstance(x, bool) and 0 < float(x) < math.inf
+
+
+def _says_what_is_filled(x: Any) -> bool:
+    if not isinstance(x, Mapping) or not isinstance(x.get("by"), str):
+        return False
+    names = x.get("tensors")
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def facts(
@@ -46,6 +83,7 @@ def facts(
                 )
             logging.warning("%s: %s=%r, though %s says %r", source, name, given, origin, said)
     version = version or first(hints, "version")
+    one_of(f"{source}: version", version, (None, *depth_anything.VERSIONS))
     if version is None:
         raise ValueError(
             f"{source}: tensors alone do not say whether this is V1 (taps the last four blocks) or "

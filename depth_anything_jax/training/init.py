@@ -84,6 +84,8 @@ def networks(config, mesh) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
         meta["licence_chain"] = _chain(meta, "teacher", loaded)
     if config.unlabelled_ratio and config.teacher in ("records", "files"):
         stored = [join.licences(path) for path in config.data.labels]
+        for path, chain in zip(config.data.labels, stored, strict=True):
+            licences.check(chain, f"{path}, its card")
         meta["licence_chain"] = licences.merge(meta["licence_chain"], *stored)
     frozen = jax.tree.map(lambda x, d: x.astype(d), frozen, frozen_dtypes(frozen, dtype))
     shardings = sharding.tree_shardings(frozen, mesh)

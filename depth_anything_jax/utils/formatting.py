@@ -1,4 +1,12 @@
-"""Formats numbers as text."""
+"""Formats numbers and values as text."""
+
+from typing import Any
+
+
+def shortened(value: Any, most: int = 80) -> str:
+    """Formats a value for an error, cut off after so many characters."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def duration(seconds: float | int) -> str:

@@ -319,7 +319,7 @@ def with_files(
 def licences(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The chain of licences behind a store's labels; empty for another tool's files."""
     try:
-        return list(read_card(os.fspath(path).partition("?")[0]).get("licence_chain", []))
+        return read_card(os.fspath(path).partition("?")[0]).get("licence_chain", [])
     except LabelError:
         return []
 

@@ -33,6 +33,7 @@ from etils import epath
 
 from depth_anything_jax.data.pseudo_labels.label_codec import Label, LabelError, decode
 from depth_anything_jax.data.sources.base import Source
+from depth_anything_jax.utils import json_files
 from depth_anything_jax.utils.nested_dicts import flatten
 from depth_anything_jax.utils.paths import is_remote
 
@@ -66,12 +67,33 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"no pseudo labels at {path} (no {CARD}); make them with\n  python -m "
             f"depth_anything_jax.pseudo_label --checkpoint TEACHER --data IMAGES --out {path}"
         )
-    card = json.loads(file.read_text())
+    try:
+        card = json_files.read(file, 1 << 28)  # it lists every image without a label
+    except ValueError as error:
+        raise LabelError(f"{error}; label again") from error
     if card.get("format") != FORMAT:
         raise LabelError(
             f"{file}: format {card.get('format')!r}, this version reads {FORMAT}; label again"
         )
+    if not _is_whole(card):
+        raise LabelError(f"{file}: damaged, fields are missing or of a wrong type; label again")
     return card
+
+
+def _is_whole(card: Mapping[str, Any]) -> bool:
+    try:
+        identity, shards = card["identity"], card.get("shards", [])
+        numbers = identity["source"]["count"], identity["shard_size"]
+        files = [shard["file"] for shard in shards]
+        return (
+            all(isinstance(n, int) for n in numbers)
+            and isinstance(identity["source"]["keys_sha256"], str)
+            and isinstance(card["complete"], bool)
+            and all(file == pathlib.PurePath(file).name for file in files)
+            and (not card["complete"] or (bool(files) and isinstance(card["invalid"], dict)))
+        )
+    except (KeyError, TypeError):
+        return False
 
 
 def _temporary(file: epath.Path) -> epath.Path:

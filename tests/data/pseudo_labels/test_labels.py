@@ -149,6 +149,32 @@ def test_no_store_says_how_to_make_one(tmp_path):
         LabelStore(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: "{",
+        lambda card: "[" * 100_000,
+        lambda card: "[]",
+        lambda card: {"format": 1},
+        lambda card: card | {"identity": 5},
+        lambda card: card | {"identity": card["identity"] | {"shard_size": "3"}},
+        lambda card: card | {"identity": card["identity"] | {"source": {"count": 7}}},
+        lambda card: card | {"complete": "yes"},
+        lambda card: card | {"shards": 5},
+        lambda card: card | {"shards": [{"start": 0}]},
+        lambda card: card | {"shards": [{"file": "../a.array_record"}]},
+        lambda card: card | {"invalid": ["a"]},
+    ],
+)
+def test_a_damaged_card(tmp_path, change):
+    make_store(tmp_path, Photos(2))
+    file = tmp_path / "card.json"
+    card = change(json.loads(file.read_text()))
+    file.write_text(card if isinstance(card, str) else json.dumps(card))
+    with pytest.raises(LabelError, match=f"^{file}: .*label again"):
+        LabelStore(tmp_path)
+
+
 def test_reads_from_many_threads_are_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(label_store, "OPEN_SHARDS", 2)  # readers come and go
     source = Photos(12)
