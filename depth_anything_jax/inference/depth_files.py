@@ -15,6 +15,8 @@ import numpy as np
 
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.inference import camera_intrinsics
+from depth_anything_jax.utils import json_files
+from depth_anything_jax.utils.formatting import shortened
 from depth_anything_jax.utils.sixteen_bits import WHITE, fitting_scale
 
 # Kinds of depth maps.
@@ -223,7 +225,7 @@ def load(path: str | os.PathLike[str], kind: str | None) -> dict[str, Any]:
         elif suffix == ".npz":
             values = formats.decode_array(data, path, "depth")
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                facts = json.loads(str(arrays[KEY])) if KEY in arrays else None
+                facts = _parsed(str(arrays[KEY]), path) if KEY in arrays else None
         else:
             values = formats.decode_array(data, path)
     if facts is None:
@@ -242,6 +244,25 @@ def load(path: str | os.PathLike[str], kind: str | None) -> dict[str, Any]:
         "intrinsics": None if given is None else camera_intrinsics.Intrinsics(*given),
         "meta": facts.get("meta", {}),
     }
+
+
+def _parsed(text: str, path: pathlib.Path) -> dict[str, Any]:
+    facts = json_files.parse(text, f"{path}, its metadata")
+    if facts.get("kind") not in KINDS:
+        kind = shortened(facts.get("kind"))
+        raise ValueError(f"{path}: kind={kind} in its metadata is not one of {KINDS}")
+    given, meta = facts.get("intrinsics"), facts.get("meta", {})
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path}: meta={shortened(meta)} in its metadata is not an object")
+    if given is not None and not (
+        isinstance(given, list)
+        and 4 <= len(given) <= 5
+        and all(isinstance(x, int | float) for x in given[:4])
+    ):
+        raise ValueError(
+            f"{path}: intrinsics={shortened(given)} in its metadata are not fx, fy, cx, cy"
+        )
+    return facts
 
 
 def has_metadata(path: str | os.PathLike[str]) -> bool:
@@ -271,7 +292,10 @@ def _read_png(data: bytes, path: pathlib.Path) -> tuple[np.ndarray, dict[str, An
             f"{path} was not written by Depth.save, and does not say what its pixels are; "
             "depth_anything_jax.data.file_formats.formats.read_label reads PNGs of a known scale"
         )
-    facts = json.loads(text)
+    facts = _parsed(text, path)
+    for name in ("scale", "offset"):
+        if not isinstance(facts.get(name), int | float):
+            raise ValueError(f"{path}: its metadata have no number {name!r}; it was changed")
     pixels = formats.decode_raw(data, path, bits=16)
     values = pixels.astype(np.float64) * facts["scale"] + facts["offset"]
     if facts["kind"] == METRIC:
@@ -283,7 +307,7 @@ def _read_exr(path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any] | None]:
     exr = open_exr(path)
     with exr.File(str(path)) as file:
         channels, text = file.channels(), file.header().get(KEY)
-        facts = None if text is None else json.loads(text)
+        facts = None if text is None else _parsed(text, path)
         name = _CHANNEL[facts["kind"]] if facts else next(iter(channels))
         return np.array(channels[name].pixels, np.float32), facts
 

@@ -47,10 +47,12 @@ class Change(NamedTuple):
     Attributes:
       cut: whether a new scene begins.
       moved: the cells that changed.
+      blank: whether it is nearly all white or black, and shows no scene.
     """
 
     cut: bool
     moved: Bool[np.ndarray, "n m"]
+    blank: bool = False
 
 
 def cells(values: np.ndarray) -> np.ndarray:
@@ -80,7 +82,7 @@ class Pictures:
         # At least half of the cells count as still: a change of light changes all of them.
         moved = change > max(STILL, float(np.median(change)))
         if _shows_nothing(grey):
-            return Change(False, moved)
+            return Change(False, moved, True)
         (cells_before, before), self._scene = self._scene, (small, grey)
         difference = float(np.abs(small - cells_before).max(axis=-1).mean())
         return Change(difference > CHANGED and not explained(before, grey, difference), moved)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from depth_anything_jax.utils import json_files
 from depth_anything_jax.utils.sixteen_bits import SCALES, WHITE, fitting_scale
 from depth_anything_jax.video.reader import PathLike, VideoError, open_file
 from depth_anything_jax.video.writer import Writer
@@ -140,12 +141,15 @@ def read_depth(path: PathLike) -> tuple[str, Iterator[tuple[Fraction, Float[np.n
         stream = container.streams.best("video")
         if tag is None or stream is None or stream.codec_context.pix_fmt != "gray16le":
             raise VideoError(f"{path}: not a depth16 video of this program (no tag {TAG})")
-    meaning = json.loads(tag)
+    meaning = json_files.parse(tag, f"{path}, its tag {TAG}")
+    scale = meaning.get("scale")
+    if not isinstance(scale, int | float) or not scale > 0:
+        raise VideoError(f"{path}: its tag {TAG} has no scale above 0; it was changed")
 
     def maps() -> Iterator[tuple[Fraction, np.ndarray]]:
         with open_file(path) as container:
             for frame in container.decode(video=0):
                 raw = frame.to_ndarray().astype(np.float32)
-                yield frame.pts * Fraction(frame.time_base), raw / np.float32(meaning["scale"])
+                yield frame.pts * Fraction(frame.time_base), raw / np.float32(scale)
 
-    return meaning["kind"], maps()
+    return str(meaning.get("kind")), maps()

@@ -16,7 +16,8 @@ network's output, so moving objects leave no ghosts and edges stay sharp.
     cancel.
   - A twentieth of the correction is left out, so that the maps follow the network's output over
     about a second and do not drift permanently; a twentieth of the flicker remains.
-  - The reference restarts at a cut: the image changes abruptly, or the maps no longer agree.
+  - The reference restarts at a cut: a new scene begins (`cuts`), or the maps no longer agree. Maps
+    of white or black frames are left out of it.
 A sequence without flicker, with or without moving objects, is unchanged: scale 1, shift 0.
 
 All constants are our choice, made on rendered clips (tests/video/test_smooth.py).
@@ -56,6 +57,7 @@ class Smoother:
     def __init__(self) -> None:
         self._reference: np.ndarray | None = None
         self._noise = np.ones((1, 1))  # variance of the reference's cells relative to a frame's
+        self._applied = 1.0, 0.0  # the last scale and shift
 
     def __call__(self, values: Float[np.ndarray, "h w"], change: Change | None = None) -> Smoothed:
         """Smooths the next map.
@@ -68,9 +70,14 @@ class Smoother:
         moved = np.zeros(new.shape, bool) if change is None else change.moved
         before = new if self._reference is None else self._reference
         begins = before is new or before.shape != new.shape or (change is not None and change.cut)
+        kind = np.promote_types(values.dtype, np.float32).type
+        if change is not None and change.blank and not begins:  # its map is of nothing
+            scale, shift = self._applied
+            return Smoothed(kind(scale) * values + kind(shift), scale, shift, False)
         found = None if begins else _align(new, before, self._noise, ~moved)
         if found is None:
             self._reference, self._noise = new, np.ones(new.shape)
+            self._applied = 1.0, 0.0
             return Smoothed(values, 1.0, 0.0, True)
         scale, shift = PULL + (1 - PULL) * found.scale, (1 - PULL) * found.shift
         aligned = scale * new + shift
@@ -78,7 +85,7 @@ class Smoother:
         stale = moved | ~np.isfinite(kept)
         self._reference = np.where(stale, aligned, kept)
         self._noise = np.where(stale, 1, MEMORY**2 * self._noise + (1 - MEMORY) ** 2)
-        kind = np.promote_types(values.dtype, np.float32).type
+        self._applied = scale, shift
         return Smoothed(kind(scale) * values + kind(shift), scale, shift, False)
 
 

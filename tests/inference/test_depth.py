@@ -10,7 +10,7 @@ import warnings
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from depth_anything_jax.inference import camera_intrinsics, depth_files, point_cloud
 from depth_anything_jax.inference.depth import Depth
@@ -158,6 +158,34 @@ def test_pngs_as_other_programs_see_them(tmp_path):
 
     relative([[5, 5]]).save(tmp_path / "flat.png")
     assert Depth.load(tmp_path / "flat.png").depth.tolist() == [[5, 5]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "damaged, not JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", "a JSON list and not an object"),
+        ("{}", "kind=None in its metadata is not one of"),
+        ('{"kind": "metric depth"}', "no number 'scale'"),
+        ('{"kind": "metric depth", "scale": "1", "offset": 0}', "no number 'scale'"),
+        ('{"kind": "metric depth", "scale": 1, "offset": 0, "meta": 5}', "meta=5 in its metadata"),
+        (
+            '{"kind": "metric depth", "scale": 1, "offset": 0, "intrinsics": ["a", 1, 2, 3]}',
+            "intrinsics=.*are not fx",
+        ),
+    ],
+)
+def test_damaged_metadata_of_a_depth_file(tmp_path, text, message):
+    info = PngImagePlugin.PngInfo()
+    info.add_text(depth_files.KEY, text)
+    Image.fromarray(np.ones((4, 4), np.uint16)).save(tmp_path / "a.png", pnginfo=info)
+    arrays = {"depth": np.ones((4, 4), np.float32), depth_files.KEY: np.array(text)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    for path in (tmp_path / "a.png", tmp_path / "a.npz"):
+        if path.suffix == ".png" or "scale'" not in message:
+            with pytest.raises(ValueError, match=f"^{path}.*{message}"):
+                Depth.load(path)
 
 
 def test_a_range_in_either_order():

@@ -244,6 +244,20 @@ def test_a_change_of_light_moves_nothing():
     assert flicker_of([o.values for o in out]) < flicker_of(given) / 5
 
 
+def test_a_flash_leaves_scale_and_shift():
+    """What a network says of white frames is of nothing: the maps after go on as those before."""
+    rng = np.random.default_rng(0)
+    frames, exact = static("A", 0, rng)
+    given = jittered(exact, rng, noise=0)
+    for k in (10, 11, 20):
+        frames[k] = np.full_like(frames[k], 255)
+        given[k] = rng.random(given[k].shape).astype(np.float32)
+    out = run(frames, given)
+    assert [k for k, o in enumerate(out) if o.restarted] == [0]
+    seen = [k for k in range(30) if k not in (10, 11, 20)]
+    assert flicker_of([out[k].values for k in seen]) < flicker_of([given[k] for k in seen]) / 5
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (5, 7), (40, 3)])
 def test_small_maps(shape):
     values = np.random.default_rng(0).random(shape).astype(np.float32)

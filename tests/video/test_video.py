@@ -369,6 +369,34 @@ def test_sixteen_bits_come_back_exactly(tmp_path):
         np.testing.assert_array_equal(values > 0, np.round(10_000 * expected) <= 65535)
 
 
+def test_a_quick_pan_is_smoothed(tmp_path):
+    """Nothing in a pan of 6 % of the width a frame is taken for a cut; two scenes are two."""
+    scenes = [render("A", 1, index, 224)["image"][40:136] for index in (0, 2)]
+    frames = [image[:, 8 * k : 8 * k + 128] for image in scenes for k in range(10)]
+    source = write(tmp_path / "a.mp4", frames, rate=Fraction(5))
+    rng = np.random.default_rng(0)
+    base = np.linspace(1, 5, 96 * 128, dtype=np.float32).reshape(96, 128)
+
+    def predict(batch):
+        return [base * np.float32(rng.uniform(0.8, 1.2)) for _ in batch]
+
+    report = process(source, {tmp_path / "b.mkv": "depth16"}, predict)
+    assert report.cuts == [2.0]
+    assert report.flicker_after < report.flicker_before / 8
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"kind": "x"}', '{"scale": "1000"}', '{"scale": 0}']
+)
+def test_a_damaged_tag_of_depth16(tmp_path, content):
+    path = tmp_path / "a.mkv"
+    tags = {"DEPTH_ANYTHING": content}
+    with Writer(path, height=8, width=8, rate=25, sixteen_bits=True, tags=tags) as writer:
+        writer.write(0, np.zeros((8, 8), np.uint16))
+    with pytest.raises(ValueError, match=f"^{path}.* its tag DEPTH_ANYTHING"):
+        read_depth(path)
+
+
 @pytest.mark.parametrize("when", [0, 3])
 @pytest.mark.parametrize(("farthest", "scale"), [(79, 256), (300, 100)])
 def test_metres_beyond_16_bits_of_millimetres(tmp_path, when, farthest, scale):
