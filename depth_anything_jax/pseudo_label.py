@@ -184,7 +184,7 @@ def main() -> None:
                 notes={"data": data.value},
                 load=load(),
             )  # fmt: skip
-        except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
         print(summary)
         if summary.invalid > FAILURE_LIMIT * len(source):

@@ -135,13 +135,26 @@ def test_hidden_folders_are_skipped_and_what_is_not_read_is_counted(album):
     told = []
     found = [pathlib.Path(i.source).name for i in folders.find([str(album)], tell=told.append)]
     assert found == ["a.jpg", "a.png", "broken.jpg", "c.jp2", "d.tga", "e.vob", "f.heic", "a.png"]
-    assert told == [
-        f"{album}: not read, as no picture or video is called so: 2 .txt, 1 without a suffix"
-    ]
+    assert told == [f"{album}: not read: 2 .txt, 1 without a suffix"]
     (album / "sub" / "a.png").unlink()
     (album / "sub" / "a.raw").write_text("")
-    with pytest.raises(ValueError, match=r"no picture or video in .*, only .raw files"):
+    with pytest.raises(ValueError, match=r"no picture or video in .*, only 1 .raw"):
         folders.find([str(album / "sub")])
+
+
+def test_folders_that_cannot_be_read_are_counted(album, monkeypatch):
+    """Of root every folder can be read: the error is made here."""
+    scandir = os.scandir
+
+    def refusing(path):
+        if pathlib.Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    told = []
+    assert len(folders.find([str(album)], tell=told.append)) == 3
+    assert told == [f"{album}: not read: 1 .txt, 1 folders that cannot be read"]
 
 
 def test_the_content_says_what_is_a_video(album, tmp_path):

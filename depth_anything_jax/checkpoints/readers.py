@@ -75,6 +75,11 @@ def find(source: str) -> Found:
         return _file(path)
     hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.startswith(_LOCAL)
     if hub_id and path.suffix not in (".safetensors", *TORCH_SUFFIXES):
+        other = re.search(r"(video|prompt)-?depth-?anything|/da3|depth-?anything-?3", source, re.I)
+        if other:
+            raise ValueError(
+                f"{source}: another network than Depth Anything V1 or V2, which is not supported"
+            )
         known = released.by_repo(source)
         if known and known.file.endswith(TORCH_SUFFIXES):
             _torch(source, known)  # before the download, not after it

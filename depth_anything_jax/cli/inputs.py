@@ -79,8 +79,7 @@ def find(
                 raise
             expanded, others, named = [(str(path), pathlib.PurePath(path.name))], {}, True
         if others:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-            tell(f"{text}: not read, as no picture or video is called so: {kinds}")
+            tell(f"{text}: not read: {_counted(others)}")
         for source, below in expanded:
             file = pathlib.Path(source)
             real = file if source == STDIN else file.parent.resolve() / file.name
@@ -105,11 +104,14 @@ def _expand(
         raise ValueError(f"{text}: addresses are not fetched; download it and give the path")
     path = pathlib.Path(text).expanduser()
     if path.is_dir():
-        files, others = _sorted_out(_below(path))
+        below, refused = _below(path)
+        files, others = _sorted_out(below)
+        if refused:
+            others["folders that cannot be read"] = len(refused)
         if not files:
             raise ValueError(
                 f"{text}: no picture or video in this folder or below it"
-                + (f", only {', '.join(sorted(others))} files" if others else "")
+                + (f", only {_counted(others)}" if others else "")
             )
         top = pathlib.PurePath(path.resolve().name if several else "")
         return [(str(f), top / f.relative_to(path)) for f in files], others
@@ -125,15 +127,18 @@ def _expand(
     raise FileNotFoundError(f"{text}: no such file or folder")
 
 
-def _below(top: pathlib.Path) -> list[pathlib.Path]:
-    """All files below a folder that are not hidden, sorted; each folder once, links to it last."""
+def _below(top: pathlib.Path) -> tuple[list[pathlib.Path], list[OSError]]:
+    """All files below a folder that are not hidden, sorted; each folder once, links to it last.
+
+    Also returns an error for each folder that cannot be read."""
     files: list[pathlib.Path] = []
+    refused: list[OSError] = []
     seen: set[str] = set()
     folders = [top]
     while folders:
         links: list[pathlib.Path] = []
         for folder in folders:
-            for where, names, inside in os.walk(folder):
+            for where, names, inside in os.walk(folder, onerror=refused.append):
                 real = os.path.realpath(where)
                 if real in seen:
                     names.clear()
@@ -143,7 +148,7 @@ def _below(top: pathlib.Path) -> list[pathlib.Path]:
                 links += [f for f in (pathlib.Path(where, n) for n in names) if f.is_symlink()]
                 files += [pathlib.Path(where, n) for n in inside]
         folders = sorted(links)
-    return sorted(files)
+    return sorted(files), refused
 
 
 def _sorted_out(
@@ -162,6 +167,10 @@ def _sorted_out(
         else:
             others[file.suffix.lower() or "without a suffix"] += 1
     return wanted, others
+
+
+def _counted(others: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
 
 
 def _is_video(source: str, name: pathlib.PurePath) -> bool:

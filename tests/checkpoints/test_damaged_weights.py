@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from depth_anything_jax.checkpoints import convert, orbax_io, pretrained, readers
+from depth_anything_jax.checkpoints import convert, orbax_io, pretrained, readers, released
 from tests.helpers.weights_files import state_of, write
 
 FIRST = "depth_head.projects.0.bias"
@@ -217,6 +217,14 @@ def test_a_card_in_any_encoding(tmp_path, official):
     write(tmp_path / "model.safetensors", official)
     (tmp_path / "README.md").write_bytes(b"---\r\nlicense: MIT\r\n---\r\n\xff\xfe")
     assert pretrained.load(str(tmp_path), version="v2").licence == "MIT"
+
+
+@pytest.mark.parametrize(
+    "source", ["depth-anything/Video-Depth-Anything-Small", "depth-anything/DA3-SMALL"]
+)
+def test_repositories_of_other_networks(source, monkeypatch):
+    monkeypatch.setattr(released, "fetch", None)  # not asked
+    refused(source, f"^{source}: another network than Depth Anything V1 or V2")
 
 
 @pytest.mark.parametrize(
