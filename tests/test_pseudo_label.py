@@ -177,6 +177,14 @@ def test_a_mistake_gives_a_message_not_a_traceback(tmp_path):
     assert "no folder /nowhere" in done.stderr
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, teacher):
+    (tmp_path / "a.png").write_bytes(formats.encode_png(np.zeros((60, 70, 3), np.uint8)))
+    out = tmp_path / "a.png" / "labels"
+    done = program(f"--checkpoint={teacher[0]}", f"--data={tmp_path}", f"--out={out}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"Not a directory: '{out}" in done.stderr
+
+
 def test_help_lists_the_flags():
     done = program("--help")
     for name in ("buckets", "checkpoint", "max_depth", "allow_missing"):
