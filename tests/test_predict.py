@@ -169,7 +169,12 @@ def test_the_content_says_what_is_a_video(album, tmp_path):
         "unknown.mov": True, "sub/a.png": False,
     }  # fmt: skip
     (album / "raw.h264").rename(album / "no suffix")
-    assert folders.find([str(album / "no suffix")])[0].video
+    (album / "sub" / "a.png").rename(album / "none")
+    (album / "README").write_text("neither")
+    told = []
+    found = {i.source.removeprefix(f"{album}/"): i.video for i in folders.find([str(album)])}
+    assert found["no suffix"] and not found["none"] and "README" not in found
+    assert folders.find([str(album / "no suffix")], tell=told.append)[0].video and not told
 
 
 def test_names_of_any_length_and_with_colons(model, tmp_path, monkeypatch):

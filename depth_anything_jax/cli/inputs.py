@@ -50,7 +50,8 @@ def find(
     """Finds all images and videos in files, folders (recursively), globs and "-".
 
     Files that are named explicitly are taken whatever their suffix; in folders and globs only files
-    with the suffix of an image or video, and the others are counted. Hidden files and folders are
+    with the suffix of an image or video, or with none and the content of one; the others are
+    counted. Hidden files and folders are
     skipped. Linked folders are followed, each folder once. A file that is named twice is taken
     once; two links to it are two files.
 
@@ -162,7 +163,8 @@ def _sorted_out(
         there = file.is_file() or (file.is_symlink() and not file.exists())
         if not there or file.name.startswith("."):
             continue
-        if file.suffix.lower() in _SUFFIXES:
+        known = file.suffix.lower() in _SUFFIXES
+        if known or (not file.suffix and reader.is_video(file) is not None):
             wanted.append(file)
         else:
             others[file.suffix.lower() or "without a suffix"] += 1
