@@ -3,15 +3,16 @@
     python tools/sky_masks.py --source rgbd:data/megadepth --out data/megadepth_sky
     python tools/sky_masks.py --source "rgbd:pairs?scenes=park" --out park_sky \
         --model runs/segformer --batch_size 8
-    python tools/prepare_data.py --source rgbd:data/megadepth_sky --out data --name megadepth
+    python tools/prepare_data.py --source "rgbd:data/megadepth_sky?outside=True" --out data \
+        --name megadepth
 
 A semantic segmentation model of transformers (the [torch] extra; a hub id or a local folder)
 classifies every pixel of a label as sky or not. The default is the paper's SegFormer, fine-tuned on
 ADE20K by its authors, whose licence does not allow commercial use; any other model with a class
 "sky" can be used. The masks are written to OUT with a manifest.json of all pairs, to be read as
-rgbd:OUT; images and labels are not moved. Pairs that have a mask, or whose label marks the sky
-itself (sky_above), are listed unchanged. Where a label is valid, training uses it and ignores the
-mask (loss.sky).
+rgbd:OUT?outside=True: images and labels are not moved, so they lie outside OUT. Pairs that have a
+mask, or whose label marks the sky itself (sky_above), are listed unchanged. Where a label is valid,
+training uses it and ignores the mask (loss.sky).
 
 The same command continues after an interruption. Pairs that cannot be read are reported and left
 out of the manifest; the exit status is then 3.
@@ -110,6 +111,12 @@ def read_pairs(
     for index in todo:
         try:
             record = source[index]
+            view = source.entries[index].view
+            if view.orientation == "stored" or view.crop:
+                raise ValueError(
+                    "label_orientation=stored and label_crop are not supported; turn or pad the "
+                    "label file"
+                )
         except Exception as error:  # a broken file must not prevent processing the others
             errors[index] = f"{type(error).__name__}: {error}"
             print(f"left out: {source.key(index)}: {errors[index]}", flush=True)
@@ -245,7 +252,8 @@ def main(argv: list[str] | None = None) -> None:
     (out / CARD).write_text(json.dumps({**identity, **counts}, indent=1, ensure_ascii=False) + "\n")
     print(
         f"{out}: {counts['masks']} masks, {counts['with_sky']} of them with sky "
-        f"({counts['mean_share']:.1%} of the pixels); read it as rgbd:{options.out}"
+        f"({counts['mean_share']:.1%} of the pixels); read it as "
+        f"rgbd:{options.out}?outside=True"
     )
     if errors:
         print(f"{len(errors)} of {len(source)} pairs were left out: see {out / CARD}")

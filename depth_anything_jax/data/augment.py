@@ -1,8 +1,8 @@
-"""Augmentations of metric fine-tuning on labelled images, ZoeDepth's: windows, rotation, colours.
+"""Augments labelled images as ZoeDepth's metric fine-tuning does: windows, rotation, colours.
 
-Off by default: relative training distorts unlabelled images only, on the device (`perturb`). What
-is drawn here comes after the crop and the flip from the same generator, so that a run without
-augmentations sees what it always saw.
+Off by default: relative training distorts unlabelled images only, on the device (`perturb`). These
+augmentations draw after the crop and the flip from the same generator, so that a run without them
+keeps its crops and flips.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WINDOWS = ("none", "nyu", "kb")
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What is done to a labelled example beside crop and flip.
+    """Augmentations of a labelled example beside crop and flip.
 
     Attributes:
       window: cut from the image first: "none", "nyu" or "kb".
@@ -35,7 +35,7 @@ class Augment:
       gamma, brightness, colour: ranges of the exponent, the factor, and a factor for each channel.
 
     Raises:
-      ValueError: an unknown window, a range that is none.
+      ValueError: an unknown window, or an empty range.
     """
 
     window: str = "none"
@@ -64,8 +64,8 @@ class Augment:
 NOTHING = Augment()
 
 
-def cut(record: Mapping[str, Any], window: str) -> dict[str, Any]:
-    """A record's window: image, label and camera.
+def crop_window(record: Mapping[str, Any], window: str) -> dict[str, Any]:
+    """Crops a record (image, label and camera) to a named window.
 
     Raises:
       ValueError: the window does not fit, or the label has another size than the image.
@@ -94,15 +94,15 @@ def cut(record: Mapping[str, Any], window: str) -> dict[str, Any]:
 
 
 def rotated(record: Mapping[str, Any], degrees: float) -> dict[str, Any]:
-    """A record turned counter-clockwise about its middle; what comes in from outside is invalid.
+    """Rotates a record counter-clockwise about its middle; pixels from outside become invalid.
 
-    Images bilinearly, with black corners as in ZoeDepth; labels by nearest neighbour.
+    Images are sampled bilinearly, with black corners as in ZoeDepth; labels by nearest neighbour.
     """
     record = dict(record)
-    record["image"] = _turn(record["image"], degrees, cv2.INTER_LINEAR)
+    record["image"] = _rotate(record["image"], degrees, cv2.INTER_LINEAR)
     for field, values in maps_of(record).items():
         raw = values.view(np.uint8) if values.dtype == np.bool_ else values
-        turned = _turn(raw, degrees, cv2.INTER_NEAREST)
+        turned = _rotate(raw, degrees, cv2.INTER_NEAREST)
         record[field] = turned.view(np.bool_) if values.dtype == np.bool_ else turned
     if "camera" in record:
         c = camera.needed(record)
@@ -110,7 +110,7 @@ def rotated(record: Mapping[str, Any], degrees: float) -> dict[str, Any]:
     return record
 
 
-def _turn(x: np.ndarray, degrees: float, how: int) -> np.ndarray:
+def _rotate(x: np.ndarray, degrees: float, how: int) -> np.ndarray:
     height, width = x.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
     return cv2.warpAffine(np.ascontiguousarray(x), matrix, (width, height), flags=how)
@@ -119,7 +119,7 @@ def _turn(x: np.ndarray, degrees: float, how: int) -> np.ndarray:
 def recolour(
     rng: np.random.Generator, image: Float[np.ndarray, "h w 3"], how: Augment
 ) -> Float[np.ndarray, "h w 3"]:
-    """Gamma, brightness and a factor for each channel, drawn; in 0-1 and clipped to it."""
+    """Applies a random gamma, brightness and factor per channel to an image in 0-1; clips to it."""
     gamma, brightness = rng.uniform(*how.gamma), rng.uniform(*how.brightness)
     factors = brightness * rng.uniform(*how.colour, 3)
     out = np.clip(image, 0, 1) ** np.float32(gamma) * factors.astype(np.float32)

@@ -1,8 +1,8 @@
-"""A few shapes instead of hundreds: the longer side of an image snaps to one of K lengths.
+"""Rounds the longer side of images to one of K lengths, so that few shapes are compiled.
 
 A program is compiled for each shape. Photo collections have hundreds, and K lengths leave at most
-2 K of them (upright and lying); images are stretched to the nearest length, never padded, because
-black borders degrade depth.
+2 K of them (portrait and landscape). Images are stretched to the nearest length, never padded,
+because black borders degrade depth.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SAMPLE = 256  # images whose shapes choose the lengths
 
 
 def choose(shapes: Sequence[tuple[int, int]], k: int) -> list[int]:
-    """The K longer sides nearest to those of a sample of network shapes.
+    """Chooses the K lengths that are nearest to the longer sides of a sample of network shapes.
 
     Exact: minimises the summed |log| of the stretch over the sample (one-dimensional k-medians by
     dynamic programming over the distinct lengths, which are few: multiples of the patch size).
@@ -32,7 +32,7 @@ def choose(shapes: Sequence[tuple[int, int]], k: int) -> list[int]:
     n, logs = len(lengths), np.log(lengths)
 
     def cost(start: int, stop: int) -> tuple[float, int]:
-        """Of one bucket for lengths start … stop − 1, and the length it takes."""
+        """The stretch that a bucket for lengths start … stop − 1 costs, and the bucket's length."""
         stretch = np.abs(logs[start:stop, None] - logs[None, start:stop])
         sums = counts[start:stop] @ stretch
         return float(np.min(sums)), start + int(np.argmin(sums))
@@ -54,7 +54,7 @@ def choose(shapes: Sequence[tuple[int, int]], k: int) -> list[int]:
 def label_shape(
     height: int, width: int, size: int, buckets: Sequence[int] = (), *, patch_size: int
 ) -> tuple[int, int]:
-    """Shape at which an image is labelled: official, or the longer side at a bucket's length."""
+    """Shape at which an image is labelled: the official one, or its longer side set to a bucket."""
     shape = transforms.network_size(height, width, size, patch_size=patch_size)
     if not buckets:
         return shape
@@ -64,7 +64,7 @@ def label_shape(
 
 
 def sampled(source: Source, size: int, k: int, *, patch_size: int) -> list[int]:
-    """The K best lengths for a source, from images at evenly spaced positions.
+    """Chooses the K lengths for a source from images at evenly spaced positions.
 
     Raises:
       ValueError: none of them can be read.
@@ -74,7 +74,7 @@ def sampled(source: Source, size: int, k: int, *, patch_size: int) -> list[int]:
         try:
             height, width = source[int(index)]["image"].shape[:2]
             shapes.append(transforms.network_size(height, width, size, patch_size=patch_size))
-        except Exception:  # a broken image is reported when its turn comes
+        except Exception:  # a broken image is reported when it is labelled
             continue
     if not shapes:
         sampled = min(SAMPLE, len(source))

@@ -1,4 +1,4 @@
-"""Which record global example i is, and how it is read: replacement of failures, augmentation.
+"""Maps global example numbers to records, reads them, replaces failed ones and augments them.
 
 An example depends on (seed, part, i) alone. A record that fails is replaced by the next index of
 its source and reported.
@@ -52,14 +52,14 @@ def stable_seed(*parts: Any) -> int:
 def plan(
     sizes: Sequence[int], weights: Sequence[float] | None, seed: int, part: str
 ) -> grain.MapDataset:
-    """The endless sequence of record numbers that a part reads; sources are laid end to end.
+    """Returns the endless sequence of record numbers of a part; sources are numbered end to end.
 
     Args:
       sizes: records of each source.
-      weights: of each source in the mixture (kept to 1 % of the smallest), or None for a joint
-        shuffle, in which each record comes once per epoch.
-      seed: the run's.
-      part: "labelled" or "unlabelled": two parts that read the same source shuffle apart.
+      weights: each source's weight in the mixture (kept to 1 % of the smallest), or None for a
+        joint shuffle, in which each record comes once per epoch.
+      seed: the run's seed.
+      part: "labelled" or "unlabelled": two parts that read the same source are shuffled apart.
     """
     if weights is None:
         joint = grain.MapDataset.range(sum(sizes)).seed(stable_seed(seed, part, "joint"))
@@ -75,7 +75,7 @@ def plan(
 
 
 class Examples:
-    """Global example number → augmented example, with failed records replaced."""
+    """Reads example number i of a part, augmented, with failed records replaced."""
 
     def __init__(
         self,
@@ -93,8 +93,8 @@ class Examples:
     ):
         """`labels`: examples carry label fields, and a record without a label is a failure.
 
-        A label of an example is disparity, as the relative loss asks for it; with `metric` it is
-        depth, and a record without is a failure, as one without a camera is `with_camera`.
+        Labels are given as disparity, which the relative loss needs. With `metric` they are depth,
+        and a record without depth is a failure. With `with_camera`, one without a camera is too.
         """
         self.metric, self.with_camera, self.augment = metric, with_camera, augment
         self.part, self.sources, self.size, self.seed = part, list(sources), size, seed
@@ -104,13 +104,13 @@ class Examples:
         self.plan = plan(sizes, weights, seed, part)
 
     def record_of(self, index: int) -> tuple[int, int]:
-        """Source number and record number of global example `index`, before any replacement."""
+        """Returns source and record number of global example `index`, before any replacement."""
         number = int(self.plan[index])
         source = int(np.searchsorted(self.starts, number, side="right")) - 1
         return source, number - int(self.starts[source])
 
     def read(self, index: int) -> tuple[dict[str, Any], list[Failure]]:
-        """The example and the failures met on the way.
+        """Returns the example, and the failures before it.
 
         Raises:
           DataError: NEIGHBOURS records in a row (or all there are) cannot be read.
@@ -122,7 +122,7 @@ class Examples:
             record_index = (first + offset) % len(source)
             try:
                 return self._augment(source[record_index], index), failures
-            except Exception as error:  # decoders raise all kinds; each one is reported
+            except Exception as error:  # decoders raise all kinds of errors
                 failures.append(_failure(source, record_index, error))
         raise DataError(
             f"{len(failures)} {self.part} records in a row cannot be read:\n"
@@ -138,11 +138,11 @@ class Examples:
             raise ValueError("the record's label is disparity in no known unit, not metres")
         if self.with_camera:
             record = {**record, "camera": camera.needed(record)}
-        else:  # not every source knows one, and a batch has a field in all its rows or in none
+        else:  # a batch has a field in all rows or in none, and not every source has cameras
             record = {k: v for k, v in record.items() if k != "camera"}
         # Keyed by the position, not the record: a replacement keeps everything after it in place.
         rng = np.random.default_rng([self.seed, PARTS.index(self.part), index])
-        record = augment_lib.cut(record, self.augment.window)
+        record = augment_lib.crop_window(record, self.augment.window)
         height, width = record["image"].shape[:2]
         geometry = transforms.draw_geometry(
             rng, height, width, self.size, patch_size=self.patch_size
@@ -151,9 +151,12 @@ class Examples:
             degrees = rng.uniform(-self.augment.rotate, self.augment.rotate)
             record = augment_lib.rotated(record, degrees)
         example = transforms.apply_geometry(record, geometry, self.size)
-        if self.labels and not self.metric:  # nearest neighbours before the inverse or after it
+        if self.labels and not self.metric:  # nearest resizing and 1/x commute
             example["disparity"] = disparity_of(example)
             example.pop("depth", None)
+        kind = kind_of(example)
+        if kind is not None and not np.isfinite(example[kind]).all():
+            raise ValueError(f"the label's {kind} is not finite everywhere")
         if self.augment.p and rng.random() < self.augment.p:
             example["image"] = augment_lib.recolour(rng, example["image"], self.augment)
         return example
@@ -162,6 +165,6 @@ class Examples:
 def _failure(source: Source, index: int, error: Exception) -> Failure:
     try:
         key = source.key(index)
-    except Exception:  # a source too broken to name its record
+    except Exception:  # the source cannot even name its record
         key = f"record {index}"
     return Failure(source.name, key, f"{type(error).__name__}: {error}")

@@ -1,8 +1,8 @@
-"""Batches for training and examples for validation, exact in their position.
+"""Makes training batches: a step always holds the same examples, wherever a run resumes.
 
-Read from `train_batches`: it builds the sources (`registry.make`), `examples.Examples` reads and
-augments global example i, `_Steps` gathers one process's rows of step s, and `workers.iterate` runs
-the steps in threads or worker processes.
+Start reading at `train_batches`: it builds the sources (`registry.make`); `examples.Examples` reads
+and augments global example i, `_Steps` gathers one process's rows of step s, and `workers.iterate`
+runs the steps in threads or worker processes.
 
 Decisions:
   - Row j of step s is example s · global batch + j of its part. So the position of a run is its
@@ -42,10 +42,10 @@ _FAILED = "_failed"
 
 
 class _Steps:
-    """Step → this process's rows of it: a Grain data source without an end.
+    """A Grain data source without an end: item s holds this process's rows of step s.
 
-    The rows of a step are read by `threads` threads, so that few batches need to be in the making:
-    one of 64 + 128 examples at 518 pixels is 0.8 GB.
+    `threads` threads read the rows of one step, so that few batches are in memory at once: one of
+    64 + 128 examples at 518 pixels is 0.8 GB.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class _Steps:
         return sys.maxsize // 2
 
     def __getitem__(self, step: int) -> Batch:
-        # Threads and workers are the parallelism; OpenCV's own would fight them.
+        # Rows are read in parallel already; OpenCV's own threads would compete for the cores.
         cv2.setNumThreads(1)
         batch: Batch = {}
         failures: list[Failure] = []
@@ -118,7 +118,7 @@ class Batches(Iterator[Batch]):
         self._iterator, self._rows, self._on_failure = iterator, rows, on_failure
         self.step, self.seen, self.failures = start_step, 0, 0
         self.failed: list[Failure] = []
-        self._told: set[tuple[str, str]] = set()  # at most one in a thousand records
+        self._reported: set[tuple[str, str]] = set()  # at most one in a thousand records
 
     def __next__(self) -> Batch:
         if self._iterator is None:
@@ -130,8 +130,8 @@ class Batches(Iterator[Batch]):
         self.failures += len(failed)
         self.failed = (self.failed + failed)[-20:]
         for failure in failed:
-            if self._on_failure is not None and failure.record not in self._told:
-                self._told.add(failure.record)
+            if self._on_failure is not None and failure.record not in self._reported:
+                self._reported.add(failure.record)
                 self._on_failure(failure)
         if failed and self.seen >= FAILURE_MINIMUM and self.failures > FAILURE_LIMIT * self.seen:
             raise DataError(
@@ -172,7 +172,7 @@ def _specs(data_cfg: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
     specs = data_cfg.get(part) or []
     specs = [specs] if isinstance(specs, Mapping) else specs
     specs = [dict(s) for s in specs]
-    if part == "unlabelled":  # labels that nobody will look at need not be read
+    if part == "unlabelled":  # labels of this part are not used, so they are not read
         specs = [s if s.get("type") == "folder" else {"labelled": False, **s} for s in specs]
     return specs
 
@@ -195,7 +195,7 @@ def train_batches(
     process_count: int = 1,
     on_failure: Callable[[Failure], None] | None = None,
 ) -> Batches:
-    """This process's rows of each global batch, from `start_step` on, without an end.
+    """Iterates without end over this process's rows of each global batch, from `start_step` on.
 
     Args:
       data_cfg: "labelled" and "unlabelled" (a source description or a list of them), "mix" ("size"
@@ -260,7 +260,8 @@ def train_batches(
         parts[part] = (examples, total)
     if not parts:
         raise ValueError("both batch sizes are 0")
-    processes, threads = _count(data_cfg, "workers", 0), _count(data_cfg, "threads", 2)
+    processes = _whole_number(data_cfg, "workers", 0)
+    threads = _whole_number(data_cfg, "threads", 2)
     steps = grain.MapDataset.source(_Steps(parts, process_index, process_count, threads))
     rows = (labelled_batch + unlabelled_batch) // process_count
     ahead = min(threads, 1) if processes == 0 else 0
@@ -278,7 +279,7 @@ def _check_labelled(sources: Sequence[Source]) -> None:
         )
 
 
-def _count(data_cfg: Mapping[str, Any], field: str, default: int) -> int:
+def _whole_number(data_cfg: Mapping[str, Any], field: str, default: int) -> int:
     value = data_cfg.get(field)
     value = default if value is None else value
     if value < 0:

@@ -1,4 +1,4 @@
-"""Sources of records: image folders, RGB-D manifests, ArrayRecord data sets, rendered scenes.
+"""Builds sources of records from text or mappings: folders, manifests, ArrayRecord, scenes.
 
 A source is a sequence: `len(source)`, `source[i]` → record, `source.key(i)` → the record's name
 without reading it. A record is a dict:
@@ -86,6 +86,9 @@ def make(spec: Mapping[str, Any]) -> Source:
             f"unknown source type {kind!r} in {dict(spec)}: one of {', '.join(TYPES)}"
         )
     options.pop("weight", None)
+    for field in _LISTS:
+        if isinstance(options.get(field), str):
+            options[field] = options[field].split(",")
     part, labels = options.pop("slice", None), options.pop("labels", None)
     _check_fields(kind, options)
     source = TYPES[kind](**options)
@@ -109,15 +112,22 @@ def _check_fields(kind: str, options: Mapping[str, Any]) -> None:
 
         parameters = inspect.signature(SceneSource).parameters
     known = [p for p, value in parameters.items() if value.kind != value.VAR_KEYWORD]
-    if kind in ("rgbd", "pairs"):
-        known += manifest.DEFAULT_FIELDS
+    if kind == "rgbd":
+        known += [f for f in manifest.DEFAULT_FIELDS if f not in manifest.SELECTABLE]
+    if kind == "pairs":
+        known += [f for f in manifest.DEFAULT_FIELDS if f != "split"]
     if kind == "benchmark":
         known += options  # its reader names what it does not know
     if kind == "tfds":
         from depth_anything_jax.data.sources.tfds_source import RecordSource
 
         known += [p for p in inspect.signature(RecordSource).parameters if p != "path"]
-    for field in options:
+    for field, value in options.items():
+        if kind == "rgbd" and field in manifest.SELECTABLE:
+            raise SourceError(
+                f"source type 'rgbd' has no field {field!r}: {field}s={value} selects the entries "
+                f"with that {field}, default_{field}={value} is for entries without one"
+            )
         if field not in known:
             raise SourceError(
                 f"source type {kind!r} has no field {field!r}"
@@ -141,14 +151,19 @@ def _check_fields(kind: str, options: Mapping[str, Any]) -> None:
 _MAIN_FIELD = {"scenes": "domain", "pairs": "images", "benchmark": "set"}
 
 
+_TEXTS = (
+    "path", "images", "depths", "root", "depth_root", "data_dir", "name", "suffix", "fmt", "kind",
+    "field", "dataset", "domain", "split", "default_dataset", "default_domain", "default_split",
+)  # fmt: skip
 _LISTS = ("datasets", "domains", "splits", "scenes", "exclude", "files")
 
 
 def parse(source: str | Mapping[str, Any]) -> dict[str, Any]:
-    """A source's description as `registry.make` takes it; dicts pass unchanged.
+    """Parses one line of text into the mapping that `make` takes; mappings pass unchanged.
 
-    Values that read as Python literals (numbers, True) become them; list-valued fields (datasets,
-    domains, splits, scenes, exclude, files) are split at commas; the rest stay text.
+    Values that read as Python literals (numbers, True) become them, and so do "true" and "false",
+    but for names and paths; list-valued fields (datasets, domains, splits, scenes, exclude, files)
+    are split at commas; the rest stay text.
 
     Raises:
       ValueError: a field without "=", or an unknown type of source.
@@ -170,11 +185,17 @@ def parse(source: str | Mapping[str, Any]) -> dict[str, Any]:
         name, equals, value = field.partition("=")
         if not equals:
             raise ValueError(f"source {source!r}: {field!r} should read field=value")
-        spec[name] = value.split(",") if name in _LISTS else _literal(value)
+        if name in spec:
+            raise ValueError(f"source {source!r}: {name!r} is given twice")
+        spec[name] = value.split(",") if name in _LISTS else _literal(name, value)
     return spec
 
 
-def _literal(text: str) -> Any:
+def _literal(name: str, text: str) -> Any:
+    if name in _TEXTS:
+        return text
+    if text in ("true", "false"):
+        return text == "true"
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -182,7 +203,7 @@ def _literal(text: str) -> Any:
 
 
 def attach(source: Source, spec: Mapping[str, Any] | str) -> Labelled:
-    """A source with the labels that a description names.
+    """Joins the labels that a description names to a source of images.
 
     Args:
       source: the images.
@@ -201,22 +222,25 @@ def attach(source: Source, spec: Mapping[str, Any] | str) -> Labelled:
     options |= parse(f"folder:{os.fspath(options['path'])}") | {"type": options.get("type")}
     path, kind = options.pop("path"), options.pop("type")
     if kind is None:
-        there = pathlib.Path(path).expanduser()
-        kind = "files" if there.is_dir() and not (there / label_store.CARD).exists() else "records"
+        root = pathlib.Path(path).expanduser()
+        kind = "files" if root.is_dir() and not (root / label_store.CARD).exists() else "records"
     shuffle = options.pop("shuffle", None)
     if kind == "records":
-        _no_more(options, kind, ("shuffle",))
+        _refuse_unknown(options, kind, ("shuffle",))
         return join.with_labels(source, label_store.LabelStore(path), shuffle=shuffle)
     if kind != "files":
         raise LabelError(f"labels.type={kind!r}: one of records, files")
     allow_missing = bool(options.pop("allow_missing", False))
-    fields = ("kind", "shift_known", "suffix", "void", "fmt", "scale", "field")
-    _no_more({k: v for k, v in options.items() if k not in fields}, kind, fields)
+    fields = (
+        "kind", "shift_known", "suffix", "void", "fmt", "scale", "field", "label_orientation",
+        "label_stretched",
+    )  # fmt: skip
+    _refuse_unknown({k: v for k, v in options.items() if k not in fields}, kind, fields)
     labels = join.FileLabels(path, **options)
     return join.with_files(source, labels, allow_missing=allow_missing, shuffle=shuffle)
 
 
-def _no_more(options: Mapping[str, Any], kind: str, known: Sequence[str]) -> None:
+def _refuse_unknown(options: Mapping[str, Any], kind: str, known: Sequence[str]) -> None:
     if options:
         raise LabelError(
             f"labels of type {kind!r} have no field {', '.join(options)}; they take "

@@ -1,4 +1,4 @@
-"""What a metric run needs of its sources: labels in metres and, for canonical models, cameras."""
+"""Checks that a metric run's sources have labels in metres and, where needed, cameras."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from depth_anything_jax.data.sources.files import RGBDSource
 
 
 def without_metres(source: Source) -> str | None:
-    """The key of a record whose label is not in metres; None where all seem to be.
+    """Returns the key of a record whose label is not in metres, or None.
 
-    A manifest is looked through; of other sources the first record is read.
+    All entries of a manifest are checked, and the first record of other sources.
     """
     base, indices = unwrapped(source, range(len(source)))
     if isinstance(base, RGBDSource):
@@ -23,11 +23,11 @@ def without_metres(source: Source) -> str | None:
 
 
 def without_camera(source: Source) -> str | None:
-    """The same for records without a camera."""
+    """Returns the key of a record without a camera, or None, as `without_metres` does."""
     base, indices = unwrapped(source, range(len(source)))
     if isinstance(base, RGBDSource):
         entries = (base.entries[i] for i in indices)
-        return next((e.rgb for e in entries if not e.has_camera), None)
+        return next((e.rgb for e in entries if not e.common.has_camera), None)
     record = source[0]
     return record["key"] if camera.of(record) is None else None
 
@@ -35,14 +35,14 @@ def without_camera(source: Source) -> str | None:
 def check(
     labelled: Sequence[Source], *, metres: bool, cameras: bool, field: str = "data.labelled"
 ) -> None:
-    """Refuses sources before the first batch that would fail at every record.
+    """Raises, before the first batch, for sources whose records would all fail.
 
     Args:
-      metres, cameras: what is needed.
-      field: of the configuration, that names them.
+      metres, cameras: whether labels in metres, or cameras, are needed.
+      field: the configuration's field that names the sources.
 
     Raises:
-      ValueError: naming the source, a record and the cure.
+      ValueError: naming the source, a record and how to fix it.
     """
     for source in labelled:
         key = without_metres(source) if metres else None

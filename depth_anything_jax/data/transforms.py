@@ -1,6 +1,6 @@
-"""Geometry of the network's input: size rule, resize, crop, flip, normalisation (numpy and OpenCV).
+"""Resizes, crops, flips and normalises images for a network, and their labels alike.
 
-Decisions, all of them the official pre-processing of Depth Anything V1 and V2:
+The choices are those of the official pre-processing of Depth Anything V1 and V2:
   - the short side becomes `size` ("lower_bound"), both sides a multiple of the encoder's patch
     size, rounded half to even as `np.round` does;
   - images are resized by OpenCV's bicubic kernel (A = -0.75, no antialiasing) in floating point and
@@ -39,7 +39,7 @@ Record = Mapping[str, Any]
 
 
 class Geometry(NamedTuple):
-    """What the training geometry drew: network size, crop corner (pixels) and flip."""
+    """A drawn training geometry: network size, crop corner (pixels) and flip."""
 
     height: int
     width: int
@@ -135,7 +135,7 @@ def resize_corners(
     """
     x = image.astype(np.float32) * np.float32(1 / 255 if image.dtype == np.uint8 else 1)
     for axis, size in enumerate((height, width)):
-        index, weight = interpolation.taps(x.shape[axis], size, "bilinear-corners")
+        index, weight = interpolation.sample_weights(x.shape[axis], size, "bilinear-corners")
         weight = weight.astype(np.float32).reshape(-1, 2, *(1,) * (2 - axis))
         low, high = (np.take(x, index[:, side], axis) for side in (0, 1))
         x = low * weight[:, 0] + high * weight[:, 1]
@@ -143,7 +143,7 @@ def resize_corners(
 
 
 def nearest_corners(label: Shaped[np.ndarray, "h w"], height: int, width: int) -> np.ndarray:
-    """Nearest-neighbour resize of a label or mask, where `resize_corners` puts the image."""
+    """Nearest-neighbour resize of a label or mask that matches `resize_corners`."""
     if label.shape == (height, width):
         return label
     rows, columns = (
@@ -155,11 +155,11 @@ def nearest_corners(label: Shaped[np.ndarray, "h w"], height: int, width: int) -
 
 @dataclasses.dataclass(frozen=True)
 class InputTransform:
-    """How a whole image becomes a network's input; stands in a checkpoint's metadata as "input".
+    """Turns a whole image into a network's input; a checkpoint's metadata keeps it as "input".
 
     Attributes:
       size: short side, or the (height, width) of every input.
-      keep_aspect: as `size` says; written out for who reads the metadata.
+      keep_aspect: whether `size` is one side; written out for readers of the metadata.
       resize: "bicubic", or "bilinear-corners": align_corners=True.
       encoder: of the network: patch size and normalisation. Not in the metadata, whose "variant"
         says it.
@@ -228,7 +228,7 @@ class InputTransform:
         height: int,
         width: int,
     ) -> Float[np.ndarray, "H W 3"]:
-        """The same at a height and width that something else has decided."""
+        """The same at a given height and width, whatever `size` says."""
         resize = resize_image if self.resize == "bicubic" else resize_corners
         return self.encoder.normalise(resize(image, height, width))
 
@@ -247,21 +247,21 @@ class InputTransform:
         return {"size": size, "keep_aspect": self.keep_aspect, "resize": self.resize}
 
     @classmethod
-    def from_json(cls, said: Any, encoder: EncoderSpec) -> InputTransform:
-        """From the metadata of a network with this encoder.
+    def from_json(cls, value: Any, encoder: EncoderSpec) -> InputTransform:
+        """Reads the metadata of a network with this encoder.
 
         Raises:
-          ValueError: it is none.
+          ValueError: `value` is no input description.
         """
         fields = {"size", "keep_aspect", "resize"}
-        if not isinstance(said, Mapping) or set(said) != fields:
-            raise ValueError(f"input {said!r} is none: {', '.join(sorted(fields))} are needed")
-        size = said["size"]
+        if not isinstance(value, Mapping) or set(value) != fields:
+            raise ValueError(f"input {value!r}: needs exactly {', '.join(sorted(fields))}")
+        size = value["size"]
         sides = size if isinstance(size, list) else [size]
         if len(sides) > 2 or not all(isinstance(s, int) for s in sides):
-            raise ValueError(f"input size {size!r}: one side, or [height, width]")
+            raise ValueError(f"input size {size!r}: give one side, or [height, width]")
         size = tuple(size) if isinstance(size, list) else size
-        return cls(**{**said, "size": size}, encoder=encoder)
+        return cls(**{**value, "size": size}, encoder=encoder)
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:

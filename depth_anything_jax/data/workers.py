@@ -1,9 +1,9 @@
-"""Batches made ahead of their use, in threads or in Grain's worker processes; how workers end.
+"""Makes batches ahead of their use, in threads or in Grain's worker processes; worker shutdown.
 
-A worker lives as long as the run needs it. Ctrl-C, Slurm and systemd send a signal to a whole group
-of processes: the run that is asked to stop still takes steps until it has saved, and needs batches
-for them, so workers do not hear it. And a run that was killed cannot end its workers: they would
-wait for it for ever, each with its memory, so they watch it.
+Workers ignore SIGINT and SIGTERM, which Ctrl-C, Slurm and systemd send to a whole process group: a
+run that is asked to stop still takes steps until it has saved, and needs batches for them. Workers
+end when their parent has ended: one that was killed cannot stop them, and they would wait for ever
+and keep their memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from absl import flags
 
 
 def iterate(steps: grain.MapDataset, workers: int, ahead: int) -> Any:
-    """Runs a data set of whole batches, one or two ahead of their use as each is large.
+    """Iterates over a data set of batches, reading only one or two ahead because each is large.
 
     Args:
       steps: step → batch.
@@ -32,7 +32,7 @@ def iterate(steps: grain.MapDataset, workers: int, ahead: int) -> Any:
         grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
     )
     if workers:
-        atexit.register(_free_shared_memory)  # again by each run, which changes nothing
+        atexit.register(_free_shared_memory)  # registering it again does no harm
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's pool reads absl flags; notebooks parse none
         dataset = dataset.mp_prefetch(
@@ -45,22 +45,22 @@ def iterate(steps: grain.MapDataset, workers: int, ahead: int) -> Any:
 def _in_worker(index: int, count: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _follow_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
-    assert parent is not None, "this runs in workers"
+    assert parent is not None, "only worker processes run this"
     parent.join()
-    os._exit(1)  # nobody is left to hand a batch to
+    os._exit(1)  # no process is left that wants a batch
 
 
 def _free_shared_memory() -> None:
     """Frees the last batches' shared memory before the interpreter ends.
 
-    Grain does it in a daemon thread, which the end cuts short: a warning of "leaked shared_memory
-    objects" followed. JAX on CPU borrows the arrays of a batch and gives them back at the next
-    garbage collection.
+    Grain does it in a daemon thread, which the interpreter's end interrupts: Python then warned of
+    "leaked shared_memory objects". JAX on CPU holds the arrays of a batch until the next garbage
+    collection.
     """
     gc.collect()
     array = grain.multiprocessing.SharedMemoryArray

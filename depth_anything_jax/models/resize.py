@@ -28,16 +28,16 @@ def linear_matrix(n_in: int, n_out: int) -> np.ndarray:
 
     Sample i lies at i * (n_in - 1) / (n_out - 1); a single sample lies at 0.
     """
-    return interpolation.matrix(interpolation.taps(n_in, n_out, "bilinear-corners"), n_in)
+    return interpolation.matrix(interpolation.sample_weights(n_in, n_out, "bilinear-corners"), n_in)
 
 
 @functools.lru_cache(maxsize=64)
 def cubic_matrix(n_in: int, n_out: int, scale: float) -> np.ndarray:
     """Bicubic weights of one axis, half-pixel centres, no antialias: float64 (n_out, n_in).
 
-    Sample i lies at (i + 0.5) / scale - 0.5; taps beyond the border repeat the border.
+    Sample i lies at (i + 0.5) / scale - 0.5; samples beyond the border repeat the border.
     """
-    return interpolation.matrix(interpolation.taps(n_in, n_out, "bicubic", scale), n_in)
+    return interpolation.matrix(interpolation.sample_weights(n_in, n_out, "bicubic", scale), n_in)
 
 
 def _as_weights(matrix: np.ndarray, dtype: Any) -> Array:
@@ -75,8 +75,8 @@ def _multiplied(x: Array, axis: int, n_out: int, precision: jax.lax.PrecisionLik
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gathered(x: Array, axis: int, n_out: int, precision: jax.lax.PrecisionLike = None) -> Array:
-    """One axis by its two taps alone: the same weights, without the zeros between them."""
-    index, weights = interpolation.taps(x.shape[axis], n_out, "bilinear-corners")
+    """Resizes one axis with two weights per sample, which skips the matrix's zeros."""
+    index, weights = interpolation.sample_weights(x.shape[axis], n_out, "bilinear-corners")
     shape = [n_out if i == axis else 1 for i in range(x.ndim)]
     low, high = (
         jnp.take(x, index[:, k], axis=axis) * _as_weights(weights[:, k], x.dtype).reshape(shape)

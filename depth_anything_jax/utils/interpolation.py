@@ -1,7 +1,7 @@
 """Computes interpolation weights along one axis, and resizes maps with them, in NumPy float64.
 
-`taps` implements the rules of PyTorch's `interpolate`; `models.resize` builds its matrices from
-them.
+`sample_weights` implements the rules of PyTorch's `interpolate`; `models.resize` builds its
+matrices from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RULES = ("bilinear-corners", "bilinear", "bicubic", "nearest")
 
 
 @functools.lru_cache(maxsize=64)
-def taps(
+def sample_weights(
     n_in: int, n_out: int, rule: str, scale: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the inputs of each output: indices int (n_out, k), weights float64 (n_out, k).
@@ -55,9 +55,9 @@ def taps(
     return index, np.stack([1 - weight, weight], 1)
 
 
-def matrix(taps_of_axis: tuple[np.ndarray, np.ndarray], n_in: int) -> Float[np.ndarray, "o i"]:
-    """Converts the result of `taps` to a dense (n_out, n_in) matrix."""
-    index, weight = taps_of_axis
+def matrix(weights: tuple[np.ndarray, np.ndarray], n_in: int) -> Float[np.ndarray, "o i"]:
+    """Converts the result of `sample_weights` to a dense (n_out, n_in) matrix."""
+    index, weight = weights
     out = np.zeros((len(index), n_in))
     np.add.at(out, (np.arange(len(index))[:, None], index), weight)
     return out
@@ -75,8 +75,8 @@ def resize(
     if x.shape == tuple(size):
         return x
     # Gathering a few rows per output is much cheaper than a dense product on large labels.
-    x = _combine(x, *taps(x.shape[0], size[0], rule))
-    return np.ascontiguousarray(_combine(x.T, *taps(x.shape[1], size[1], rule)).T)
+    x = _combine(x, *sample_weights(x.shape[0], size[0], rule))
+    return np.ascontiguousarray(_combine(x.T, *sample_weights(x.shape[1], size[1], rule)).T)
 
 
 def _combine(x: np.ndarray, index: np.ndarray, weight: np.ndarray) -> np.ndarray:

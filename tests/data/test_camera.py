@@ -176,26 +176,31 @@ def test_to_metres_is_the_inverse_and_nothing_without_a_focal_length():
 
 def test_manifests_tell_cameras_in_four_ways():
     def of(**fields):
-        return manifest.parse({"rgb": "a.png", **fields}, "here").camera(60, 80)
+        return manifest.parse({"rgb": "a.png", **fields}, "here").common.camera(60, 80)
 
     assert of() is None
     np.testing.assert_array_equal(of(fx=90), [90, 90, 39.5, 29.5])
     np.testing.assert_array_equal(of(fx=90, fy=91, cx=1, cy=2), [90, 91, 1, 2])
     np.testing.assert_array_equal(of(focal_mm=18, sensor_width_mm=36), [40, 40, 39.5, 29.5])
     upright = manifest.parse({"rgb": "a.png", "focal_mm": 18, "sensor_width_mm": 36}, "here")
-    np.testing.assert_array_equal(upright.camera(80, 60), [40, 40, 29.5, 39.5])
+    np.testing.assert_array_equal(upright.common.camera(80, 60), [40, 40, 29.5, 39.5])
     np.testing.assert_array_equal(of(K=[90, 0, 1, 0, 91, 2, 0, 0, 1]), [90, 91, 1, 2])
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"focal_mm": 50}, "focal_mm=50 says nothing in pixels without the sensor's width; give"),
-        ({"focal_mm": 50, "sensor_width_mm": 36, "fx": 3}, "both tell the focal length"),
-        ({"K": [1] * 9, "fx": 3}, "K and fx both tell the camera"),
+        (
+            {"focal_mm": 50},
+            "focal_mm=50 needs the sensor's width; give",
+        ),
+        ({"focal_mm": 50, "sensor_width_mm": 36, "fx": 3}, "both give the focal length"),
+        ({"K": [1] * 9, "fx": 3}, "K and fx both give the camera"),
         ({"sensor_width_mm": 36}, "sensor_width_mm without a focal length"),
         ({"cx": 3}, "cx without a focal length; give fx"),
         ({"fx": 0}, "fx=0 must be positive"),
+        ({"fx": float("inf")}, "fx=inf must be positive and finite"),
+        ({"fx": 1, "cy": float("nan")}, "cy=nan must be"),
         ({"fx": "long"}, "in numbers"),
         ({"K": [0] * 9}, "fx=0 must be positive"),
     ],
@@ -222,7 +227,7 @@ def test_a_sources_sensor_is_for_entries_that_know_their_lens_in_millimetres(tmp
     rows = [{"rgb": "a.png", "focal_mm": 18}, {"rgb": "b.png", "fx": 33}, own]
     (tmp_path / "manifest.json").write_text(json.dumps(rows))
     entries, _ = manifest.load(tmp_path, defaults={"sensor_width_mm": 36, "fy": 55})
-    assert [e.camera(60, 80)[:2] for e in entries] == [(40, 40), (33, 33), (40, 40)]
+    assert [e.common.camera(60, 80)[:2] for e in entries] == [(40, 40), (33, 33), (40, 40)]
 
 
 def test_a_sources_camera_is_for_entries_that_have_none(pairs):

@@ -9,6 +9,7 @@ import pytest
 
 from depth_anything_jax.data import registry
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.sources import manifest, tfds_writer
 from depth_anything_jax.data.sources.base import (
     Source,
     SourceError,
@@ -205,7 +206,8 @@ def test_masks(pairs):
     valid[5] = 0
     cv2.imwrite(str(pairs / "valid.png"), valid)
     entry = {"rgb": "two/d.png", "depth": "two/d.pfm", "sky": "sky.png", "valid": "valid.png"}
-    (pairs / "m.json").write_text(json.dumps([entry, entry | {"kind": "disparity"}]))
+    other = entry | {"rgb": "one/a.png", "kind": "disparity"}
+    (pairs / "m.json").write_text(json.dumps([entry, other]))
     source = registry.make({"type": "rgbd", "path": str(pairs / "m.json")})
     values = formats.read_label(pairs / "two/d.pfm")
     np.testing.assert_array_equal(source[0]["sky"], sky > 0)
@@ -228,6 +230,71 @@ def test_sky_by_depth(pairs):
     np.testing.assert_array_equal(record["valid"], values < 1000)
     assert not record["depth"][:3].any() and record["depth"][3:].all()
     assert not registry.make(spec)[0]["sky"].any()
+
+
+def test_depth_whose_inverse_is_not_finite_is_invalid(pairs):
+    """Renderers leave 1e-40 behind; its disparity is infinite, and sums of 1e38 are."""
+
+    def make(row):
+        rows = [row | {"rgb": "one/a.png"}, row | {"rgb": "one/b.png", "kind": "disparity"}]
+        (pairs / "m.json").write_text(json.dumps(rows))
+        return registry.make({"type": "rgbd", "path": str(pairs / "m.json")})
+
+    for suffix in ("npy", "pfm"):
+        values = np.full((12, 16), 5, np.float32)
+        values[:2], values[2], values[3], values[4] = 1e-40, 1e-35, 1e35, np.nan
+        np.save(pairs / "d.npy", values)
+        (pairs / "d.pfm").write_bytes(formats.encode_pfm(values))
+        source = make({"depth": f"d.{suffix}"})
+        np.testing.assert_array_equal(source[0]["valid"], values == 5)
+        np.testing.assert_array_equal(
+            disparity_of(source[0]), np.where(values == 5, 0.2, 0).astype(np.float32)
+        )
+        with np.errstate(over="raise"):
+            assert source[1]["disparity"].sum(dtype=np.float32) < 1e30
+    # float64 beyond float32, before the scale and after it
+    for values, scale in ((1e300, 1), (1e30, 1e-20)):
+        np.save(pairs / "d.npy", np.full((12, 16), values))
+        source = make({"depth": "d.npy", "scale": scale})
+        assert not source[0]["valid"].any() and not source[1]["valid"].any()
+
+
+def test_sentinels_and_limits_of_entries_and_sources(pairs):
+    raw = np.full((12, 16), 5000, np.uint16)
+    raw[:3], raw[3], raw[4] = 65535, 100, 30000
+    cv2.imwrite(str(pairs / "a_d.png"), raw)
+    fields = {"invalid": 65535, "min_depth": 0.5, "max_depth": 20}
+    row = {"rgb": "one/a.png", "depth": "a_d.png", "fmt": "nyu"}
+
+    def make(rows, query=""):
+        (pairs / "m.json").write_text(json.dumps(rows))
+        return registry.make(registry.parse(f"rgbd:{pairs}/m.json{query}"))
+
+    own = make([row | fields])
+    shared = make([row], "?invalid=65535&min_depth=0.5&max_depth=20")
+    entry = manifest.parse(row | fields, "here")
+    assert fields | {"invalid": [65535]} == {k: manifest.to_fields(entry)[k] for k in fields}
+    for entries in (own.entries, shared.entries):
+        assert entries == [entry]
+    record = shared[0]
+    np.testing.assert_array_equal(record["depth"], np.where(raw == 5000, 5, 0))
+    np.testing.assert_array_equal(record["valid"], raw == 5000)
+    assert not record["sky"].any()
+    # Holes of disparity stay holes where a mask lets zeros in.
+    cv2.imwrite(str(pairs / "all.png"), np.ones((12, 16), np.uint8))
+    raw[5] = 0
+    cv2.imwrite(str(pairs / "a_d.png"), raw)
+    far = {"kind": "disparity", "valid": "all.png", "invalid": [65535, 100]}
+    source = make([row | far])
+    np.testing.assert_array_equal(source[0]["valid"], ~np.isin(raw, (65535, 100)))
+    packed = tfds_writer.encode(source, 0, encoding="png16", masks=["valid"])
+    kept = formats.decode_raw(packed["depth"], "d", bits=16)
+    np.testing.assert_array_equal(kept, np.where(source[0]["valid"], raw, 0))
+    for name in ("min_depth", "sky_above"):
+        with pytest.raises(ManifestError, match=f"entry 0: {name} is depth in metres"):
+            make([row | {"kind": "disparity", name: 3}])
+    with pytest.raises(ManifestError, match="entry 0: invalid must be a number or a list"):
+        make([row | {"invalid": "255"}])
 
 
 def test_another_view_is_refused(pairs):
@@ -259,6 +326,19 @@ def test_paired_folders(tmp_path):
         registry.make(spec)
     with pytest.raises(ManifestError, match="no folder .*nowhere.*'depths'"):
         registry.make(spec | {"depths": str(tmp_path / "nowhere")})
+
+
+def test_labels_of_unknown_unit_are_refused_before_they_are_read(tmp_path):
+    write_image(tmp_path / "rgb/a.png")
+    (tmp_path / "d").mkdir()
+    spec = {"type": "pairs", "images": str(tmp_path / "rgb"), "depths": str(tmp_path / "d")}
+    cv2.imwrite(str(tmp_path / "d/a.png"), np.full((12, 16), 200, np.uint8))
+    for fields in ({"fmt": "png8"}, {"fmt": "png8", "kind": "depth"}, {}):
+        with pytest.raises(formats.FormatError, match=r"d/a\.png: .* needs 'scale'"):
+            registry.make(spec | fields)
+    assert (registry.make(spec | {"fmt": "png8", "kind": "disparity"})[0]["disparity"] == 200).all()
+    assert (registry.make(spec | {"fmt": "png8", "scale": 50})[0]["depth"] == 4).all()
+    assert len(registry.make(spec | {"fmt": "png8", "labelled": False})) == 1
 
 
 def test_sources_can_be_sent_to_workers(pairs):
@@ -303,10 +383,10 @@ def test_rendered_scenes_are_a_source():
 
 def test_the_whole_shared_manifest_loads(shared):
     folder = shared / "data" / "labelled"
-    manifest = json.loads((folder / "manifest.json").read_text())
+    rows = json.loads((folder / "manifest.json").read_text())
     source = registry.make({"type": "rgbd", "path": str(folder)})
-    assert len(source) == len(manifest) == 100
-    for i, entry in enumerate(manifest):
+    assert len(source) == len(rows) == 100
+    for i, entry in enumerate(rows):
         record = source[i]
         assert record["key"] == entry["rgb"] and list(record["valid"].shape) == entry["hw"]
         values = record[entry["kind"]][record["valid"]].astype(np.float64)

@@ -261,9 +261,9 @@ def test_an_input_survives_json(see):
         ({"size": 100}, "multiples of 14"),
         ({"size": "518"}, "one side, or .height, width"),
         ({"keep_aspect": not see.keep_aspect}, "with keep_aspect="),
-        ({"crop": 3}, "crop.* is none: keep_aspect, resize, size are needed"),
+        ({"crop": 3}, "crop.*: needs exactly keep_aspect, resize, size"),
     ):
         with pytest.raises(ValueError, match=message):
             transforms.InputTransform.from_json(written | fields, DINOV2)
-    with pytest.raises(ValueError, match="input 518 is none"):
+    with pytest.raises(ValueError, match="input 518: needs"):
         transforms.InputTransform.from_json(518, DINOV2)

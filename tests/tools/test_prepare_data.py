@@ -1,5 +1,6 @@
 """tools/prepare_data.py: what goes in comes out, broken files are listed, a kill is no loss."""
 
+import io
 import json
 import pickle
 import signal
@@ -10,8 +11,10 @@ import time
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from depth_anything_jax.data import pipeline, registry
+from depth_anything_jax.data.file_formats.formats import FormatError, encode_png
 from depth_anything_jax.data.pseudo_labels import join
 from depth_anything_jax.data.registry import attach
 from depth_anything_jax.data.sources import tfds_source
@@ -242,16 +245,16 @@ def test_sky_that_the_depth_tells_is_stored(prepared):
     assert not example["depth"][sky].any()
 
 
-def test_other_peoples_tfds_data_sets(tmp_path):
-    """A builder's features, no key, scale or kind: the source's description says what they are."""
+def write_rooms(tmp_path, image: bytes, depth):
+    """A data set of one record, as any TFDS builder may write it."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
 
     kinds = tfds.features
     features = kinds.FeaturesDict(
         {
-            "rgb": kinds.Image(shape=(8, 10, 3)),
-            "z": kinds.Tensor(shape=(8, 10), dtype=np.float16, encoding="zlib"),
+            "rgb": kinds.Image(shape=(None, None, 3)),
+            "z": kinds.Tensor(shape=depth.shape, dtype=depth.dtype, encoding="zlib"),
         }
     )
     folder = tmp_path / "rooms" / "2.1.0"
@@ -259,11 +262,7 @@ def test_other_peoples_tfds_data_sets(tmp_path):
     writer = ArrayRecordWriter(
         str(folder / "rooms-val.array_record-00000-of-00001"), "group_size:1"
     )
-    image = RNG.integers(0, 256, (8, 10, 3), np.uint8)
-    depth = RNG.uniform(1, 9, (8, 10)).astype(np.float16)
-    ok, encoded = cv2.imencode(".png", image[..., ::-1])
-    assert ok
-    writer.write(features.serialize_example({"rgb": encoded.tobytes(), "z": depth}))
+    writer.write(features.serialize_example({"rgb": image, "z": depth}))
     writer.close()
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder, dataset_name="rooms", split="val", filetype_suffix="array_record"
@@ -274,7 +273,14 @@ def test_other_peoples_tfds_data_sets(tmp_path):
     tfds.folder_dataset.write_metadata(
         data_dir=folder, features=features, split_infos=[split], check_data=False
     )
-    fields = {"type": "tfds", "split": "val", "image": "rgb", "depth": "z", "scale": 2.0}
+    return {"type": "tfds", "split": "val", "image": "rgb", "depth": "z"}
+
+
+def test_other_peoples_tfds_data_sets(tmp_path):
+    """A builder's features, no key, scale or kind: the source's description says what they are."""
+    image = RNG.integers(0, 256, (8, 10, 3), np.uint8)
+    depth = RNG.uniform(1, 9, (8, 10)).astype(np.float16)
+    fields = write_rooms(tmp_path, encode_png(image), depth) | {"scale": 2.0}
     by_path = registry.make(fields | {"path": str(tmp_path / "rooms")})
     by_name = registry.make(fields | {"dataset": "rooms", "data_dir": str(tmp_path)})
     for source in (by_path, by_name):
@@ -284,6 +290,32 @@ def test_other_peoples_tfds_data_sets(tmp_path):
         np.testing.assert_array_equal(record["depth"], depth / np.float32(2))
     images = registry.make(fields | {"path": str(tmp_path), "depth": "none"})
     assert not is_labelled(images) and "depth" not in images[0]
+
+
+def test_whole_numbers_of_depth_in_other_peoples_sets_need_a_scale(tmp_path):
+    depth = RNG.integers(1, 9000, (8, 10)).astype(np.uint16)
+    fields = write_rooms(tmp_path, encode_png(np.zeros((8, 10, 3), np.uint8)), depth)
+    fields["path"] = str(tmp_path)
+    with pytest.raises(SourceError, match="val:0: the feature 'z' holds uint16.*needs 'scale'"):
+        registry.make(fields)[0]
+    np.testing.assert_array_equal(registry.make(fields | {"scale": 2})[0]["depth"], depth / 2)
+    record = registry.make(fields | {"kind": "disparity", "invalid": int(depth[0, 0])})[0]
+    np.testing.assert_array_equal(record["valid"], depth != depth[0, 0])
+    np.testing.assert_array_equal(record["disparity"], np.where(depth != depth[0, 0], depth, 0))
+
+
+def test_other_peoples_labels_beside_an_exif_orientation_are_in_doubt(tmp_path):
+    depth = RNG.uniform(1, 9, (8, 10)).astype(np.float32)
+    file, tags = io.BytesIO(), Image.Exif()
+    tags[0x0112] = 3
+    Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(file, "JPEG", exif=tags)
+    fields = write_rooms(tmp_path, file.getvalue(), depth) | {"path": str(tmp_path)}
+    with pytest.raises(FormatError, match="val:0: the image has the EXIF orientation 3"):
+        registry.make(fields)[0]
+    turned = registry.make(fields | {"label_orientation": "stored"})[0]
+    np.testing.assert_array_equal(turned["depth"], depth[::-1, ::-1])
+    upright = registry.make(fields | {"label_orientation": "upright"})[0]
+    np.testing.assert_array_equal(upright["depth"], depth)
 
 
 def test_label_files_do_not_join_packed_images_and_the_error_says_what_does(prepared, tmp_path):

@@ -66,7 +66,7 @@ def test_training_sees_the_masks_and_all_else_as_before(pairs, tmp_path, monkeyp
     out = tmp_path / "elsewhere" / "sky"
     run(pairs, out, "--batch_size", "2")
     assert "3 masks, 3 of them with sky (30.0% of the pixels)" in capsys.readouterr().out
-    before, after = (registry.make(registry.parse(f"rgbd:{x}")) for x in (pairs, out))
+    before, after = (registry.make(registry.parse(f"rgbd:{x}?outside=True")) for x in (pairs, out))
     assert len(after) == 5
     for i in range(5):
         old, new = before[i], after[i]
@@ -115,7 +115,7 @@ def test_a_broken_pair_is_left_out_and_told(pairs, tmp_path, monkeypatch, capsys
     assert "left out: park/1.png: " in capsys.readouterr().out
     card = json.loads((tmp_path / "sky/card.json").read_text())
     assert card["pairs"] == 4 and list(card["left_out"]) == ["park/1.png"]
-    assert len(registry.make(registry.parse(f"rgbd:{tmp_path / 'sky'}"))) == 4
+    assert len(registry.make(registry.parse(f"rgbd:{tmp_path / 'sky'}?outside=True"))) == 4
 
 
 def test_sources_without_label_files_are_refused(pairs, tmp_path):

@@ -191,18 +191,18 @@ def record(height, width):
 
 
 def test_windows_are_the_fields():
-    nyu = augment.cut(record(480, 640), "nyu")
+    nyu = augment.crop_window(record(480, 640), "nyu")
     assert nyu["image"].shape[:2] == nyu["valid"].shape == (427, 565)
     np.testing.assert_array_equal(nyu["camera"], [500, 500, 320 - 43, 240 - 45])
     kitti = record(375, 1242)
-    cut = augment.cut(kitti, "kb")
+    cut = augment.crop_window(kitti, "kb")
     np.testing.assert_array_equal(cut["depth"], kitti["depth"][23:, 13:1229])
     np.testing.assert_array_equal(cut["camera"], [500, 500, 621 - 13, 187.5 - 23])
     with pytest.raises(ValueError, match="window 'kb' is rows .* use data.augment.window='none'"):
-        augment.cut(record(300, 400), "kb")
+        augment.crop_window(record(300, 400), "kb")
     other = {**record(480, 640), "valid": np.ones((240, 320), bool)}
     with pytest.raises(ValueError, match="which are 240x320 and 480x640"):
-        augment.cut(other, "nyu")
+        augment.crop_window(other, "nyu")
 
 
 def test_a_turned_label_lies_under_its_turned_image():

@@ -25,7 +25,7 @@ def test_maps_are_resized_as_torch_resizes_them(out, rule):
 
 @pytest.mark.parametrize("rule", interpolation.RULES)
 def test_weights_sum_to_one_and_the_matrix_is_the_same_rule(rule):
-    index, weight = interpolation.taps(7, 16, rule)
+    index, weight = interpolation.sample_weights(7, 16, rule)
     assert index.min() == 0 and index.max() == 6
     np.testing.assert_allclose(weight.sum(1), 1, rtol=1e-15)
     x = np.random.default_rng(0).normal(0, 1, (7, 3))

@@ -1,7 +1,7 @@
 """Evaluation sets as they are downloaded: `make(name, folder)`, a sequence of records (`base`).
 
 A reader accepts its set's original layout only and checks how many images the split has, so that
-nobody reports numbers on a half-unpacked copy. What each one looks for: docs/benchmarks.md.
+no number comes from a half-unpacked copy. What each one looks for: docs/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from depth_anything_jax.data.file_formats import formats
-from depth_anything_jax.data.sources.base import SourceError, check_same_view, maps_of
+from depth_anything_jax.data.sources.base import SourceError, maps_of, measured
+from depth_anything_jax.data.sources.view import check_same_view
 
 Record = dict[str, Any]
 PathLike = str | os.PathLike[str]
@@ -44,7 +45,7 @@ class BenchmarkError(SourceError):
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What people should know of a set before they report numbers on it.
+    """A set's description: what to know before numbers on it are reported.
 
     Attributes:
       title: the set's name in full.
@@ -53,9 +54,9 @@ class Card:
       units: what the files hold, and what is invalid.
       layout: the files that are looked for.
       where: where to get it, and the lists that are not part of it.
-      licence, size, citation: as the words say.
-      traps: what made published numbers differ.
-      unverified: what was written down without the data or its documentation at hand.
+      licence, size, citation: of the set.
+      traps: differences that made published numbers disagree.
+      unverified: statements that were not checked against the data or its documentation.
     """
 
     title: str
@@ -149,10 +150,10 @@ def depth_fields(
 ) -> Record:
     """`depth`, `valid` and `sky` of a record; the depths themselves stay as they are."""
     sky = np.zeros(values.shape, np.bool_) if sky is None else sky
-    measured = np.isfinite(values) & (values > 0) & ~sky
+    counts = measured(values, "depth") & ~sky
     if valid is not None:
-        measured &= valid
-    return {"depth": np.where(measured, values, np.float32(0)), "valid": measured, "sky": sky}
+        counts &= valid
+    return {"depth": np.where(counts, values, np.float32(0)), "valid": counts, "sky": sky}
 
 
 class Reader(abc.ABC):
@@ -194,7 +195,8 @@ class Reader(abc.ABC):
             "scene": item.scene,
         }
         record |= self._label(item, record["image"])
-        check_same_view(item.key, record["image"], maps_of(record))
+        # Some sets' cameras differ a little: ScanNet's colour is 968x1296, its depth 480x640.
+        check_same_view(item.key, record["image"], maps_of(record), tolerance=0.05)
         return record
 
     def _image(self, item: Item) -> UInt8[np.ndarray, "h w 3"]:
@@ -252,7 +254,7 @@ class Reader(abc.ABC):
                     if more
                     else "the copy is incomplete. Complete it, or pass partial=True (--dataset "
                     f"'{self.name}?partial=True'); scores on part of a set are not comparable with "
-                    "anybody's"
+                    "others'"
                 )
             )
         self.partial = self.partial or (expected is not None and count < expected)
@@ -273,7 +275,7 @@ class Reader(abc.ABC):
                 f"{self.name}: {len(items) - len(complete)} of {len(items)} images lack a file "
                 f"below {self.root}: {', '.join(missing[:5])}{' …' * (len(missing) > 5)}. Unpack "
                 f"what is missing, or pass partial=True (--dataset '{self.name}?partial=True'; and "
-                "compare the scores with nobody's)"
+                "do not compare the scores with others')"
             )
         self.partial = self.partial or bool(missing)
         return complete

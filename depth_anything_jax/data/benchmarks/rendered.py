@@ -256,7 +256,7 @@ class VKITTI2(Reader):
 
     def _label(self, item: Item, image: np.ndarray) -> Record:
         path = self._path(item.label)
-        depth, sky = formats.decode_label_and_sky(
+        depth, sky, _ = formats.decode_with_masks(
             formats.read_bytes(path), path, formats.LabelFormat("vkitti")
         )
         K = np.array([[725.0087, 0, 620.5], [0, 725.0087, 187], [0, 0, 1]])

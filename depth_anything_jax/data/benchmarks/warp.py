@@ -1,4 +1,4 @@
-"""Another camera at the same place: a homography of intrinsics to a field of view and a size.
+"""Warps a view to another camera at the same place, by a homography of intrinsics.
 
 MoGe evaluates every set at one size and one field of view (Lanczos to the size, then a homography).
 Written from that description, not from its code; what it leaves open is chosen here:

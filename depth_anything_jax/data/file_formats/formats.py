@@ -1,4 +1,4 @@
-"""Files → arrays: RGB images and the label formats that depth data sets come in.
+"""Decodes RGB images and the label formats of depth data sets to arrays.
 
 Label conventions (`fmt`; the value divided by `scale` is metres, or pixels of disparity):
   png16          any 16-bit single-channel image (PNG, PGM, TIFF); needs a scale
@@ -7,14 +7,15 @@ Label conventions (`fmt`; the value divided by `scale` is metres, or pixels of d
   tum            16-bit PNG, metres × 5000 (also ICL-NUIM)
   vkitti         16-bit PNG, centimetres; 65535 = sky
   sunrgbd_png16  16-bit PNG in millimetres, rotated left by three bits
-  png8           8-bit image, usually disparity in pixels
-  npy, npz       NumPy array, float or integer (npz: the only array, or the one named by `field`)
+  png8           8-bit image of disparity; of depth it needs a scale
+  npy, npz       NumPy array (npz: the only one, or the one named by `field`); depth in whole
+                 numbers needs a scale
   pfm            portable float map, rows stored bottom-up
 Zero and non-finite values are invalid in all of them.
 
 Images decode as `cv2.imread` decodes them: EXIF orientation applied, alpha dropped, 16 bits cut to
-8, grey repeated; only the channel order is RGB. Truncated files are errors here (OpenCV fills the
-missing part with grey and says nothing to the caller).
+8, grey repeated; only the channel order is RGB. Truncated files are errors here, where OpenCV
+silently fills the missing part with grey.
 """
 
 from __future__ import annotations
@@ -25,15 +26,21 @@ import os
 import pathlib
 import re
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from depth_anything_jax.data.file_formats import decoding_limits
+from depth_anything_jax.data.file_formats.file_checks import (
+    FormatError,
+    PathLike,
+    check_is_picture,
+    check_map,
+    complete,
+)
+from depth_anything_jax.data.file_formats.orientation import exif_orientation
 
-PathLike = str | os.PathLike[str]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 LABEL_SUFFIXES = (".png", ".pgm", ".tif", ".tiff", ".npy", ".npz", ".pfm")
 # fmt → (reader, scale that the convention fixes, depth in metres above which it means sky)
@@ -44,17 +51,26 @@ FORMATS: dict[str, tuple[str, float | None, float | None]] = {
     "tum": ("png16", 5000.0, None),
     "vkitti": ("png16", 100.0, 655.0),
     "sunrgbd_png16": ("sunrgbd", 1000.0, None),
-    "png8": ("png8", 1.0, None),
+    "png8": ("png8", None, None),
     "npy": ("npy", 1.0, None),
     "npz": ("npz", 1.0, None),
     "pfm": ("pfm", 1.0, None),
 }
-_ORIENTATION = 0x0112  # EXIF tag
-_JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
-class FormatError(ValueError):
-    """A file does not hold what its name or its manifest entry promises."""
+class DecodedLabel(NamedTuple):
+    """A label in metres of depth or pixels of disparity.
+
+    Attributes:
+      values: float32 (h, w), 0 at invalid pixels and in the sky.
+      sky: bool (h, w), True in the sky.
+      invalid: bool (h, w), True where the file holds no measurement at all. Of the other zeros a
+        mask may say that they are infinitely far disparity.
+    """
+
+    values: Float[np.ndarray, "h w"]
+    sky: Bool[np.ndarray, "h w"]
+    invalid: Bool[np.ndarray, "h w"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +86,8 @@ class LabelFormat:
       field: array name inside an npz.
       sky_above: depth (metres, after scaling) above which a pixel is sky, as renderers write it;
         None takes the convention's.
+      invalid: values of the file, before scaling, that mean "no measurement".
+      min_depth, max_depth: depth in metres below and above which a pixel is invalid, not sky.
     """
 
     fmt: str | None = None
@@ -78,6 +96,9 @@ class LabelFormat:
     offset: float = 0.0
     field: str | None = None
     sky_above: float | None = None
+    invalid: tuple[float, ...] = ()
+    min_depth: float | None = None
+    max_depth: float | None = None
 
     def __post_init__(self) -> None:
         if self.fmt is not None and self.fmt not in FORMATS:
@@ -86,11 +107,26 @@ class LabelFormat:
             raise FormatError(f"label scale must be positive, got {self.scale!r}")
         if self.sky_above is not None and not self.sky_above > 0:
             raise FormatError(f"sky_above must be a positive depth, got {self.sky_above!r}")
+        for field in ("min_depth", "max_depth"):
+            if (metres := getattr(self, field)) is not None and not metres > 0:
+                raise FormatError(f"{field} must be a positive depth in metres, got {metres!r}")
+        if self.min_depth and self.max_depth and self.min_depth >= self.max_depth:
+            raise FormatError(
+                f"min_depth={self.min_depth} must be below max_depth={self.max_depth}"
+            )
 
     @property
     def tells_sky(self) -> bool:
         """Whether the label itself says where the sky is."""
         return self.sky_above is not None or bool(self.fmt and FORMATS[self.fmt][2])
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """Returns the field `invalid` (a number, a list of them, None) as a tuple; else TypeError."""
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    if not all(type(v) in (int, float) for v in values):
+        raise TypeError(f"invalid must be a number or a list of numbers, got {value!r}")
+    return tuple(values)
 
 
 def read_bytes(path: PathLike) -> bytes:
@@ -101,47 +137,15 @@ def read_bytes(path: PathLike) -> bytes:
     return data
 
 
-def _check_complete(data: bytes, name: PathLike) -> None:
-    """Raises FormatError where a JPEG or PNG stops early, or would take too long to decode."""
-    reason = decoding_limits.too_costly(data)
-    if reason is not None:
-        raise FormatError(f"{name}: {reason}")
-    if data.startswith(b"\xff\xd8"):
-        # Behind the headers: a thumbnail in them has an end marker of its own.
-        complete = _JPEG_END in data[max(_jpeg_scan(data), len(data) - 4096) :]
-    elif data.startswith(b"\x89PNG"):
-        complete = _PNG_END in data[-4096:]
-    else:
-        return
-    if complete:
-        return
-    # Phones append whole videos after the end marker: let Pillow decide in the rare case.
-    try:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except Exception as error:
-        raise FormatError(f"{name}: truncated image ({error})") from error
-
-
-def _jpeg_scan(data: bytes) -> int:
-    """Where the first scan of a JPEG begins, behind all that has a length; at most its end."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xDA:  # start of scan
-            return at
-        # Any number of 0xFF may stand before a marker.
-        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return min(at, len(data))
-
-
 def decode_image(
     data: bytes, name: PathLike = "image", *, upright: bool = True
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes an image file's bytes to RGB uint8, as `cv2.imread` would; `upright=False` leaves
-    the EXIF orientation to the caller (`photos.read`, which also gives what else a file says)."""
-    _check_complete(data, name)
+    """Decodes an image file's bytes to RGB uint8 as `cv2.imread` does.
+
+    `upright=False` does not apply the EXIF orientation (`photos.read` does it itself).
+    """
+    check_is_picture(data, name)
+    data = complete(data, name)
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
@@ -156,17 +160,19 @@ def read_image(path: PathLike) -> UInt8[np.ndarray, "h w 3"]:
 
 def is_plain_rgb(data: bytes) -> bool:
     """Whether every reader gives the same pixels for an image file: 8-bit RGB JPEG or PNG without
-    alpha, palette or EXIF rotation."""
+    alpha, palette or EXIF rotation, with its end marker."""
     from PIL import Image
 
+    if exif_orientation(data) != 1 or complete(data, "image") is not data:
+        return False
     with Image.open(io.BytesIO(data)) as image:
-        upright = image.getexif().get(_ORIENTATION, 1) == 1
-        return image.format in ("JPEG", "PNG") and image.mode == "RGB" and upright
+        return image.format in ("JPEG", "PNG") and image.mode == "RGB"
 
 
 def decode_raw(data: bytes, name: PathLike, *, bits: int) -> np.ndarray:
     """Decodes a single-channel 8- or 16-bit image to (h, w), values untouched."""
-    _check_complete(data, name)
+    check_map(data, name)
+    data = complete(data, name)
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None:
         raise FormatError(f"{name}: not an image that OpenCV can decode ({len(data)} bytes)")
@@ -182,7 +188,7 @@ def decode_raw(data: bytes, name: PathLike, *, bits: int) -> np.ndarray:
     wanted = np.uint16 if bits == 16 else np.uint8
     if raw.dtype != wanted:
         raise FormatError(
-            f"{name}: holds {raw.dtype} where {bits}-bit values were announced; "
+            f"{name}: holds {raw.dtype} where {bits}-bit values are expected; "
             f"{'use fmt png8 if it really is 8-bit' if bits == 16 else 'use fmt png16'}"
         )
     return raw
@@ -199,7 +205,7 @@ def decode_pfm(data: bytes, name: PathLike = "pfm") -> Float[np.ndarray, "h w"]:
     count, start = width * height * channels, header.end()
     if len(data) - start < 4 * count:
         raise FormatError(
-            f"{name}: truncated PFM, {len(data) - start} bytes of pixels, {4 * count} announced"
+            f"{name}: truncated PFM, {len(data) - start} bytes of pixels, {4 * count} expected"
         )
     pixels = np.frombuffer(data, "<f4" if scale < 0 else ">f4", count, start)
     pixels = pixels.reshape(height, width, channels)[::-1, :, 0]
@@ -267,8 +273,8 @@ def decode_array(data: bytes, name: PathLike, field: str | None = None) -> np.nd
 
 
 def guess_format(path: PathLike) -> str:
-    """The label format that a file's suffix says."""
-    suffix = pathlib.Path(path).suffix.lower()
+    """Returns the label format of a file's suffix."""
+    suffix = os.path.splitext(path)[1].lower()
     if suffix in (".npy", ".npz", ".pfm"):
         return suffix[1:]
     if suffix in LABEL_SUFFIXES:
@@ -276,39 +282,59 @@ def guess_format(path: PathLike) -> str:
     raise FormatError(f"{path}: no label format for suffix {suffix!r}: {', '.join(LABEL_SUFFIXES)}")
 
 
-def decode_label(
-    data: bytes, name: PathLike, spec: LabelFormat = LabelFormat()
-) -> Float[np.ndarray, "h w"]:
-    """Decodes a label file's bytes to metres of depth or pixels of disparity, 0 where invalid.
-
-    As `decode_label_and_sky`, whose sky is invalid here.
-    """
-    return decode_label_and_sky(data, name, spec)[0]
-
-
-def decode_label_and_sky(
-    data: bytes, name: PathLike, spec: LabelFormat = LabelFormat()
-) -> tuple[Float[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
-    """Decodes a label file's bytes to metres of depth or pixels of disparity, and to sky.
+def label_scale(name: PathLike, spec: LabelFormat, kind: str = "depth", dtype: Any = None) -> float:
+    """Returns what a label's values are divided by to be metres or pixels of disparity.
 
     Args:
-      data: the file.
-      name: its path, for errors and, where `spec.fmt` is None, for the format.
-      spec: format, scale and the rest.
-
-    Returns:
-      float32 (h, w), 0 at invalid pixels and in the sky; and bool (h, w), True in the sky.
+      name: the label's path.
+      spec: how to read it.
+      kind: "depth" or "disparity".
+      dtype: of the values; None, before the file is read, leaves out what depends on it.
 
     Raises:
-      FormatError: naming the file and what is wrong with it.
+      FormatError: neither `spec` nor a convention says it, and a guess could be wrong.
     """
-    reader, fixed, sky_above = FORMATS[spec.fmt or guess_format(name)]
-    scale = spec.scale if spec.scale is not None else fixed
-    if scale is None:
+    fmt = spec.fmt or guess_format(name)
+    if spec.scale is not None:
+        return spec.scale
+    if FORMATS[fmt][0] == "png16" and FORMATS[fmt][1] is None:
         raise FormatError(
             f"{name}: a 16-bit image needs 'scale' (value / scale = metres), or a convention with "
             "one: kitti (256), nyu (1000), tum (5000), vkitti (100)"
         )
+    whole = fmt == "png8" or (fmt in ("npy", "npz") and dtype is not None and dtype.kind in "iu")
+    if kind == "depth" and whole:
+        what = "an 8-bit image" if fmt == "png8" else f"an array of {dtype}"
+        raise FormatError(
+            f"{name}: {what} of kind=depth needs 'scale' (value / scale = metres; scale=1 if the "
+            "values are metres). If larger values are nearer, it is kind=disparity"
+        )
+    return FORMATS[fmt][1] or 1.0
+
+
+def decode_label(
+    data: bytes, name: PathLike, spec: LabelFormat = LabelFormat(), kind: str = "depth"
+) -> Float[np.ndarray, "h w"]:
+    """Decodes a label file as `decode_with_masks` does; its sky is invalid here."""
+    return decode_with_masks(data, name, spec, kind).values
+
+
+def decode_with_masks(
+    data: bytes, name: PathLike, spec: LabelFormat = LabelFormat(), kind: str = "depth"
+) -> DecodedLabel:
+    """Decodes a label file's bytes.
+
+    Args:
+      data: the file's bytes.
+      name: its path, for errors and, where `spec.fmt` is None, for the format.
+      spec: how to read it.
+      kind: "depth" or "disparity"; depth of whole numbers needs a scale.
+
+    Raises:
+      FormatError: naming the file and what is wrong with it.
+    """
+    reader = FORMATS[spec.fmt or guess_format(name)][0]
+    label_scale(name, spec, kind)  # raises before anything is decoded
     if reader in ("png16", "sunrgbd"):
         raw = decode_raw(data, name, bits=16)
     elif reader == "png8":
@@ -317,23 +343,41 @@ def decode_label_and_sky(
         raw = decode_pfm(data, name)
     else:
         raw = decode_array(data, name, spec.field)
+    scale = label_scale(name, spec, kind, raw.dtype)
     if reader == "sunrgbd":
         raw = (raw >> 3) | (raw << 13)
-    values = raw.astype(np.float32)
-    if spec.absolute:
-        values = np.abs(values)
-    valid = np.isfinite(values) & (values > 0)
-    with np.errstate(invalid="ignore", over="ignore"):  # infinities are invalid, no news
+    return interpret(raw, spec, scale, kind)
+
+
+def interpret(raw: np.ndarray, spec: LabelFormat, scale: float, kind: str) -> DecodedLabel:
+    """Turns a label's numbers (h, w) into metres of depth or pixels of disparity."""
+    sentinels = np.asarray(spec.invalid, raw.dtype if raw.dtype.kind == "f" else None)
+    invalid = np.isin(raw, sentinels)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities are invalid anyway
+        values = raw.astype(np.float32)
+        if spec.absolute:
+            values = np.abs(values)
+        positive = values > 0
+        invalid |= np.isnan(values) | (values < 0)
         values = values / np.float32(scale) + np.float32(spec.offset)
-    sky_above = sky_above if spec.sky_above is None else spec.sky_above
-    # A renderer may well write infinity for the sky.
-    sky = np.zeros(values.shape, np.bool_) if sky_above is None else values > sky_above
-    return np.where(valid & (values > 0) & ~sky, values, np.float32(0)), sky
+    sky_above = FORMATS[spec.fmt][2] if spec.fmt and spec.sky_above is None else spec.sky_above
+    sky = np.zeros(values.shape, np.bool_)
+    if kind == "depth" and sky_above is not None:
+        sky = (values > sky_above) & ~invalid  # some renderers write infinity for the sky
+    if spec.min_depth is not None:
+        invalid |= values < spec.min_depth
+    if spec.max_depth is not None:
+        invalid |= (values > spec.max_depth) & ~sky
+    invalid |= np.isinf(values) & ~sky
+    valid = positive & (values > 0) & ~invalid & ~sky
+    return DecodedLabel(np.where(valid, values, np.float32(0)), sky, invalid)
 
 
-def read_label(path: PathLike, spec: LabelFormat = LabelFormat()) -> Float[np.ndarray, "h w"]:
+def read_label(
+    path: PathLike, spec: LabelFormat = LabelFormat(), kind: str = "depth"
+) -> Float[np.ndarray, "h w"]:
     """Reads a label file: float32 (h, w) metres or pixels, 0 where invalid."""
-    return decode_label(read_bytes(path), path, spec)
+    return decode_label(read_bytes(path), path, spec, kind)
 
 
 def read_mask(path: PathLike) -> np.ndarray:
@@ -342,7 +386,8 @@ def read_mask(path: PathLike) -> np.ndarray:
     if pathlib.Path(path).suffix.lower() in (".npy", ".npz"):
         mask = np.squeeze(_decode_npy(data, path, None))
     else:
-        _check_complete(data, path)
+        check_map(data, path)
+        data = complete(data, path)
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is None:
             raise FormatError(f"{path}: not an image that OpenCV can decode")

@@ -1,16 +1,17 @@
-"""Pictures as phones, cameras and tools write them → RGB uint8, and what their EXIF says.
+"""Reads pictures from phones, cameras and tools to RGB uint8, with the lens data of their EXIF.
 
-`read` is for pictures that people bring. Ordinary ones (8-bit JPEG and PNG) come out exactly as the
-training data does (`formats.decode_image`) and as in the official code, which is `cv2.imread`:
-alpha is dropped and colour profiles of RGB pictures are not applied. Beyond that:
+`read` decodes ordinary pictures (8-bit JPEG and PNG) exactly as training data is decoded
+(`formats.decode_image`) and as in the official code (`cv2.imread`): alpha is dropped and colour
+profiles of RGB pictures are not applied. Beyond that:
   - the content decides, never the suffix; HEIC needs the extra [heic], AVIF a Pillow from 11.3 on;
   - all eight EXIF orientations, in every format;
   - 16 bits become 8 by value / 257, rounded: nothing is clipped, and white stays white;
   - CMYK through its colour profile where it has one; Adobe's inverted files are turned round;
   - of animations, bursts and pages the first, and `Facts.notes` says so;
-  - truncated or damaged files, previews of camera raw files, floating-point pictures and pictures
-    of more than `max_pixels` are refused by name, the last before anything is decoded.
-Only numbers leave: EXIF (and with it GPS) is not part of what `read` returns, so no output has it.
+  - truncated or damaged files, previews of camera raw files, thumbnails before a picture,
+    floating-point pictures and pictures of more than `max_pixels` are refused by name, the last
+    before anything is decoded. A JPEG that lacks its end marker alone is complete.
+`read` returns only the numbers of `Facts`, no EXIF data, so GPS positions are in no output.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from depth_anything_jax.data.file_formats import decoding_limits
-from depth_anything_jax.data.file_formats.formats import (
-    IMAGE_SUFFIXES,
+from depth_anything_jax.data.file_formats import decoding_limits, orientation
+from depth_anything_jax.data.file_formats.file_checks import (
     FormatError,
     PathLike,
-    decode_image,
+    check_is_picture,
+    tiff_tags,
 )
+from depth_anything_jax.data.file_formats.formats import IMAGE_SUFFIXES, decode_image
 
 SUFFIXES = (
     *IMAGE_SUFFIXES,
@@ -45,21 +47,18 @@ DIAGONAL = math.hypot(36, 24)  # of the 35-mm frame, in mm
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF = {b"avif", b"avis"}
 # EXIF tags
-_ORIENTATION, _EXIF_IFD = 0x0112, 0x8769
+_EXIF_IFD = 0x8769
+# TIFF tags
+_BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR = 258, 262, 277, 284
 _FOCAL, _FOCAL_35 = 0x920A, 0xA405
 _PLANE_X, _PLANE_Y, _PLANE_UNIT, _WIDTH, _HEIGHT = 0xA20E, 0xA20F, 0xA210, 0xA002, 0xA003
 _UNITS_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # inch, cm, mm, µm
-# orientation → quarter turns to the left, then mirrored left to right
-_UPRIGHT = {
-    1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True),
-    5: (-1, True), 6: (-1, False), 7: (1, True), 8: (1, False),
-}  # fmt: skip
 _opening = threading.Lock()  # Pillow's limit is a global variable
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a picture file says about itself.
+    """Properties of a picture file.
 
     Attributes:
       format: "JPEG", "HEIF", …
@@ -100,7 +99,7 @@ class Facts:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know about how the picture was read, a sentence each."""
+        """What a user should know about how the picture was read, one phrase each."""
         found = []
         if self.frames > 1 and self.format != "MPO":  # a second view or a gain map, not a sequence
             found.append(f"holds {self.frames} images: the first is used")
@@ -112,7 +111,7 @@ class Facts:
 
 
 class Photo(NamedTuple):
-    """RGB uint8 (h, w, 3), upright, and what the file says."""
+    """An upright picture, RGB uint8 (h, w, 3), and the properties of its file."""
 
     image: UInt8[np.ndarray, "h w 3"]
     facts: Facts
@@ -129,7 +128,7 @@ def read(
       max_pixels: pictures of more are refused before they are decoded.
 
     Raises:
-      FormatError: naming the file, what is wrong with it and, where there is one, the cure.
+      FormatError: naming the file, what is wrong with it and how to fix it.
     """
     if isinstance(source, bytes):
         data, name = source, name or "picture"
@@ -138,9 +137,7 @@ def read(
         data = _file(source, name)
     if not data:
         raise FormatError(f"{name}: the file is empty")
-    reason = decoding_limits.too_costly(data)
-    if reason is not None:
-        raise FormatError(f"{name}: {reason}")
+    check_is_picture(data, name)
     image, frames = _open(data, name)
     width, height = image.size
     if width * height > max_pixels:
@@ -148,23 +145,24 @@ def read(
             f"{name}: {width}x{height} is {width * height / 1e6:.0f} million pixels, the limit is "
             f"{max_pixels / 1e6:g} million; make it smaller or raise max_pixels"
         )
-    _refuse_what_is_no_picture(image, name)
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise FormatError(
+            f"{name}: holds 32-bit values, whose black and white are unknown; export it with 8 or "
+            "16 bits"
+        )
     mode, alpha = image.mode, _has_alpha(image)
     # Pillow turns a TIFF and libheif a HEIC by themselves, and then say that nothing is due.
-    turned = getattr(image, "tag_v2", {}).get(_ORIENTATION)
+    turned = getattr(image, "tag_v2", {}).get(orientation.TAG)
     rgb, bits = _decode(image, data, name)
     exif = _exif(image)
-    orientation = exif.get(_ORIENTATION, 1)
-    turns, mirrored = _UPRIGHT.get(orientation, (0, False))
-    rgb = np.rot90(rgb, turns)
-    if mirrored:
-        rgb = rgb[:, ::-1]
-    applied = turned or image.info.get("original_orientation") or orientation
+    due = exif.get(orientation.TAG, 1)
+    rgb = orientation.upright(rgb, due if due in orientation.UPRIGHT else 1)
+    applied = turned or image.info.get("original_orientation") or due
     facts = Facts(
         format=image.format or "",
         mode=mode,
         bits=bits,
-        orientation=applied if applied in _UPRIGHT else 1,
+        orientation=applied if applied in orientation.UPRIGHT else 1,
         frames=frames,
         alpha=alpha,
         **_lens(exif, rgb.shape[:2]),
@@ -173,7 +171,7 @@ def read(
 
 
 def lens(image: Any, shape: tuple[int, int]) -> Facts:
-    """What an opened PIL image says of its lens; `shape` (h, w) is of the upright picture."""
+    """Reads the lens data of an opened PIL image; `shape` (h, w) is of the upright picture."""
     return Facts(format=image.format or "", mode=image.mode, **_lens(_exif(image), shape))
 
 
@@ -191,7 +189,7 @@ def _file(path: PathLike, name: str) -> bytes:
 
 
 def _open(data: bytes, name: str) -> tuple[Any, int]:
-    """(Pillow's image, not yet decoded; how many images the file holds)."""
+    """Returns Pillow's image, not yet decoded, and the number of images in the file."""
     from PIL import Image, features
 
     brands = set()
@@ -215,6 +213,8 @@ def _open(data: bytes, name: str) -> tuple[Any, int]:
     except FormatError:
         raise
     except Image.UnidentifiedImageError as error:
+        if tags := tiff_tags(data):
+            raise FormatError(_unreadable_tiff(name, tags)) from error
         start = ascii(data[:24].decode("latin-1"))
         raise FormatError(
             f"{name}: not a picture, or one whose beginning is damaged: {len(data)} bytes that "
@@ -228,9 +228,15 @@ def _open(data: bytes, name: str) -> tuple[Any, int]:
         else:
             frames = int(getattr(image, "n_frames", 1))
         image.seek(0)
-    except Exception:  # the end of an animation is missing: its first image may be whole
+    except Exception:  # the end of an animation is missing; its first image may be complete
         frames = 1
     return image, frames
+
+
+def _unreadable_tiff(name: str, tags: Any) -> str:
+    kind = f"{tags.get(_SAMPLES, 1)} channels of {np.ravel(tags.get(_BITS, 1))[0]} bits"
+    kind += ", in planes" if tags.get(_PLANAR) == 2 else ""
+    return f"{name}: a TIFF of a kind that cannot be read ({kind}); export it as PNG"
 
 
 def _open_heif(data: bytes, name: str) -> tuple[Any, int]:
@@ -245,42 +251,29 @@ def _open_heif(data: bytes, name: str) -> tuple[Any, int]:
     return image, int(getattr(image, "n_frames", 1))
 
 
-def _refuse_what_is_no_picture(image: Any, name: str) -> None:
-    tags = getattr(image, "tag_v2", {})
-    # NewSubfileType 1: a reduced version of another image; DNGVersion
-    if tags and (int(tags.get(254, 0)) & 1 or 0xC612 in tags):
-        raise FormatError(
-            f"{name}: a camera raw file, of which only a preview could be read; export it as JPEG, "
-            "PNG or TIFF"
-        )
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        raise FormatError(
-            f"{name}: holds {'floating-point' if image.mode == 'F' else '32-bit'} values, whose "
-            "black and white are unknown; export it with 8 or 16 bits"
-        )
-
-
 def _has_alpha(image: Any) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
 def _decode(image: Any, data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-    """(RGB as stored, before any rotation that is still due; bits of a channel in the file)."""
+    """Returns RGB as stored, before the EXIF rotation, and the bits per channel in the file."""
     tags = getattr(image, "tag_v2", {})
-    if image.format == "PNG":
-        bits = data[24]
-    elif image.format == "TIFF":
-        bits = max(np.ravel(tags.get(258, 1)))
-    else:
-        bits = 16 if image.mode.startswith("I") else int(image.info.get("bit_depth", 8))
+    bits = _bits(image, data, tags)
     if image.format in ("JPEG", "MPO", "PNG") and image.mode != "CMYK" and bits <= 8:
         return decode_image(data, name, upright=False), 8
+    planar, white_is_zero = tags.get(_PLANAR) == 2, tags.get(_PHOTOMETRIC) == 0
+    channels = tags.get(_SAMPLES, 1)
+    if planar and channels < 3 and (bits > 8 or white_is_zero or channels == 2):
+        raise FormatError(_unreadable_tiff(name, tags))
     try:
-        if bits == 16 and image.format in ("PNG", "TIFF") and image.mode in ("RGB", "RGBA", "LA"):
-            image.load()  # of 16-bit colour Pillow keeps 8 bits, but it finds what is missing
-            return _sixteen_bits(_opencv(data, name, image)), 16
+        if bits > 8 and image.mode in ("RGB", "RGBA", "LA"):  # Pillow keeps 8 bits, some wrongly
+            image.load()  # finds what is missing
+            if planar:  # OpenCV too reads planes of 16 bits right only as a picture of 8
+                return _planes(data, name, tags), bits
+            return _eight_bits(_opencv(data, name, image), bits), bits
         if image.mode.startswith("I"):
-            return _sixteen_bits(np.asarray(image)), 16
+            rgb = _eight_bits(np.asarray(image), bits)
+            return (255 - rgb if white_is_zero else rgb), bits
         return np.asarray(_rgb(image)), max(8, int(bits))
     except FormatError:
         raise
@@ -288,8 +281,27 @@ def _decode(image: Any, data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 
         raise FormatError(f"{name}: truncated or damaged picture ({error})") from error
 
 
+def _bits(image: Any, data: bytes, tags: Any) -> int:
+    """Returns the bits of a channel in the file."""
+    if image.format == "PNG":
+        return data[24]
+    if image.format == "TIFF":
+        return int(max(np.ravel(tags.get(_BITS, 1))))
+    if image.format == "JPEG2000":
+        at = data.find(b"\xff\x4f\xff\x51")  # start of codestream, image and tile size
+        return (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 8
+    return 16 if image.mode.startswith("I") else int(image.info.get("bit_depth", 8))
+
+
+def _planes(data: bytes, name: str, tags: Any) -> np.ndarray:
+    try:
+        return decode_image(data, name)
+    except FormatError as error:  # planes in tiles
+        raise FormatError(_unreadable_tiff(name, tags)) from error
+
+
 def _opencv(data: bytes, name: str, image: Any) -> np.ndarray:
-    """16-bit RGB or grey as stored."""
+    """Decodes RGB or grey of more than 8 bits as stored."""
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.dtype != np.uint16:
         raise FormatError(f"{name}: a 16-bit {image.format} of a kind that OpenCV cannot decode")
@@ -298,17 +310,19 @@ def _opencv(data: bytes, name: str, image: Any) -> np.ndarray:
     return raw
 
 
-def _sixteen_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    found = np.empty((*values.shape[:2], 3), np.uint8)
-    for rows in range(0, len(values), 64):  # 32 bits of a whole picture would be gigabytes
-        part = np.clip(values[rows : rows + 64], 0, 65535).astype(np.uint32)
-        part = (part + 128) // 257
-        found[rows : rows + 64] = part if values.ndim == 3 else part[..., None]
-    return found
+def _eight_bits(values: np.ndarray, bits: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Scales grey or RGB of `bits` bits to RGB of 8, row by row because wide integers are large."""
+    white = 2**bits - 1
+    out = np.empty((*values.shape[:2], 3), np.uint8)
+    for row, stored in zip(out, values, strict=True):
+        wide = np.clip(stored, 0, white).astype(np.uint32)
+        eight = (wide * 255 + white // 2) // white
+        row[:] = eight if eight.ndim == 2 else eight[:, None]
+    return out
 
 
 def _rgb(image: Any) -> Any:
-    """Pillow's image as RGB."""
+    """Converts Pillow's image to RGB."""
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK" and profile:
         from PIL import ImageCms
@@ -331,7 +345,7 @@ def _exif(image: Any) -> Any:
 
 
 def _lens(exif: Any, shape: tuple[int, int]) -> dict[str, Any]:
-    """The focal lengths and the sensor's size, as `Facts` has them."""
+    """Returns the focal lengths and the sensor's size as fields of `Facts`."""
     try:
         tags = exif.get_ifd(_EXIF_IFD) if exif else {}
     except Exception:
@@ -350,7 +364,7 @@ def _lens(exif: Any, shape: tuple[int, int]) -> dict[str, Any]:
     if per_x and per_y and wide and high:
         unit = _UNITS_MM.get(int(number(_PLANE_UNIT) or 2), 25.4)
         sides = (high / per_y * unit, wide / per_x * unit)
-        # The tags speak of the stored picture; lying and standing are what tells them apart.
+        # The tags describe the stored picture, which may lie where the upright one stands.
         turned = (shape[0] > shape[1]) != (high > wide)
         found["sensor_mm"] = (sides[1], sides[0]) if turned else sides
     return found

@@ -1,1 +1,1 @@
-"""Labels that live apart from their images: encoding, shards, joining them to images."""
+"""Labels stored apart from their images: encoding, shards, joining them to images."""

@@ -1,4 +1,4 @@
-"""Labels that live apart from their images, joined to an image source.
+"""Joins labels that are stored apart from their images to a source of images.
 
   records   a teacher's pseudo labels, written by `pseudo_label` (see `label_store`)
   files     another tool's labels: a folder of PNG, NPY or PFM files under the images' names
@@ -28,9 +28,11 @@ from depth_anything_jax.data.pseudo_labels.label_store import (
     keys_digest,
     read_card,
 )
+from depth_anything_jax.data.sources import view
 from depth_anything_jax.data.sources.base import (
     KINDS,
     LABEL_FIELDS,
+    LARGEST,
     Record,
     Source,
     Subset,
@@ -55,10 +57,10 @@ _SHOWN = 5  # names in a message
 
 @runtime_checkable
 class Labels(Protocol):
-    """Anything that gives label `index`, of the image `key`."""
+    """A reader of labels by the number and key of their image."""
 
     def read(self, index: int, key: str) -> Label:
-        """Label number `index`; `key` is checked against it where labels know theirs."""
+        """Reads label `index`; labels that store their key check that it is `key`."""
         ...
 
 
@@ -70,7 +72,7 @@ class Labelled:
       labels: where the labels are read from.
       indices: the source's records that have a label, in order.
       shuffle: None, or the seed of a control: every image gets *another* image's label. What a
-        student learns from such labels is the mean layout, and nothing of the images.
+        student learns from such labels is the mean layout, nothing about single images.
     """
 
     labelled = True
@@ -89,7 +91,7 @@ class Labelled:
         if shuffle is not None:
             if len(indices) < 2:
                 raise LabelError(f"{self.name}: one label cannot be shuffled")
-            # Neighbours in a random cycle through all images: nobody keeps his own label.
+            # Each image takes its neighbour's label in a random cycle: none keeps its own.
             order = np.random.default_rng(shuffle).permutation(len(indices))
             label_of = np.empty(len(indices), np.int64)
             label_of[order] = np.asarray(indices)[np.roll(order, 1)]
@@ -107,6 +109,10 @@ class Labelled:
         record = {k: v for k, v in own.items() if k not in LABEL_FIELDS}
         number = self.label_of[index]
         label = self.labels.read(number, self.source.key(number))
+        maps = {label.kind: label.values, "valid": label.valid}
+        exif = record.pop("orientation", 1)
+        if isinstance(self.labels, FileLabels) and number == self.indices[index]:
+            maps = view.aligned(record["key"], record["image"], maps, exif, self.labels.view)
         hw = record["image"].shape[:2]
         if number == self.indices[index] and label.image_hw not in (None, hw):
             raise LabelError(
@@ -114,9 +120,8 @@ class Labelled:
                 f"{label.image_hw[1]} when it was labelled: the image has changed; label it again"
             )
         return record | {
-            label.kind: label.values,
-            "valid": label.valid,
-            "sky": np.zeros(label.valid.shape, np.bool_),
+            **maps,
+            "sky": np.zeros(maps["valid"].shape, np.bool_),
             "shift_known": label.shift_known,
         }
 
@@ -151,7 +156,7 @@ def with_labels(source: Source, store: LabelStore, *, shuffle: int | None = None
     if without:
         logging.warning(
             "%s: %d of %d images have no label and are left out: %s",
-            store.path, len(without), len(source), _some(store.invalid),
+            store.path, len(without), len(source), _first_names(store.invalid),
         )  # fmt: skip
     return Labelled(source, store, indices, shuffle=shuffle)
 
@@ -165,8 +170,9 @@ class FileLabels:
         (0 and non-finite values are invalid).
       shift_known: disparity whose zero means infinitely far (stereo); depth always is.
       suffix: what follows the image's stem in the label's name, such as "_depth".
-      void: raw disparity value that means "no label"; None: all are labels.
+      void: raw value that means "no label"; None: all are labels.
       fmt, scale, field: as in `formats.LabelFormat`, for depth.
+      label_orientation, label_stretched: as in a manifest (`view.View`).
     """
 
     def __init__(
@@ -180,31 +186,38 @@ class FileLabels:
         fmt: str | None = None,
         scale: float | None = None,
         field: str | None = None,
+        label_orientation: str | None = None,
+        label_stretched: bool = False,
     ):
         if kind not in KINDS:
             raise LabelError(f"labels.kind={kind!r}: one of {', '.join(KINDS)}")
-        self.root = pathlib.Path(path).expanduser()
+        self.root = pathlib.Path(path).expanduser().resolve()
         if not self.root.is_dir():
             raise LabelError(f"no folder of labels at {path}")
         self.kind, self.suffix, self.void = kind, suffix, void
         self.shift_known = shift_known or kind == "depth"
-        self.format = formats.LabelFormat(fmt=fmt, scale=scale, field=field)
+        self.format = formats.LabelFormat(
+            fmt=fmt, scale=scale, field=field, invalid=formats.numbers(void)
+        )
+        self.view = view.from_fields(
+            {"label_orientation": label_orientation, "label_stretched": label_stretched}
+        )
         self.files: dict[str, str] = {}
         self._folders: dict[str, set[str]] = {}
 
-    def find(self, key: str, not_this: pathlib.Path | None = None) -> str | None:
+    def find(self, key: str, image_path: pathlib.Path | None = None) -> str | None:
         """The label file of an image, relative to the folder, or None.
 
         Args:
           key: the image's.
-          not_this: the image itself, which may lie in the same folder.
+          image_path: the image itself, which is no label where it lies in the same folder.
 
         Raises:
           LabelError: two files fit.
         """
         name = pathlib.PurePosixPath(key)
         folder = name.parent.as_posix()
-        if folder not in self._folders:  # one listing for each folder, not one look for each suffix
+        if folder not in self._folders:  # one listing per folder instead of one look-up per suffix
             there = self.root / folder
             self._folders[folder] = set(os.listdir(there)) if there.is_dir() else set()
         found = [
@@ -212,7 +225,7 @@ class FileLabels:
             for suffix in formats.LABEL_SUFFIXES
             if (candidate := name.stem + self.suffix + suffix) in self._folders[folder]
         ]
-        found = [f for f in found if not_this is None or self.root / f != not_this]
+        found = [f for f in found if image_path is None or self.root / f != image_path]
         if len(found) > 1:
             raise LabelError(
                 f"{self.root}: {' and '.join(found)} both fit the image {key}; remove one, or say "
@@ -232,7 +245,7 @@ class FileLabels:
             fields = label_fields(values, "depth")
             return Label(fields["depth"], fields["valid"], True, kind="depth")
         values = self._raw(path)
-        valid = np.isfinite(values)
+        valid = np.abs(values) <= LARGEST
         if self.void is not None:
             valid &= values != self.void
         disparity = np.where(valid, values, 0).astype(np.float32)
@@ -278,7 +291,7 @@ def with_files(
 
     Raises:
       LabelError: images without a label, listed; or none with one; or a source of packed records,
-        which tells the images' names only to those who read all of it.
+        whose keys are numbers and not file names.
     """
     base = source
     while isinstance(base, Subset):
@@ -290,41 +303,56 @@ def with_files(
             "folder that it was prepared from ('folder:PHOTOS' in place of 'tfds:…'), or labels "
             "that pseudo_label made from it (teacher='records')"
         )
-    indices, missing = [], []
     root = getattr(source, "root", None)
+    folder = None if root is None else pathlib.Path(root).resolve()
+    label_of: dict[int, str] = {}
     for i in range(len(source)):
         key = source.key(i)
-        found = labels.find(key, pathlib.Path(root) / key if root else None)
-        if found is None:
-            missing.append(key)
-        else:
-            labels.files[key] = found
-            indices.append(i)
+        found = labels.find(key, folder / key if folder else None)
+        if found is not None:
+            label_of[i] = labels.files[key] = found
+    used = {labels.root / f for f in label_of.values()} if folder else set()
+    is_label = {i for i in range(len(source)) if folder and folder / source.key(i) in used}
+    mutual = sorted(source.key(i) for i in is_label & label_of.keys())
+    if mutual:
+        raise LabelError(
+            f"{labels.root}: {_first_names(mutual)} are images with a label and labels of another "
+            "image: keep labels in a folder of their own, or say what follows the image's name "
+            "with 'suffix'"
+        )
+    indices = list(label_of)
+    missing = [source.key(i) for i in range(len(source)) if i not in label_of and i not in is_label]
+    if is_label:
+        names = _first_names([source.key(i) for i in sorted(is_label)])
+        logging.warning(
+            "%s: %d of %d images are labels of others and are left out: %s",
+            labels.root, len(is_label), len(source), names,
+        )  # fmt: skip
     if not indices or (missing and not allow_missing):
         example = pathlib.PurePosixPath(missing[0]).with_suffix("").as_posix()
         raise LabelError(
             f"{labels.root}: no label for {len(missing)} of {len(source)} images: "
-            f"{_some(missing)}. Expected {example}{labels.suffix} with one of "
+            f"{_first_names(missing)}. Expected {example}{labels.suffix} with one of "
             f"{', '.join(formats.LABEL_SUFFIXES)}"
             + ("" if not indices else "; allow_missing=True leaves those images out")
         )
     if missing:
         logging.warning(
             "%s: no label for %d of %d images, which are left out: %s",
-            labels.root, len(missing), len(source), _some(missing),
+            labels.root, len(missing), len(source), _first_names(missing),
         )  # fmt: skip
     return Labelled(source, labels, indices, shuffle=shuffle)
 
 
 def licences(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The chain of licences behind a store's labels; empty for another tool's files."""
+    """The licence chain of a store's labels; empty for another tool's files."""
     try:
         return list(read_card(os.fspath(path).partition("?")[0]).get("licence_chain", []))
     except LabelError:
         return []
 
 
-def _some(names: Sequence[str] | Mapping[str, str]) -> str:
+def _first_names(names: Sequence[str] | Mapping[str, str]) -> str:
     shown = list(names)[:_SHOWN]
     more = len(names) - len(shown)
     if isinstance(names, Mapping):

@@ -1,4 +1,4 @@
-"""One pseudo label as bytes: a line of JSON (key, lo, hi, image_hw), then a 16-bit PNG.
+"""Encodes a pseudo label as bytes: a line of JSON (key, lo, hi, image_hw), then a 16-bit PNG.
 
 Code 0 is invalid (not finite), codes 1-65535 span the label's own range lo-hi: an error is at most
 half a step, .8e-5 of the range.
@@ -29,7 +29,7 @@ class Label(NamedTuple):
 
     Attributes:
       values: float32, at the label's own resolution; 0 where invalid.
-      valid: where the label says something.
+      valid: mask of the pixels whose label counts.
       shift_known: zero disparity means infinitely far.
       image_hw: height and width of the image it was made from; None where not recorded.
       kind: what the values are, "disparity" or "depth" in metres.
@@ -43,7 +43,7 @@ class Label(NamedTuple):
 
 
 def encode(disparity: Float[np.ndarray, "h w"], key: str, image_hw: tuple[int, int]) -> bytes:
-    """A label as a record: a line of JSON (key, lo, hi, image_hw), then a 16-bit PNG.
+    """Encodes a label as a record: a line of JSON, then a 16-bit PNG.
 
     Raises:
       LabelError: no value is finite.
@@ -63,12 +63,12 @@ def encode(disparity: Float[np.ndarray, "h w"], key: str, image_hw: tuple[int, i
 
 
 def encode_invalid(key: str, error: str) -> bytes:
-    """The record that keeps the place of an image without a label."""
+    """Encodes the record of an image without a label, which keeps its position."""
     return json.dumps({"key": key, "error": error}).encode() + b"\n"
 
 
 def decode(data: bytes, key: str) -> Label:
-    """A record's label.
+    """Decodes a record to its label.
 
     Raises:
       LabelError: it belongs to another key, holds no label, or is broken.

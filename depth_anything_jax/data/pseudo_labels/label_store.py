@@ -1,4 +1,4 @@
-"""A store of pseudo labels: 16-bit labels of a whole image source, in shards.
+"""Writes and reads stores of pseudo labels: 16-bit labels of a whole image source, in shards.
 
 A store is a folder:
   card.json                              what was labelled, by which teacher, how (`card` below)
@@ -8,10 +8,10 @@ A store is a folder:
 
 Decisions:
   - Record i belongs to record i of the image source; its key is stored and checked at every read.
-    An image that cannot be labelled keeps its place: a record that says why.
+    An image that cannot be labelled has a record with the reason.
   - A label is the teacher's output at the network's resolution of the whole image (see
     `label_codec`).
-  - A store is continued and read only for the very images and teacher it was begun with.
+  - A store is continued and read only for the images and teacher that it was started with.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 class LabelWriter(ShardWriter):
-    """Fills a store shard by shard; finds what an earlier run left.
+    """Fills a store shard by shard, and continues an earlier run's.
 
     Args:
       path: the folder, local or on gs://.
       identity: what must not change while a store is filled, as nested JSON values: "source" with
         "count" and "keys_sha256", "teacher", "input", "shard_size", ….
-      notes: what else the card tells; replaced by each run.
+      notes: other fields of the card; replaced by each run.
       create: write the card. With several processes one does, and the others wait for it.
 
     Raises:
@@ -165,7 +165,7 @@ class LabelWriter(ShardWriter):
 
 
 class LabelStore:
-    """Reads a complete store by position; can be pickled, readers open where they are used.
+    """Reads a complete store by position; can be pickled (shards are opened where they are used).
 
     Raises:
       LabelError: no store there, or one that is not complete.

@@ -1,4 +1,4 @@
-"""Light, air and lens of a picture, and what each domain draws from."""
+"""Draws light, air and lens of a picture from the ranges of its domain."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Solids, height fields and rays: the exact geometry behind the rendered scenes.
+"""Intersects rays with solids and height fields: the exact geometry of rendered scenes.
 
-Every solid is convex and lives in its own unit frame (box |x|, |y|, |z| <= 1; unit ball; cylinder
+Every solid is convex and given in its own unit frame (box |x|, |y|, |z| <= 1; unit ball; cylinder
 of radius 1 and |z| <= 1; cone with its apex at z = 1 and radius 1 at z = -1). A ray meets a convex
 solid in one interval of its parameter, so all four share one tracer. Rays are kept as (3, n)
 arrays: one row per coordinate is what makes numpy fast here.
@@ -165,7 +165,7 @@ def _runs(x: np.ndarray) -> np.ndarray:
 
 
 def _cone_meets_balls(rays, to, radius, *, tips: bool = False):
-    """Which runs of rays come near which balls: (balls, runs) bool, never a false no.
+    """Bounds which runs of rays may hit which balls: (balls, runs) bool; a hit is never missed.
 
     rays (3, n) from a common origin; ``to`` (k, 3) leads from there to the balls' centres. With
     ``tips`` a ray ends at its own tip. Also gives the rays' lengths (n,).

@@ -1,4 +1,4 @@
-"""Where things stand: the stage, its parts, and rooms (outdoors: see `outdoors`).
+"""Places objects on stages: rooms and the parts of every stage (`outdoors` has the others).
 
 A layout returns a ``Stage``: the solids, the ground, the lamps, and where a camera may stand.
 """

@@ -1,4 +1,4 @@
-"""What things are made of and what they are called: palettes of materials, semantic classes."""
+"""Draws palettes of materials; names the semantic classes of objects."""
 
 from __future__ import annotations
 

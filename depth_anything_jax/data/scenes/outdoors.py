@@ -1,4 +1,4 @@
-"""Courtyards, streets and valleys, and what grounds are made of."""
+"""Lays out courtyards, streets and valleys, and draws their ground."""
 
 from __future__ import annotations
 

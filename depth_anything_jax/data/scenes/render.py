@@ -1,4 +1,4 @@
-"""Camera, light and lens: turns a stage into a picture with its exact depth."""
+"""Renders a stage as a picture with its exact depth."""
 
 from __future__ import annotations
 
@@ -239,14 +239,14 @@ def _develop(rng: np.random.Generator, look: Look, rgb: np.ndarray) -> np.ndarra
 
 def _blur(x: np.ndarray, sigma: float) -> np.ndarray:
     reach = max(1, math.ceil(2.5 * sigma))
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 0.05)) ** 2)
-    taps = (taps / taps.sum()).astype(np.float32)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 0.05)) ** 2)
+    kernel = (kernel / kernel.sum()).astype(np.float32)
     for axis in (1, 2):
         pad = [(0, 0)] * 3
         pad[axis] = (reach, reach)
         wide = np.pad(x, pad, mode="edge")
         n = x.shape[axis]
-        x = sum(w * wide.take(range(k, k + n), axis) for k, w in enumerate(taps))
+        x = sum(w * wide.take(range(k, k + n), axis) for k, w in enumerate(kernel))
     return x
 
 

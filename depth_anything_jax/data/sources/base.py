@@ -1,4 +1,4 @@
-"""What a source of records is, and what all kinds of sources share."""
+"""Defines sources and records, and the functions that all kinds of sources share."""
 
 import fnmatch
 import os
@@ -14,7 +14,10 @@ from depth_anything_jax.utils import map_kinds
 Record = dict[str, Any]
 
 KINDS = map_kinds.LABELS  # a record's label stands in the field of that name
-LABEL_FIELDS = (*map(str, KINDS), "valid", "sky")  # maps (h, w)
+# Depth, disparity and the inverse of either stay below this. Our choice: beyond any unit of length,
+# and the sum over a batch of images stays finite in float32.
+LARGEST = 1e30
+LABEL_FIELDS = (*map(str, KINDS), "valid", "sky")  # each is a map (h, w)
 
 
 @runtime_checkable
@@ -28,7 +31,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
     def key(self, index: int) -> str:
-        """The record's name: unique in the source, the same in every run."""
+        """Returns the record's name: unique in the source, the same in every run."""
 
 
 class SourceError(ValueError):
@@ -36,7 +39,7 @@ class SourceError(ValueError):
 
 
 def list_images(root: str | os.PathLike[str], exclude: Iterable[str] = ()) -> list[str]:
-    """Relative paths of all images below `root` ("/" between folders), sorted; no hidden ones.
+    """Lists all images below `root` but hidden ones: sorted relative paths with "/".
 
     Raises:
       SourceError: the folder is missing or holds no image.
@@ -73,38 +76,45 @@ def label_fields(
     sky: np.ndarray | None = None,
     shift_known: bool | None = None,
 ) -> Record:
-    """A record's label fields from metres of depth or units of disparity.
+    """Makes a record's label fields from metres of depth or units of disparity.
 
     The values stay what they are, in the field that `kind` names; they are 0 where invalid.
 
     Args:
       values: float (h, w).
       kind: "depth" or "disparity".
-      valid: bool (h, w), further restricts where `values` is finite and positive; for disparity it
-        also admits zeros (relative maps have a farthest point of 0).
+      valid: bool (h, w), further restricts where `values` is `measured`; for disparity it also
+        admits zeros (relative maps have a farthest point of 0).
       sky: bool (h, w).
       shift_known: None takes True for depth, False for disparity.
     """
     if kind not in KINDS:
         raise SourceError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    measured = np.isfinite(values) & (values > 0)
+    counts = measured(values, kind)
     if valid is not None:
-        measured = valid & (measured if kind == "depth" else np.isfinite(values) & (values >= 0))
+        zero = (values == 0) & (kind == "disparity")
+        counts = valid & (counts | zero)
     return {
-        kind: np.where(measured, values.astype(np.float32, copy=False), np.float32(0)),
-        "valid": measured,
+        kind: np.where(counts, values, 0).astype(np.float32),
+        "valid": counts,
         "sky": np.zeros(values.shape, np.bool_) if sky is None else sky,
         "shift_known": kind == "depth" if shift_known is None else shift_known,
     }
 
 
+def measured(values: np.ndarray, kind: str) -> np.ndarray:
+    """Returns where values are positive and, like the disparity of a depth, at most `LARGEST`."""
+    smallest = 1 / LARGEST if kind == "depth" else 0
+    return (values > 0) & (values >= smallest) & (values <= LARGEST)
+
+
 def kind_of(record: Mapping[str, Any]) -> str | None:
-    """The kind of a record's label, which is the name of its field; None where it has no label."""
+    """Returns the kind of a record's label (the name of its field), or None without a label."""
     return next((kind for kind in KINDS if kind in record), None)
 
 
 def disparity_of(record: Mapping[str, Any]) -> np.ndarray:
-    """A label as disparity, float32 (…, h, w): itself, or 1 / depth and 0 where invalid.
+    """Returns a label as disparity, float32 (…, h, w): 1 / depth, and 0 where invalid.
 
     Args:
       record: of a labelled source, or arrays of several with the same fields.
@@ -116,25 +126,12 @@ def disparity_of(record: Mapping[str, Any]) -> np.ndarray:
 
 
 def maps_of(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Those of a record's fields that are maps of its label."""
+    """Returns those of a record's fields that are maps of its label."""
     return {field: record[field] for field in LABEL_FIELDS if field in record}
 
 
-def check_same_view(key: str, image: np.ndarray, maps: Mapping[str, np.ndarray]) -> None:
-    """Raises FormatError where a label's aspect ratio is not the image's (5 % apart or more)."""
-    height, width = image.shape[:2]
-    for field, value in maps.items():
-        ratio = (value.shape[1] / value.shape[0]) / (width / height)
-        if abs(np.log(ratio)) > 0.05:
-            raise formats.FormatError(
-                f"{key}: the image is {height}x{width} and its {field} "
-                f"{value.shape[0]}x{value.shape[1]}: not the same view (is the image rotated by "
-                "its EXIF tag, or the label transposed?)"
-            )
-
-
 class Subset:
-    """Records `start` to `stop` of a source, or those of the given indices."""
+    """The records of a source at the given indices."""
 
     def __init__(self, source: Source, indices: Sequence[int] | range):
         self.source, self.indices, self.name = source, indices, source.name
@@ -143,7 +140,7 @@ class Subset:
         return len(self.indices)
 
     def key(self, index: int) -> str:
-        """The key in the source that this is part of."""
+        """Returns the key in the source that this is part of."""
         return self.source.key(self.indices[index])
 
     def __getitem__(self, index: int) -> Record:
@@ -151,15 +148,15 @@ class Subset:
 
 
 def is_labelled(source: Source) -> bool:
-    """Whether records carry labels; reads one where the source does not say."""
+    """Returns whether records have labels; reads one where the source has no `labelled`."""
     while isinstance(source, Subset):
         source = source.source
-    said = getattr(source, "labelled", None)
-    return kind_of(source[0]) is not None if said is None else bool(said)
+    labelled = getattr(source, "labelled", None)
+    return kind_of(source[0]) is not None if labelled is None else bool(labelled)
 
 
 def unwrapped(source: Source, indices: Sequence[int]) -> tuple[Source, Sequence[int]]:
-    """What these records come from, below any Subset, and where they are there."""
+    """Returns the source below any Subset, and the indices of these records in it."""
     while isinstance(source, Subset):
         indices = [source.indices[i] for i in indices]
         source = source.source

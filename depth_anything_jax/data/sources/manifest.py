@@ -1,8 +1,7 @@
-"""Manifests of RGB-D pairs: one JSON entry (or one line of a list) per image and its label.
+"""Reads manifests of RGB-D pairs: one JSON entry (or one line of a list) per image and label.
 
-A manifest is a JSON list of objects, JSON lines, or a text file with "image label" on each line;
-paths are relative to its folder. A third number on a line is the focal length fx, as in BTS' lists
-of NYU and KITTI. Fields of an entry:
+A manifest is a JSON list of objects, JSON lines, a table (CSV) or a list with "image label" on each
+line; paths are relative to its folder. Fields of an entry:
   rgb, depth      image and label (depth may be left out where only images are wanted)
   fmt             a format of `formats`; without it the label's suffix decides
   scale           value / scale = metres (or pixels); needed by 16-bit images without a convention
@@ -11,118 +10,92 @@ of NYU and KITTI. Fields of an entry:
   offset          added to the scaled value (Middlebury's doffs)
   field           array name inside an npz
   sky_above       depth in metres above which a pixel is sky (renderers: TartanAir 1000, IRS 200)
+  invalid         value, or list of values, of the file that mean "no measurement"
+  min_depth, max_depth    depth in metres below and above which a pixel is invalid, not sky
   sky, valid      masks at the label's size, non-zero = True
   shift_known     disparity only: zero means infinitely far, as in stereo (default false, or true
                   where `offset` is given)
   dataset, domain, scene, split        names to select by
+  label_orientation    "stored" or "upright": how label, masks and camera lie where the image has an
+                  EXIF orientation
+  label_crop      [top, left, height, width]: the window of the image that label and masks show
+  label_stretched true: the label may have other proportions than what it shows
   fx, fy, cx, cy  the camera in pixels of the image: fy without a value is fx, cx and cy the middle
   K               instead, 3×3 intrinsics row by row
   focal_mm, sensor_width_mm            instead, both in millimetres; the sensor's longer side, also
                   of a picture taken upright
-Any other field (hw, note, …) is kept by nobody and harms nothing.
+Notes (note, hw, valid_frac, p1_p50_p99, and what begins with "_") are not read; any other field is
+an error. `manifest_rows` reads JSON, lists and tables.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from depth_anything_jax.data import camera as camera_lib
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.sources import view as view_lib
+from depth_anything_jax.data.sources.entry import CAMERA, Common, Entry, camera_fields
+from depth_anything_jax.data.sources.manifest_rows import (
+    NOTES,
+    TEXT,
+    ManifestError,
+    check_fields,
+    read_rows,
+)
 from depth_anything_jax.utils import map_kinds
 from depth_anything_jax.utils.choices import did_you_mean
 
-CAMERA = ("fx", "fy", "cx", "cy", "focal_mm", "sensor_width_mm")
+PATHS = ("rgb", "depth", "sky", "valid")
+_NOT_COMMON = frozenset((*PATHS, *NOTES))
+_MAX_COMMONS = 10_000
 # Fields that a source's description may give for all entries that lack them.
 DEFAULT_FIELDS = [
-    "fmt", "scale", "kind", "abs", "offset", "field", "sky_above", "shift_known", "dataset",
-    "domain", "split", *CAMERA,
+    "fmt", "scale", "kind", "abs", "offset", "field", "sky_above", "invalid", "min_depth",
+    "max_depth", "shift_known", "dataset", "domain", "split", *CAMERA, *view_lib.FIELDS,
 ]  # fmt: skip
+SELECTABLE = ("dataset", "domain", "split")  # of them, those that entries are selected by
+_KNOWN = frozenset((*DEFAULT_FIELDS, "K"))
 
 
-class ManifestError(ValueError):
-    """A manifest is missing, is no manifest, or lacks what was asked for."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One pair; the fields are those of the module's docstring."""
-
-    rgb: str
-    depth: str | None
-    label_format: formats.LabelFormat
-    kind: str = "depth"
-    sky: str | None = None
-    valid: str | None = None
-    shift_known: bool = True
-    dataset: str = ""
-    domain: str = ""
-    scene: str = ""
-    split: str = ""
-    fx: float | None = None
-    fy: float | None = None
-    cx: float | None = None
-    cy: float | None = None
-    focal_mm: float | None = None
-    sensor_width_mm: float | None = None
-
-    @property
-    def has_camera(self) -> bool:
-        """Whether the entry tells a focal length."""
-        return self.fx is not None or self.focal_mm is not None
-
-    def camera(self, height: int, width: int) -> camera_lib.Camera | None:
-        """The camera of the image, which has this size; None where unknown."""
-        fx = self.fx
-        if self.focal_mm is not None and self.sensor_width_mm is not None:
-            fx = self.focal_mm / self.sensor_width_mm * max(height, width)
-        if fx is None:
-            return None
-        return camera_lib.camera(fx, self.fy, self.cx, self.cy, height, width)
-
-
-def _camera(fields: Mapping[str, Any], where: str) -> dict[str, float]:
-    """The camera's fields of an entry, checked; of K its four numbers."""
-    given = {n: fields[n] for n in CAMERA if fields.get(n) is not None}
-    K = fields.get("K")
-    try:
-        given = {n: float(v) for n, v in given.items()}
-        if K is not None:
-            flat = [float(v) for row in K for v in (row if isinstance(row, list) else [row])]
-    except (TypeError, ValueError) as error:
-        raise ManifestError(f"{where}: a camera is given in numbers ({error})") from error
-    if K is not None:
-        if len(flat) != 9:
-            raise ManifestError(f"{where}: K has {len(flat)} numbers, not 9")
-        if given:
-            raise ManifestError(f"{where}: K and {', '.join(given)} both tell the camera; keep one")
-        given = {"fx": flat[0], "fy": flat[4], "cx": flat[2], "cy": flat[5]}
-    if "focal_mm" in given and "sensor_width_mm" not in given:
-        raise ManifestError(
-            f"{where}: focal_mm={given['focal_mm']:g} says nothing in pixels without the sensor's "
-            "width; give sensor_width_mm (36 where focal_mm is a 35-mm equivalent), or fx in pixels"
-        )
-    if "focal_mm" in given and {"fx", "fy"} & given.keys():
-        raise ManifestError(f"{where}: focal_mm and fx both tell the focal length; keep one")
-    if given and not {"fx", "focal_mm"} & given.keys():
-        raise ManifestError(
-            f"{where}: {', '.join(given)} without a focal length; give fx in pixels"
-        )
-    for name in ("fx", "fy", "focal_mm", "sensor_width_mm"):
-        if name in given and not given[name] > 0:
-            raise ManifestError(f"{where}: {name}={given[name]:g} must be positive")
-    return given
+_commons: dict[tuple[Any, ...], Common] = {}  # by the fields that they were made of
 
 
 def parse(fields: Mapping[str, Any], where: str) -> Entry:
-    """An entry from a manifest's object; `where` names it in errors."""
+    """Makes an entry from a manifest's object; `where` names it in errors."""
     if not isinstance(fields, Mapping) or not isinstance(fields.get("rgb"), str):
         raise ManifestError(f"{where}: an entry is an object with 'rgb' (a path): {fields!r:.200}")
+    rgb = fields["rgb"]
+    depth, sky, valid = files = [fields.get(name) for name in ("depth", "sky", "valid")]
+    # Entries with equal fields share one value: a million of them are read in seconds.
+    key = (
+        None if fields.get("scene") else os.path.dirname(rgb),
+        *[
+            (name, repr(value) if value.__class__ is list else value)
+            for name, value in fields.items()
+            if name not in _NOT_COMMON and name[:1] != "_"
+        ],
+    )
+    try:
+        common = _commons.get(key)
+    except TypeError:  # a value that cannot be right
+        common = None
+    if common is None or not all(f is None or isinstance(f, str) for f in files):
+        common = _common(fields, where)
+        if len(_commons) >= _MAX_COMMONS:
+            _commons.clear()
+        _commons[key] = common
+    return Entry(rgb, depth, common, sky, valid)
+
+
+def _common(fields: Mapping[str, Any], where: str) -> Common:
+    """Checks an entry's fields and makes of them what it has in common with others."""
+    fields = {name: value for name, value in fields.items() if value is not None}
+    check_fields(fields, where, _KNOWN)
     kind = fields.get("kind", "depth")
     if kind not in map_kinds.LABELS:
         raise ManifestError(f"{where}: kind must be depth or disparity, got {kind!r}")
@@ -134,28 +107,32 @@ def parse(fields: Mapping[str, Any], where: str) -> Entry:
             offset=float(fields.get("offset", 0.0)),
             field=fields.get("field"),
             sky_above=fields.get("sky_above"),
+            invalid=formats.numbers(fields.get("invalid")),
+            min_depth=fields.get("min_depth"),
+            max_depth=fields.get("max_depth"),
         )
+        view = view_lib.from_fields(fields)
+        metres = [n for n in ("sky_above", "min_depth", "max_depth") if fields.get(n) is not None]
+        if kind == "disparity" and metres:
+            raise TypeError(f"{', '.join(metres)} is depth in metres, and the label is disparity")
     except (formats.FormatError, TypeError) as error:
         raise ManifestError(f"{where}: {error}") from error
     default_shift = kind == "depth" or label_format.offset != 0
-    return Entry(
-        rgb=fields["rgb"],
-        depth=fields.get("depth"),
+    return Common(
         label_format=label_format,
         kind=kind,
-        sky=fields.get("sky"),
-        valid=fields.get("valid"),
         shift_known=bool(fields.get("shift_known", default_shift)),
         dataset=fields.get("dataset", ""),
         domain=fields.get("domain", ""),
         scene=fields.get("scene") or str(pathlib.PurePosixPath(fields["rgb"]).parent),
         split=fields.get("split", ""),
-        **_camera(fields, where),
+        view=view,
+        **camera_fields(fields, where),
     )
 
 
 def to_fields(entry: Entry) -> dict[str, Any]:
-    """An entry as a manifest's object: what `parse` reads back, without what it assumes anyway."""
+    """Turns an entry into a manifest's object that `parse` reads back; defaults are left out."""
     form = entry.label_format
     fields: dict[str, Any] = {
         "rgb": entry.rgb,
@@ -167,14 +144,18 @@ def to_fields(entry: Entry) -> dict[str, Any]:
         "offset": form.offset or None,
         "field": form.field,
         "sky_above": form.sky_above,
+        "invalid": list(form.invalid) or None,
+        "min_depth": form.min_depth,
+        "max_depth": form.max_depth,
         "sky": entry.sky,
         "valid": entry.valid,
-        "shift_known": entry.shift_known,
+        "shift_known": entry.common.shift_known,
         "dataset": entry.dataset or None,
         "domain": entry.domain or None,
         "scene": entry.scene or None,
         "split": entry.split or None,
-        **{name: getattr(entry, name) for name in CAMERA},
+        **view_lib.to_fields(entry.view),
+        **{name: getattr(entry.common, name) for name in CAMERA},
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -199,42 +180,57 @@ def load(
         path = path / "manifest.json"
     if not path.is_file():
         raise ManifestError(
-            f"no manifest at {path}; looked for a .json list, .jsonl or .txt of 'image label' "
-            "lines (docs/data.md), or a folder with manifest.json"
+            f"no manifest at {path}; looked for a .json list, .jsonl, .csv or .txt of 'image "
+            "label' lines (docs/data.md), or a folder with manifest.json"
         )
-    text = path.read_text()
-    try:
-        if path.suffix == ".json":
-            rows = json.loads(text)
-        elif path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            columns = [line.split() for line in text.splitlines() if line.strip()]
-            rows = [dict(zip(("rgb", "depth", "fx"), c, strict=False)) for c in columns]
-            rows = [r for r in rows if r.get("depth") != "None"]  # KITTI: no label for this image
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{path}: not JSON ({error})") from error
-    if not isinstance(rows, list) or not rows:
-        raise ManifestError(f"{path}: a manifest is a non-empty list, this is {rows!r:.80}")
-    defaults = {k: v for k, v in (defaults or {}).items() if v is not None}
-    entries = []
+    rows = read_rows(path)
+    defaults = {k: str(v) if k in TEXT else v for k, v in (defaults or {}).items() if v is not None}
+    entries, where = [], str(path)
     for i, row in enumerate(rows):
-        if isinstance(row, Mapping):
+        if defaults and isinstance(row, Mapping):
             given = {name for name in ("K", "fx", "focal_mm") if row.get(name) is not None}
             # An entry's own camera replaces the source's, whose sensor its millimetres may need.
             left_out = set(CAMERA) if given else set()
             if given == {"focal_mm"}:
                 left_out.remove("sensor_width_mm")
             row = {**{k: v for k, v in defaults.items() if k not in left_out}, **row}
-        entries.append(parse(row, f"{path}, entry {i}"))
+        entries.append(parse(row, f"{where}, entry {i}"))
+    if not entries:
+        raise ManifestError(f"{where}: a manifest is a non-empty list, this is empty")
     return entries, str(path.parent)
 
 
-def moved(entry: Entry, depth_root: str | os.PathLike[str] | None) -> Entry:
-    """An entry for a `root` of its own: paths lose a leading "/" (BTS' lists of NYU have one).
+def check_inside(
+    entries: Sequence[Entry], where: str | os.PathLike[str], *, rooted: bool = False
+) -> None:
+    """Refuses paths that leave the folder they start from: a list may come from anybody.
 
     Args:
-      depth_root: where labels start from, if not where images do (KITTI).
+      entries: of a manifest.
+      where: the manifest, for messages.
+      rooted: whether "/" at the beginning of an image or label stands for that folder (`moved`).
+
+    Raises:
+      ManifestError: naming the path.
+    """
+    for entry in entries:
+        for name in PATHS:
+            path = getattr(entry, name)
+            if path is None or not (path.startswith("/") or ".." in path):
+                continue
+            inside = path.lstrip("/") if rooted and name in ("rgb", "depth") else path
+            if inside.startswith("/") or os.path.normpath(inside).split(os.sep)[0] == "..":
+                raise ManifestError(
+                    f"{where}: {name}={path!r} lies outside the folder that paths start from; if "
+                    f"you trust this manifest, say so: rgbd:{where}?outside=True"
+                )
+
+
+def moved(entry: Entry, depth_root: str | os.PathLike[str] | None) -> Entry:
+    """Makes the paths of an entry relative to another root (BTS' lists of NYU start with "/").
+
+    Args:
+      depth_root: the labels' folder, if it is not the images' (KITTI).
     """
     depth = entry.depth and entry.depth.lstrip("/")
     if depth and depth_root is not None:
@@ -252,7 +248,7 @@ def select(
     scenes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> list[Entry]:
-    """The entries wanted; order is kept.
+    """Returns the selected entries in their order.
 
     Each list holds names or shell patterns ("office*"). `exclude` drops entries whose dataset,
     scene or image path matches.
@@ -262,6 +258,8 @@ def select(
         left.
     """
     wanted = {"dataset": datasets, "domain": domains, "split": splits, "scene": scenes}
+    if not exclude and all(patterns is None for patterns in wanted.values()):
+        return list(entries)
     for field, patterns in wanted.items():
         if patterns is None:
             continue
@@ -299,50 +297,3 @@ def _matches(entry: Entry, pattern: str) -> bool:
 def _no_match(where: str | os.PathLike[str], what: str, pattern: str, have: Sequence[str]) -> str:
     hint = did_you_mean(pattern, have)
     return f"{where}: no {what} matches {pattern!r}{hint} (it has {', '.join(have[:12])})"
-
-
-def pair_folders(
-    images: str | os.PathLike[str],
-    depths: str | os.PathLike[str],
-    files: Sequence[str],
-    defaults: Mapping[str, Any] | None = None,
-) -> tuple[list[Entry], str]:
-    """Entries for a folder of images and a folder of labels with the same names.
-
-    A label may have another suffix than its image, and "_depth", "_disp" or "_gt" after its stem.
-
-    Args:
-      images, depths: the two folders.
-      files: the images' paths below `images`.
-      defaults: fields of every entry (fmt, scale, kind, …).
-
-    Returns:
-      Entries, and the folder that their paths start from (`images`).
-
-    Raises:
-      ManifestError: labels are missing; the first few are named.
-    """
-    images, depths = pathlib.Path(images).expanduser(), pathlib.Path(depths).expanduser()
-    if not depths.is_dir():
-        raise ManifestError(f"no folder {depths}; 'depths' must name the folder of labels")
-    by_stem: dict[str, str] = {}
-    for path in sorted(depths.rglob("*")):
-        if path.suffix.lower() in formats.LABEL_SUFFIXES:
-            stem = path.relative_to(depths).with_suffix("").as_posix()
-            by_stem.setdefault(stem, str(path.resolve()))
-    entries, missing = [], []
-    for file in files:
-        stem = str(pathlib.PurePosixPath(file).with_suffix(""))
-        label = next(
-            (by_stem[stem + s] for s in ("", "_depth", "_disp", "_gt") if stem + s in by_stem), None
-        )
-        if label is None:
-            missing.append(file)
-            continue
-        entries.append(parse({**(defaults or {}), "rgb": file, "depth": label}, f"{images}/{file}"))
-    if missing:
-        raise ManifestError(
-            f"{len(missing)} of {len(files)} images below {images} have no label of the same name "
-            f"below {depths} ({', '.join(formats.LABEL_SUFFIXES)}): {', '.join(missing[:5])} …"
-        )
-    return entries, str(images)

@@ -1,4 +1,4 @@
-"""ArrayRecord data sets: read any that `tfds.data_source` reads, encode our own. No TensorFlow.
+"""Reads ArrayRecord data sets: any that `tfds.data_source` reads, and our own. No TensorFlow.
 
 Our own data sets (tools/prepare_data.py) hold, for each record,
   key, dataset, domain   text
@@ -9,7 +9,7 @@ and where labelled
   kind         "depth" or "disparity"
   shift_known  bool, K float32 (9,), all zero where unknown
   sky, valid   uint8 PNG masks, in data sets where an entry has them
-so that `tfds.data_source` gives arrays to anybody. A card (card.json) lies beside the records.
+so that `tfds.data_source` alone gives arrays. A card (card.json) lies beside the records.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,12 @@ from etils import epath
 
 from depth_anything_jax.data import camera
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.file_formats.orientation import exif_orientation
+from depth_anything_jax.data.sources import view
 from depth_anything_jax.data.sources.base import (
     KINDS,
     Record,
     SourceError,
-    check_same_view,
     label_fields,
     maps_of,
 )
@@ -39,10 +40,10 @@ CARD = "card.json"
 
 
 def find_dataset(path: str | os.PathLike[str]) -> epath.Path:
-    """The folder with dataset_info.json: `path`, or the newest version one or two levels below it.
+    """Finds the folder with dataset_info.json: `path`, or the newest version one or two below.
 
     Raises:
-      SourceError: none or several data sets there.
+      SourceError: there is no data set, or there are several.
     """
     root = epath.Path(path).expanduser()
     for pattern in ("dataset_info.json", "*/dataset_info.json", "*/*/dataset_info.json"):
@@ -74,13 +75,13 @@ def _version(path: epath.Path) -> tuple[int, ...]:
 
 
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The card of a prepared data set: name, licence, counts, skipped files; {} without one."""
+    """Reads the card of a prepared data set (licence, counts, skipped files); {} without one."""
     card = find_dataset(path) / CARD
     return json.loads(card.read_text()) if card.exists() else {}
 
 
 class RecordSource:
-    """Records of a TFDS data set in ArrayRecord format, opened where they are read."""
+    """Records of a TFDS data set in ArrayRecord format; each process opens the files itself."""
 
     def __init__(
         self,
@@ -92,24 +93,32 @@ class RecordSource:
         image: str = "image",
         depth: str = "depth",
         kind: str = "depth",
-        scale: float = 1.0,
+        scale: float | None = None,
         shift_known: bool | None = None,
         labelled: bool | None = None,
+        invalid: float | Sequence[float] | None = None,
+        min_depth: float | None = None,
+        max_depth: float | None = None,
+        label_orientation: str | None = None,
+        label_stretched: bool = False,
         name: str | None = None,
     ):
-        """Opens `path`, a folder with dataset_info.json, or TFDS' own `dataset` by name.
+        """Opens `path`, a folder with dataset_info.json, or a TFDS data set by its name.
 
         Args:
           path: folder of the prepared data set (or the one above its version).
           dataset, data_dir: instead of `path`, as `tfds.data_source` takes them.
           split: TFDS split, slices included ("train[:90%]").
           image, depth: names of the features.
-          kind, scale, shift_known: of the depth feature, where records do not say.
+          kind, scale, shift_known: of the depth feature, for records without such fields; depth in
+            whole numbers needs `scale`.
           labelled: None uses labels where there are some; False leaves them out.
+          invalid, min_depth, max_depth: as in a manifest (`formats.LabelFormat`).
+          label_orientation, label_stretched: as in a manifest (`view.View`).
           name: for messages.
 
         Raises:
-          SourceError: nothing there, a missing split or feature.
+          SourceError: there is no data set, or a split or feature is missing.
         """
         if (path is None) == (dataset is None):
             raise SourceError("a tfds source takes either 'path' or 'dataset'")
@@ -118,7 +127,16 @@ class RecordSource:
         self.path = None if path is None else str(find_dataset(path))
         self.dataset, self.data_dir, self.split = dataset, data_dir, split
         self.image, self.depth = image, depth
-        self.kind, self.scale, self.shift_known = kind, scale, shift_known
+        self.kind, self.shift_known = kind, shift_known
+        self.format = formats.LabelFormat(
+            scale=scale,
+            invalid=formats.numbers(invalid),
+            min_depth=min_depth,
+            max_depth=max_depth,
+        )
+        self.view = view.from_fields(
+            {"label_orientation": label_orientation, "label_stretched": label_stretched}
+        )
         self.name = name or dataset or self._folder_name()
         self._lock, self._data = threading.Lock(), None
         features = self._open().dataset_info.features
@@ -167,7 +185,7 @@ class RecordSource:
         return self._length
 
     def key(self, index: int) -> str:
-        """Split and position; as long as the files are the same, the same record."""
+        """Returns split and position, which name the same record while the files stay the same."""
         # Not the file's name, which would cost a read; it changes with the list of files.
         return f"{self.split}:{index}{self._mark}"
 
@@ -184,20 +202,31 @@ class RecordSource:
             record["camera"] = camera.from_matrix(np.asarray(raw["K"], np.float64).reshape(3, 3))
         if self.labelled:
             record |= self._label(raw, key)
-            check_same_view(key, record["image"], maps_of(record))
+            data = raw[self.image]
+            exif = exif_orientation(data) if isinstance(data, bytes) else 1
+            record |= view.aligned(key, record["image"], maps_of(record), exif, self.view)
         return record
 
     def _label(self, raw: Mapping[str, Any], key: str) -> Record:
         values = _pixels(raw[self.depth], key, bits=16)
-        scale = np.float32(raw.get("scale", self.scale))
         kind = _text(raw.get("kind")) or self.kind
+        scale = raw.get("scale", self.format.scale)
+        if scale is None and kind == "depth" and values.dtype.kind in "iu":
+            raise SourceError(
+                f"{self.name}: {key}: the feature {self.depth!r} holds {values.dtype}, and "
+                "kind=depth needs 'scale' (value / scale = metres; scale=1 if they are metres). If "
+                "larger values are nearer, it is kind=disparity"
+            )
         masks = {}
         for field in ("valid", "sky"):
             if field in raw:
                 masks[field] = _pixels(raw[field], key, bits=8) != 0
         shift_known = raw.get("shift_known", self.shift_known)
+        label = formats.interpret(values, self.format, 1 if scale is None else scale, kind)
+        if "valid" in masks:
+            masks["valid"] &= ~label.invalid
         return label_fields(
-            values.astype(np.float32) / scale,
+            label.values,
             kind,
             shift_known=None if shift_known is None else bool(shift_known),
             **masks,
@@ -209,7 +238,7 @@ def _text(value: Any) -> str:
 
 
 def _pixels(value: Any, key: str, *, bits: int | None) -> np.ndarray:
-    """An image feature's array: RGB where `bits` is None, else one channel."""
+    """Decodes an image feature to RGB where `bits` is None, else to one channel."""
     if isinstance(value, bytes):
         return formats.decode_image(value, key) if bits is None else _one_channel(value, key, bits)
     array = np.asarray(value)

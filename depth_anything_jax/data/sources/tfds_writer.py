@@ -14,7 +14,7 @@ ENCODINGS = ("png16", "float32")
 
 
 def label_encoding(source: Source) -> str:
-    """How a source's labels are kept without loss: "png16" for plain 16-bit files, or "float32"."""
+    """Returns a lossless encoding of a source's labels: "png16" (16-bit files) or "float32"."""
     base, indices = unwrapped(source, range(len(source)))
     if not isinstance(base, RGBDSource):
         return "float32"
@@ -28,7 +28,7 @@ def label_encoding(source: Source) -> str:
 
 
 def mask_fields(source: Source) -> list[str]:
-    """The mask files that a manifest names ("valid", "sky"); rendered sources have "sky"."""
+    """Returns the masks that a manifest names ("valid", "sky"); other sources have "sky"."""
     base, indices = unwrapped(source, range(len(source)))
     if isinstance(base, RGBDSource):
         entries = [base.entries[i] for i in indices]
@@ -39,7 +39,7 @@ def mask_fields(source: Source) -> list[str]:
 
 
 def features(labelled: bool, encoding: str | None, masks: list[str]) -> Any:
-    """The TFDS features of a prepared data set (a `tfds.features.FeaturesDict`)."""
+    """Returns the TFDS features of a prepared data set (a `tfds.features.FeaturesDict`)."""
     import tensorflow_datasets as tfds
 
     kinds = tfds.features
@@ -69,7 +69,7 @@ def features(labelled: bool, encoding: str | None, masks: list[str]) -> Any:
 
 
 def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]) -> dict[str, Any]:
-    """Record `index` as `features` wants it.
+    """Encodes record `index` for `features`.
 
     Everything is read and decoded, so that no broken file gets in. JPEG and PNG files are kept byte
     for byte, unless readers disagree about them (EXIF rotation, alpha, grey, 16 bits): those become
@@ -77,9 +77,9 @@ def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]
 
     Args:
       source: images, or images with labels.
-      index: of the record.
-      encoding: of the label: "png16", "float32", or None for images alone.
-      masks: fields to store.
+      index: the record's number.
+      encoding: the label's: "png16", "float32", or None for images alone.
+      masks: the mask fields to store.
 
     Raises:
       FormatError, OSError: a broken file; SourceError: a label without one valid pixel.
@@ -105,25 +105,13 @@ def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]
     out["K"] = np.array([fx, 0, cx, 0, fy, cy, 0, 0, c is not None], np.float32)
     out["shift_known"] = bool(record["shift_known"])
     out["kind"] = "depth" if "depth" in record else "disparity"
-    if isinstance(base, RGBDSource):
-        out["depth"], out["scale"] = _encode_file(base, inner, encoding)
-    else:
-        out["depth"], out["scale"] = record[out["kind"]].astype(np.float32), 1.0
+    out["depth"], out["scale"] = record[out["kind"]].astype(np.float32, copy=False), 1.0
+    if encoding == "png16":  # of files alone, whose whole numbers come back exactly
+        assert isinstance(base, RGBDSource)
+        entry = base.entries[inner]
+        scale = formats.label_scale(entry.depth or "", entry.label_format, entry.kind)
+        raw = np.rint(out["depth"] * np.float64(np.float32(scale))).astype(np.uint16)
+        out["depth"], out["scale"] = formats.encode_png(raw), scale
     for mask in masks:
         out[mask] = formats.encode_png(record[mask].astype(np.uint8) * 255)
     return out
-
-
-def _encode_file(source: RGBDSource, index: int, encoding: str) -> tuple[Any, float]:
-    entry = source.entries[index]
-    assert entry.depth is not None  # read already
-    path = os.path.join(source.root, entry.depth)
-    data = formats.read_bytes(path)
-    spec = entry.label_format
-    if encoding == "float32":
-        return formats.decode_label(data, path, spec), 1.0
-    fixed = formats.FORMATS[spec.fmt or formats.guess_format(path)][1]
-    scale = spec.scale if spec.scale is not None else fixed
-    assert scale is not None  # decode_label has refused it otherwise
-    raw = formats.decode_raw(data, path, bits=16)
-    return formats.encode_png(raw), scale

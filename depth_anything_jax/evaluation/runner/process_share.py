@@ -31,14 +31,14 @@ class Share:
             return [value]
         return processes.gather(value)
 
-    def broken(self) -> bool:
+    def has_failure(self) -> bool:
         """Whether a process has reported a failure, after which only `agree` may be called."""
         return processes.failure() is not None
 
     def agree(self, problem: Exception | None) -> None:
         """Raises in every process the error of one of them.
 
-        The other processes are notified of it at once: see `broken`.
+        The other processes are notified of it at once: see `has_failure`.
 
         Raises:
           Exception: this process's problem, as it is.

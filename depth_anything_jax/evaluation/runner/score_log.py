@@ -69,7 +69,7 @@ class Ledger:
         try:
             for scored in stream:
                 self.add(scored)
-                if self.share.broken():
+                if self.share.has_failure():
                     break
         except Exception as error:
             problem = error

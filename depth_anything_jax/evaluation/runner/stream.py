@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from depth_anything_jax.data import camera
 from depth_anything_jax.evaluation import protocols
@@ -67,10 +68,34 @@ def _protocols(
 ) -> Callable[[str, str], Protocol]:
     """Returns a function (set, domain) → switches."""
     if isinstance(protocol, str):
-        return functools.cache(lambda d, o: protocols.get(protocol, kind, d, o, **changed))
+
+        @functools.cache
+        def get(dataset: str, domain: str) -> Protocol:
+            switches = protocols.get(protocol, kind, dataset, domain, **changed)
+            if not domain.startswith(("indoor", "outdoor")):
+                either = [
+                    protocols.get(protocol, kind, dataset, area, **changed)
+                    for area in ("indoor", "outdoor")
+                ]
+                if either[0] != either[1]:
+                    caps = tuple(s.max_depth for s in (*either, switches))
+                    _warn_of_domain(protocol, dataset, domain, caps)
+            return switches
+
+        return get
     fixed = dataclasses.replace(protocol, **changed)
     fixed.check_kind(kind)
     return lambda dataset, domain: fixed
+
+
+@functools.cache  # once for all views
+def _warn_of_domain(protocol: str, dataset: str, domain: str, caps: tuple[float, ...]) -> None:
+    logging.warning(
+        "records of data set %r have the domain %r, and %s scores indoor and outdoor images "
+        "differently (depths up to %g and %g m); up to %g m here. Say it in the manifest's "
+        "'domain', or in the source: default_domain=indoor (of rgbd), domain=indoor (of pairs)",
+        dataset, domain, protocol, *caps,
+    )  # fmt: skip
 
 
 def sequence_of(source: Any, index: int) -> str:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.file_formats.formats import FormatError, LabelFormat
+from tests.helpers.tiff_files import tiff
 
 RNG = np.random.default_rng(0)
 DEPTH = RNG.uniform(0.5, 12, (6, 9)).astype(np.float32)
@@ -47,15 +48,43 @@ def test_pgm_and_tiff_are_sixteen_bit_images_too(tmp_path):
 def test_sky_of_renderers():
     raw = formats.encode_png(np.array([[100, 65534, 65535, 0]], np.uint16))
     spec = LabelFormat("vkitti")
-    values, sky = formats.decode_label_and_sky(raw, "d.png", spec)
+    values, sky, _ = formats.decode_with_masks(raw, "d.png", spec)
     np.testing.assert_array_equal(sky, [[False, True, True, False]])
     np.testing.assert_array_equal(values, [[1, 0, 0, 0]])
     np.testing.assert_array_equal(formats.decode_label(raw, "d.png", spec), values)
     data = npy(np.array([[3, 999, 1001, np.inf, np.nan]], np.float32))
-    values, sky = formats.decode_label_and_sky(data, "d.npy", LabelFormat(sky_above=1000))
+    values, sky, _ = formats.decode_with_masks(data, "d.npy", LabelFormat(sky_above=1000))
     np.testing.assert_array_equal(sky, [[False, False, True, True, False]])
     np.testing.assert_array_equal(values, [[3, 999, 0, 0, 0]])
     assert spec.tells_sky and LabelFormat(sky_above=9).tells_sky and not LabelFormat().tells_sky
+
+
+def test_sentinels_and_limits_are_invalid_and_no_sky():
+    raw = np.array([[0, 200, 1000, 5000, 65000, 65535]], np.uint16)
+    data = formats.encode_png(raw)
+
+    def decode(fmt="nyu", kind="depth", **fields):
+        return formats.decode_with_masks(data, "d.png", LabelFormat(fmt, **fields), kind)
+
+    def expect(label, values, sky=(), invalid=()):
+        np.testing.assert_array_equal(label.values, np.float32([values]))
+        np.testing.assert_array_equal(np.flatnonzero(label.sky), sky)
+        np.testing.assert_array_equal(np.flatnonzero(label.invalid), invalid)
+
+    expect(decode(), [0, 0.2, 1, 5, 65, 65.535])
+    expect(decode(invalid=(65535,)), [0, 0.2, 1, 5, 65, 0], invalid=[5])
+    expect(decode(invalid=(65535, 200)), [0, 0, 1, 5, 65, 0], invalid=[1, 5])
+    expect(decode(min_depth=0.5, max_depth=60), [0, 0, 1, 5, 0, 0], invalid=[0, 1, 4, 5])
+    expect(decode(max_depth=10, sky_above=65.2), [0, 0.2, 1, 5, 0, 0], sky=[5], invalid=[4])
+    expect(decode("vkitti", invalid=(65535,)), [0, 2, 10, 50, 650, 0], invalid=[5])
+    expect(decode("vkitti"), [0, 2, 10, 50, 650, 0], sky=[5])
+    expect(decode("png16", "disparity", scale=1, invalid=(65535,)), [*raw[0, :5], 0], invalid=[5])
+    values = np.array([[np.nan, np.inf, -1, -9999, 3.4028235e38, 2]], np.float32)
+    data = npy(values)
+    label = formats.decode_with_masks(data, "d.npy", LabelFormat(invalid=(3.4028235e38,)))
+    expect(label, [0, 0, 0, 0, 0, 2], invalid=[0, 1, 2, 3, 4])
+    label = formats.decode_with_masks(data, "d.npy", LabelFormat(invalid=(-9999,), absolute=True))
+    expect(label, [0, 0, 1, 0, 3.4028235e38, 2], invalid=[0, 1, 3])
 
 
 def test_sunrgbd_bits_are_rotated_back():
@@ -69,7 +98,8 @@ def test_sunrgbd_bits_are_rotated_back():
 def test_eight_bit_disparity():
     raw = RNG.integers(0, 256, (4, 5), np.uint8)
     data = formats.encode_png(raw)
-    np.testing.assert_array_equal(formats.decode_label(data, "d.png", LabelFormat("png8")), raw)
+    got = formats.decode_label(data, "d.png", LabelFormat("png8"), "disparity")
+    np.testing.assert_array_equal(got, raw)
     got = formats.decode_label(data, "d.png", LabelFormat("png8", scale=4, offset=2))
     np.testing.assert_allclose(got, np.where(raw > 0, raw / 4 + 2, 0), rtol=1e-7)
 
@@ -77,15 +107,32 @@ def test_eight_bit_disparity():
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
 def test_numpy_files(dtype):
     values = DEPTH.astype(dtype)
+    metres = LabelFormat(scale=1)
     data = npy(values)
-    np.testing.assert_array_equal(formats.decode_label(data, "d.npy"), values.astype(np.float32))
-    data = npy(None, depth=values, other=values + 1)
-    got = formats.decode_label(data, "d.npz", LabelFormat(field="depth"))
+    got = formats.decode_label(data, "d.npy", metres)
     np.testing.assert_array_equal(got, values.astype(np.float32))
-    np.testing.assert_array_equal(formats.decode_label(npy(values[None]), "d.npy").shape, (6, 9))
-    np.testing.assert_array_equal(
-        formats.decode_label(npy(values[..., None]), "d.npy").shape, (6, 9)
-    )
+    data = npy(None, depth=values, other=values + 1)
+    got = formats.decode_label(data, "d.npz", LabelFormat(field="depth", scale=1))
+    np.testing.assert_array_equal(got, values.astype(np.float32))
+    for stacked in (values[None], values[..., None]):
+        assert formats.decode_label(npy(stacked), "d.npy", metres).shape == (6, 9)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_whole_numbers_of_depth_need_a_scale(dtype):
+    """Read as metres, 8-bit maps that are bright where near would train inverted."""
+    values = np.array([[0, 3, 200]], dtype)
+    files = [("d.npy", npy(values), None), ("d.npz", npy(None, depth=values), None)]
+    if dtype == np.uint8:
+        files.append(("d.png", formats.encode_png(values), "png8"))
+    for name, data, fmt in files:
+        with pytest.raises(FormatError, match=f"{name}: .*needs 'scale'.*kind=disparity"):
+            formats.decode_label(data, name, LabelFormat(fmt))
+        got = formats.decode_label(data, name, LabelFormat(fmt), "disparity")
+        np.testing.assert_array_equal(got, [[0, 3, 200]])
+        got = formats.decode_label(data, name, LabelFormat(fmt, scale=100))
+        np.testing.assert_array_equal(got, np.float32([[0, 0.03, 2]]))
+    assert formats.decode_label(npy(values.astype(np.float64)), "d.npy")[0, 2] == 200  # metres
 
 
 def test_non_finite_and_negative_values_are_invalid():
@@ -135,7 +182,7 @@ def test_pfm_agrees_with_opencv(tmp_path):
     [
         (formats.encode_png(np.ones((3, 4), np.uint16)), "a.png", LabelFormat(), "needs 'scale'"),
         (formats.encode_png(np.ones((3, 4), np.uint8)), "a.png", LabelFormat("nyu"), "holds uint8"),
-        (formats.encode_png(np.ones((3, 4), np.uint16)), "a.png", LabelFormat("png8"), "16"),
+        (formats.encode_png(np.ones((3, 4), np.uint16)), "a.png", LabelFormat("png8", 9), "16"),
         (
             formats.encode_png(RNG.integers(0, 255, (3, 4, 3), np.uint8)),
             "a.png",
@@ -158,11 +205,29 @@ def test_bad_labels_are_named(data, name, spec, message):
         formats.decode_label(data, name, spec)
 
 
+def test_label_tiffs_that_decoders_misread_are_refused():
+    """Where white is zero OpenCV gives 16-bit TIFFs as stored, 8-bit ones as 255 - x."""
+    for dtype, fmt in ((np.uint8, "png8"), (np.uint16, "png16")):
+        values = RNG.integers(1, 200, (6, 9, 1)).astype(dtype)
+        spec = LabelFormat(fmt, 1)
+        got = formats.decode_label(tiff(values), "d.tif", spec)
+        np.testing.assert_array_equal(got, values[..., 0])
+        with pytest.raises(FormatError, match="d.tif: a TIFF whose white is zero"):
+            formats.decode_label(tiff(values, white_is_zero=True), "d.tif", spec)
+        thumbnail = tiff(values[:2, :3], tags=[(254, 4, 1)], after=[(values, ())])
+        with pytest.raises(FormatError, match="d.tif: the first image .* thumbnail"):
+            formats.decode_label(thumbnail, "d.tif", spec)
+
+
 def test_bad_descriptions_are_refused():
     with pytest.raises(FormatError, match="'kiti'.*kitti"):
         LabelFormat("kiti")
     with pytest.raises(FormatError, match="positive"):
         LabelFormat("png16", 0.0)
+    with pytest.raises(FormatError, match="min_depth must be a positive depth"):
+        LabelFormat("nyu", min_depth=0)
+    with pytest.raises(FormatError, match="min_depth=5 must be below max_depth=5"):
+        LabelFormat("nyu", min_depth=5, max_depth=5)
 
 
 # --- images ------------------------------------------------------------------------------------

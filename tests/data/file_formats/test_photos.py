@@ -12,6 +12,7 @@ from PIL import Image, ImageCms, features
 
 from depth_anything_jax.data.file_formats import formats, photos
 from depth_anything_jax.data.file_formats.formats import FormatError
+from tests.helpers.tiff_files import tiff
 
 RNG = np.random.default_rng(0)
 RGB = cv2.resize(RNG.integers(0, 256, (6, 8, 3), np.uint8), (40, 24), interpolation=2)  # smooth
@@ -271,6 +272,35 @@ def test_a_jpeg_cut_behind_its_thumbnail():
         photos.read(data[: start + 2000], name="phone")
 
 
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"optimize": True}])
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_jpeg_without_its_end_marker_is_whole_only_if_its_pixels_are(grey, options):
+    """Some cameras and servers leave the marker out."""
+    picture = RNG.integers(0, 256, (64, 96) if grey else (64, 96, 3), np.uint8)
+    data = save(picture, "JPEG", **options)
+    for missing in (1, 2):
+        np.testing.assert_array_equal(
+            photos.read(data[:-missing]).image, formats.decode_image(data)
+        )
+        assert formats.decode_image(data[:-missing]).shape == (64, 96, 3)
+        assert formats.is_plain_rgb(data) == (not grey)
+        assert not formats.is_plain_rgb(data[:-missing])  # other readers may refuse it
+    zeros = data[: len(data) // 2] + bytes(len(data) // 2)  # a broken-off download on some disks
+    for broken in (zeros, *(data[:-missing] for missing in (4, 5, 9, 100, 1000))):
+        with pytest.raises(FormatError, match="p.jpg: truncated"):
+            photos.read(broken, name="p.jpg")
+        with pytest.raises(FormatError, match="p.jpg: truncated"):
+            formats.decode_image(broken, "p.jpg")
+
+
+def test_a_progressive_jpeg_without_its_end_marker_may_lack_a_scan():
+    data = save(RNG.integers(0, 256, (64, 96, 3), np.uint8), "JPEG", progressive=True)
+    last_scan = data.rfind(b"\xff\xda")
+    for end in (last_scan, len(data) - 2):
+        with pytest.raises(FormatError, match="p.jpg: truncated"):
+            photos.read(data[:end], name="p.jpg")
+
+
 def test_damage_in_the_middle_of_a_png():
     data = bytearray(save(RNG.integers(0, 256, (64, 96, 3), np.uint8), "PNG"))
     data[5000:5010] = bytes(10)
@@ -303,6 +333,79 @@ def test_large_pictures_are_refused_before_decoding(tmp_path):
         file.truncate(photos.MAX_BYTES + 1)  # sparse
     with pytest.raises(FormatError, match="huge.jpg: 1.1 GB"):
         photos.read(huge)
+
+
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "white_is_zero"),
+    [(1, False), (1, True), (2, False), (2, True), (3, False), (4, False)],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiffs_of_every_layout_are_right_or_refused(dtype, channels, white_is_zero, planar):
+    white = np.iinfo(dtype).max
+    stored = RNG.integers(0, white, (6, 8, channels), dtype, endpoint=True)
+    if channels in (2, 4):
+        stored[..., -1] = white  # opaque
+    colours = stored[..., :3] if channels >= 3 else np.repeat(stored[..., :1], 3, 2)
+    expected = np.round(colours / (white / 255)).astype(int)
+    if white_is_zero:
+        expected = 255 - expected
+    data = tiff(stored, planar=planar, white_is_zero=white_is_zero)
+    try:
+        got = photos.read(data, name="a.tif").image
+    except FormatError as error:
+        assert channels == 2 or (planar and channels == 1), error
+        kind = f"a.tif: a TIFF of a kind that cannot be read ({channels} channels of "
+        assert kind in str(error)
+    else:
+        assert np.abs(got - expected).max() <= (1 if dtype == np.uint16 else 0)
+
+
+def test_twelve_bits_are_not_taken_for_sixteen():
+    values = RNG.integers(0, 4096, (6, 8), np.uint16)
+    values[0, 0] = 4095
+    packed = np.zeros((6, 12), np.uint8)  # two values in three bytes
+    packed[:, 0::3], packed[:, 2::3] = values[:, 0::2] >> 4, values[:, 1::2] & 255
+    packed[:, 1::3] = ((values[:, 0::2] & 15) << 4) | (values[:, 1::2] >> 8)
+    data = tiff(packed[..., None], bits=12).replace(
+        struct.pack("<HHIHH", 256, 3, 1, 12, 0), struct.pack("<HHIHH", 256, 3, 1, 8, 0)
+    )
+    got, facts = photos.read(data)
+    assert facts.bits == 12 and got[0, 0, 0] == 255
+    np.testing.assert_allclose(got[..., 0], values / 4095 * 255, atol=0.51)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bit_jpeg_2000(channels):
+    stored = RNG.integers(0, 65536, (48, 64, channels), np.uint16)
+    stored[:8] = 65535  # Pillow's 8 bits of it overflow
+    ok, data = cv2.imencode(".jp2", stored, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
+    assert ok
+    exact = cv2.imdecode(data, cv2.IMREAD_UNCHANGED).reshape(stored.shape)
+    got, facts = photos.read(data.tobytes())
+    assert facts.bits == 16 and (got[:6] == 255).all()
+    expected = np.repeat(exact, 3, 2) if channels == 1 else exact[..., ::-1]
+    np.testing.assert_allclose(got, expected / 257, atol=0.51)
+
+
+def test_pictures_that_training_would_misread_are_refused_too(tmp_path):
+    small = np.zeros((2, 3, 3), np.uint8)
+    ok, radiance = cv2.imencode(".hdr", RNG.uniform(0, 9, (4, 5, 3)).astype(np.float32))
+    assert ok
+    cases = {
+        "grey.tif": (tiff(np.ones((4, 5, 1), np.float32)), "a floating-point TIFF"),
+        "rgb.tif": (tiff(np.ones((4, 5, 3), np.float32)), "a floating-point TIFF"),
+        "a.hdr": (radiance.tobytes(), "a Radiance HDR"),
+        "a.pfm": (formats.encode_pfm(np.ones((4, 5), np.float32)), "a PFM"),
+        "two.tif": (tiff(small, tags=[(254, 4, 1)], after=[(RGB, ())]), "thumbnail before"),
+        "raw.tif": (tiff(small, tags=[(0xC612, 4, 1)]), "camera raw"),
+    }
+    for name, (data, message) in cases.items():
+        for read in (lambda d, n: photos.read(d, name=n), formats.decode_image):
+            with pytest.raises(FormatError, match=f"{name}: .*{message}"):
+                read(data, name)
+    pyramid = tiff(RGB, after=[(small, [(254, 4, 1)])])  # the smaller ones behind are no harm
+    np.testing.assert_array_equal(photos.read(pyramid).image, RGB)
 
 
 def test_what_is_no_picture(tmp_path):

@@ -383,6 +383,9 @@ def test_depth_files_stay_depth(tmp_path, photo_folder):
     assert (record["valid"] == valid).all() and record["shift_known"] is True
     np.testing.assert_array_equal(record["depth"], raw / np.float32(1000))
     assert "disparity" not in record
+    hole = int(raw[raw > 0][0])
+    record = attach(source, f"{tmp_path}/labels?kind=depth&scale=1000&void={hole}")[0]
+    assert (record["valid"] == valid & (raw != hole)).all()
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,16 @@ def test_what_was_predicted_before_an_error_is_scored():
             found += some
     # Two batches were on the device.
     assert set(range(4)) <= set(found) <= set(range(6)) and len(found) == len(set(found))
+
+
+def test_an_unknown_domain_that_decides_the_cap_is_named(caplog):
+    rules = stream.ProtocolResolver([KIND, "depth-affine"], "da", {})
+    for domain in ("", "Indoor", "indoor", "indoor_synth"):
+        rules.of({"dataset": "mine", "domain": domain})
+    texts = [r.getMessage() for r in caplog.records]
+    assert len(texts) == 2 and all("up to 10 and 80 m); up to 80 m here" in t for t in texts)
+    assert "'mine' have the domain 'Indoor', and da scores indoor" in texts[1]
+    caplog.clear()
+    rules.of({"dataset": "nyu", "domain": ""})  # the table has this set
+    stream.ProtocolResolver([KIND], "da", {"max_depth": 5.0}).of({"dataset": "mine"})
+    assert not caplog.records
