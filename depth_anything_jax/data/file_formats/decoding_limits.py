@@ -1,14 +1,13 @@
-"""Limits on files that are small on disk and take minutes or gigabytes to decode.
+"""Limits on files that are small on disk and take minutes to decode, by their structure.
 
-They are read off the headers, before anything is decoded. Each function returns why a file is
-refused, or None; the caller names the file.
+Nothing is decoded. What a file may hold is limited elsewhere: `photos.MAX_PIXELS`,
+`file_checks.MAX_MAP_BYTES`.
 """
 
 from __future__ import annotations
 
 import re
 
-MAX_DECODED = 2 << 30  # bytes of one decoded file: an image of 256 million pixels has 768 MB
 # Encoders write about ten scans of a progressive JPEG. Each takes .4 s per 1000 million pixels even
 # where it is empty; libjpeg-turbo, whose authors advise a limit, uses 500 in its own fuzz tests.
 MAX_SCANS = 100
@@ -22,22 +21,12 @@ _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 
 
 def too_costly(data: bytes) -> str | None:
-    """Checks the structure of a JPEG or PNG; other formats pass."""
+    """Returns why a JPEG or PNG is refused by its structure; None of all other files."""
     if data.startswith(b"\xff\xd8"):
         return _jpeg(data)
     if data.startswith(b"\x89PNG"):
         return _png(data)
     return None
-
-
-def too_large(size: int) -> str | None:
-    """Checks the bytes that a file announces for its decoded values."""
-    if size <= MAX_DECODED:
-        return None
-    return (
-        f"would take {size / 1e9:.1f} GB decoded, the limit is {MAX_DECODED / 1e9:.1f} GB "
-        "(decoding_limits.MAX_DECODED); split it or make it smaller"
-    )
 
 
 def _jpeg(data: bytes) -> str | None:

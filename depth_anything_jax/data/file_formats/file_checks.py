@@ -113,8 +113,19 @@ def tiff_tags(data: bytes) -> dict[int, Any]:
         return {}
 
 
+def check_cost(data: bytes, name: PathLike) -> None:
+    """Raises FormatError for small files that take minutes to decode."""
+    reason = decoding_limits.too_costly(data)
+    if reason is not None:
+        raise FormatError(f"{name}: {reason}")
+
+
 def check_is_picture(data: bytes, name: PathLike) -> None:
-    """Raises FormatError for floats, previews and thumbnails, which decoders take for pictures."""
+    """Raises FormatError for floats, previews and thumbnails, which decoders take for pictures.
+
+    Files that cost too much are refused too, before anything else looks at them.
+    """
+    check_cost(data, name)
     what = next((what for start, what in _FLOATS.items() if data.startswith(start)), None)
     tags = tiff_tags(data)
     if 3 in np.ravel(tags.get(_SAMPLE_FORMAT, 1)):
@@ -143,6 +154,7 @@ def check_first_image(name: PathLike, tags: dict[int, Any]) -> None:
 
 def check_map(data: bytes, name: PathLike) -> None:
     """Raises FormatError for label and mask images that are too large or stored ambiguously."""
+    check_cost(data, name)
     tags = tiff_tags(data)
     if tags:
         check_first_image(name, tags)
