@@ -132,7 +132,7 @@ TABLE = {
             "2: bilinear without align_corners, it was bicubic, and KITTI's labels count beyond "
             "80 m",
             "the authors' programs for NYU and KITTI: least squares in disparity, floor 1 / cap, "
-            "then depth. unverified: they could not be read here; six public copies resize "
+            "then depth. unverified: they themselves were not read; six public copies resize "
             "bilinearly, and that for KITTI does not leave out labels beyond 80 m",
             "unverified: caps 10 (TUM) and 72 (ETH3D, Sintel) are remembered from the paper",
             "unverified: elsewhere labels count below the cap, not at it; no crop on KITTI",

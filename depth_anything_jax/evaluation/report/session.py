@@ -79,8 +79,8 @@ def folder_of_all(
     predictions."""
     problem = None
     try:
-        if share.index == 0 and saved and not resume:
-            prediction_writer.check_folder(saved)
+        if share.index == 0 and saved:
+            prediction_writer.check_folder(saved, resume=resume)
         if share.index == 0 and folder:
             new_folder(folder, resume=resume)
     except Exception as error:

@@ -16,12 +16,19 @@ from depth_anything_jax.evaluation.runner import prediction_folder
 from depth_anything_jax.evaluation.scores import scoring
 from depth_anything_jax.evaluation.scores.pairs import Rules
 from depth_anything_jax.utils import interpolation
+from depth_anything_jax.utils.paths import is_remote
 
 
-def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Raises ValueError where a folder for predictions has something in it, or is none."""
+def check_folder(folder: str | os.PathLike[str], *, resume: bool = False) -> None:
+    """Checks a folder for predictions.
+
+    Raises:
+      ValueError: it is no local path, or is not empty; with `resume` it may hold predictions.
+    """
+    if is_remote(folder):
+        raise ValueError(f"--save_predictions={folder}: give a local or mounted folder")
     path = pathlib.Path(folder).expanduser()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not resume)):
         raise ValueError(f"--save_predictions={folder} is not empty; choose another")
 
 

@@ -16,6 +16,9 @@ They differ in what is a contour, in how pairs of pixels are counted, and in the
   in the disc around it; a contour is where the other's depth is more than t times its own. Weights
   t - 1, that is .05 to .25; thresholds without a contour count as 0. Pairs of two border pixels are
   not seen, and pairs with one of them only from the other.
+
+Unverified, as the programs were not read: Depth Pro's weights, and the disc and the
+direction of the comparison in MoGe's, whose tables use radius 1.
 """
 
 from __future__ import annotations

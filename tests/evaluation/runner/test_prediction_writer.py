@@ -53,6 +53,8 @@ def test_saved_maps_give_the_same_scores(tmp_path, protocol, kind, hw, equal):
             assert a.abs_rel == pytest.approx(b.abs_rel, rel=1e-6) and a.n == b.n
     with pytest.raises(ValueError, match="is not empty; choose another"):
         session.folder_of_all(None, process_share.ALL, saved=str(tmp_path))
+    with pytest.raises(ValueError, match="gs://b/maps: give a local or mounted folder"):
+        session.folder_of_all(None, process_share.ALL, saved="gs://b/maps", resume=True)
     for more in ({"saved": str(tmp_path), "resume": True}, {"saved": str(tmp_path / "new")}):
         assert session.folder_of_all(None, process_share.ALL, **more) is None
 
