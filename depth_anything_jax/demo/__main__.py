@@ -71,6 +71,8 @@ def main() -> None:
     """The command line."""
     from absl import app, flags, logging
 
+    from depth_anything_jax.utils import command_line
+
     long = flags.DEFINE_boolean("long", False, "more pixels and steps, three seeds")
     controls = flags.DEFINE_boolean("controls", False, "each part of the method, three seeds")
     weights = flags.DEFINE_string("weights", "", "a released model to put beside: file, folder, id")
@@ -80,8 +82,6 @@ def main() -> None:
     split = flags.DEFINE_enum("split", "test", ["test", "val"], "val: to choose lengths and rates")
 
     def run(argv: list[str]) -> None:
-        if argv[1:]:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)  # Orbax logs what it opens and closes
         if long.value and controls.value:
             raise app.UsageError("--long and --controls are two demos: give one of them")
@@ -95,7 +95,12 @@ def main() -> None:
 
             sys.exit(report.broken(scores) or 0)
 
-    app.run(run)
+    groups = {
+        "Size": [long, controls, jobs],
+        "Output": [folder, docs],
+        "Comparison": [weights, split],
+    }
+    command_line.start(run, doc=__doc__ or "", groups=groups)
 
 
 if __name__ == "__main__":

@@ -367,6 +367,8 @@ def main() -> None:
     """The command line."""
     from absl import app, flags, logging
 
+    from depth_anything_jax.utils import command_line
+
     long = flags.DEFINE_boolean("long", False, "both heads, three seeds")
     head = flags.DEFINE_enum("head", "sigmoid", ["sigmoid", "bins"], "of the short one")
     docs = flags.DEFINE_string("docs", "", "a folder for table and picture as Markdown")
@@ -375,8 +377,6 @@ def main() -> None:
     split = flags.DEFINE_enum("split", "test", ["test", "val"], "val: to choose lengths and rates")
 
     def run(argv: list[str]) -> None:
-        if argv[1:]:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)  # Orbax logs what it opens and closes
         if jobs.value < 0:
             raise app.UsageError(f"--jobs={jobs.value}: 1 or more, or 0 for what suits the machine")
@@ -386,7 +386,8 @@ def main() -> None:
         plan = dataclasses.replace(plan, split=split.value, folder=folder.value or plan.folder)
         demo(plan, docs=docs.value, jobs=jobs.value)
 
-    app.run(run)
+    groups = {"Size": [long, head, jobs], "Output": [folder, docs], "Comparison": [split]}
+    command_line.start(run, doc=__doc__ or "", groups=groups)
 
 
 if __name__ == "__main__":

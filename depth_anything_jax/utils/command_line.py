@@ -62,7 +62,13 @@ def start(
             sys.exit(f"unexpected arguments: {' '.join(rest[1:])}\n--help lists the options")
         return rest
 
-    app.run(run, flags_parser=parse)
+    def run_to_the_end(argv: list[str]) -> None:
+        try:
+            run(argv)
+        except app.UsageError as error:
+            sys.exit(f"{error}\n--help lists the options")
+
+    app.run(run_to_the_end, flags_parser=parse)
 
 
 def usage(doc: str, needs: Sequence[Any]) -> str:
