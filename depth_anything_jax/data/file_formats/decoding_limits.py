@@ -1,7 +1,6 @@
-"""Limits on files that are small on disk and take minutes to decode, by their structure.
+"""Limits on files that are small on disk and take minutes or gigabytes to decode.
 
-Nothing is decoded. What a file may hold is limited elsewhere: `photos.MAX_PIXELS`,
-`file_checks.MAX_MAP_BYTES`.
+They are read off the headers, before anything is decoded; `photos.MAX_PIXELS` limits pictures too.
 """
 
 from __future__ import annotations
