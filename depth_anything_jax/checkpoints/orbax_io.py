@@ -164,10 +164,7 @@ class Checkpoints:
 
     def set_aside(self, step: int, why: str) -> str:
         """Renames a step to STEP.WHY, so that it can be saved again; returns the new name."""
-        name, number = f"{step}.{why}", 1
-        while (self.folder / name).exists():
-            number += 1
-            name = f"{step}.{why}-{number}"
+        name = free_name(self.folder, f"{step}.{why}")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(name)  # all have found the same name
         if jax.process_index() == 0:
@@ -252,6 +249,15 @@ def _compare(stored, expected, where: str) -> None:
             "Resume with the configuration it was written with, or start a new workdir with "
             "--config.init_from pointing at it."
         )
+
+
+def free_name(folder, name: str) -> str:
+    """Returns `name`, or with a number behind it where the folder has something of that name."""
+    found, number = name, 1
+    while (folder / found).exists():
+        number += 1
+        found = f"{name}-{number}"
+    return found
 
 
 def _is_no_thread_error(record: Any) -> bool:

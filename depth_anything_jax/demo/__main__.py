@@ -95,7 +95,7 @@ def main() -> None:
 
             sys.exit(report.broken(scores) or 0)
 
-    groups = {
+    groups: dict[str, list[Any]] = {
         "Size": [long, controls, jobs],
         "Output": [folder, docs],
         "Comparison": [weights, split],

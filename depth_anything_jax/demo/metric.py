@@ -386,7 +386,7 @@ def main() -> None:
         plan = dataclasses.replace(plan, split=split.value, folder=folder.value or plan.folder)
         demo(plan, docs=docs.value, jobs=jobs.value)
 
-    groups = {"Size": [long, head, jobs], "Output": [folder, docs], "Comparison": [split]}
+    groups: dict[str, list[Any]] = {"Size": [long, head, jobs], "Output": [folder, docs], "Comparison": [split]}
     command_line.start(run, doc=__doc__ or "", groups=groups)
 
 

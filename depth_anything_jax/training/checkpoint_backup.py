@@ -317,6 +317,8 @@ class Mirror:
             if (aside / name).exists():
                 os.replace(aside / name, self._workdir / name)
         step = checkpoints / str(archive.step)
+        if step.exists():  # what `find` passed over is not whole
+            os.rename(step, checkpoints / orbax_io.free_name(checkpoints, f"{step.name}.damaged"))
         # Last, because a start that is killed before this line restores again.
         os.rename(aside / "checkpoints" / step.name, step)
         shutil.rmtree(aside)
