@@ -109,6 +109,7 @@ def get_config() -> ConfigDict:
     c.data.unlabelled = ()
     c.data.labels = ()  # one per unlabelled source, for teacher="records" or "files"
     c.data.mix = "size"  # V1 4.1: sets are joined without re-sampling; or "weights"
+    c.data.label_resize = "auto"  # "nearest"; "points": one by one; "auto": points where sparse
     # Of labelled images, beside the random crop and flip; see data/augment.py.
     c.data.augment = ConfigDict()
     c.data.augment.window = "none"  # cut first: "nyu" (its border has no depth), "kb" (352 x 1216)
@@ -117,6 +118,7 @@ def get_config() -> ConfigDict:
     c.data.augment.gamma = (1.0, 1.0)
     c.data.augment.brightness = (1.0, 1.0)
     c.data.augment.colour = (1.0, 1.0)  # of each channel
+    c.data.allow_changed = False  # resume though sources have other records, with a warning
     c.data.workers = 0  # processes that decode; 0: threads of this one
     c.data.threads = 4  # of each worker
 

@@ -90,6 +90,7 @@ class Examples:
         metric: bool = False,
         with_camera: bool = False,
         augment: Augment = NOTHING,
+        label_resize: str = "auto",
     ):
         """`labels`: examples carry label fields, and a record without a label is a failure.
 
@@ -97,6 +98,7 @@ class Examples:
         and a record without depth is a failure. With `with_camera`, one without a camera is too.
         """
         self.metric, self.with_camera, self.augment = metric, with_camera, augment
+        self.label_resize = label_resize
         self.part, self.sources, self.size, self.seed = part, list(sources), size, seed
         self.labels, self.patch_size = labels, patch_size
         sizes = [len(s) for s in sources]
@@ -150,7 +152,7 @@ class Examples:
         if self.augment.rotate:
             degrees = rng.uniform(-self.augment.rotate, self.augment.rotate)
             record = augment_lib.rotated(record, degrees)
-        example = transforms.apply_geometry(record, geometry, self.size)
+        example = transforms.apply_geometry(record, geometry, self.size, self.label_resize)
         if self.labels and not self.metric:  # nearest resizing and 1/x commute
             example["disparity"] = disparity_of(example)
             example.pop("depth", None)

@@ -6,7 +6,8 @@ The choices are those of the official pre-processing of Depth Anything V1 and V2
   - images are resized by OpenCV's bicubic kernel (A = -0.75, no antialiasing) in floating point and
     *not* clipped: values overshoot [0, 1] at sharp edges. We use float32 where the official code
     uses float64 (3e-5 away, six times faster); resizing uint8 would be .17 away;
-  - labels and masks are resized to the image's network size by nearest neighbour;
+  - labels and masks are resized to the image's network size by nearest neighbour; the points of
+    sparse labels are carried over one by one (`label_points`), which is our choice;
   - the encoder's mean and standard deviation (`utils.encoders`).
 
 The metric-bins models have another input; `InputTransform` says which a network's is.
@@ -18,6 +19,7 @@ alike; a network whose inputs all have one height and width is trained on whole 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from depth_anything_jax.data import camera
+from depth_anything_jax.data import camera, label_points, window_resize
 from depth_anything_jax.data.sources.base import maps_of
 from depth_anything_jax.utils import interpolation
 from depth_anything_jax.utils.encoders import DINOV2, EncoderSpec
@@ -327,7 +329,7 @@ def centre_geometry(height: int, width: int, size: int, *, patch_size: int) -> G
 
 
 def apply_geometry(
-    record: Record, geometry: Geometry, size: int | tuple[int, int]
+    record: Record, geometry: Geometry, size: int | tuple[int, int], label_resize: str = "auto"
 ) -> dict[str, Any]:
     """Resizes, crops and flips a record's image and, where present, its label.
 
@@ -338,6 +340,7 @@ def apply_geometry(
       geometry: as drawn.
       size: side of the crop; or height and width of whole images, which are then resized as the
         bins head's input is.
+      label_resize: "nearest", "points", or "auto", which chooses (`label_points.carried`).
 
     Returns:
       "image" (size, size, 3) float32 in about [0, 1]; of the label's fields those that the record
@@ -349,21 +352,32 @@ def apply_geometry(
     rows = slice(geometry.top, geometry.top + height)
     columns = slice(geometry.left, geometry.left + width)
     resize, nearest = (resize_corners, nearest_corners) if whole else (resize_image, resize_nearest)
+    resized = geometry.height, geometry.width
+    points = label_points.carried(
+        record, resized, rows, columns, corners=whole, method=label_resize
+    )
+    maps = {field: x for field, x in maps_of(record).items() if field not in points}
+    if math.prod(resized) > window_resize.RATIO * height * width:
+        resize = functools.partial(window_resize.bicubic, rows=rows, columns=columns)
+        nearest = functools.partial(window_resize.nearest, rows=rows, columns=columns)
+        rows = columns = slice(None)
+
+    def flipped(x: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(x[:, ::-1] if geometry.flip else x)
 
     def window(x: np.ndarray) -> np.ndarray:
-        x = x[rows, columns]
-        return np.ascontiguousarray(x[:, ::-1] if geometry.flip else x)
+        return flipped(x[rows, columns])
 
     out: dict[str, Any] = {
         "image": window(resize(record["image"], geometry.height, geometry.width))
     }
-    for field, values in maps_of(record).items():
+    for field, values in maps.items():
         out[field] = window(nearest(values, geometry.height, geometry.width))
+    out |= {field: flipped(values) for field, values in points.items()}
     if "shift_known" in record:
         out["shift_known"] = np.bool_(record["shift_known"])
     if "camera" in record:
-        stored, resized = record["image"].shape[:2], (geometry.height, geometry.width)
-        c = camera.resized(camera.needed(record), stored, resized)
+        c = camera.resized(camera.needed(record), record["image"].shape[:2], resized)
         c = camera.cropped(c, geometry.top, geometry.left)
         out["camera"] = np.array(camera.flipped(c, width) if geometry.flip else c, np.float32)
     return out

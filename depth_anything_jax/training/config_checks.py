@@ -30,7 +30,7 @@ FREE = (
         "model.remat",
         "model.attention",
     ),  # the same up to rounding
-    *("data.workers", "data.threads", "checkpoint", "log", "eval"),
+    *("data.workers", "data.threads", "data.allow_changed", "checkpoint", "log", "eval"),
 )
 
 
@@ -143,6 +143,7 @@ def data_config(config) -> dict[str, Any]:
         "labelled": [registry.parse(s) for s in data.labelled],
         "unlabelled": unlabelled,
         "mix": data.mix,
+        "label_resize": data.label_resize,
         "workers": data.workers,
         "threads": data.threads,
         "metric": map_kinds.is_metric_head(config.model.head),

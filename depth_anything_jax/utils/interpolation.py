@@ -18,7 +18,11 @@ RULES = ("bilinear-corners", "bilinear", "bicubic", "nearest")
 
 @functools.lru_cache(maxsize=64)
 def sample_weights(
-    n_in: int, n_out: int, rule: str, scale: float | None = None
+    n_in: int,
+    n_out: int,
+    rule: str,
+    scale: float | None = None,
+    part: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the inputs of each output: indices int (n_out, k), weights float64 (n_out, k).
 
@@ -29,13 +33,14 @@ def sample_weights(
         inputs beyond the border repeat the border. "nearest" takes sample ⌊i / scale⌋. No rule
         antialiases.
       scale: None: n_out / n_in.
+      part: first output and the one behind the last, where not all are wanted.
     """
     if rule not in RULES:
         raise ValueError(f"resize rule {rule!r}: one of {', '.join(RULES)}")
-    rows = np.arange(n_out)
+    rows = np.arange(*(part or (0, n_out)))
     scale = n_out / n_in if scale is None else scale
     if rule == "nearest":
-        return np.minimum((rows / scale).astype(int), n_in - 1)[:, None], np.ones((n_out, 1))
+        return np.minimum((rows / scale).astype(int), n_in - 1)[:, None], np.ones((len(rows), 1))
     if rule == "bicubic":
         position = (rows + 0.5) / scale - 0.5
         base = np.floor(position).astype(int)
