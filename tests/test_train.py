@@ -329,7 +329,9 @@ def test_finetuning_starts_from_all_weights_and_trains_encoder_and_decoder(finet
 
 def test_a_record_that_cannot_be_read_is_named_once_and_counted(finetuned):
     folder, console = finetuned
-    lines = [x for x in console.splitlines() if "cannot be read" in x]
+    seen = [x for x in console.splitlines() if x.startswith("data, 4 records of each source: ")]
+    assert len(seen) == 1 and "LOOKS WRONG: pairs0: 1 of 4 records cannot be read" in seen[0]
+    lines = [x for x in console.splitlines() if x.startswith("cannot be read")]
     assert len(lines) == 1 and re.search(r"1\.jpg: \w+Error: .*truncated", lines[0])
     # Four steps of two are two epochs of four.
     rows = logger.read_metrics(folder)
