@@ -255,6 +255,11 @@ def _to_numpy(tree: Any, source: str, name: str = "") -> Any:
             raise ValueError(
                 f"{source}: tensor {name} is {kind}; only dense tensors of plain numbers are read"
             )
+    if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():  # a small file of GBs
+        raise ValueError(
+            f"{source}: tensor {name} of {tuple(tensor.shape)} repeats fewer stored numbers; save "
+            "its contiguous()"
+        )
     if tensor.is_floating_point() and tensor.itemsize < 4:
         tensor = tensor.float()
     try:

@@ -42,9 +42,10 @@ def refused(source, message, **arguments):
         (lambda torch, x: x.to(torch.complex64), "is complex64; weights are floating-point"),
         (lambda torch, x: torch.complex(x, x).conj(), "of torch.complex64 has no counterpart"),
         (lambda torch, x: (9 * x).to(torch.int8), "is int8; weights are floating-point"),
+        (lambda torch, x: x[:1].half().expand(10**12), r"of \(10+,\) repeats fewer stored"),
         (lambda torch, x: x / 0, "24 of 24 numbers of .* are NaN or infinite"),
     ],
-    ids=["sparse", "quantised", "meta", "complex", "conjugate", "int8", "infinite"],
+    ids=["sparse", "quantised", "meta", "complex", "conjugate", "int8", "expanded", "infinite"],
 )
 def test_tensors_of_other_kinds(tmp_path, tensors, change, message):
     import torch
