@@ -118,6 +118,7 @@ def get_config() -> ConfigDict:
     c.data.augment.gamma = (1.0, 1.0)
     c.data.augment.brightness = (1.0, 1.0)
     c.data.augment.colour = (1.0, 1.0)  # of each channel
+    c.data.allow_changed = False  # resume though sources have other records, with a warning
     c.data.workers = 0  # processes that decode; 0: threads of this one
     c.data.threads = 4  # of each worker
 

@@ -33,7 +33,7 @@ from depth_anything_jax.inference.label_dataset import Summary, label_source, re
 from depth_anything_jax.parallel import processes
 from depth_anything_jax.utils.param_paths import fingerprint
 
-FAILURE_LIMIT = 1e-3  # share of images without a label: more stops a training run, too
+FAILURE_LIMIT = 1e-3  # share of images without a label that ends with exit status 0
 
 
 def label(

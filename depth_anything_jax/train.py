@@ -49,7 +49,8 @@ def _train(
     from jax.experimental import multihost_utils
 
     from depth_anything_jax.checkpoints import orbax_io
-    from depth_anything_jax.data import inspection, pipeline
+    from depth_anything_jax.data import inspection, pipeline, source_checks
+    from depth_anything_jax.data.examples import DataError
     from depth_anything_jax.parallel import device_programs, sharding
     from depth_anything_jax.training import audit, checkpoint_backup, config_checks, init, monitor
     from depth_anything_jax.training.logger import ProfileWindow, Report
@@ -124,6 +125,12 @@ def _train(
         on_failure=monitor.tell_failure,
     )
     monitor.check_same_data(batches.sources)
+    data = source_checks.describe(batches.sources)
+    if resumed is not None:
+        then, allowed = checkpoints.meta(resumed).get("data", {}), config.data.allow_changed
+        if warning := source_checks.check_unchanged(then, data, workdir=workdir, allowed=allowed):
+            report.text(warning)
+    meta["data"] = data
     if jax.process_index() == 0 and start < config.total_steps:
         report.text(inspection.line(batches.sources))
     step_function = jit_train_step(make_train_step(networks, plan.tx, config), mesh, plan.layout)
@@ -152,8 +159,18 @@ def _train(
         for step in range(start, config.total_steps):
             done = step + 1
             profile.before(step)
-            with report.waiting():
-                local = next(batches)
+            try:
+                with report.waiting():
+                    local = next(batches)
+            except DataError:
+                # Several processes cannot save here: the others do not know of it yet.
+                if step > start and jax.process_count() == 1:
+                    numbers = unseen.look(step)
+                    if pending:
+                        report.log(pending, numbers)
+                    checkpoints.save(step, train_state, {**meta, "next_step": step}, wait=True)
+                    report.text(f"saved after step {step}; start again to go on")
+                raise
             batch = sharding.put_batch(local, mesh)
             if compiled is None:
                 with report.paused():

@@ -265,11 +265,40 @@ def test_finetuning_starts_from_all_weights_and_trains_encoder_and_decoder(finet
 
 def test_a_record_that_cannot_be_read_is_named_once_and_counted(finetuned):
     folder, console = finetuned
-    lines = [x for x in console.splitlines() if "cannot be read" in x]
+    seen = [x for x in console.splitlines() if x.startswith("data, 4 records of each source: ")]
+    assert len(seen) == 1 and "LOOKS WRONG: pairs0: 1 of 4 records cannot be read" in seen[0]
+    lines = [x for x in console.splitlines() if x.startswith("cannot be read")]
     assert len(lines) == 1 and re.search(r"1\.jpg: \w+Error: .*truncated", lines[0])
     # Four steps of two are two epochs of four.
     rows = logger.read_metrics(folder)
     assert rows[-1]["step"] == 4 and rows[-1]["data/failures"] == 2
+
+
+def test_broken_or_changed_files_stop_a_run_after_it_was_saved(
+    one_of_four_is_cut, tmp_path, capsys
+):
+    folder = tmp_path / "pairs"
+    shutil.copytree(pathlib.Path(one_of_four_is_cut.partition(":")[2]).parent, folder)
+    (folder / "3.jpg").write_bytes((folder / "3.jpg").read_bytes()[:400])
+    data = teacher(**{"data.labelled": (f"rgbd:{folder}",), "checkpoint.every": 4})
+    with pytest.raises(ValueError, match="2 of 4 records cannot be read") as caught:
+        train.train(data, str(tmp_path / "run"))
+    assert [str(caught.value).count(f"{i}.jpg: FormatError") for i in range(4)] == [0, 1, 0, 1]
+    assert "saved after step 1; start again to go on" in capsys.readouterr().out
+    assert orbax_io.find(tmp_path / "run").name == "1"
+    assert [r["step"] for r in logger.read_metrics(tmp_path / "run")] == [1]
+
+    entries = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps([e for e in entries if e["rgb"] != "1.jpg"]))
+    message = r"data.labelled\[0\], pairs: 4 records when it was saved, 3 now(.|\n)*allow_changed"
+    with pytest.raises(ValueError, match=message):
+        train.train(data, str(tmp_path / "run"))
+    data.data.allow_changed = True
+    train.train(data, str(tmp_path / "run"))
+    assert "warning: the data of" in capsys.readouterr().out
+    final(tmp_path / "run")  # one broken file of three is named, and the run goes on
+    train.train(data, str(tmp_path / "run"))
+    assert "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

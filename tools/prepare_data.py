@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import hashlib
 import json
 import multiprocessing
 import os
@@ -27,7 +28,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
@@ -43,12 +44,16 @@ from depth_anything_jax.data.sources.tfds_writer import (
     features,
     label_encoding,
     mask_fields,
+    record_files,
+    serialize,
 )
+from depth_anything_jax.utils import folder_lock
 from depth_anything_jax.utils.paths import is_remote
 
 VERSION = "1.0.0"
 PROGRESS = ".progress"  # folder of an unfinished preparation
 PLAN = "plan.json"
+TRIES = 3  # for shards whose files change meanwhile
 
 _worker: dict[str, Any] = {}  # the state of a worker process, set by start_worker
 
@@ -94,17 +99,84 @@ def start_worker(plan: dict[str, Any], folder: str, counter: Synchronized, paren
     )
 
 
+def files_digest(source: Source, indices: Iterable[int]) -> str:
+    """Digests the contents of the files of some records."""
+    digest = hashlib.sha256()
+    for index in indices:
+        for file in record_files(source, index):
+            try:
+                content = pathlib.Path(file).read_bytes()
+            except OSError:
+                content = b"missing"
+            digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def touched(source: Source, indices: Iterable[int], since: int) -> bool:
+    """Whether a file of some records was written or replaced after a time in nanoseconds."""
+    for index in indices:
+        for file in record_files(source, index):
+            try:
+                stat = os.stat(file)
+            except OSError:
+                return True
+            if max(stat.st_mtime_ns, stat.st_ctime_ns) > since - 20_000_000:  # clocks are coarse
+                return True
+    return False
+
+
+def unfinished(plan: dict[str, Any], folder: pathlib.Path, source: Source) -> list[int]:
+    """Lists the shards that are missing, or whose files have changed since they were read."""
+    writer, todo = shard_writer(plan, folder), []
+    for shard in range(plan["shards"]):
+        file = folder / PROGRESS / f"{shard:05d}.json"
+        note = json.loads(file.read_text()) if file.is_file() else None
+        if note is None:
+            todo.append(shard)
+        elif "files" in note and touched(source, writer.range(shard), note["begun"]):
+            if files_digest(source, writer.range(shard)) != note["files"]:
+                print(f"files of shard {shard} have changed since it was written: writing it again")
+                todo.append(shard)
+    return todo
+
+
+def check_complete(plan: dict[str, Any], folder: pathlib.Path, source: Source) -> dict[str, Any]:
+    """Returns the card of a complete data set.
+
+    Raises:
+      SystemExit: it was made from another source, or the source's files have changed.
+    """
+    card = json.loads((folder / tfds_source.CARD).read_text())
+    if card["source"] != plan["source"] or card["keys"] != plan["keys"]:
+        raise SystemExit(f"{folder} holds another data set, made from {card['source']}")
+    since = (folder / tfds_source.CARD).stat().st_mtime_ns
+    if "files" in card and touched(source, range(plan["records"]), since):
+        writer = shard_writer({**plan, "shard_size": card["shard_size"]}, folder)
+        shards = range(card["shards"])
+        if _joint(files_digest(source, writer.range(s)) for s in shards) != card["files"]:
+            raise SystemExit(
+                f"{folder} is complete, but files of {card['source']} have changed since it was "
+                "made; choose another --name, or remove it and prepare it again"
+            )
+    return card
+
+
+def _joint(digests: Iterable[str]) -> str:
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def write_shard(shard: int) -> dict[str, Any]:
     """Writes one shard and then a note that it is complete; returns the note."""
     plan, source = _worker["plan"], _worker["source"]
     writer = shard_writer(plan, _worker["folder"])
-    note: dict[str, Any] = {"records": 0, "bytes": 0, "skipped": []}
+    note: dict[str, Any] = {"begun": time.time_ns(), "records": 0, "bytes": 0, "skipped": []}
+    note["files"] = files_digest(source, writer.range(shard))
 
     def records() -> Iterator[bytes]:
         for index in writer.range(shard):
             try:
                 example = encode(source, index, encoding=plan["encoding"], masks=plan["masks"])
-                data = _worker["features"].serialize_example(example)
+                data = serialize(_worker["features"], example)
             except Exception as error:  # a broken file must not prevent writing the others
                 reason = f"{type(error).__name__}: {error}"
                 note["skipped"].append({"key": source.key(index), "error": reason})
@@ -166,6 +238,7 @@ def finish(plan: dict[str, Any], folder: pathlib.Path, licence: str) -> dict[str
         "licence": licence,
         "source": plan["source"],
         "keys": plan["keys"],
+        "files": _joint(n.get("files", "") for n in notes),
         "records": sum(n["records"] for n in notes),
         "skipped": sum(len(n["skipped"]) for n in notes),
         "bytes": sum(n["bytes"] for n in notes),
@@ -207,7 +280,7 @@ def finish(plan: dict[str, Any], folder: pathlib.Path, licence: str) -> dict[str
     return card
 
 
-def start(plan: dict[str, Any], folder: pathlib.Path) -> list[int]:
+def start(plan: dict[str, Any], folder: pathlib.Path, source: Source) -> list[int]:
     """Creates or continues the folder; returns the shards still to be written.
 
     Raises:
@@ -227,7 +300,7 @@ def start(plan: dict[str, Any], folder: pathlib.Path) -> list[int]:
             )
     else:
         write_json(progress / PLAN, plan)
-    return [s for s in range(plan["shards"]) if not (progress / f"{s:05d}.json").is_file()]
+    return unfinished(plan, folder, source)
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
@@ -260,17 +333,30 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         raise SystemExit(f"--source {options.source}: {error}") from error
     plan = make_plan(source, options.name, options.source, options.shard_size)
+    try:
+        with folder_lock.locked(folder.parent):
+            prepare(plan, folder, source, options)
+    except folder_lock.FolderInUse as error:
+        raise SystemExit(str(error)) from None
+
+
+def prepare(
+    plan: dict[str, Any], folder: pathlib.Path, source: Source, options: argparse.Namespace
+) -> None:
+    """Writes what is missing of a data set, whose folder no other program writes to."""
     if (folder / tfds_source.CARD).is_file():
-        card = json.loads((folder / tfds_source.CARD).read_text())
-        if card["source"] != plan["source"] or card["keys"] != plan["keys"]:
-            raise SystemExit(f"{folder} holds another data set, made from {card['source']}")
+        card = check_complete(plan, folder, source)
         print(f"{folder} is already complete: {card['records']} records")
         return
-    todo = start(plan, folder)
+    todo = start(plan, folder, source)
     if len(todo) < plan["shards"]:
         print(f"continuing: {plan['shards'] - len(todo)} of {plan['shards']} shards are there")
+    for _ in range(TRIES):
+        if todo:
+            run_shards(plan, folder, todo, options.workers)
+            todo = unfinished(plan, folder, source)
     if todo:
-        run_shards(plan, folder, todo, options.workers)
+        raise SystemExit(f"files of {options.source} change while they are read; try again later")
     card = finish(plan, folder, options.licence)
     print(
         f"{folder}: {card['records']} records in {card['shards']} shards, "

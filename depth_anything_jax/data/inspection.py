@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from depth_anything_jax.data import camera, image_hashes
+from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.file_formats.orientation import exif_orientation
 from depth_anything_jax.data.sources.base import Source, kind_of, unwrapped
 from depth_anything_jax.data.sources.files import FolderSource, RGBDSource
 from depth_anything_jax.utils.map_kinds import MapKind
@@ -279,10 +281,7 @@ def _orientation(source: Source, index: int) -> int:
     base, (inner,) = unwrapped(source, [index])
     if not isinstance(base, FolderSource | RGBDSource):
         return 1
-    from PIL import Image
-
-    with Image.open(os.path.join(base.root, base.key(inner))) as image:
-        return int(image.getexif().get(0x0112, 1))
+    return exif_orientation(formats.read_bytes(os.path.join(base.root, base.key(inner))))
 
 
 def _spaced(count: int, most: int) -> list[int]:

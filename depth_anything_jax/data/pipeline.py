@@ -13,8 +13,9 @@ Decisions:
   - mix="size" shuffles all records of a part together: each once per epoch ("simply combined
     without re-sampling", Depth Anything V1 §4.1). mix="weights" shuffles each source by itself and
     interleaves them in proportion to their "weight".
-  - A record that fails is replaced by the next index of its source and counted; more than .1 %
-    stops the run (judged from the 1000th example on, or when no neighbour can be read either).
+  - A record that fails is replaced by the next index of its source and counted. Too many distinct
+    ones stop the run (`allowed_failures`; judged from the 1000th example on, or after one epoch),
+    and so does one without a neighbour that can be read.
 """
 
 from __future__ import annotations
@@ -37,9 +38,16 @@ from depth_anything_jax.utils.choices import one_of
 
 Batch = dict[str, Any]
 MIXES = ("size", "weights")
-FAILURE_LIMIT = 1e-3  # share of failed records that stops a run
-FAILURE_MINIMUM = 1000  # examples before that share is judged
+FAILURE_LIMIT = 1e-3  # share of failed records that a run goes on with
+FEW_FAILURES, FEW_LIMIT = 10, 0.1  # or so many, if they are not more than this share
+FAILURE_MINIMUM = 1000  # examples before failures are judged, if an epoch is longer
 _FAILED = "_failed"
+
+
+def allowed_failures(records: int) -> int:
+    """How many of so many distinct records may fail: 1 of 10, 3 of 30, 10 of 1000, 62 of 62,000."""
+    few = min(FEW_FAILURES, int(FEW_LIMIT * records))
+    return max(1, few, int(FAILURE_LIMIT * records))
 
 
 class _Steps:
@@ -101,8 +109,7 @@ class Batches(Iterator[Batch]):
     Attributes:
       step: the step whose batch `next` gives.
       seen: examples delivered to this process since the iterator was made.
-      failures: records among them that failed and were replaced.
-      failed: the last few of those.
+      failures: examples among them whose record failed and was replaced.
       sources: of each part.
     """
 
@@ -118,8 +125,8 @@ class Batches(Iterator[Batch]):
         self.sources = dict(sources or {})
         self._iterator, self._rows, self._on_failure = iterator, rows, on_failure
         self.step, self.seen, self.failures = start_step, 0, 0
-        self.failed: list[Failure] = []
-        self._reported: set[tuple[str, str]] = set()  # at most one in a thousand records
+        self._failed: dict[tuple[str, str], Failure] = {}  # not many: see `allowed_failures`
+        self._records = sum(len(s) for part in self.sources.values() for s in part)
 
     def __next__(self) -> Batch:
         if self._iterator is None:
@@ -129,18 +136,26 @@ class Batches(Iterator[Batch]):
         self.step += 1
         self.seen += self._rows
         self.failures += len(failed)
-        self.failed = (self.failed + failed)[-20:]
         for failure in failed:
-            if self._on_failure is not None and failure.record not in self._reported:
-                self._reported.add(failure.record)
-                self._on_failure(failure)
-        if failed and self.seen >= FAILURE_MINIMUM and self.failures > FAILURE_LIMIT * self.seen:
+            if failure.record not in self._failed:
+                self._failed[failure.record] = failure
+                if self._on_failure is not None:
+                    self._on_failure(failure)
+        records = min(self.seen, self._records)
+        judged = self.seen >= min(FAILURE_MINIMUM, self._records)
+        if judged and len(self._failed) > allowed_failures(records):
             raise DataError(
-                f"{self.failures} of {self.seen} records failed, more than {FAILURE_LIMIT:.1%}; "
-                "mend or leave out the files (tools/prepare_data.py finds all of them). Last:\n"
-                + "\n".join(f"  {f}" for f in self.failed)
+                f"{len(self._failed)} of {records} records cannot be read, and up to "
+                f"{allowed_failures(records)} may fail; mend or leave out the files "
+                "(tools/prepare_data.py finds all of them). The last of them:\n"
+                + "\n".join(f"  {f}" for f in self.failed[-20:])
             )
         return batch
+
+    @property
+    def failed(self) -> list[Failure]:
+        """The records that failed so far, each once."""
+        return list(self._failed.values())
 
     def close(self) -> None:
         """Stops threads and worker processes; calling it again does nothing."""

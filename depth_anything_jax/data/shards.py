@@ -35,7 +35,7 @@ def write_text(file: epath.Path, text: str) -> None:
 
 
 def _temporary(file: epath.Path) -> epath.Path:
-    """Where `file` is written before it is renamed; what kills left of earlier tries goes."""
+    """The path that `file` is written to before it is renamed; deletes what killed runs left."""
     for stale in file.parent.glob(f".{file.name}.*"):
         stale.unlink()
     return file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}"
@@ -79,7 +79,7 @@ class ShardWriter:
             reader = ArrayRecordReader(os.fspath(file))
             found = reader.num_records()
             reader.close()
-        except Exception:  # a file that a full disk cut short
+        except Exception:  # truncated, for example by a full disk
             return False
         return found == len(self.range(shard))
 

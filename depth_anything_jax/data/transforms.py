@@ -377,8 +377,7 @@ def apply_geometry(
     if "shift_known" in record:
         out["shift_known"] = np.bool_(record["shift_known"])
     if "camera" in record:
-        stored = record["image"].shape[:2]
-        c = camera.resized(camera.needed(record), stored, resized)
+        c = camera.resized(camera.needed(record), record["image"].shape[:2], resized)
         c = camera.cropped(c, geometry.top, geometry.left)
         out["camera"] = np.array(camera.flipped(c, width) if geometry.flip else c, np.float32)
     return out

@@ -30,7 +30,7 @@ FREE = (
         "model.remat",
         "model.attention",
     ),  # the same up to rounding
-    *("data.workers", "data.threads", "checkpoint", "log", "eval"),
+    *("data.workers", "data.threads", "data.allow_changed", "checkpoint", "log", "eval"),
 )
 
 

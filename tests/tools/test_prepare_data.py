@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -19,7 +20,14 @@ from depth_anything_jax.data.pseudo_labels import join
 from depth_anything_jax.data.registry import attach
 from depth_anything_jax.data.sources import tfds_source
 from depth_anything_jax.data.sources.base import SourceError, is_labelled
-from depth_anything_jax.data.sources.tfds_writer import encode, label_encoding, mask_fields
+from depth_anything_jax.data.sources.tfds_writer import (
+    encode,
+    features,
+    label_encoding,
+    mask_fields,
+    serialize,
+)
+from depth_anything_jax.utils import folder_lock
 from tests.helpers.prepare_data import command, environment, load_tool, prepare
 
 RNG = np.random.default_rng(0)
@@ -151,6 +159,69 @@ def test_a_complete_data_set_is_left_alone(prepared, capsys):
     assert "is already complete: 5 records" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="holds another data set, made from rgbd:"):
         tool.main([*arguments, f"rgbd:{prepared['raw']}?datasets=set1"])
+
+
+def test_a_second_start_in_a_folder_in_use_is_refused(prepared):
+    arguments = ["--out", str(prepared["out"]), "--name", "mine", "--source"]
+    with (
+        folder_lock.locked(prepared["out"] / "mine"),
+        pytest.raises(SystemExit, match="mine is in use by process"),
+    ):
+        load_tool().main([*arguments, f"rgbd:{prepared['raw']}"])
+
+
+def test_a_changed_label_of_a_complete_data_set_is_noticed(prepared, capsys):
+    tool, label = load_tool(), prepared["raw"] / "3_depth.png"
+    arguments = ["--out", str(prepared["out"]), "--name", "mine", "--source"]
+    before = label.read_bytes()
+    try:
+        for changed in (before[:-1] + b"x", None):  # of the same size, and gone
+            label.write_bytes(changed) if changed else label.unlink()
+            with pytest.raises(SystemExit, match="is complete, but files of rgbd:.* have changed"):
+                tool.main([*arguments, f"rgbd:{prepared['raw']}"])
+    finally:
+        label.write_bytes(before)
+    tool.main([*arguments, f"rgbd:{prepared['raw']}"])  # written anew, with the same bytes
+    assert "is already complete" in capsys.readouterr().out
+
+
+def test_a_shard_whose_files_have_changed_is_written_again(tmp_path, capsys):
+    raw, tool = tmp_path / "raw", load_tool()
+    raw.mkdir()
+    write_pairs(raw)
+    source = registry.make({"type": "rgbd", "path": str(raw)})
+    plan = tool.make_plan(source, "mine", f"rgbd:{raw}", 2)
+    folder = tmp_path / "out"
+    assert tool.start(plan, folder, source) == [0, 1, 2, 3]
+    writer = tool.shard_writer(plan, folder)
+    for shard in range(3):
+        digest = tool.files_digest(source, writer.range(shard))
+        note = {"begun": time.time_ns() + 10**9, "files": digest}
+        tool.write_json(folder / tool.PROGRESS / f"{shard:05d}.json", note)
+    assert tool.start(plan, folder, source) == [3]
+    for file in ("0_depth.png", "2_sky.png", "5.jpg"):
+        os.utime(raw / file, ns=(2 * time.time_ns(),) * 2)
+    assert tool.start(plan, folder, source) == [3]  # touched, with the same bytes
+    for file in ("2_sky.png", "5.jpg"):
+        (raw / file).write_bytes(b"other")
+        os.utime(raw / file, ns=(2 * time.time_ns(),) * 2)
+    assert tool.start(plan, folder, source) == [1, 2, 3]
+    assert "files of shard 1 have changed since it was written" in capsys.readouterr().out
+    old = {"records": 2, "bytes": 9, "skipped": []}  # a note from before files were digested
+    tool.write_json(folder / tool.PROGRESS / "00002.json", old)
+    assert tool.start(plan, folder, source) == [1, 3]
+
+
+def test_records_have_the_same_bytes_in_every_process(prepared):
+    """TFDS serialises a record's fields in an order that each process draws."""
+    source = registry.make({"type": "rgbd", "path": str(prepared["raw"])})
+    example = encode(source, 0, encoding="png16", masks=["sky"])
+    made = features(True, "png16", ["sky"])
+    data = serialize(made, example)
+    found = sorted(example, key=lambda name: data.find(b"\n" + bytes([len(name)]) + name.encode()))
+    assert found == sorted(example)
+    assert serialize(made, dict(reversed(example.items()))) == data
+    assert made.deserialize_example_np(data)["key"] == b"0.png"
 
 
 def test_bad_command_lines(tmp_path, capsys):

@@ -43,11 +43,8 @@ def complete(data: bytes, name: PathLike) -> bytes:
     """Returns the bytes of an image file, with the end marker where a whole JPEG lacks it.
 
     Raises:
-      FormatError: a JPEG or PNG is truncated, or would take too long to decode.
+      FormatError: a JPEG or PNG is truncated.
     """
-    reason = decoding_limits.too_costly(data)
-    if reason is not None:
-        raise FormatError(f"{name}: {reason}")
     if data.startswith(b"\xff\xd8"):
         # Search behind the headers, because a thumbnail in them has an end marker of its own.
         start = min(max((end for _, _, end in jpeg_segments(data)), default=2), len(data))
@@ -111,8 +108,19 @@ def tiff_tags(data: bytes) -> dict[int, Any]:
         return {}
 
 
+def check_cost(data: bytes, name: PathLike) -> None:
+    """Raises FormatError for small files that take minutes to decode."""
+    reason = decoding_limits.too_costly(data)
+    if reason is not None:
+        raise FormatError(f"{name}: {reason}")
+
+
 def check_is_picture(data: bytes, name: PathLike) -> None:
-    """Raises FormatError for floats, previews and thumbnails, which decoders take for pictures."""
+    """Raises FormatError for floats, previews and thumbnails, which decoders take for pictures.
+
+    Files that cost too much are refused too, before anything else looks at them.
+    """
+    check_cost(data, name)
     what = next((what for start, what in _FLOATS.items() if data.startswith(start)), None)
     tags = tiff_tags(data)
     if 3 in np.ravel(tags.get(_SAMPLE_FORMAT, 1)):
@@ -141,6 +149,7 @@ def check_first_image(name: PathLike, tags: dict[int, Any]) -> None:
 
 def check_map(data: bytes, name: PathLike) -> None:
     """Raises FormatError for label and mask images that are too large or stored ambiguously."""
+    check_cost(data, name)
     tags = tiff_tags(data)
     if tags:
         check_first_image(name, tags)

@@ -136,9 +136,6 @@ def read(
         data = _file(source, name)
     if not data:
         raise FormatError(f"{name}: the file is empty")
-    reason = decoding_limits.too_costly(data)
-    if reason is not None:
-        raise FormatError(f"{name}: {reason}")
     check_is_picture(data, name)
     image, frames = _open(data, name)
     width, height = image.size

@@ -115,3 +115,24 @@ def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]
     for mask in masks:
         out[mask] = formats.encode_png(record[mask].astype(np.uint8) * 255)
     return out
+
+
+def serialize(features: Any, example: dict[str, Any]) -> bytes:
+    """A record of `encode` as bytes, the same in every process: TFDS' own have a random order."""
+    from tensorflow_datasets.core import example_serializer
+
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    proto = serializer.get_tf_example(features.encode_example(example))
+    return proto.SerializeToString(deterministic=True)
+
+
+def record_files(source: Source, index: int) -> list[str]:
+    """The files that a record is read from; none for sources that are not made of files."""
+    base, (inner,) = unwrapped(source, [index])
+    if isinstance(base, FolderSource):
+        return [os.path.join(base.root, base.files[inner])]
+    if not isinstance(base, RGBDSource):
+        return []
+    entry = base.entries[inner]
+    names = [entry.rgb, *([entry.depth, entry.valid, entry.sky] if base.labelled else [])]
+    return [os.path.join(base.root, name) for name in names if name]
