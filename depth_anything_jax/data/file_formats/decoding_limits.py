@@ -1,6 +1,6 @@
 """Limits on files that are small on disk and take minutes or gigabytes to decode.
 
-They are read off the headers, before anything is decoded; `photos.MAX_PIXELS` limits pictures too.
+Headers and structure are read; nothing is decoded. Pictures are limited by `photos.MAX_PIXELS`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable
 
 MAX_FILE = 1 << 30  # bytes of a file: an uncompressed 16-bit picture of 179 million pixels
-MAX_DECODED = 2 << 30  # bytes of one decoded file: an image of 256 million pixels has 768 MB
 # Bytes of a decoded label, mask or prediction, of four bytes a value at least, because it becomes
 # float32: 67 million values. With masks and copies the process takes four times as much (961 MB,
 # measured on a 16-bit PNG and an npz of 8190 x 8190).
@@ -36,19 +35,15 @@ def too_costly(data: bytes) -> str | None:
     return None
 
 
-def too_large(size: int, limit: int = MAX_DECODED) -> str | None:
-    """Checks the bytes that a file announces for its decoded values."""
-    if size <= limit:
+def map_too_large(shape: Iterable[int], itemsize: int) -> str | None:
+    """Checks the shape, and the bytes of a value, that a label's header announces."""
+    size = math.prod(shape) * max(itemsize, 4)
+    if size <= MAX_MAP:
         return None
     return (
         f"would take {size / 2**20:,.0f} MiB of memory decoded, the limit is "
-        f"{limit / 2**20:,.0f} MiB (file_formats/decoding_limits.py); split it or make it smaller"
+        f"{MAX_MAP / 2**20:,.0f} MiB (decoding_limits.MAX_MAP); split it or make it smaller"
     )
-
-
-def map_too_large(shape: Iterable[int], itemsize: int) -> str | None:
-    """Checks the shape and the bytes of a value that a label's header announces."""
-    return too_large(math.prod(shape) * max(itemsize, 4), MAX_MAP)
 
 
 def _jpeg(data: bytes) -> str | None:
