@@ -33,7 +33,7 @@ from etils import epath
 
 from depth_anything_jax.data.pseudo_labels.label_codec import Label, LabelError, decode
 from depth_anything_jax.data.sources.base import Source
-from depth_anything_jax.utils import paths
+from depth_anything_jax.utils.literal_paths import literal
 from depth_anything_jax.utils.nested_dicts import flatten
 from depth_anything_jax.utils.paths import is_remote
 
@@ -61,7 +61,7 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       LabelError: there is none, or another version wrote it.
     """
-    file = paths.literal(path) / CARD
+    file = literal(path) / CARD
     if not file.exists():
         raise LabelError(
             f"no pseudo labels at {path} (no {CARD}); make them with\n  python -m "
@@ -110,7 +110,7 @@ class LabelWriter:
         *,
         create: bool = True,
     ):
-        self.folder = paths.literal(path)
+        self.folder = literal(path)
         self.identity = json.loads(json.dumps(dict(identity)))
         self.notes = dict(notes or {})
         self.count = self.identity["source"]["count"]
