@@ -132,7 +132,12 @@ PLAIN = (
     "utils.map_kinds",
     "utils.nested_dicts",
 )
-FILES = ("utils.json_files", "utils.paths")  # what opens files, local or not
+FILES = (
+    "utils.folder_lock",
+    "utils.json_files",
+    "utils.literal_paths",
+    "utils.paths",
+)  # what opens files, local or not
 
 
 @pytest.mark.parametrize("file", sources("configs"), ids=lambda p: p.name)

@@ -20,7 +20,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from depth_anything_jax.utils import param_paths, paths
+from depth_anything_jax.utils import param_paths
+from depth_anything_jax.utils.literal_paths import literal
+from depth_anything_jax.utils.paths import is_remote
 
 _STATE = "state"
 _STEP = re.compile(r"\d+")
@@ -282,8 +284,8 @@ def checked_folder(path) -> epath.Path:
 
 def _absolute(path) -> epath.Path:
     """Makes a path absolute, as Orbax requires, but leaves gs://… as it is."""
-    path = paths.literal(path)
-    return path if paths.is_remote(path) else path.resolve()
+    path = literal(path)
+    return path if is_remote(path) else path.resolve()
 
 
 def _damage(step: epath.Path) -> str:
@@ -325,7 +327,8 @@ def find(path) -> epath.Path | None:
         if folder.is_dir():
             steps = [p for p in folder.iterdir() if _STEP.fullmatch(p.name)]
             for step in sorted(steps, key=lambda p: -int(p.name)):
-                if ocp.is_orbax_checkpoint(step):
+                there = all((step / name).exists() for name in _METADATA)
+                if there and ocp.is_orbax_checkpoint(step):
                     return step
     return path if path.is_dir() and _STEP.fullmatch(path.name) else None
 
@@ -349,6 +352,10 @@ def load_params(path, *, ema: bool = True) -> tuple[dict, dict[str, Any]]:
         )
     if problem := _damage(step):
         raise _damaged(step, problem)
+    if step.name != os.path.basename(os.fspath(path).rstrip("/")):
+        newest = max(int(p.name) for p in step.parent.iterdir() if _STEP.fullmatch(p.name))
+        if newest > int(step.name):
+            logging.warning("%s/%d is not whole; %s is read", step.parent, newest, step)
     described = ocp.checkpointables_metadata(step)
     stored = described.metadata[_STATE]
     if stored is None:

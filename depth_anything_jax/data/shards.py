@@ -15,7 +15,8 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
 
-from depth_anything_jax.utils.paths import is_remote, literal
+from depth_anything_jax.utils.literal_paths import literal
+from depth_anything_jax.utils.paths import is_remote
 
 
 def changes(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

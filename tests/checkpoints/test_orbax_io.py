@@ -154,6 +154,17 @@ def test_a_damaged_step_is_set_aside_and_the_last_whole_one_restored(harm, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "6", "6.damaged"]
 
 
+def test_a_reader_takes_the_step_before_one_without_metadata_and_warns(tmp_path, caplog):
+    checkpoints = orbax_io.Checkpoints(tmp_path)
+    for step in (3, 6):
+        checkpoints.save(step, state(sharding.make_mesh()), META)
+    checkpoints.close()
+    assert orbax_io.load_params(tmp_path)[1]["step"] == 6 and not caplog.text
+    DAMAGE["no metadata"](tmp_path / "6")
+    assert orbax_io.load_params(tmp_path)[1]["step"] == 3
+    assert "6 is not whole; " in caplog.text and "/3 is read" in caplog.text
+
+
 def test_another_runs_step_is_no_damage(tmp_path):
     checkpoints = orbax_io.Checkpoints(tmp_path)
     assert checkpoints.restore_newest({}, lambda meta: None) is None

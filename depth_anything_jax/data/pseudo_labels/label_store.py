@@ -32,7 +32,8 @@ from etils import epath
 from depth_anything_jax.data.pseudo_labels.label_codec import Label, LabelError, decode
 from depth_anything_jax.data.shards import ShardWriter, changes, write_text
 from depth_anything_jax.data.sources.base import Source
-from depth_anything_jax.utils import json_files, paths
+from depth_anything_jax.utils import json_files
+from depth_anything_jax.utils.literal_paths import literal
 from depth_anything_jax.utils.nested_dicts import flatten
 from depth_anything_jax.utils.paths import is_remote
 
@@ -56,7 +57,7 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       LabelError: there is none, or another version wrote it.
     """
-    file = paths.literal(path) / CARD
+    file = literal(path) / CARD
     if not file.exists():
         raise LabelError(
             f"no pseudo labels at {path} (no {CARD}); make them with\n  python -m "

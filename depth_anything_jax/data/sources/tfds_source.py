@@ -35,7 +35,7 @@ from depth_anything_jax.data.sources.base import (
     label_fields,
     maps_of,
 )
-from depth_anything_jax.utils import paths
+from depth_anything_jax.utils.literal_paths import literal
 
 CARD = "card.json"
 
@@ -46,7 +46,7 @@ def find_dataset(path: str | os.PathLike[str]) -> epath.Path:
     Raises:
       SourceError: there is no data set, or there are several.
     """
-    root = paths.literal(path)
+    root = literal(path)
     for pattern in ("dataset_info.json", "*/dataset_info.json", "*/*/dataset_info.json"):
         found = sorted(p.parent for p in root.glob(pattern)) if root.exists() else []
         if len({p.parent for p in found}) > 1:

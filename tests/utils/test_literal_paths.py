@@ -10,7 +10,7 @@ from etils import epath
 
 from depth_anything_jax.data import registry
 from depth_anything_jax.data.pseudo_labels import label_store
-from depth_anything_jax.utils import paths
+from depth_anything_jax.utils.literal_paths import literal
 
 OLD = pathlib.Path(__file__).parent.parent / "fixtures" / "old_data"
 # Characters with a meaning in shells, globs, URLs, ArrayRecord and "type:path?field=value".
@@ -29,7 +29,7 @@ def test_records_are_found_in_a_folder_of_any_name(name, tmp_path):
     assert store._reader(0).read([0])
     stale = folder / ".card.json.killed"
     stale.touch()
-    label_store._write_text(paths.literal(folder) / "card.json", "{}")
+    label_store._write_text(literal(folder) / "card.json", "{}")
     assert not stale.exists() and (folder / "card.json").read_text() == "{}"
 
 
@@ -37,7 +37,7 @@ def test_glob_takes_the_folder_literally_and_the_pattern_not(tmp_path):
     for name in ("run[1]", "run1"):
         (tmp_path / name / "sub").mkdir(parents=True)
         (tmp_path / name / "a1").touch()
-    folder = paths.literal(tmp_path / "run[1]")
+    folder = literal(tmp_path / "run[1]")
     assert list(folder.glob("a[0-9]")) == [folder / "a1"]
     assert [*(folder / "sub").parent.glob("s*")] == [folder / "sub"]
     for kept in (
@@ -50,11 +50,11 @@ def test_glob_takes_the_folder_literally_and_the_pattern_not(tmp_path):
 
 
 def test_addresses_stay_and_what_nothing_can_open_is_refused(monkeypatch, tmp_path):
-    assert os.fspath(paths.literal("gs://bucket/run[1]")) == "gs://bucket/run[1]"
+    assert os.fspath(literal("gs://bucket/run[1]")) == "gs://bucket/run[1]"
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert paths.literal("~/x") == paths.literal(tmp_path / "x")
+    assert literal("~/x") == literal(tmp_path / "x")
     for name in ("gs:/bucket/run", "runs/gs:/bucket"):
         with pytest.raises(ValueError, match="two slashes, gs://"):
-            paths.literal(name)
+            literal(name)
     with pytest.raises(ValueError, match="not UTF-8"):
-        paths.literal(os.fsdecode(b"a\xff"))
+        literal(os.fsdecode(b"a\xff"))
