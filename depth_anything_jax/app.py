@@ -13,6 +13,7 @@ private temporary folder, whose files are removed after a time and at the end. d
 other security measures.
 """
 
+import math
 import signal
 import sys
 import threading
@@ -40,6 +41,7 @@ def main() -> None:
     keep = real("keep_minutes", 60, "that uploads and results are kept", lower_bound=1e-3)
     for flag in (megabytes, megapixels, seconds, waiting, gigabytes, keep):
         flags.DEFINE_alias(flag.name.replace("_", "-"), flag.name)
+        flags.register_validator(flag.name, math.isfinite, "must be a finite number")
     load, of_weights = weight_flags.define()
 
     def run(argv: list[str]) -> None:

@@ -81,7 +81,7 @@ def cut_short(folder):
 
 
 BAD = {
-    "sentinel": (sentinel, "", "3 of 4 labels .*65.535 in 1.*no measurement.*as invalid"),
+    "sentinel": (sentinel, "", "3 of 4 labels .*65.535 in 1.*no measurement.*as invalid="),
     "metres as kilometres": (None, "&scale=0.001", "median depth is .*e.06 m: .*'scale'"),
     "constant": (lambda f: write(f, 2, np.ones((56, 56))), "", r"1 of 4 labels \(2.png\) hold one"),
     "empty": (lambda f: write(f, 3, np.zeros((56, 56))), "", r"1 of 4 labels \(3.png\) have fewer"),

@@ -121,7 +121,8 @@ class Inspection:
             found.append(
                 f"{_of([x.key for x in marked], labelled)} hold one largest value in many pixels, "
                 f"far above all others: {value:g} in {share:.1%}, then {below:g}. If it stands for "
-                "'no measurement', give it as invalid; as max_depth or sky_above if it is sky"
+                "'no measurement', give the number that is in the file as invalid=; if it is sky, "
+                "give sky_above"
             )
         depths = [x for x in labelled if x.kind is MapKind.DEPTH and x.values.size]
         if depths:

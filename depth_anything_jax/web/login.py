@@ -45,7 +45,10 @@ def credentials(host: str, file: str | None) -> tuple[str, str] | None:
             )
         if os.name == "posix" and path.stat().st_mode & 0o077:
             raise ValueError(f"--auth={file}: others can read it; chmod 600 {file}")
-        text, where = path.read_text(encoding="utf-8"), f"--auth={file}"
+        try:
+            text, where = path.read_text(encoding="utf-8"), f"--auth={file}"
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--auth={file}: must be a text of UTF-8, user:password") from error
     else:
         text, where = os.environ.get(VARIABLE, ""), VARIABLE
     if not text.strip():

@@ -371,9 +371,20 @@ def test_passwords_come_from_a_file_that_is_private(tmp_path):
         file.write_text(bad)
         with pytest.raises(ValueError, match="password"):
             login.credentials("127.0.0.1", str(file))
+    file.write_bytes(b"jane:\xff\xfe" + bytes(12))
+    with pytest.raises(ValueError, match="password: must be a text of UTF-8"):
+        login.credentials("127.0.0.1", str(file))
     with pytest.raises(ValueError, match="Name a file") as caught:
         login.credentials("0.0.0.0", ":".join(LOGIN))
     assert LOGIN[1] not in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", ["--max_megabytes=inf", "--max-gigabytes=nan"])
+def test_limits_are_finite(limit):
+    command = [sys.executable, "-m", "depth_anything_jax.app", limit]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "must be a finite number" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_settings_are_closed_whatever_the_environment_says(make, private, monkeypatch):
