@@ -34,7 +34,7 @@ PLAIN = 0.1  # the same, for images without texture, which nothing else can comp
 CORRELATED = 0.65  # median over patches, from which on the flow explains the change
 AGREEING = 15  # features under one similarity transform, from which on it is believed
 SPREAD = 0.25  # share of the image that they span, from which on a moving one explains the change
-WHITE, BLACK = 0.6, 0.9  # shares of such pixels, above which an image shows no scene
+WHITE, CLIPPED = 0.55, 0.9  # shares of white, and of white and black pixels of a blank image
 _FLOW_SIDE, _FEATURE_SIDE = 160, 256  # longer side of the compared images, pixels
 _PATCH = 16  # side, pixels
 _TEXTURE = 2.0  # least local standard deviation, of 256 levels, of a patch that can be compared
@@ -115,7 +115,8 @@ def explained(
 
 
 def _shows_nothing(grey: np.ndarray) -> bool:
-    return bool((grey >= _WHITE).mean() > WHITE or (grey <= _DARK).mean() > BLACK)
+    white, black = float((grey >= _WHITE).mean()), float((grey <= _DARK).mean())
+    return white > WHITE or white + black > CLIPPED
 
 
 def _scaled(grey: np.ndarray, side: int) -> np.ndarray:
