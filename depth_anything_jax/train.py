@@ -154,9 +154,14 @@ def _train(
     )
     monitor.check_same_data(batches.sources)
     data = source_checks.describe(batches.sources)
-    if resumed is not None:
-        then, allowed = checkpoints.meta(resumed).get("data", {}), config.data.allow_changed
-        if warning := source_checks.check_unchanged(then, data, workdir=workdir, allowed=allowed):
+    if restored:
+        warning = source_checks.check_unchanged(
+            restored.meta.get("data", {}),
+            data,
+            workdir=workdir,
+            allowed=config.data.allow_changed,
+        )
+        if warning:
             report.text(warning)
     meta["data"] = data
     if jax.process_index() == 0 and start < config.total_steps:

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from depth_anything_jax.data.file_formats import decoding_limits, numpy_files
+from depth_anything_jax.data.file_formats import decoding_limits, numpy_files, saved_depth
 from depth_anything_jax.data.file_formats.file_checks import (
     FormatError,
     PathLike,
@@ -326,6 +326,7 @@ def decode_with_masks(
     else:
         raw = decode_array(data, name, spec.field)
     scale = label_scale(name, spec, kind, raw.dtype)
+    saved_depth.check(data, name, scale, kind)
     if reader == "sunrgbd":
         raw = (raw >> 3) | (raw << 13)
     return interpret(raw, spec, scale, kind)
