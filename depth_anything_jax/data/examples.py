@@ -153,7 +153,7 @@ class Examples:
             degrees = rng.uniform(-self.augment.rotate, self.augment.rotate)
             record = augment_lib.rotated(record, degrees)
         example = transforms.apply_geometry(record, geometry, self.size, self.label_resize)
-        if self.labels and not self.metric:  # nearest resizing and 1/x commute
+        if self.labels and not self.metric:  # neither way of resizing mixes values: 1/x commutes
             example["disparity"] = disparity_of(example)
             example.pop("depth", None)
         kind = kind_of(example)

@@ -52,7 +52,7 @@ def another(value):
 def test_what_is_learned_cannot_change_and_how_it_is_computed_can():
     fields = flatten(config().to_dict(), ".")
     free = {"workdir", "init_from", "init_parts", "allow_missing", "fill_missing", "accumulation"}
-    free |= {"compile_effort"}
+    free |= {"compile_effort", "data.allow_changed"}
     free |= {"model.scan", "model.remat", "model.attention", "data.workers", "data.threads"}
     free |= {f for f in fields if f.partition(".")[0] in ("mesh", "checkpoint", "log", "eval")}
     assert len(free) > 18 and len(fields) > 65

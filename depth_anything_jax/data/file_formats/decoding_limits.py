@@ -1,13 +1,19 @@
-"""Limits on files that are small on disk and take minutes to decode, by their structure.
+"""Limits on files that are small on disk and take minutes or gigabytes to decode.
 
-Nothing is decoded. What a file may hold is limited elsewhere: `photos.MAX_PIXELS`,
-`file_checks.MAX_MAP_BYTES`.
+Headers and structure are read; nothing is decoded. Pictures are limited by `photos.MAX_PIXELS`.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 
+MAX_FILE = 1 << 30  # bytes of a file: an uncompressed 16-bit picture of 179 million pixels
+# Bytes of a decoded label, mask or prediction, of four bytes a value at least, because it becomes
+# float32: 67 million values. With masks and copies the process takes four times as much (961 MB,
+# measured on a 16-bit PNG and an npz of 8190 x 8190).
+MAX_MAP = 256 << 20
 # Encoders write about ten scans of a progressive JPEG. Each takes .4 s per 1000 million pixels even
 # where it is empty; libjpeg-turbo, whose authors advise a limit, uses 500 in its own fuzz tests.
 MAX_SCANS = 100
@@ -27,6 +33,17 @@ def too_costly(data: bytes) -> str | None:
     if data.startswith(b"\x89PNG"):
         return _png(data)
     return None
+
+
+def map_too_large(shape: Iterable[int], itemsize: int) -> str | None:
+    """Checks the shape, and the bytes of a value, that a label's header announces."""
+    size = math.prod(shape) * max(itemsize, 4)
+    if size <= MAX_MAP:
+        return None
+    return (
+        f"would take {size / 2**20:,.0f} MiB of memory decoded, the limit is "
+        f"{MAX_MAP / 2**20:,.0f} MiB (decoding_limits.MAX_MAP); split it or make it smaller"
+    )
 
 
 def _jpeg(data: bytes) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import cv2
@@ -15,8 +15,6 @@ from depth_anything_jax.data.file_formats import decoding_limits
 
 PathLike = str | os.PathLike[str]
 
-# Our choice: 67 million values. Decoding and masking a label takes about six times its own memory.
-MAX_MAP_BYTES = 1 << 28
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of files beyond 4 GB
 _FLOATS = {b"#?": "a Radiance HDR", b"v/1\x01": "an OpenEXR", b"Pf": "a PFM", b"PF": "a PFM"}
@@ -175,14 +173,8 @@ def check_map(data: bytes, name: PathLike) -> None:
     check_map_size(name, (*shape, bands), 2)
 
 
-def check_map_size(name: PathLike, shape: tuple[int, ...], itemsize: int) -> None:
-    """Raises FormatError where a map of this shape takes more than `MAX_MAP_BYTES`.
-
-    Values count four bytes at least, because labels become float32.
-    """
-    size = max(itemsize, 4) * int(np.prod(shape, dtype=object))
-    if size > MAX_MAP_BYTES:
-        raise FormatError(
-            f"{name}: its header announces {'x'.join(map(str, shape))} values, {size / 2**20:.0f} "
-            f"MiB of memory; the limit for a label is {MAX_MAP_BYTES >> 20} MiB"
-        )
+def check_map_size(name: PathLike, shape: Iterable[int], itemsize: int) -> None:
+    """Raises FormatError where a label of this shape would take too much memory."""
+    reason = decoding_limits.map_too_large(shape, itemsize)
+    if reason is not None:
+        raise FormatError(f"{name}: {reason}")

@@ -25,18 +25,19 @@ import io
 import os
 import pathlib
 import re
-import threading
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from depth_anything_jax.data.file_formats import decoding_limits, numpy_files
 from depth_anything_jax.data.file_formats.file_checks import (
     FormatError,
     PathLike,
     check_is_picture,
     check_map,
+    check_map_size,
     complete,
 )
 from depth_anything_jax.data.file_formats.orientation import exif_orientation
@@ -131,7 +132,11 @@ def numbers(value: Any) -> tuple[float, ...]:
 
 def read_bytes(path: PathLike) -> bytes:
     """The file's bytes; an empty file is an error (a failed copy, most often)."""
-    data = pathlib.Path(path).read_bytes()
+    path = pathlib.Path(path)
+    size = path.stat().st_size
+    if size > decoding_limits.MAX_FILE:
+        raise FormatError(f"{path}: {size / 1e9:.1f} GB, more than an image or a label has")
+    data = path.read_bytes()
     if not data:
         raise FormatError(f"{path}: the file is empty")
     return data
@@ -202,6 +207,7 @@ def decode_pfm(data: bytes, name: PathLike = "pfm") -> Float[np.ndarray, "h w"]:
         raise FormatError(f"{name}: no PFM header ('Pf', width height, scale)")
     channels = 3 if header[1] == b"PF" else 1
     width, height, scale = int(header[2]), int(header[3]), float(header[4])
+    check_map_size(name, (height, width, channels), 4)
     count, start = width * height * channels, header.end()
     if len(data) - start < 4 * count:
         raise FormatError(
@@ -238,33 +244,9 @@ def encode_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int = 90) -> bytes:
     return data.tobytes()
 
 
-# NumPy parses a file's header with `ast`, which now and then fails in several threads at a time on
-# Python 3.11 to .7 and 3.12 to .1 (SystemError: AST constructor recursion depth mismatch,
-# cpython#106905).
-_parsing = threading.Lock()
-
-
-def _decode_npy(data: bytes, name: PathLike, field: str | None) -> np.ndarray:
-    try:
-        with _parsing:
-            loaded: Any = np.load(io.BytesIO(data), allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            names = loaded.files
-            if field is None and len(names) != 1:
-                raise FormatError(f"{name}: holds the arrays {names}; say which with 'field'")
-            if field is not None and field not in names:
-                raise FormatError(f"{name}: no array {field!r}, it holds {names}")
-            return loaded[field or names[0]]
-    except FormatError:
-        raise
-    except Exception as error:  # zipfile, zlib and NumPy each raise their own kinds
-        raise FormatError(f"{name}: not a NumPy file ({error})") from error
-
-
 def decode_array(data: bytes, name: PathLike, field: str | None = None) -> np.ndarray:
     """Decodes an npy, or the array `field` of an npz, to numbers (h, w), values untouched."""
-    raw = _decode_npy(data, name, field)
+    raw = numpy_files.read(data, name, field)
     if raw.ndim == 3 and 1 in (raw.shape[0], raw.shape[2]):
         raw = raw[0] if raw.shape[0] == 1 else raw[..., 0]
     if raw.ndim != 2 or raw.size == 0 or raw.dtype.kind not in "fiu":
@@ -351,8 +333,9 @@ def decode_with_masks(
 
 def interpret(raw: np.ndarray, spec: LabelFormat, scale: float, kind: str) -> DecodedLabel:
     """Turns a label's numbers (h, w) into metres of depth or pixels of disparity."""
-    sentinels = np.asarray(spec.invalid, raw.dtype if raw.dtype.kind == "f" else None)
-    invalid = np.isin(raw, sentinels)
+    invalid = np.zeros(raw.shape, np.bool_)
+    if spec.invalid:
+        invalid = np.isin(raw, np.array(spec.invalid, raw.dtype if raw.dtype.kind == "f" else None))
     with np.errstate(invalid="ignore", over="ignore"):  # infinities are invalid anyway
         values = raw.astype(np.float32)
         if spec.absolute:
@@ -384,7 +367,7 @@ def read_mask(path: PathLike) -> np.ndarray:
     """Reads a mask image or NumPy array as bool (h, w): non-zero is True."""
     data = read_bytes(path)
     if pathlib.Path(path).suffix.lower() in (".npy", ".npz"):
-        mask = np.squeeze(_decode_npy(data, path, None))
+        mask = np.squeeze(numpy_files.read(data, path, None))
     else:
         check_map(data, path)
         data = complete(data, path)

@@ -42,7 +42,6 @@ SUFFIXES = (
     ".avif", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".mpo", ".pgm", ".apng",
 )  # fmt: skip
 MAX_PIXELS = 256_000_000  # our choice: phones make 200 million; Pillow's own limit is 179 million
-MAX_BYTES = 1 << 30  # our choice; an uncompressed 16-bit picture of 179 million pixels
 DIAGONAL = math.hypot(36, 24)  # of the 35-mm frame, in mm
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF = {b"avif", b"avis"}
@@ -181,7 +180,7 @@ def _file(path: PathLike, name: str) -> bytes:
         raise FormatError(f"{name}: is a folder, not a picture")
     try:
         size = file.stat().st_size
-        if size > MAX_BYTES:
+        if size > decoding_limits.MAX_FILE:
             raise FormatError(f"{name}: {size / 1e9:.1f} GB, more than a picture has")
         return file.read_bytes()
     except OSError as error:

@@ -1,6 +1,7 @@
 """Every label format against hand-made files; image decoding against cv2.imread; clear errors."""
 
 import io
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -217,6 +218,51 @@ def test_label_tiffs_that_decoders_misread_are_refused():
         thumbnail = tiff(values[:2, :3], tags=[(254, 4, 1)], after=[(values, ())])
         with pytest.raises(FormatError, match="d.tif: the first image .* thumbnail"):
             formats.decode_label(thumbnail, "d.tif", spec)
+
+
+def test_labels_that_are_small_on_disk_and_huge_in_memory_are_refused(tmp_path, monkeypatch):
+    """By their headers: unpacking is not begun."""
+    zeros = np.zeros((1000, 2000), np.float32)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, depth=zeros, other=np.ones((2, 3), np.float32))
+    lying = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)}
+    np.lib.format.write_array_header_1_0(lying, header)
+    files = {
+        "a.npz": (packed.getvalue(), LabelFormat(field="depth")),
+        "a.npy": (npy(zeros), LabelFormat()),
+        "a.png": (formats.encode_png(zeros.astype(np.uint16)), LabelFormat("nyu")),
+        "b.png": (formats.encode_png(zeros.astype(np.uint8)), LabelFormat("png8", 1)),
+        "a.tif": (tiff(zeros[..., None].astype(np.uint16)), LabelFormat("nyu")),
+        "a.pfm": (formats.encode_pfm(zeros), LabelFormat()),
+    }
+    for name, (data, spec) in files.items():
+        assert formats.decode_label(data, name, spec).shape == zeros.shape
+    monkeypatch.setattr(formats.decoding_limits, "MAX_MAP", zeros.nbytes - 1)
+    tracemalloc.start()
+    for name, (data, spec) in files.items():
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        message = f"{name}: would take 8 MiB of memory .*limit is 8 MiB"
+        with pytest.raises(FormatError, match=message):
+            formats.decode_label(data, name, spec)
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak - before < 2 * len(data) + 200_000, name  # the file itself, at most
+    tracemalloc.stop()
+    with pytest.raises(FormatError, match="would take 3,814,697 MiB"):
+        formats.decode_label(lying.getvalue(), "b.npy")
+    for name in ("a.npz", "a.png", "a.tif"):
+        (tmp_path / name).write_bytes(files[name][0])
+        with pytest.raises(FormatError, match=f"{name}: (would take|holds the arrays)"):
+            formats.read_mask(tmp_path / name)
+
+
+def test_a_label_file_beyond_the_limit_is_not_read(tmp_path):
+    path = tmp_path / "d.npy"
+    with open(path, "wb") as file:
+        file.truncate(formats.decoding_limits.MAX_FILE + 1)  # sparse
+    with pytest.raises(FormatError, match="d.npy: 1.1 GB, more than"):
+        formats.read_label(path)
 
 
 def test_bad_descriptions_are_refused():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from depth_anything_jax.data.file_formats import formats, photos
+from depth_anything_jax.data.file_formats import decoding_limits, formats, photos
 from depth_anything_jax.data.file_formats.formats import FormatError
 from tests.helpers.tiff_files import tiff
 
@@ -330,7 +330,7 @@ def test_large_pictures_are_refused_before_decoding(tmp_path):
     assert Image.MAX_IMAGE_PIXELS == limit is not None
     huge = tmp_path / "huge.jpg"
     with open(huge, "wb") as file:
-        file.truncate(photos.MAX_BYTES + 1)  # sparse
+        file.truncate(decoding_limits.MAX_FILE + 1)  # sparse
     with pytest.raises(FormatError, match="huge.jpg: 1.1 GB"):
         photos.read(huge)
 
