@@ -171,7 +171,7 @@ def test_a_photo(tab, weights, tmp_path):
     np.testing.assert_allclose(found.depth, own.depth, atol=1e-4 * np.ptp(own.depth))
 
     page.get_by_role("tab", name="3-D").click()
-    assert "no shape in space" in page.inner_text("#photo-points")
+    assert "the shape in space is unknown" in page.inner_text("#photo-points")
     page.check("#photo-assume input")
     page.wait_for_selector("#photo-cloud canvas", timeout=60_000)
     until(page, "document.querySelector('#photo-points').innerText.includes('points')")

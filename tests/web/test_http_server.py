@@ -302,7 +302,7 @@ def part_of_an_upload(blocks, length=900_000, sent=300_000):
 
 
 def until(what):
-    for _ in range(600):
+    for _ in range(6000):
         if what():
             return
         time.sleep(0.05)
