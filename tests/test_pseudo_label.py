@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, teacher):
 
 def test_help_lists_the_flags():
     done = program("--help")
-    for name in ("buckets", "checkpoint", "max_depth", "allow_missing"):
+    for name in ("buckets", "checkpoint", "max-depth", "allow-missing"):
         assert f"--{name}" in done.stdout
 
 

@@ -472,7 +472,8 @@ def test_a_misspelt_field_names_the_nearest(environment, tmp_path):
         capture_output=True, text=True,
     )  # fmt: skip
     assert found.returncode != 0
-    assert 'Did you mean "encoder_lr" instead of "encoder_lrr"' in found.stdout + found.stderr
+    assert found.stderr.startswith("--config.optim.encoder_lrr=1: no field 'encoder_lrr'; did you")
+    assert "'encoder_lr'?" in found.stderr and len(found.stderr.splitlines()) == 1
 
 
 def test_a_second_start_on_a_work_folder_in_use_is_refused(straight):

@@ -173,7 +173,11 @@ def test_tools_there_and_back(tmp_path, centres):
         ({"head": "sigmoid"}, True, "said to have a sigmoid head, .* those of a bins head"),
         ({"head": "bins"}, False, "said to have a bins head, but its tensors are without"),
         ({"head": "bins"}, True, "do not say the bins head's input"),
-        ({"head": "bins", "input": {"size": 518}}, True, "input .* is none"),
+        (
+            {"head": "bins", "input": {"size": 518}},
+            True,
+            "input .*: needs exactly keep_aspect, res",
+        ),
         ({"head": "adabins"}, True, "head='adabins' is unknown; choose one of relative, sigmoid"),
     ],
 )

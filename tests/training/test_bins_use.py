@@ -45,7 +45,7 @@ class Photos:
         depth = rng.uniform(1, 9, hw).astype(np.float32)
         return {
             "key": self.key(index), "image": image, "depth": depth, "valid": depth > 0,
-            "dataset": "ibims", "domain": "indoor",
+            "dataset": "sunrgbd", "domain": "indoor",
         }  # fmt: skip
 
 

@@ -351,14 +351,14 @@ NAMED = {
             "jnp.where(used, p - d, 0)",
             "jnp.where(used & (_spread(flat + 0.0, mask) == 0), p - d, 0)",
         ),
-        "losses.test_relative.test_cutmix_equals_the_formulas_on_hostile_maps",
+        "losses.test_relative.test_loss_by_region_equals_the_formulas_on_hostile_maps",
         {"x64": None, "config": "paper"},
     ),
     "no clamp of the prediction's scale": (
         Mutation(
             "losses.relative._map_loss", "jnp.where(flat, MIN_DEVIATION, deviation)", "deviation"
         ),
-        "losses.test_relative.test_cutmix_equals_the_formulas_on_hostile_maps",
+        "losses.test_relative.test_loss_by_region_equals_the_formulas_on_hostile_maps",
         {"x64": None, "config": "paper"},
     ),
     # The twin cannot: at the one pixel of the median it cancels, and other zeros are rare.
@@ -368,7 +368,7 @@ NAMED = {
             "x * lax.stop_gradient(jnp.sign(x))",
             "jnp.where(x >= 0, x, -x)",
         ),
-        "losses.test_relative.test_cutmix_equals_the_formulas_on_hostile_maps",
+        "losses.test_relative.test_loss_by_region_equals_the_formulas_on_hostile_maps",
         {"x64": None, "config": "default and gradient term"},
     ),
 }
