@@ -76,6 +76,7 @@ def _train(
         init,
         monitor,
         optim,
+        same_run,
     )
     from depth_anything_jax.training.logger import ProfileWindow, Report
     from depth_anything_jax.training.step import jit_train_step, make_train_step
@@ -83,7 +84,7 @@ def _train(
     # An older copy of the work folder may lie in the mirror.
     sizes = config_checks.batch_sizes(config)
     mirrored = checkpoint_backup.Mirror(mirror_folder, workdir, active=jax.process_index() == 0)
-    mirrored.restore(lambda meta: config_checks.check_same_run(meta, config, mirror=mirror_folder))
+    mirrored.restore(lambda meta: same_run.check(meta, config, mirror=mirror_folder))
     if mirror_folder and jax.process_count() > 1:
         multihost_utils.sync_global_devices("mirror")  # nobody looks before it is there
 
@@ -109,7 +110,7 @@ def _train(
         own=True,
     )
     restored = checkpoints.restore_newest(
-        plan.abstract, lambda saved: config_checks.check_same_run(saved, config, workdir=workdir)
+        plan.abstract, lambda saved: same_run.check(saved, config, workdir=workdir)
     )
     resumed = restored.step if restored else None
     if restored:
