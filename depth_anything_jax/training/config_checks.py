@@ -249,7 +249,7 @@ def _labelling(config, pairs) -> list[tuple[str, list[str]]]:
     if config.model.variant == "demo":
         variant, teacher = ":demo", "runs/teacher_demo"
     found = []
-    if not _exists(teacher):
+    if orbax_io.find(teacher) is None:  # a run that failed leaves its folder, too
         released = "LiheYoung/depth-anything-large-hf"
         other = "" if variant else f" (or, below, --checkpoint {released})"
         train = f"python -m depth_anything_jax.train --config=configs/teacher.py{variant}"

@@ -6,9 +6,11 @@ import re
 import runpy
 import subprocess
 
+import numpy as np
 import pytest
 
 from depth_anything_jax import configs
+from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.training import config_checks, optim, same_run
 from depth_anything_jax.utils.nested_dicts import flatten
 
@@ -163,6 +165,9 @@ def test_only_what_is_missing_is_told(tmp_path, monkeypatch):
     })  # fmt: skip
     for there in ("data/irs", "labels/a", "runs/teacher_vitl"):
         (tmp_path / there).mkdir(parents=True)
+    (tmp_path / "runs/teacher_vitl/.lock").touch()
+    assert "configs/teacher.py\n" in page(c, tmp_path, monkeypatch)  # its run failed at once
+    orbax_io.save_params(tmp_path / "runs/teacher_vitl/checkpoints", {"x": np.zeros(1)}, {})
     text = page(c, tmp_path, monkeypatch)
     assert "labelled data: rgbd:mine/manifest.json\n      put it there, or name another" in text
     assert "irs" not in text and "configs/teacher.py\n" not in text
