@@ -40,7 +40,8 @@ def train(config, workdir: str, audit_steps: int = 0, mirror: str = "") -> dict[
         training/checkpoint_backup.py.
     Raises:
       ValueError: a field that does not fit, named with its value and how to fix it; too many
-        records that cannot be read.
+        records that cannot be read; a work folder that another program uses
+        (`folder_lock.FolderInUse`).
       FileNotFoundError: data, labels or weights that are not there yet, and how to make them.
       ImportError: weights that only PyTorch reads, without it.
       FloatingPointError: a quantity that is not finite, with the step.
@@ -54,13 +55,19 @@ def train(config, workdir: str, audit_steps: int = 0, mirror: str = "") -> dict[
         from depth_anything_jax.utils import folder_lock
 
         # 1. What must hold before anything is loaded.
-        config_checks.check(config, config_checks.batch_sizes(config), workdir)
+        sizes = config_checks.batch_sizes(config)
+        config_checks.check(config, sizes, workdir)
         with folder_lock.locked(workdir, active=jax.process_index() == 0):
-            return _train(config, workdir, stop, audit_steps, mirror)
+            return _train(config, sizes, workdir, stop, audit_steps, mirror)
 
 
 def _train(
-    config, workdir: str, stop: "_Stop", audit_steps: int, mirror_folder: str
+    config,
+    sizes: dict[str, int],
+    workdir: str,
+    stop: "_Stop",
+    audit_steps: int,
+    mirror_folder: str,
 ) -> dict[str, float]:
     import jax
     from jax.experimental import multihost_utils
@@ -82,7 +89,6 @@ def _train(
     from depth_anything_jax.training.step import jit_train_step, make_train_step
 
     # An older copy of the work folder may lie in the mirror.
-    sizes = config_checks.batch_sizes(config)
     mirrored = checkpoint_backup.Mirror(mirror_folder, workdir, active=jax.process_index() == 0)
     mirrored.restore(lambda meta: same_run.check(meta, config, mirror=mirror_folder))
     if mirror_folder and jax.process_count() > 1:
@@ -234,7 +240,7 @@ def _train(
             if save or draw or score or step == start:
                 numbers = buffer.fetch(done)
             if step == start and resumed is None:
-                monitor.check_alive(numbers)
+                monitor.check_alive(numbers, sizes)
             if report.due(done) or step == start or last:
                 pending = done
             if save:
