@@ -40,7 +40,8 @@ def train(config, workdir: str, audit_steps: int = 0, mirror: str = "") -> dict[
         training/checkpoint_backup.py.
     Raises:
       ValueError: a field that does not fit, named with its value and how to fix it; too many
-        records that cannot be read.
+        records that cannot be read; a work folder that another program uses
+        (`folder_lock.FolderInUse`).
       FileNotFoundError: data, labels or weights that are not there yet, and how to make them.
       ImportError: weights that only PyTorch reads, without it.
       FloatingPointError: a quantity that is not finite, with the step.
@@ -54,13 +55,19 @@ def train(config, workdir: str, audit_steps: int = 0, mirror: str = "") -> dict[
         from depth_anything_jax.utils import folder_lock
 
         # 1. What must hold before anything is loaded.
-        config_checks.check(config, config_checks.batch_sizes(config), workdir)
+        sizes = config_checks.batch_sizes(config)
+        config_checks.check(config, sizes, workdir)
         with folder_lock.locked(workdir, active=jax.process_index() == 0):
-            return _train(config, workdir, stop, audit_steps, mirror)
+            return _train(config, sizes, workdir, stop, audit_steps, mirror)
 
 
 def _train(
-    config, workdir: str, stop: "_Stop", audit_steps: int, mirror_folder: str
+    config,
+    sizes: dict[str, int],
+    workdir: str,
+    stop: "_Stop",
+    audit_steps: int,
+    mirror_folder: str,
 ) -> dict[str, float]:
     import jax
     from jax.experimental import multihost_utils
@@ -76,14 +83,14 @@ def _train(
         init,
         monitor,
         optim,
+        same_run,
     )
     from depth_anything_jax.training.logger import ProfileWindow, Report
     from depth_anything_jax.training.step import jit_train_step, make_train_step
 
     # An older copy of the work folder may lie in the mirror.
-    sizes = config_checks.batch_sizes(config)
     mirrored = checkpoint_backup.Mirror(mirror_folder, workdir, active=jax.process_index() == 0)
-    mirrored.restore(lambda meta: config_checks.check_same_run(meta, config, mirror=mirror_folder))
+    mirrored.restore(lambda meta: same_run.check(meta, config, mirror=mirror_folder))
     if mirror_folder and jax.process_count() > 1:
         multihost_utils.sync_global_devices("mirror")  # nobody looks before it is there
 
@@ -109,7 +116,7 @@ def _train(
         own=True,
     )
     restored = checkpoints.restore_newest(
-        plan.abstract, lambda saved: config_checks.check_same_run(saved, config, workdir=workdir)
+        plan.abstract, lambda saved: same_run.check(saved, config, workdir=workdir)
     )
     resumed = restored.step if restored else None
     if restored:
@@ -233,7 +240,7 @@ def _train(
             if save or draw or score or step == start:
                 numbers = buffer.fetch(done)
             if step == start and resumed is None:
-                monitor.check_alive(numbers)
+                monitor.check_alive(numbers, sizes)
             if report.due(done) or step == start or last:
                 pending = done
             if save:

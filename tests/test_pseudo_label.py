@@ -195,7 +195,7 @@ FLAGS = """
 from absl import app
 from depth_anything_jax.checkpoints import weight_flags
 
-load = weight_flags.define()
+load, _ = weight_flags.define()
 app.run(lambda argv: print(argv[1:], load()))
 """
 

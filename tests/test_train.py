@@ -245,10 +245,16 @@ def test_metrics_are_looked_at_once_and_in_order():
 
 
 def test_batches_of_which_every_map_is_dropped_stop_a_run():
+    many, few = ({"labelled": n, "unlabelled": n} for n in (8, 7))
     for part in ("labelled", "unlabelled"):
-        monitor.check_alive({f"{part}/dropped_maps": 0.99})
+        monitor.check_alive({f"{part}/dropped_maps": 0.99}, many)
+        monitor.check_alive({f"{part}/dropped_maps": 1.0}, few)  # a crop between lidar's points
         with pytest.raises(FloatingPointError, match=f"first batch: every {part} map was dropped"):
-            monitor.check_alive({f"{part}/dropped_maps": 1.0})
+            monitor.check_alive({f"{part}/dropped_maps": 1.0}, many)
+    unmeasured = {"labelled/log_bias": 0.0, "labelled/valid_share": 0.0}
+    monitor.check_alive(unmeasured, few)
+    with pytest.raises(FloatingPointError, match="no pixel of the first batch has a label"):
+        monitor.check_alive(unmeasured, many)
     buffer = monitor.MetricsBuffer(teacher())
     empty = buffer.EMPTY
     for step in range(1, 2 * empty + 1):  # one that is used, and all behind it that are not
@@ -266,17 +272,21 @@ def test_labels_that_are_all_empty_stop_a_relative_run_at_its_first_step(tmp_pat
     entries = [{"rgb": f"{i}.png", "depth": f"{i}_depth.png", "fmt": "nyu"} for i in range(2)]
     (tmp_path / "manifest.json").write_text(json.dumps(entries))
     with pytest.raises(FloatingPointError, match="first batch: every labelled map was dropped"):
-        train.train(teacher(**{"data.labelled": (f"rgbd:{tmp_path}",)}), str(tmp_path / "run"))
+        fields = {"data.labelled": (f"rgbd:{tmp_path}",), "batch_size": monitor.FIRST_IMAGES}
+        train.train(teacher(**fields), str(tmp_path / "run"))
     assert orbax_io.find(tmp_path / "run") is None
 
 
 def test_a_dead_head_stops_the_run_before_its_second_step():
-    monitor.check_alive({"labelled/pred_zero_share": 0.99, "unlabelled/pred_zero_share": 0.5})
+    def check(metrics):
+        monitor.check_alive(metrics, {"labelled": 1, "unlabelled": 1})
+
+    check({"labelled/pred_zero_share": 0.99, "unlabelled/pred_zero_share": 0.5})
     with pytest.raises(FloatingPointError, match=r"99\.5% of the first unlabelled prediction is"):
-        monitor.check_alive({"labelled/pred_zero_share": 0.5, "unlabelled/pred_zero_share": 0.995})
-    monitor.check_alive({"labelled/pred_max_share": 0.7, "labelled/pred_zero_share": 0.2})
+        check({"labelled/pred_zero_share": 0.5, "unlabelled/pred_zero_share": 0.995})
+    check({"labelled/pred_max_share": 0.7, "labelled/pred_zero_share": 0.2})
     with pytest.raises(FloatingPointError, match=r"97\.0% of the first prediction is its largest"):
-        monitor.check_alive({"labelled/pred_max_share": 0.87, "labelled/pred_zero_share": 0.1})
+        check({"labelled/pred_max_share": 0.87, "labelled/pred_zero_share": 0.1})
 
 
 def test_what_is_missing_is_told_before_anything_is_written(tmp_path, monkeypatch):

@@ -238,7 +238,6 @@ def finish(plan: dict[str, Any], folder: pathlib.Path, licence: str) -> dict[str
         "licence": licence,
         "source": plan["source"],
         "keys": plan["keys"],
-        "files": _joint(n.get("files", "") for n in notes),
         "records": sum(n["records"] for n in notes),
         "skipped": sum(len(n["skipped"]) for n in notes),
         "bytes": sum(n["bytes"] for n in notes),
@@ -249,6 +248,8 @@ def finish(plan: dict[str, Any], folder: pathlib.Path, licence: str) -> dict[str
         "masks": plan["masks"],
         "skipped_files": [item for n in notes for item in n["skipped"]],
     }
+    if all("files" in n for n in notes):  # else a version that did not digest files wrote some
+        card["files"] = _joint(n["files"] for n in notes)
     if not card["records"]:
         first = card["skipped_files"][0]
         raise SystemExit(

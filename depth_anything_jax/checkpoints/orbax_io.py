@@ -6,7 +6,6 @@ and the data position. Folders may be local or on `gs://`.
 """
 
 import contextlib
-import json
 import os
 import re
 import time
@@ -20,17 +19,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from depth_anything_jax.checkpoints import damaged_steps
+from depth_anything_jax.checkpoints.damaged_steps import STATE, DamagedCheckpoint
 from depth_anything_jax.utils import param_paths
 from depth_anything_jax.utils.literal_paths import literal
 from depth_anything_jax.utils.paths import is_remote
 
-_STATE = "state"
 _STEP = re.compile(r"\d+")
-_METADATA = ("_CHECKPOINT_METADATA", f"{_STATE}/_METADATA")
-
-
-class DamagedCheckpoint(ValueError):
-    """A step is not whole: its files were truncated, lost or only partly copied."""
 
 
 class Restored(NamedTuple):
@@ -82,7 +77,7 @@ class Checkpoints:
             return
         with self._saving():
             self._orbax.save_checkpointables_async(
-                step, {_STATE: state}, force=True, custom_metadata=dict(meta)
+                step, {STATE: state}, force=True, custom_metadata=dict(meta)
             )
             if wait:
                 self._orbax.wait()
@@ -94,8 +89,8 @@ class Checkpoints:
           DamagedCheckpoint: the step has no metadata.
         """
         step = self.latest if step is None else step
-        if step is not None and (problem := _damage(self.folder / str(step))):
-            raise _damaged(self.folder / str(step), problem)
+        if step is not None and (problem := damaged_steps.problem_of(self.folder / str(step))):
+            raise damaged_steps.error(self.folder / str(step), problem)
         return dict(self._orbax.checkpointables_metadata(step).custom_metadata or {})
 
     def restore(self, abstract_state, step: int | None = None):
@@ -109,13 +104,13 @@ class Checkpoints:
           DamagedCheckpoint: the step cannot be read.
         """
         step = self.latest if step is None else step
-        stored = self._orbax.checkpointables_metadata(step).metadata[_STATE]
+        stored = self._orbax.checkpointables_metadata(step).metadata[STATE]
         if stored is None:
-            raise _damaged(self.folder / str(step), "its arrays cannot be opened")
+            raise damaged_steps.unopened(self.folder / str(step))
         _compare(stored, abstract_state, f"{self.folder}/{step}")
-        return _read(
+        return damaged_steps.read(
             self.folder / str(step),
-            lambda: self._orbax.load_checkpointables(step, {_STATE: abstract_state})[_STATE],
+            lambda: self._orbax.load_checkpointables(step, {STATE: abstract_state})[STATE],
         )
 
     def restore_newest(
@@ -288,35 +283,6 @@ def _absolute(path) -> epath.Path:
     return path if is_remote(path) else path.resolve()
 
 
-def _damage(step: epath.Path) -> str:
-    """Returns what is wrong with the metadata files of a step, "" if nothing."""
-    for name in _METADATA:
-        try:
-            json.loads((step / name).read_text())
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except ValueError:
-            return f"{name} is not JSON"
-    return ""
-
-
-def _damaged(step: epath.Path, problem: str) -> DamagedCheckpoint:
-    return DamagedCheckpoint(
-        f"checkpoint {step} is not whole ({problem}), as after a full disk or an interrupted copy; "
-        "where an older step lies beside it, name that one"
-    )
-
-
-def _read(step: epath.Path, load: Callable[[], Any]) -> Any:
-    """Calls `load`; an error of Orbax or TensorStore then names the step."""
-    try:
-        return load()
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:
-        raise _damaged(step, f"its arrays cannot be read: {type(error).__name__}") from error
-
-
 def find(path) -> epath.Path | None:
     """Finds the step folder that `path` refers to, or None.
 
@@ -327,7 +293,7 @@ def find(path) -> epath.Path | None:
         if folder.is_dir():
             steps = [p for p in folder.iterdir() if _STEP.fullmatch(p.name)]
             for step in sorted(steps, key=lambda p: -int(p.name)):
-                there = all((step / name).exists() for name in _METADATA)
+                there = all((step / name).exists() for name in damaged_steps.METADATA)
                 if there and ocp.is_orbax_checkpoint(step):
                     return step
     return path if path.is_dir() and _STEP.fullmatch(path.name) else None
@@ -350,16 +316,16 @@ def load_params(path, *, ema: bool = True) -> tuple[dict, dict[str, Any]]:
             f"no Orbax checkpoint under {path}: expected numbered folders in it or in its "
             "'checkpoints' folder"
         )
-    if problem := _damage(step):
-        raise _damaged(step, problem)
+    if problem := damaged_steps.problem_of(step):
+        raise damaged_steps.error(step, problem)
     if step.name != os.path.basename(os.fspath(path).rstrip("/")):
         newest = max(int(p.name) for p in step.parent.iterdir() if _STEP.fullmatch(p.name))
         if newest > int(step.name):
             logging.warning("%s/%d is not whole; %s is read", step.parent, newest, step)
     described = ocp.checkpointables_metadata(step)
-    stored = described.metadata[_STATE]
+    stored = described.metadata[STATE]
     if stored is None:
-        raise _damaged(step, "its arrays cannot be opened")
+        raise damaged_steps.unopened(step)
     name = "ema" if ema and stored.get("ema") else "params"
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
@@ -368,8 +334,8 @@ def load_params(path, *, ema: bool = True) -> tuple[dict, dict[str, Any]]:
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        tree = _read(
-            step, lambda: ocp.load(step, {name: abstract}, checkpointable_name=_STATE)[name]
+        tree = damaged_steps.read(
+            step, lambda: ocp.load(step, {name: abstract}, checkpointable_name=STATE)[name]
         )
     meta = dict(described.custom_metadata or {})
     return jax.tree.map(np.asarray, tree), {**meta, "step": int(step.name), "weights": name}

@@ -84,7 +84,6 @@ def load(
         found.hints.append(hint)  # only V1's code writes it
     facts = weight_metadata.facts(source, found.hints, variant, version, max_depth, parts, centres)
     focal = weight_metadata.first(authoritative, "focal")
-    _check_finite(source, state)
     filled = _fill(source, state, layout, variant, parts, allow_missing, fill, centres)
     _refuse_other_numbers(source, state)
     params = jax.tree.map(_at_least_float32, convert.to_tree(state, layout, source=source))
@@ -107,22 +106,6 @@ def load(
         bin_centres=centres,
         **facts,
     )
-
-
-def _check_finite(source: str, state: Mapping[str, Any]) -> None:
-    """Refuses weights with NaN or infinity, which would make all depth NaN."""
-    bad = {
-        name: int((~np.isfinite(np.asarray(x, np.float64))).sum())
-        for name, x in state.items()
-        if not np.isfinite(np.asarray(x)).all()
-    }
-    if bad:
-        name, count = next(iter(bad.items()))
-        more = f", and {len(bad) - 1} other tensors have some" if len(bad) > 1 else ""
-        raise ValueError(
-            f"{source}: {name} has {count:,} values that are NaN or infinite{more}: the training "
-            "diverged or the file is damaged; take other weights"
-        )
 
 
 def load_pretrained(

@@ -39,6 +39,9 @@ _EMPTY = (
     "everywhere), so nothing is learned. Are the labels empty, or is their format, scale or "
     "sentinel another one (docs/data.md)? Sparse labels may need a lower loss.min_valid"
 )
+# Images of a part from which on a first batch without one usable label stops the run: a single crop
+# may lie where the lidar measured nothing, and each start of a run would draw the same crop first.
+FIRST_IMAGES = 8
 CHECKED_IMAGES = 8  # of each source of eval.data, before the first step
 ROWS = 4  # pictures of each part of a batch
 NAMES = 100_000  # keys of a source that processes compare at most; takes a tenth of a second
@@ -188,19 +191,26 @@ class MetricsBuffer:
         return self._last[1]
 
 
-def check_alive(metrics: dict[str, float]) -> None:
+def check_alive(metrics: dict[str, float], sizes: Mapping[str, int]) -> None:
     """Raises FloatingPointError where the first output has a gradient almost nowhere.
 
     That is: zeros of a ReLU in more than DEAD_SHARE of the pixels, saturation of a sigmoid in more
-    than FULL_SHARE, no label within a metric head's range, or no map that contributes.
+    than FULL_SHARE; and of FIRST_IMAGES or more images, no label within a metric head's range, or
+    no map that contributes. Of fewer, `MetricsBuffer` stops a run after EMPTY such batches.
+
+    Args:
+      metrics: of the first step.
+      sizes: {"labelled": …, "unlabelled": …}, the images of the batch.
     """
-    if "labelled/log_bias" in metrics and metrics["labelled/valid_share"] == 0:
+    many = [part for part in PARTS if sizes[part] >= FIRST_IMAGES]
+    metric = "labelled/log_bias" in metrics
+    if metric and "labelled" in many and metrics["labelled/valid_share"] == 0:
         raise FloatingPointError(
             "no pixel of the first batch has a label between loss.min_depth and model.max_depth "
             "(in canonical metres under camera.focal): nothing is learned from such a batch. Are "
             "the labels in another unit (fmt and scale, docs/data.md)? Else widen the range"
         )
-    for part in PARTS:
+    for part in many:
         if metrics.get(f"{part}/dropped_maps") == 1:
             raise FloatingPointError(f"the first batch: {_EMPTY.format(part=part)}")
     for part in PARTS:

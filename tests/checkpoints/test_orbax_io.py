@@ -1,5 +1,6 @@
 """Checkpoints of runs: saved, restored, read for use."""
 
+import errno
 import os
 import shutil
 
@@ -152,6 +153,58 @@ def test_a_damaged_step_is_set_aside_and_the_last_whole_one_restored(harm, tmp_p
     with pytest.raises(orbax_io.DamagedCheckpoint, match="6 is not whole"):
         orbax_io.load_params(tmp_path / "6")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "6", "6.damaged"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), PermissionError),
+        (OSError(errno.EMFILE, "Too many open files"), OSError),
+        (ValueError("UNKNOWN: Error reading local file [os_error_code='5']"), OSError),
+        (ConnectionResetError("reset"), ConnectionResetError),
+        (TimeoutError("late"), TimeoutError),
+        (ValueError("DATA_LOSS: Error reading [os_error_code='40']"), None),
+        (OSError(errno.ENOENT, "No such file"), None),
+    ],
+)
+def test_a_step_that_cannot_be_read_at_the_moment_is_left_as_it_is(
+    reason, expected, tmp_path, monkeypatch
+):
+    mesh = sharding.make_mesh()
+    checkpoints = orbax_io.Checkpoints(tmp_path)
+    for step in (3, 6):
+        checkpoints.save(step, {"x": np.zeros(3)}, META, wait=True)
+    load = checkpoints._orbax.load_checkpointables
+
+    def fail(step, *args):
+        if step == 6:
+            raise reason
+        return load(step, *args)
+
+    monkeypatch.setattr(checkpoints._orbax, "load_checkpointables", fail)
+    like = abstract({"x": np.zeros(3)}, mesh)
+    if expected:
+        with pytest.raises(expected) as caught:
+            checkpoints.restore_newest(like, lambda meta: None)
+        if not isinstance(reason, ConnectionError | TimeoutError):
+            assert "may be whole" in str(caught.value) and str(tmp_path / "6") in str(caught.value)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "6"]
+    else:
+        assert checkpoints.restore_newest(like, lambda meta: None).step == 3
+
+
+def test_an_index_that_cannot_be_read_at_the_moment_is_no_damage(tmp_path, monkeypatch):
+    orbax_io.save_params(tmp_path / "run", {"x": np.zeros(3)}, {})
+    (tmp_path / "run" / "0" / "state" / "manifest.ocdbt").unlink()
+
+    def deny(self):
+        raise PermissionError(errno.EACCES, "Permission denied", os.fspath(self))
+
+    with pytest.raises(orbax_io.DamagedCheckpoint, match="cannot be opened"):
+        orbax_io.load_params(tmp_path / "run")
+    monkeypatch.setattr(type(orbax_io.find(tmp_path / "run")), "read_bytes", deny)
+    with pytest.raises(PermissionError, match="manifest"):
+        orbax_io.load_params(tmp_path / "run")
 
 
 def test_a_reader_takes_the_step_before_one_without_metadata_and_warns(tmp_path, caplog):

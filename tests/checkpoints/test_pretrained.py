@@ -47,11 +47,8 @@ def test_weights_that_are_not_finite_are_refused_by_tensor(tmp_path, official, d
     broken = official | {names[3]: official[names[3]].copy()}
     broken[names[3]].flat[-1] = np.nan
     path = write(tmp_path / "x.safetensors", broken, dtype=dtype)
-    with pytest.raises(ValueError, match=rf"{names[3]} has 1 values that are NaN or infinite: "):
+    with pytest.raises(ValueError, match=rf"1 of [0-9]+ numbers of {names[3]} are NaN or infinite"):
         pretrained.load(path, version="v2")
-    broken[names[5]] = np.full_like(official[names[5]], np.inf)
-    with pytest.raises(ValueError, match="and 1 other tensors have some"):
-        pretrained.load(write(tmp_path / "x.safetensors", broken, dtype=dtype), version="v2")
 
 
 def test_float64_is_not_narrowed(tmp_path, official):

@@ -212,6 +212,28 @@ def test_a_shard_whose_files_have_changed_is_written_again(tmp_path, capsys):
     assert tool.start(plan, folder, source) == [1, 3]
 
 
+@pytest.mark.parametrize("old", [True, False])
+def test_a_card_says_what_the_files_were_where_every_note_does(tmp_path, old):
+    """A preparation that an earlier version began has notes without."""
+    raw, tool = tmp_path / "raw", load_tool()
+    raw.mkdir()
+    write_pairs(raw, count=4)
+    source = registry.make({"type": "rgbd", "path": str(raw)})
+    plan = tool.make_plan(source, "mine", f"rgbd:{raw}", 2)
+    folder = tmp_path / "out"
+    tool.start(plan, folder, source)
+    for shard, range_ in enumerate((range(2), range(2, 4))):
+        note = {"begun": 0, "records": 2, "bytes": 9, "skipped": []}
+        if shard or not old:
+            note["files"] = tool.files_digest(source, range_)
+        tool.write_json(folder / tool.PROGRESS / f"{shard:05d}.json", note)
+        (folder / f"mine-train.array_record-{shard:05d}-of-00002").touch()
+    assert ("files" in tool.finish(plan, folder, "MIT")) is not old
+    for file in raw.iterdir():
+        os.utime(file, ns=(2 * time.time_ns(),) * 2)
+    assert tool.check_complete(plan, folder, source)["records"] == 4
+
+
 def test_records_have_the_same_bytes_in_every_process(prepared):
     """TFDS serialises a record's fields in an order that each process draws."""
     source = registry.make({"type": "rgbd", "path": str(prepared["raw"])})

@@ -6,10 +6,12 @@ import re
 import runpy
 import subprocess
 
+import numpy as np
 import pytest
 
 from depth_anything_jax import configs
-from depth_anything_jax.training import config_checks, optim
+from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.training import config_checks, optim, same_run
 from depth_anything_jax.utils.nested_dicts import flatten
 
 HERE = os.getcwd()
@@ -41,11 +43,9 @@ def test_student_labels_must_pair_with_sources():
 
 
 def changed_fields(then, now):
-    """Names that `config_checks` refuses to change from one config to the other."""
+    """Names that `same_run` refuses to change from one config to the other."""
     try:
-        config_checks.check_same_run(
-            {"config": json.loads(then.to_json_best_effort())}, now, workdir="runs/x"
-        )
+        same_run.check({"config": json.loads(then.to_json_best_effort())}, now, workdir="runs/x")
     except ValueError as error:
         return re.findall(r"^  ([\w.]+): ", str(error), re.MULTILINE)
     return []
@@ -81,9 +81,7 @@ def test_total_steps_may_grow_under_schedules_that_can_go_on():
         assert changed_fields(then, more) == ([] if may else ["total_steps"])
         assert changed_fields(more, then) == ["total_steps"]
     with pytest.raises(ValueError, match="may only grow, and only under .*=linear or poly or cons"):
-        config_checks.check_same_run(
-            {"config": json.loads(more.to_json_best_effort())}, then, workdir="runs/x"
-        )
+        same_run.check({"config": json.loads(more.to_json_best_effort())}, then, workdir="runs/x")
 
 
 @pytest.mark.parametrize(
@@ -110,6 +108,19 @@ def test_a_field_younger_than_the_checkpoint_had_its_default():
         old.forgotten = 1  # and one that this version does not know
     assert changed_fields(old, default) == []
     assert changed_fields(old, other) == ["loss.trim"]
+
+
+def test_a_run_from_before_labels_were_carried_goes_on_and_is_told_how_it_began(caplog):
+    old = config()
+    with old.unlocked():
+        del old.data["label_resize"]
+    assert changed_fields(old, config(**{"data.label_resize": "nearest"})) == []
+    assert changed_fields(old, config(**{"data.label_resize": "points"})) == ["data.label_resize"]
+    assert not caplog.records
+    assert changed_fields(old, config()) == []
+    (record,) = caplog.records
+    assert "goes on with 'auto'" in record.message
+    assert "--config.data.label_resize=nearest" in record.message
 
 
 def page(c, folder, monkeypatch):
@@ -154,6 +165,9 @@ def test_only_what_is_missing_is_told(tmp_path, monkeypatch):
     })  # fmt: skip
     for there in ("data/irs", "labels/a", "runs/teacher_vitl"):
         (tmp_path / there).mkdir(parents=True)
+    (tmp_path / "runs/teacher_vitl/.lock").touch()
+    assert "configs/teacher.py\n" in page(c, tmp_path, monkeypatch)  # its run failed at once
+    orbax_io.save_params(tmp_path / "runs/teacher_vitl/checkpoints", {"x": np.zeros(1)}, {})
     text = page(c, tmp_path, monkeypatch)
     assert "labelled data: rgbd:mine/manifest.json\n      put it there, or name another" in text
     assert "irs" not in text and "configs/teacher.py\n" not in text

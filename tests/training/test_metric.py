@@ -163,7 +163,7 @@ def test_what_is_scored_in_between_needs_cameras_before_the_first_step(tmp_path,
 
 
 def test_labels_of_which_none_is_in_the_range_stop_the_run_at_its_first_step(tmp_path):
-    c = config(**{"model.max_depth": 0.01})
+    c = config(**{"model.max_depth": 0.01, "batch_size": 8})
     with pytest.raises(FloatingPointError, match="no pixel of the first batch has a label between"):
         train.train(c, str(tmp_path))
     assert orbax_io.find(tmp_path) is None

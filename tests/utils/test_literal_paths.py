@@ -8,7 +8,7 @@ import shutil
 import pytest
 from etils import epath
 
-from depth_anything_jax.data import registry
+from depth_anything_jax.data import registry, shards
 from depth_anything_jax.data.pseudo_labels import label_store
 from depth_anything_jax.utils.literal_paths import literal
 
@@ -29,7 +29,7 @@ def test_records_are_found_in_a_folder_of_any_name(name, tmp_path):
     assert store._reader(0).read([0])
     stale = folder / ".card.json.killed"
     stale.touch()
-    label_store._write_text(literal(folder) / "card.json", "{}")
+    shards.write_text(literal(folder) / "card.json", "{}")
     assert not stale.exists() and (folder / "card.json").read_text() == "{}"
 
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from absl import logging
 
-from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.file_formats import formats, saved_depth
 from depth_anything_jax.data.pseudo_labels.label_codec import Label, LabelError
 from depth_anything_jax.data.pseudo_labels.label_store import (
     CARD,
@@ -245,7 +245,7 @@ class FileLabels:
             fields = label_fields(values, "depth")
             return Label(fields["depth"], fields["valid"], True, kind="depth")
         values = self._raw(path)
-        valid = np.abs(values) <= LARGEST
+        valid = np.abs(values) <= np.float64(LARGEST)  # in float16 it would be infinite
         if self.void is not None:
             valid &= values != self.void
         disparity = np.where(valid, values, 0).astype(np.float32)
@@ -254,6 +254,7 @@ class FileLabels:
     def _raw(self, path: pathlib.Path) -> np.ndarray:
         """The file's numbers, untouched: a relative map has a meaningful zero and no unit."""
         data = formats.read_bytes(path)
+        saved_depth.check(data, path, 1.0, self.kind)
         suffix = path.suffix.lower()
         if suffix == ".pfm":
             return formats.decode_pfm(data, path)

@@ -192,7 +192,7 @@ def rgbd(
     )  # fmt: skip
     moved = depth_root is not None or (root is not None and str(path).endswith(".txt"))
     if not outside:
-        manifest.check_inside(entries, path, rooted=moved)
+        manifest.check_inside(entries, path, root or folder, rooted=moved)
     if moved:
         entries = [manifest.moved(e, depth_root) for e in entries]
     entries = pairing.distinct(entries, root or folder, path)

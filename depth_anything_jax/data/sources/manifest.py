@@ -201,25 +201,32 @@ def load(
 
 
 def check_inside(
-    entries: Sequence[Entry], where: str | os.PathLike[str], *, rooted: bool = False
+    entries: Sequence[Entry],
+    where: str | os.PathLike[str],
+    root: str | os.PathLike[str],
+    *,
+    rooted: bool = False,
 ) -> None:
     """Refuses paths that leave the folder they start from: a list may come from anybody.
 
     Args:
       entries: of a manifest.
       where: the manifest, for messages.
+      root: that folder; absolute paths to a file in it are accepted.
       rooted: whether "/" at the beginning of an image or label stands for that folder (`moved`).
 
     Raises:
       ManifestError: naming the path.
     """
+    folder = os.path.abspath(os.path.expanduser(root))
     for entry in entries:
         for name in PATHS:
             path = getattr(entry, name)
             if path is None or not (path.startswith("/") or ".." in path):
                 continue
             inside = path.lstrip("/") if rooted and name in ("rgb", "depth") else path
-            if inside.startswith("/") or os.path.normpath(inside).split(os.sep)[0] == "..":
+            whole = os.path.normpath(os.path.join(folder, inside))
+            if not whole.startswith(folder.rstrip(os.sep) + os.sep):
                 raise ManifestError(
                     f"{where}: {name}={path!r} lies outside the folder that paths start from; if "
                     f"you trust this manifest, say so: rgbd:{where}?outside=True"

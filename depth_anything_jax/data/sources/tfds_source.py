@@ -114,7 +114,8 @@ class RecordSource:
           kind, scale, shift_known: of the depth feature, for records without such fields; depth in
             whole numbers needs `scale`.
           labelled: None uses labels where there are some; False leaves them out.
-          invalid, min_depth, max_depth: as in a manifest (`formats.LabelFormat`).
+          invalid, min_depth, max_depth: as in a manifest (`formats.LabelFormat`); the last two are
+            for depth alone.
           label_orientation, label_stretched: as in a manifest (`view.View`).
           name: for messages.
 
@@ -217,6 +218,12 @@ class RecordSource:
                 f"{self.name}: {key}: the feature {self.depth!r} holds {values.dtype}, and "
                 "kind=depth needs 'scale' (value / scale = metres; scale=1 if they are metres). If "
                 "larger values are nearer, it is kind=disparity"
+            )
+        metres = [n for n in ("min_depth", "max_depth") if getattr(self.format, n) is not None]
+        if kind == "disparity" and metres:
+            raise SourceError(
+                f"{self.name}: {key}: {', '.join(metres)} is depth in metres, and the label is "
+                "disparity; leave it out"
             )
         masks = {}
         for field in ("valid", "sky"):

@@ -15,6 +15,8 @@ from depth_anything_jax.data.pseudo_labels.label_codec import LabelError
 from depth_anything_jax.data.pseudo_labels.label_store import LabelStore, LabelWriter
 from depth_anything_jax.data.registry import attach
 from depth_anything_jax.data.sources.base import Subset
+from depth_anything_jax.inference import depth_files
+from depth_anything_jax.inference.depth import Depth
 from tests.helpers.photos import Photos
 
 SIZE = 28
@@ -362,6 +364,39 @@ def test_a_relative_zero_is_a_value_and_nan_and_void_are_not(tmp_path, photo_fol
     assert record["disparity"][0, :3].tolist() == [0, 0, -1]
     record = attach(source, f"{tmp_path}/labels?void=0")[0]
     assert record["valid"][0, :4].tolist() == [False, False, True, True]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_infinity_is_no_label_in_any_precision(tmp_path, photo_folder, dtype):
+    source = write_labels(tmp_path / "labels", photo_folder)
+    values = np.load(tmp_path / "labels" / "0.npy").astype(dtype)
+    values[0, :3] = np.inf, -np.inf, np.nan
+    np.save(tmp_path / "labels" / "0.npy", values)
+    record = attach(source, str(tmp_path / "labels"))[0]
+    assert record["valid"][0, :4].tolist() == [False, False, False, True]
+    assert record["valid"][1:].all() and np.isfinite(record["disparity"]).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".npz"])
+def test_labels_that_predict_saved_are_compared_with_their_kind(tmp_path, photo_folder, suffix):
+    source = registry.make(registry.parse(str(photo_folder)))
+    for i in range(len(source)):
+        path = (tmp_path / source.key(i)).with_suffix(suffix)
+        path.parent.mkdir(exist_ok=True)
+        Depth(source[i]["image"].mean(-1), depth_files.RELATIVE).save(path)
+    joined = attach(source, {"type": "files", "path": str(tmp_path), "field": "depth"})
+    assert joined[0]["valid"].all()
+    metres = 1 + source[0]["image"].mean(-1) / 100
+    Depth(metres, depth_files.METRIC).save(tmp_path / f"0{suffix}")
+    with pytest.raises(formats.FormatError, match="holds metric depth: give kind=depth"):
+        joined[0]
+    if suffix == ".png":
+        in_metres = attach(source, f"{tmp_path}?kind=depth&scale=1000")[0]
+        np.testing.assert_allclose(in_metres["depth"], metres, atol=1e-3)
+        Depth(metres, depth_files.RELATIVE).save(tmp_path / "0.png", invert=True)
+        with pytest.raises(formats.FormatError, match="was saved inverted"):
+            joined[0]
 
 
 def test_eight_bit_labels_are_read_and_colour_maps_are_not(tmp_path, photo_folder):

@@ -157,6 +157,21 @@ def test_paths_that_leave_the_folder_are_refused_unless_asked_for(tmp_path, name
     assert len(registry.make(spec)) == 1
 
 
+def test_absolute_paths_into_the_folder_are_inside(tmp_path, monkeypatch):
+    inner, beside = tmp_path / "d", tmp_path / "d2"
+    inner.mkdir()
+    monkeypatch.chdir(tmp_path)
+    rows = [{"rgb": f"{inner}/a.png", "depth": f"{inner}/x/../a.npy"}]
+    (inner / "manifest.json").write_text(json.dumps(rows))
+    for path in (str(inner), "d"):
+        (entry,) = registry.make({"type": "rgbd", "path": path}).entries
+        assert entry.rgb == f"{inner}/a.png"
+    for path in (f"{beside}/a.png", f"{inner}/../a.png", str(inner)):
+        (inner / "manifest.json").write_text(json.dumps([{"rgb": path}]))
+        with pytest.raises(ManifestError, match=f"rgb='{path}' lies outside"):
+            registry.make({"type": "rgbd", "path": str(inner), "labelled": False})
+
+
 def test_a_leading_slash_is_the_root_of_lists_with_a_root_alone(tmp_path):
     (tmp_path / "list.txt").write_text("/a.png /d/a.npy\n")
     spec = {"type": "rgbd", "path": str(tmp_path / "list.txt")}
