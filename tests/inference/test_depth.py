@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from depth_anything_jax.inference import camera_intrinsics, depth_files, point_cloud
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
+from depth_anything_jax.utils import partial_files
 from depth_anything_jax.visualization import colorbars
 
 
@@ -463,7 +464,7 @@ def test_the_end_of_a_metric_models_range_is_sky(tmp_path):
 def test_saving_in_threads_leaves_the_umask_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("not safe in threads"))
     room().save(tmp_path / "a.npy")
-    assert (tmp_path / "a.npy").stat().st_mode & 0o777 == 0o666 & ~depth_files._UMASK
+    assert (tmp_path / "a.npy").stat().st_mode & 0o777 == 0o666 & ~partial_files._UMASK
 
 
 def test_numbers_below_a_bar_have_room():
