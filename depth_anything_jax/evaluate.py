@@ -171,11 +171,13 @@ def evaluate(
         corruption = corruptions.facts(source, sets)
         if pointed:  # order is the same in all views
             asked: Sequence[str] = (candidate.kind,)
-            label = overrides.label(pairs.NAME, pairs.concerned(changed))
+            switches = pairs.concerned(changed)
+            label = overrides.label(pairs.NAME, switches)
             how, space = "image", ""
         else:
             asked = views or protocols.views(name, candidate.kind)
-            label = overrides.label(name, changed)
+            switches = changed
+            label = overrides.label(name, switches)
             general = protocols.get(name, asked[0])
             how, space = (  # in all sets
                 changed.get(switch, getattr(general, switch)) for switch in ("aggregate", "space")
@@ -193,7 +195,7 @@ def evaluate(
                 source,
                 views=asked,
                 protocol=name,
-                switches=changed,
+                switches=switches,
                 limit=limit,
                 boundary=boundary,
                 threads=threads,
@@ -212,7 +214,7 @@ def evaluate(
                 clean = not corruption.get("severity")
                 row["published"], row["not_compared"] = published.beside(row, clean and model or "")
             rows += new
-            rules = stream.ProtocolResolver([view], name, changed)
+            rules = stream.ProtocolResolver([view], name, switches)
             session.show(candidate, source, new, every, rules)
             for image in every:
                 fields = image._asdict()
