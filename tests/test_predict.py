@@ -17,6 +17,7 @@ from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.cli import batch, outputs
 from depth_anything_jax.cli import inputs as folders
 from depth_anything_jax.cli import resume as resuming
+from depth_anything_jax.data.file_formats import photos
 from depth_anything_jax.inference import compilation_cache, depth_files
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
@@ -175,6 +176,14 @@ def test_the_content_says_what_is_a_video(album, tmp_path):
     found = {i.source.removeprefix(f"{album}/"): i.video for i in folders.find([str(album)])}
     assert found["no suffix"] and not found["none"] and "README" not in found
     assert folders.find([str(album / "no suffix")], tell=told.append)[0].video and not told
+
+
+@pytest.mark.parametrize("brand", sorted(photos.HEIF | photos.AVIF))
+def test_photos_and_animations_in_mp4_boxes_are_pictures(tmp_path, brand):
+    """Of an animation the first image is used, as of a GIF."""
+    (tmp_path / "a").write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1miaf")
+    (found,) = folders.find([str(tmp_path / "a")])
+    assert not found.video and reader.is_video(tmp_path / "a") is False
 
 
 def test_names_of_any_length_and_with_colons(model, tmp_path, monkeypatch):
