@@ -218,6 +218,8 @@ def test_align_to_refuses_other_units(points):
 
     with pytest.raises(ValueError, match=r"median .* is [23]\d\d\d.*millimetres"):
         depth.align_to(known(1000 * metres))
+    with pytest.raises(ValueError, match="median .* beyond far=2 m .* raise far"):
+        depth.align_to(known(metres), far=2)
     np.testing.assert_allclose(
         depth.align_to(known(1000 * metres), far=1e4).depth, 1000 * metres, rtol=1e-5
     )
@@ -303,7 +305,7 @@ def test_beyond_zero_disparity_is_infinitely_far():
     depth = relative([[0.0, 1, 2, 3]])
     found = depth.align_to([(2, 0, 1.0), (3, 0, 0.5)])  # 1 / metres = value - 1
     assert found.depth.tolist() == [[np.inf, np.inf, 1, 0.5]]
-    near = depth.align_to([(2, 0, 1.0), (3, 0, 0.5)], far=0.7)
+    near = depth.align_to([(2, 0, 1.0), (3, 0, 0.5)], far=0.8)
     assert near.depth.tolist() == [[np.inf, np.inf, np.inf, 0.5]]
     with pytest.raises(ValueError, match="far=0"):
         depth.align_to([(2, 0, 1.0), (3, 0, 0.5)], far=0)
