@@ -252,13 +252,13 @@ def main() -> None:
     from depth_anything_jax.utils import command_line
 
     several, number = flags.DEFINE_multi_string, flags.DEFINE_integer
-    checkpoint = several("checkpoint", None, "what to score; may be given again", required=True)
-    dataset = several("dataset", [], "evaluation set, NAME[?option=value]; may be given again")
+    checkpoint = several("checkpoint", None, "what to score", required=True)
+    dataset = several("dataset", [], "evaluation set, NAME[?option=value]")
     data = several("data", None, "folder of each --dataset, or labelled source", required=True)
     protocol = flags.DEFINE_string("protocol", "", ", ".join(table.TABLE))
     kind = flags.DEFINE_string("kind", None, "of predictions: and baseline:")
-    views = several("as", [], "score it as this lesser kind; may be given again")
-    switch = several("switch", [], "NAME=VALUE of the protocol, changed; may be given again")
+    views = several("as", [], "score it as this lesser kind")
+    switch = several("switch", [], "NAME=VALUE of the protocol, changed")
     size = number("size", None, "short side of the input in pixels: --switch input_size")
     limit = number("limit", 0, "images of each set; 0: all", lower_bound=0)
     batch = number("batch_size", 0, "images at a time; 0: one a device", lower_bound=0)
@@ -270,7 +270,7 @@ def main() -> None:
     )
     public = several("published", [], "whose published numbers stand beside; for each checkpoint")
     reference = flags.DEFINE_string("relative_to", None, "the --checkpoint to compare others with")
-    corrupted = several("corrupt", [], "all or KIND[:severity]; may be given again")
+    corrupted = several("corrupt", [], "all or KIND[:severity]")
     out = flags.DEFINE_string("out", None, "folder for scores, report.html and the log")
     resume = flags.DEFINE_boolean("resume", False, "go on with the run in --out that was killed")
     threads = number(
