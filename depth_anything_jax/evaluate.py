@@ -171,11 +171,13 @@ def evaluate(
         corruption = corruptions.facts(source, sets)
         if pointed:  # order is the same in all views
             asked: Sequence[str] = (candidate.kind,)
-            label = overrides.label(pairs.NAME, pairs.concerned(changed))
+            switches = pairs.concerned(changed)
+            label = overrides.label(pairs.NAME, switches)
             how, space = "image", ""
         else:
             asked = views or protocols.views(name, candidate.kind)
-            label = overrides.label(name, changed)
+            switches = changed
+            label = overrides.label(name, switches)
             general = protocols.get(name, asked[0])
             how, space = (  # in all sets
                 changed.get(switch, getattr(general, switch)) for switch in ("aggregate", "space")
@@ -193,7 +195,7 @@ def evaluate(
                 source,
                 views=asked,
                 protocol=name,
-                switches=changed,
+                switches=switches,
                 limit=limit,
                 boundary=boundary,
                 threads=threads,
@@ -212,7 +214,7 @@ def evaluate(
                 clean = not corruption.get("severity")
                 row["published"], row["not_compared"] = published.beside(row, clean and model or "")
             rows += new
-            rules = stream.ProtocolResolver([view], name, changed)
+            rules = stream.ProtocolResolver([view], name, switches)
             session.show(candidate, source, new, every, rules)
             for image in every:
                 fields = image._asdict()
@@ -250,13 +252,13 @@ def main() -> None:
     from depth_anything_jax.utils import command_line
 
     several, number = flags.DEFINE_multi_string, flags.DEFINE_integer
-    checkpoint = several("checkpoint", None, "what to score; may be given again", required=True)
-    dataset = several("dataset", [], "evaluation set, NAME[?option=value]; may be given again")
+    checkpoint = several("checkpoint", None, "what to score", required=True)
+    dataset = several("dataset", [], "evaluation set, NAME[?option=value]")
     data = several("data", None, "folder of each --dataset, or labelled source", required=True)
     protocol = flags.DEFINE_string("protocol", "", ", ".join(table.TABLE))
     kind = flags.DEFINE_string("kind", None, "of predictions: and baseline:")
-    views = several("as", [], "score it as this lesser kind; may be given again")
-    switch = several("switch", [], "NAME=VALUE of the protocol, changed; may be given again")
+    views = several("as", [], "score it as this lesser kind")
+    switch = several("switch", [], "NAME=VALUE of the protocol, changed")
     size = number("size", None, "short side of the input in pixels: --switch input_size")
     limit = number("limit", 0, "images of each set; 0: all", lower_bound=0)
     batch = number("batch_size", 0, "images at a time; 0: one a device", lower_bound=0)
@@ -268,7 +270,7 @@ def main() -> None:
     )
     public = several("published", [], "whose published numbers stand beside; for each checkpoint")
     reference = flags.DEFINE_string("relative_to", None, "the --checkpoint to compare others with")
-    corrupted = several("corrupt", [], "all or KIND[:severity]; may be given again")
+    corrupted = several("corrupt", [], "all or KIND[:severity]")
     out = flags.DEFINE_string("out", None, "folder for scores, report.html and the log")
     resume = flags.DEFINE_boolean("resume", False, "go on with the run in --out that was killed")
     threads = number(

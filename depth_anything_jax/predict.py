@@ -52,7 +52,7 @@ def main() -> None:
     grey = yes("grayscale", False, "grey instead of colours, near is white")
     invert = yes("invert", False, "near is dark (grey, 16 bits) or cold (colours)")
     limits = text("range", None, "of colours: image, shared, or NEAR,FAR; videos: shared")
-    scale = real("png_scale", None, "units of metric 16 bits per metre; else 1000, or 256")
+    scale = real("png_scale", None, "units a metre of metric 16 bits; else 1000, 256, 100 or 10")
     intrinsics = flags.DEFINE_list("intrinsics", None, "fx,fy,cx,cy in pixels, of all pictures")
     fov = real("fov", None, "field of view of the longer side in degrees, of all pictures")
     edge = real("edge", 0.04, "relative jump of depth where points are left out; 0: none are")

@@ -133,6 +133,21 @@ def test_sequences_have_views_too(sets, metric):
     assert rows[0]["abs_rel"] > rows[1]["abs_rel"]
 
 
+def test_a_choice_of_frames_is_none_of_pairs(sets, metric, tmp_path):
+    """DA-2K's scenes are no sequences: all its pairs are scored, as its row's label says."""
+    file = tmp_path / "da2k/annotations.json"
+    found = json.loads(file.read_text())
+    found["images/indoor/c.jpg"] = found["images/indoor/a.jpg"]
+    benchmark_files.write_image(tmp_path / "da2k/images/indoor/c.jpg", H, W)
+    file.write_text(json.dumps(found))
+    opened = evaluate.open_sets(*sets)
+    changed = SMALL | {"frames": 1, "frame_step": 3, "aggregate": "sequence"}
+    rows = [r for part, _ in evaluate.evaluate("net", opened, changed=changed) for r in part]
+    assert [r["images"] for r in rows] == [1, 3, 2, 1, 1]
+    assert [r["pairs"] for r in rows[1:3]] == [5, 4]
+    assert {r["protocol"] for r in rows[1:]} == {"pairs@1+input_size=28"}
+
+
 def test_pairs_are_in_the_table_pooled_and_by_scene(sets, metric, tmp_path):
     found = list(
         evaluate.evaluate("net", evaluate.open_sets(*sets), changed=SMALL | {"crop": "nyu-pixels"})

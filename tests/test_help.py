@@ -47,4 +47,5 @@ def test_help_shows_every_option_once_and_five_examples(program):
     for group in page.split("\n\n"):
         assert max(map(len, group.splitlines())) <= 100
     assert page.count("\n  --") == len(shown)
+    assert "given again" not in page, "absl says of the repeated ones that they may be repeated"
     assert command_line.WIDTH <= 100

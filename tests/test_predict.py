@@ -17,7 +17,8 @@ from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.cli import batch, outputs
 from depth_anything_jax.cli import inputs as folders
 from depth_anything_jax.cli import resume as resuming
-from depth_anything_jax.inference import compilation_cache
+from depth_anything_jax.data.file_formats import photos
+from depth_anything_jax.inference import compilation_cache, depth_files
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
 from depth_anything_jax.inference.model import DepthAnything
@@ -177,6 +178,14 @@ def test_the_content_says_what_is_a_video(album, tmp_path):
     assert folders.find([str(album / "no suffix")], tell=told.append)[0].video and not told
 
 
+@pytest.mark.parametrize("brand", sorted(photos.HEIF | photos.AVIF))
+def test_photos_and_animations_in_mp4_boxes_are_pictures(tmp_path, brand):
+    """Of an animation the first image is used, as of a GIF."""
+    (tmp_path / "a").write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1miaf")
+    (found,) = folders.find([str(tmp_path / "a")])
+    assert not found.video and reader.is_video(tmp_path / "a") is False
+
+
 def test_names_of_any_length_and_with_colons(model, tmp_path, monkeypatch):
     """Results whose names fit are written; the others are named and stop nothing."""
     monkeypatch.chdir(tmp_path)
@@ -302,23 +311,25 @@ def test_one_range_of_colours_for_all(model, album, tmp_path, capsys):
         assert (out / name).read_bytes() == (fixed / name).read_bytes()
 
 
+@pytest.mark.parametrize("formats", [("color",), ("color", "side-by-side")])
 def test_a_picture_that_cannot_be_coloured_later_is_told_and_the_rest_done(
-    model, album, tmp_path, monkeypatch
+    model, album, tmp_path, monkeypatch, formats
 ):
-    write = outputs.write
+    """Of several formats that fail all are told."""
+    replaced = depth_files.replaced
 
-    def full(depth, out, stem, style, formats):
-        if formats == ["color"] and stem.name == "a_jpg":
+    def full(path):
+        if path.name.startswith("a_jpg"):
             raise OSError(28, "No space left on device")
-        return write(depth, out, stem, style, formats)
+        return replaced(path)
 
-    monkeypatch.setattr(outputs, "write", full)
+    monkeypatch.setattr(depth_files, "replaced", full)
     two = [album / "a.jpg", album / "a.png"]
-    problems = run(model, two, tmp_path / "out", formats=("color",), range="shared")
+    problems = run(model, two, tmp_path / "out", formats=formats, range="shared")
     ((name, what),) = problems
-    assert name.endswith("a.jpg") and "No space left" in what
-    (done,) = files(tmp_path / "out")
-    assert done.startswith("a_png")
+    assert name.endswith("a.jpg") and what.count("No space left") == len(formats)
+    done = files(tmp_path / "out")
+    assert len(done) == len(formats) and all(name.startswith("a_png") for name in done)
 
 
 def test_what_a_relative_model_cannot_say_is_refused():

@@ -140,7 +140,7 @@ def _pictures(
             try:
                 depth = _kept(pathlib.Path(waiting) / f"{index}.npz")
                 outputs.write(depth, out, items[index].stem, final, later)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 problems.add(items[index].source, error)
     if limits:
         print(f"colours from {limits[0]:.4g} to {limits[1]:.4g} {model.unit or ''}".rstrip())

@@ -51,9 +51,8 @@ def find(
 
     Files that are named explicitly are taken whatever their suffix; in folders and globs only files
     with the suffix of an image or video, or with none and the content of one; the others are
-    counted. Hidden files and folders are
-    skipped. Linked folders are followed, each folder once. A file that is named twice is taken
-    once; two links to it are two files.
+    counted. Hidden files and folders are skipped. Linked folders are followed, each folder once. A
+    file that is named twice is taken once; two links to it are two files.
 
     Args:
       inputs: as on the command line.

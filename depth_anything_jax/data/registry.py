@@ -50,11 +50,11 @@ def _scenes(**options: Any) -> Source:
     return SceneSource(**options)
 
 
-def _benchmark(set: str, path: str, **options: Any) -> Source:
+def _benchmark(set: str, path: str, name: str | None = None, **options: Any) -> Source:
     from depth_anything_jax.data import benchmarks
     from depth_anything_jax.data.benchmarks.training_source import TrainingSource
 
-    return TrainingSource(benchmarks.make(set, path, **options))
+    return TrainingSource(benchmarks.make(set, path, **options), name)
 
 
 TYPES: dict[str, Callable[..., Source]] = {

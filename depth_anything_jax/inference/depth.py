@@ -116,7 +116,7 @@ class Depth:
         if (near > far) == (self.kind == METRIC):  # either order is understood
             near, far = far, near
         if range is not None and not (np.isfinite([near, far]).all() and near != far):
-            raise ValueError(f"range={range}: two different numbers, the near one first")
+            raise ValueError(f"range={range}: two different finite numbers")
         sign = -1 if (self.kind == METRIC) != invert else 1
         values = sign * np.where(np.isposinf(self.depth), np.float32(far), self.depth)
         limits = (min(sign * near, sign * far), max(sign * near, sign * far))

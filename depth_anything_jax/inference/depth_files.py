@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.inference import camera_intrinsics
-from depth_anything_jax.utils import json_files, map_kinds
+from depth_anything_jax.utils import json_files, map_kinds, partial_files
 from depth_anything_jax.utils.formatting import shortened
 from depth_anything_jax.utils.sixteen_bits import WHITE, fitting_scale
 
@@ -24,9 +23,6 @@ KINDS = map_kinds.SAVED
 RELATIVE, METRIC = KINDS
 KEY = "depth_anything_jax"  # of our JSON in the metadata of PNG, npz and EXR
 SUFFIXES = (".png", ".npy", ".npz", ".pfm", ".exr")
-# Asked for once, as asking sets it: two threads that asked at a time would leave it at 0.
-_UMASK = os.umask(0o022)
-os.umask(_UMASK)
 _CHANNEL: dict[str, str] = {METRIC: "Z", RELATIVE: "Y"}
 _NEED_EXR = "{}: EXR files need OpenEXR: pip install 'depth_anything_jax[exr]'"
 
@@ -98,16 +94,12 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
       OSError: it cannot be written; the message names the file.
     """
     try:
-        # The name may be as long as the file system allows: it must be no longer with the rest.
-        handle, name = tempfile.mkstemp(prefix=".partial.", suffix=path.suffix, dir=path.parent)
+        part = partial_files.create(path, path.suffix)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror})") from error
-    os.close(handle)
-    part = pathlib.Path(name)
     try:
         yield part
-        part.chmod(0o666 & ~_UMASK)  # mkstemp makes it private
-        part.replace(path)
+        partial_files.publish(part, path)
     except OSError as error:  # mostly a full disk
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:

@@ -42,8 +42,8 @@ def read(image: Any) -> Picture:
       image: a path; the bytes of an image file; a PIL image; or an array (h, w), (h, w, 1), (h, w,
         2), (h, w, 3) or (h, w, 4) that numpy can read, RGB, alpha last: uint8; uint16 over its
         whole range; any other integers, in 0-255; bool; floats in 0-1. Files and PIL images are
-        turned upright by their EXIF. Alpha is dropped, as the
-        official code drops it; grey is repeated.
+        turned upright by their EXIF. Alpha is dropped, as the official code drops it; grey is
+        repeated.
 
     Raises:
       TypeError: not a picture.

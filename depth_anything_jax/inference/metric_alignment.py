@@ -65,7 +65,7 @@ def fit(
                 "shift open; add points nearer and farther"
             )
     middle = float(np.median(metres))
-    if middle > max(far, FAR):
+    if middle > far:
         raise ValueError(
             f"the median of the known distances is {middle:g} m, and beyond far={far:g} m all "
             "counts as infinitely far: are they millimetres (divide by 1000)? Else raise far"

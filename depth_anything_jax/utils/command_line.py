@@ -44,7 +44,7 @@ def start(
         if args[1:] == ["--version"]:
             print(__version__)
             sys.exit(0)
-        for a in args[1:]:
+        for a in args[1:] if "model_version" in flags.FLAGS else ():
             if a == "--version" or a.startswith("--version="):
                 sys.exit(f"{a}: the version of a model is given as --model-version=v1 or v2")
         if not args[1:] and needs:

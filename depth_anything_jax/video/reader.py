@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from depth_anything_jax.data.file_formats import photos
+
 PathLike = str | os.PathLike[str]
 SUFFIXES = (
     ".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".dv", ".f4v", ".flv", ".h264", ".h265",
@@ -44,7 +46,7 @@ _BEGINNINGS = (
 )  # fmt: skip
 _WITH_DURATION = ("flv", "mxf", "matroska,webm")  # in the header, and of the whole file
 _PICTURES = (b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
-_STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif", b"jxl ", b"jp2 ", b"jpx ")
+_PICTURE_BRANDS = {*photos.HEIF, *photos.AVIF, b"jxl ", b"jp2 ", b"jpx "}
 
 
 class VideoError(ValueError):
@@ -128,7 +130,7 @@ def is_video(path: PathLike) -> bool | None:
     except OSError:
         return None
     if start[4:8] == b"ftyp":
-        return start[8:12] not in _STILL_BRANDS
+        return start[8:12] not in _PICTURE_BRANDS
     if any(start[at:].startswith(begin) for at, begin in _BEGINNINGS):
         return True
     for at in (0, 4):  # packets of MPEG-TS, of Blu-ray with a time before each

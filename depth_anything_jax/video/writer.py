@@ -7,15 +7,14 @@ the sound of the source is copied, no metadata such as title, place or camera.
 from __future__ import annotations
 
 import math
-import os
 import pathlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from depth_anything_jax.utils import partial_files
 from depth_anything_jax.video.reader import PathLike, VideoError, import_av, open_file
 
 # The first one available in FFmpeg is used. PyAV's wheels have libx264; every build has MPEG-4.
@@ -84,13 +83,8 @@ class Writer:
         self._shape = (height, width) if sixteen_bits else (height, width, 3)
         # 1001 is NTSC's denominator; never 0, which one frame per hour would round to
         self._rate = max(Fraction(rate).limit_denominator(1001), Fraction(1, 1001))
-        # The name may be as long as the file system allows. An absolute path is no address, though
-        # it has a colon.
-        handle, name = tempfile.mkstemp(
-            prefix=".partial.", suffix=suffix, dir=self.path.parent.absolute()
-        )
-        os.close(handle)
-        self._temporary = pathlib.Path(name)
+        # An absolute path is no address, though it has a colon.
+        self._temporary = partial_files.create(self.path, suffix)
         options = {"movflags": "+faststart"} if suffix != ".mkv" else {}
         self._container = av.open(str(self._temporary), "w", options=options)
         self._source = None
@@ -216,7 +210,7 @@ class Writer:
             self._container.close()
             if self._source is not None:
                 self._source.close()
-            self._temporary.replace(path or self.path)
+            partial_files.publish(self._temporary, path or self.path)
         except BaseException:
             self.abort()
             raise

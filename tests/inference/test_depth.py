@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from depth_anything_jax.inference import camera_intrinsics, depth_files, point_cloud
 from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
+from depth_anything_jax.utils import partial_files
 from depth_anything_jax.visualization import colorbars
 
 
@@ -85,7 +86,7 @@ def test_one_range_makes_pictures_comparable():
     assert (pictures[0][0, 1] == pictures[1][0, 0]).all()
     assert (np.asarray(metric([[0.5, 9]]).to_pil("grey", range=(1, 3))) == [[255, 0]]).all()
     for bad in ((1, 1), (1, np.nan)):
-        with pytest.raises(ValueError, match="two different numbers"):
+        with pytest.raises(ValueError, match="two different finite numbers$"):
             a.to_pil(range=bad)
     grey = np.asarray(metric([[*np.linspace(1, 2, 99), 900]]).to_pil("grey"))[0]
     assert grey[0] == 255 and grey[98] == 0 == grey[99], "one far pixel leaves colours to the rest"
@@ -217,6 +218,8 @@ def test_align_to_refuses_other_units(points):
 
     with pytest.raises(ValueError, match=r"median .* is [23]\d\d\d.*millimetres"):
         depth.align_to(known(1000 * metres))
+    with pytest.raises(ValueError, match="median .* beyond far=2 m .* raise far"):
+        depth.align_to(known(metres), far=2)
     np.testing.assert_allclose(
         depth.align_to(known(1000 * metres), far=1e4).depth, 1000 * metres, rtol=1e-5
     )
@@ -302,7 +305,7 @@ def test_beyond_zero_disparity_is_infinitely_far():
     depth = relative([[0.0, 1, 2, 3]])
     found = depth.align_to([(2, 0, 1.0), (3, 0, 0.5)])  # 1 / metres = value - 1
     assert found.depth.tolist() == [[np.inf, np.inf, 1, 0.5]]
-    near = depth.align_to([(2, 0, 1.0), (3, 0, 0.5)], far=0.7)
+    near = depth.align_to([(2, 0, 1.0), (3, 0, 0.5)], far=0.8)
     assert near.depth.tolist() == [[np.inf, np.inf, np.inf, 0.5]]
     with pytest.raises(ValueError, match="far=0"):
         depth.align_to([(2, 0, 1.0), (3, 0, 0.5)], far=0)
@@ -463,7 +466,7 @@ def test_the_end_of_a_metric_models_range_is_sky(tmp_path):
 def test_saving_in_threads_leaves_the_umask_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("not safe in threads"))
     room().save(tmp_path / "a.npy")
-    assert (tmp_path / "a.npy").stat().st_mode & 0o777 == 0o666 & ~depth_files._UMASK
+    assert (tmp_path / "a.npy").stat().st_mode & 0o777 == 0o666 & ~partial_files._UMASK
 
 
 def test_numbers_below_a_bar_have_room():

@@ -136,7 +136,9 @@ def test_an_evaluation_set_can_be_learned_from(tmp_path):
         )
     )
     record = source[0]
-    assert is_labelled(source)
+    assert source.name == "vkitti2" and is_labelled(source)
+    named = f"benchmark:vkitti2?path={tmp_path}&split=list&list_file={tmp_path}/train.txt&name=mine"
+    assert registry.make(registry.parse(named)).name == "mine", "as of every type"
     assert (record["depth"][1:] == 12.5).all()
     assert record["sky"][0].all() and not record["valid"][0].any()
     assert camera.of(record)[0] == 725.0087

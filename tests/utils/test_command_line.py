@@ -90,6 +90,10 @@ def test_version_is_the_package(program, capsys):
 def test_version_of_a_model_has_another_name(program, given):
     code, calls = program(*given, "--to=x")
     assert calls == []
+    assert code == "Unknown command line flag 'version'\n--help lists the options"
+    flags.DEFINE_string("model_version", None, "of the programs that load weights")
+    code, calls = program(*given, "--to=x")
+    assert calls == []
     assert "--model-version" in code
 
 

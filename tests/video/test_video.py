@@ -78,11 +78,15 @@ def test_rotation_is_applied(tmp_path, rotation):
 
 
 def test_variable_frame_rate_is_kept(tmp_path):
+    """The files have the mode of any other file that the user writes, too."""
     gaps = [Fraction(g, 90000) for g in (3000, 9000, 3003, 1500, 45000, 3000, 3000)]
     times = [sum(gaps[:i], Fraction(0)) for i in range(8)]
     source = write(tmp_path / "a.mp4", counting(8), times=times)
     assert [f.time for f in Reader(source)] == times
     process(source, {tmp_path / "b.mp4": "color", tmp_path / "b.mkv": "depth16"}, inverse)
+    (tmp_path / "any").touch()
+    modes = {(tmp_path / name).stat().st_mode for name in ("b.mp4", "b.mkv", "any")}
+    assert len(modes) == 1, "written for whoever may read the user's files"
     assert [f.time for f in Reader(tmp_path / "b.mp4")] == times
     got = [float(t) for t, _ in read_depth(tmp_path / "b.mkv")[1]]
     np.testing.assert_allclose(got, [float(t) for t in times], atol=5e-4)  # milliseconds there

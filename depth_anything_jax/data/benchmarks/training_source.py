@@ -12,9 +12,9 @@ class TrainingSource:
 
     labelled = True
 
-    def __init__(self, reader: Source):
-        """Raises BenchmarkError where the set has no depth in metres."""
-        self.reader, self.name = reader, reader.name
+    def __init__(self, reader: Source, name: str | None = None):
+        """Raises BenchmarkError where the set has no depth in metres. The name is for messages."""
+        self.reader, self.name = reader, name or reader.name
         if "depth" not in reader[0]:
             raise BenchmarkError(f"{self.name} has no depth in metres to learn from")
 

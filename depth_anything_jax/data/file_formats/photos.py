@@ -43,8 +43,9 @@ SUFFIXES = (
 )  # fmt: skip
 MAX_PIXELS = 256_000_000  # our choice: phones make 200 million; Pillow's own limit is 179 million
 DIAGONAL = math.hypot(36, 24)  # of the 35-mm frame, in mm
-_HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_AVIF = {b"avif", b"avis"}
+# Brands of files that begin as MP4 does, those of animations among them
+HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+AVIF = {b"avif", b"avis"}
 # EXIF tags
 _EXIF_IFD = 0x8769
 # TIFF tags
@@ -195,7 +196,7 @@ def _open(data: bytes, name: str) -> tuple[Any, int]:
     if data[4:8] == b"ftyp":
         box = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
         brands = {box[i : i + 4] for i in range(0, len(box), 4)}
-    avif, heif = bool(brands & _AVIF), bool(brands & _HEIF)
+    avif, heif = bool(brands & AVIF), bool(brands & HEIF)
     if avif and not features.check("avif"):
         raise FormatError(f"{name}: an AVIF picture; this Pillow reads none: install 11.3 or newer")
     if brands and not (avif or heif):

@@ -72,5 +72,5 @@ def show(value: Any) -> str:
 
 
 def label(name: str, switches: Mapping[str, Any]) -> str:
-    """Appends the changed switches to a protocol's name: "zoe@1+crop=none+max_depth=50"."""
+    """Appends the changed switches to a protocol's name: "zoe@2+crop=none+max_depth=50"."""
     return "+".join([name, *(f"{k}={show(v)}" for k, v in sorted(switches.items()))])

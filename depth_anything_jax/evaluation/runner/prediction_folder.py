@@ -73,7 +73,7 @@ def find(
       keys: the images; each must have a file.
       kind: of the predictions; None: as the files say, which those of other tools do not.
       known: keys of other images whose files may be in the folder.
-      allow_missing: whether images may lack files.
+      allow_missing: whether images may lack files, though not all of them.
 
     Raises:
       ValueError: no kind; an image has several files, or several images one; files are missing or
@@ -91,10 +91,6 @@ def find(
     everyone = list(dict.fromkeys((*keys, *known)))
     owned = _owned(source, there, everyone)
     chosen = {key: _best(source, paths) for key, paths in owned.items()}
-    if kind is None and chosen:
-        kind = prediction_files.kind_of(next(iter(chosen.values())))
-    if kind is None:
-        raise ValueError(f"{source}: files do not state their kind; give kind: {', '.join(KINDS)}")
     missing = [key for key in keys if key not in owned]
     theirs = {path for paths in owned.values() for path in paths}
     pictures = {stem + end for key in everyone for stem in _names(key) for end in _NO_MAPS}
@@ -105,7 +101,11 @@ def find(
         if path not in theirs and stem not in pictures
     ]
     ours = (root / SETTINGS).exists()
-    _complain(source, keys, [] if allow_missing else missing, extra, ours=ours)
+    _complain(source, keys, [] if allow_missing and owned else missing, extra, ours=ours)
+    if kind is None and chosen:
+        kind = prediction_files.kind_of(next(iter(chosen.values())))
+    if kind is None:
+        raise ValueError(f"{source}: files do not state their kind; give kind: {', '.join(KINDS)}")
     return Files(root, chosen, kind, ours and _inverted(root / SETTINGS))
 
 

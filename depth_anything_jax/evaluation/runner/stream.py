@@ -75,10 +75,13 @@ def _protocols(
         def get(dataset: str, domain: str) -> Protocol:
             switches = protocols.get(protocol, kind, dataset, domain, **changed)
             if not domain.startswith(("indoor", "outdoor")):
-                either = [
-                    protocols.get(protocol, kind, dataset, area, **changed)
-                    for area in ("indoor", "outdoor")
-                ]
+                try:
+                    either = [
+                        protocols.get(protocol, kind, dataset, area, **changed)
+                        for area in ("indoor", "outdoor")
+                    ]
+                except protocols.ProtocolError:  # the user's switches fit one of them alone
+                    return switches
                 if either[0] != either[1]:
                     caps = tuple(s.max_depth for s in (*either, switches))
                     _warn_of_domain(protocol, dataset, domain, caps)

@@ -63,6 +63,13 @@ def test_what_predict_wrote_is_scored(tmp_path, kind, formats):
     assert found.abs_rel < ROUNDING.get(formats.partition(",")[0], 1e-6) and found.delta1 == 1
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_files_that_are_missing_are_named_before_their_kind(tmp_path, allowed):
+    np.save(tmp_path / "other.npy", np.ones((4, 4), np.float32))
+    with pytest.raises(ValueError, match=r"2 of 2 images have no file: a, b; 1 files belong to no"):
+        prediction_folder.find(f"predictions:{tmp_path}", ["a", "b"], allow_missing=allowed)
+
+
 def test_of_several_formats_the_most_exact_is_read(tmp_path):
     records = [record()]
     predicted(tmp_path, records, RELATIVE, formats=("png16", "npz", "color"))

@@ -122,11 +122,12 @@ def test_files_that_do_not_match_are_all_listed(tmp_path):
     make = predictors.make
     source, keys = f"predictions:{tmp_path}", ["a.png", "b.png", "c.png"]
     with pytest.raises(ValueError, match="give kind"):
-        make(source, keys=keys)
-    with pytest.raises(ValueError) as error:
-        make(source, kind="metric", keys=keys)
-    told = "2 of 3 images have no file: b.png, c.png; 1 files belong to no image"
-    assert told in str(error.value)
+        make(source, keys=["a.png", "stray.png"])
+    for kind in None, "metric":
+        with pytest.raises(ValueError) as error:
+            make(source, kind=kind, keys=keys)
+        told = "2 of 3 images have no file: b.png, c.png; 1 files belong to no image"
+        assert told in str(error.value)
     with pytest.raises(ValueError, match="belong to no image: .*stray.npy"):
         make(source, kind="metric", keys=keys, allow_missing_files=True)
     (tmp_path / "stray.npy").unlink()

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.runner import predictors, stream
 from depth_anything_jax.evaluation.scores import scoring
 
@@ -97,4 +98,8 @@ def test_an_unknown_domain_that_decides_the_cap_is_named(caplog):
     caplog.clear()
     rules.of({"dataset": "nyu", "domain": ""})  # the table has this set
     stream.ProtocolResolver([KIND], "da", {"max_depth": 5.0}).of({"dataset": "mine"})
+    far = stream.ProtocolResolver([KIND], "da", {"min_depth": 15.0})  # above the cap indoors
+    assert far.of({"dataset": "mine"}).max_depth == 80
+    with pytest.raises(protocols.ProtocolError, match="min_depth"):
+        far.of({"dataset": "mine", "domain": "indoor"})
     assert not caplog.records
