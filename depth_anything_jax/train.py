@@ -116,7 +116,9 @@ def _train(
         own=True,
     )
     restored = checkpoints.restore_newest(
-        plan.abstract, lambda saved: same_run.check(saved, config, workdir=workdir)
+        plan.abstract,
+        lambda saved: same_run.check(saved, config, workdir=workdir),
+        mirrored.fetch,
     )
     resumed = restored.step if restored else None
     if restored:

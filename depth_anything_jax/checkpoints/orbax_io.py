@@ -114,7 +114,10 @@ class Checkpoints:
         )
 
     def restore_newest(
-        self, abstract_state, check: Callable[[dict[str, Any]], None]
+        self,
+        abstract_state,
+        check: Callable[[dict[str, Any]], None],
+        fetch: Callable[[int], bool] = lambda step: False,
     ) -> Restored | None:
         """Restores the newest whole step; newer, damaged ones are renamed with a warning.
 
@@ -124,6 +127,7 @@ class Checkpoints:
         Args:
           abstract_state: as for `restore`.
           check: is given the step's metadata first, and raises where they are another run's.
+          fetch: is given a damaged step; True where it has put an intact copy in its place.
 
         Returns:
           The step, its state and its metadata; None where there is no step.
@@ -134,9 +138,13 @@ class Checkpoints:
         damaged: dict[int, DamagedCheckpoint] = {}
         for step in reversed([found.step for found in self._orbax.checkpoints]):
             try:
-                meta = self.meta(step)
-                check(meta)
-                restored = Restored(step, self.restore(abstract_state, step), meta)
+                try:
+                    restored = self._restored(step, abstract_state, check)
+                except DamagedCheckpoint:
+                    if jax.process_count() > 1 or not fetch(step):
+                        raise
+                    self._orbax.reload()
+                    restored = self._restored(step, abstract_state, check)
             except DamagedCheckpoint as error:
                 if jax.process_count() > 1:
                     raise
@@ -158,6 +166,13 @@ class Checkpoints:
                 + f"\nRestore one from a copy, or remove {self.folder} to start anew"
             )
         return None
+
+    def _restored(
+        self, step: int, abstract_state, check: Callable[[dict[str, Any]], None]
+    ) -> Restored:
+        meta = self.meta(step)
+        check(meta)
+        return Restored(step, self.restore(abstract_state, step), meta)
 
     def set_aside(self, step: int, why: str) -> str:
         """Renames a step to STEP.WHY, so that it can be saved again; returns the new name."""

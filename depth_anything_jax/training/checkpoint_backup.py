@@ -186,6 +186,30 @@ class Mirror:
             return archive.step
         return None
 
+    def fetch(self, step: int) -> bool:
+        """Puts its copy in the place of a step of the work folder whose arrays are damaged.
+
+        `restore` looks at names and metadata alone. The damaged step stays beside it as
+        STEP.damaged, and the curves, which may be newer, stay as they are.
+
+        Returns:
+          Whether there is an intact copy.
+        """
+        for archive in archives(self.folder) if self._active else ():
+            if archive.step == step:
+                try:
+                    problem = self._verify(archive)
+                except OSError as error:
+                    problem = f"cannot be read ({type(error).__name__}: {error})"
+                if not problem:
+                    self._unpack(archive, curves=False)
+                    self._tell(
+                        f"mirror: step {step:,} was damaged and is restored from {archive.path}"
+                    )
+                    return True
+                self._tell(f"mirror: {archive.path} {problem}")
+        return False
+
     def start(self, metadata: Mapping[str, Any]) -> None:
         """Starts the thread that copies every finished checkpoint to the mirror.
 
@@ -302,7 +326,7 @@ class Mirror:
 
     # Called in the caller's thread
 
-    def _unpack(self, archive: Archive) -> None:
+    def _unpack(self, archive: Archive, *, curves: bool = True) -> None:
         if not hasattr(tarfile, "data_filter"):
             raise RuntimeError(
                 f"Python {platform.python_version()} cannot unpack {archive.path} safely (tarfile "
@@ -314,7 +338,7 @@ class Mirror:
         with tarfile.open(archive.path, "r:") as tar:
             tar.extractall(aside, filter="data")
         for name in _BESIDE:
-            if (aside / name).exists():
+            if curves and (aside / name).exists():
                 os.replace(aside / name, self._workdir / name)
         step = checkpoints / str(archive.step)
         if step.exists():  # what `find` passed over is not whole

@@ -211,6 +211,43 @@ def test_a_damaged_step_of_the_work_folder_comes_back_from_the_mirror(drive):
     assert files_below(step) == whole and step.with_name("10.damaged").is_dir()
 
 
+@pytest.mark.parametrize("copy", ["intact", "changed", "of the damage"])
+def test_damaged_arrays_come_back_from_the_mirror_before_an_older_step_is_taken(
+    drive, copy, caplog
+):
+    drive.save(5)
+    folder = drive.workdir / "checkpoints"
+    index = folder / "10" / "state" / "manifest.ocdbt"
+    if copy == "of the damage":
+        drive.save(10)
+        os.truncate(index, 10)
+    drive.mirror(10)
+    if copy == "changed":
+        changed(drive.newest())
+    whole = files_below(folder / "10")
+    os.truncate(index, 10)
+    curves = '{"step": 10}\n{"step": 11}\n'
+    (drive.workdir / "metrics.jsonl").write_text(curves)
+    one = drive.open()
+    assert one.restore(lambda metadata: None) is None  # nothing newer, and its name is there
+    checkpoints = orbax_io.Checkpoints(folder, own=True)
+    seen = []
+    restored = checkpoints.restore_newest({"x": np.zeros(9, int)}, seen.append, one.fetch)
+    assert restored.step == (10 if copy == "intact" else 5) and seen[-1] == restored.meta
+    np.testing.assert_array_equal(restored.state["x"], restored.step)
+    assert (folder / "10.damaged").is_dir()
+    if copy == "intact":
+        assert files_below(folder / "10") == whole
+        assert "step 10 was damaged and is restored from" in drive.said[-1]
+    else:
+        told = "has the SHA-256" if copy == "changed" else "is restored from"
+        assert told in drive.said[-1] and "goes on from step 5" in caplog.text
+    checkpoints.close()
+    assert (drive.workdir / "metrics.jsonl").read_text() == curves
+    nothing = checkpoint_backup.Mirror("", str(drive.workdir))
+    assert not nothing.fetch(10)
+
+
 def test_a_full_drive_is_told_and_tried_again_at_the_next_checkpoint(drive, monkeypatch):
     def full(number):
         raise OSError(errno.ENOSPC, "No space left on device")
