@@ -196,7 +196,7 @@ class Reader(abc.ABC):
         }
         record |= self._label(item, record["image"])
         # Some sets' cameras differ a little: ScanNet's colour is 968x1296, its depth 480x640.
-        check_same_view(item.key, record["image"], maps_of(record), tolerance=0.05)
+        check_same_view(item.key, record["image"], maps_of(record), tolerance=0.05, fields=())
         return record
 
     def _image(self, item: Item) -> UInt8[np.ndarray, "h w 3"]:

@@ -112,7 +112,10 @@ class Labelled:
         maps = {label.kind: label.values, "valid": label.valid}
         exif = record.pop("orientation", 1)
         if isinstance(self.labels, FileLabels) and number == self.indices[index]:
-            maps = view.aligned(record["key"], record["image"], maps, exif, self.labels.view)
+            maps = view.aligned(
+                record["key"], record["image"], maps, exif, self.labels.view,
+                fields=view.WITHOUT_CROP,
+            )  # fmt: skip
         hw = record["image"].shape[:2]
         if number == self.indices[index] and label.image_hw not in (None, hw):
             raise LabelError(

@@ -206,7 +206,8 @@ class RecordSource:
             record |= self._label(raw, key)
             data = raw[self.image]
             exif = exif_orientation(data) if isinstance(data, bytes) else 1
-            record |= view.aligned(key, record["image"], maps_of(record), exif, self.view)
+            maps, fields = maps_of(record), view.WITHOUT_CROP
+            record |= view.aligned(key, record["image"], maps, exif, self.view, fields=fields)
         return record
 
     def _label(self, raw: Mapping[str, Any], key: str) -> Record:

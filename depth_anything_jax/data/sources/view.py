@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from depth_anything_jax.data.file_formats.orientation import stored_size, uprigh
 
 ORIENTATIONS = ("upright", "stored")
 FIELDS = ("label_orientation", "label_crop", "label_stretched")
+WITHOUT_CROP = ("label_orientation", "label_stretched")  # of sources without entries
 
 Size = tuple[int, int]
 
@@ -70,7 +71,13 @@ def to_fields(view: View) -> dict[str, Any]:
 
 
 def aligned(
-    key: str, image: np.ndarray, maps: Mapping[str, np.ndarray], exif: int, view: View
+    key: str,
+    image: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    exif: int,
+    view: View,
+    *,
+    fields: Sequence[str] = FIELDS,
 ) -> dict[str, np.ndarray]:
     """Turns a label's maps upright and lays cropped ones into the view of the whole image.
 
@@ -80,6 +87,7 @@ def aligned(
       maps: (h, w) each; outside a crop they become 0 or False.
       exif: the EXIF orientation that the image file has.
       view: how the maps lie in the image.
+      fields: those of `FIELDS` that the source has, for errors.
 
     Raises:
       FormatError: the maps do not show what `view` says, or an EXIF orientation makes it doubtful.
@@ -91,20 +99,31 @@ def aligned(
         maps = {f: _embedded(key, f, m, own, view) for f, m in maps.items()}
     if orientation == "stored" and exif != 1:
         maps = {field: upright(values, exif) for field, values in maps.items()}
-    check_same_view(key, image, maps, tolerance=math.inf if view.stretched else 0)
+    check_same_view(key, image, maps, tolerance=math.inf if view.stretched else 0, fields=fields)
     return dict(maps)
 
 
 def check_same_view(
-    key: str, image: np.ndarray, maps: Mapping[str, np.ndarray], *, tolerance: float = 0
+    key: str,
+    image: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    *,
+    tolerance: float = 0,
+    fields: Sequence[str] = FIELDS,
 ) -> None:
     """Raises FormatError where a map is not the image resized by one factor, but for rounding.
+
+    The default is strict because no tolerance tells a crop from a whole image in slightly other
+    proportions. The logarithms of the aspect ratios differ by .004 between ScanNet's 968x1296 and
+    480x640, by .007 between 480x640 and a network's 518x686; but NYU's crop of 427x561 differs by
+    .015 from its 480x640, and one of 475x635 by .003.
 
     Args:
       key: the image's name.
       image: (h, w, 3).
       maps: (h, w) each.
       tolerance: difference of the logarithms of the aspect ratios that is accepted too.
+      fields: those of `FIELDS` that the source has; the error names no others.
     """
     size = image.shape[0], image.shape[1]
     for field, value in maps.items():
@@ -112,14 +131,16 @@ def check_same_view(
         difference = abs(math.log(shape[1] / shape[0] * size[0] / size[1]))
         if difference <= tolerance or _resized(size, shape):
             continue
-        how = "a crop needs label_crop, other proportions of the whole image label_stretched"
         if _resized(size, shape[::-1]):
-            how = (
-                "is the image rotated by its EXIF tag (label_orientation), or the label transposed?"
-            )
+            named = " (label_orientation)" * ("label_orientation" in fields)
+            how = [f"is the image rotated by its EXIF tag{named}, or the label transposed?"]
+        else:
+            how = ["a crop needs label_crop"] * ("label_crop" in fields)
+            if "label_stretched" in fields:
+                how.append("other proportions of the whole image need label_stretched")
         raise FormatError(
             f"{key}: the image is {size[0]}x{size[1]} and its {field} {shape[0]}x{shape[1]}: not "
-            f"the same view ({how})"
+            "the same view" + (f" ({', '.join(how)})" if how else "")
         )
 
 

@@ -88,7 +88,7 @@ class PredictionWriter:
 def _same_view(values: np.ndarray, image: np.ndarray) -> bool:
     """Whether a file of these values would be accepted for the image."""
     try:
-        check_same_view("", image, {"prediction": values}, tolerance=0.05)
+        check_same_view("", image, {"prediction": values}, tolerance=0.05, fields=())
     except FormatError:
         return False
     return True

@@ -186,6 +186,30 @@ def test_other_proportions_need_a_word(label):
     assert got["depth"].shape == label
 
 
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ((480, 640), (427, 561)),
+        ((480, 640), (426, 560)),
+        ((375, 1242), (352, 1216)),
+        ((968, 1296), (480, 640)),  # ScanNet
+        ((480, 640), (518, 686)),  # a network's multiples of 14
+    ],
+)
+def test_only_fields_that_the_source_has_are_named(image, label):
+    picture, maps = np.zeros((*image, 3), np.uint8), {"depth": np.zeros(label, np.float32)}
+    for fields in (view.FIELDS, view.WITHOUT_CROP, ()):
+        with pytest.raises(FormatError, match="not the same view") as caught:
+            view.aligned("a", picture, maps, 1, view.View(), fields=fields)
+        for field in ("label_crop", "label_stretched"):
+            assert (field in str(caught.value)) is (field in fields)
+    turned = {"depth": np.zeros(image[::-1], np.float32)}
+    with pytest.raises(FormatError, match="its EXIF tag, or the label transposed"):
+        view.aligned("a", picture, turned, 1, view.View(), fields=())
+    at = view.View(stretched=True)
+    assert view.aligned("a", picture, maps, 1, at)["depth"].shape == label
+
+
 def test_fields_of_the_view_are_for_entries_and_sources_alike(tmp_path):
     depth = np.arange(1, 49, dtype=np.uint16).reshape(6, 8)
     (tmp_path / "a.png").write_bytes(oriented(np.zeros((6, 8, 3), np.uint8), 1))
@@ -214,8 +238,9 @@ def test_label_files_of_another_view_are_refused(tmp_path, shape):
     np.save(tmp_path / "labels/a.npy", np.ones(shape, np.float32))
     images = {"type": "folder", "path": str(tmp_path / "rgb")}
     labels = {"path": str(tmp_path / "labels"), "type": "files"}
-    with pytest.raises(FormatError, match="a.png: .*not the same view"):
+    with pytest.raises(FormatError, match="a.png: .*not the same view") as caught:
         registry.make(images | {"labels": labels})[0]
+    assert "label_crop" not in str(caught.value)
     stretched = registry.make(images | {"labels": labels | {"label_stretched": True}})
     assert stretched[0]["disparity"].shape == shape
     np.save(tmp_path / "labels/a.npy", np.ones((12, 16), np.float32))
