@@ -434,7 +434,7 @@ def test_sigterm_before_the_first_step_ends_the_program_with_a_line(environment,
     """What takes its time before the loop is a sleep here: the signal is heard from the start."""
     code = (
         "import time\nfrom depth_anything_jax import train\n"
-        "def slow(config, workdir, stop, audit_steps, mirror):\n"
+        "def slow(config, sizes, workdir, stop, *rest):\n"
         "    print('slow', flush=True)\n"
         "    while not stop.received: time.sleep(0.1)\n"
         "    stop.check()\n"
