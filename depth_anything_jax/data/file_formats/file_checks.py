@@ -85,11 +85,13 @@ def _scan_is_whole(data: bytes) -> bool:
 
 
 def _same_with_any_ending(data: bytes) -> bool:
-    endings = [_JPEG_END, b"\x5a\xa5\x3c\xc3" * 64 + _JPEG_END]
-    first, second = (
-        cv2.imdecode(np.frombuffer(data + ending, np.uint8), cv2.IMREAD_COLOR) for ending in endings
+    # Their first bits differ: none (the decoder takes zeros), 0 and 1.
+    others = [pattern * 64 for pattern in (b"\x5a\xa5\x3c\xc3", b"\xa5\x5a\xc3\x3c")]
+    first, *rest = (
+        cv2.imdecode(np.frombuffer(data + ending + _JPEG_END, np.uint8), cv2.IMREAD_COLOR)
+        for ending in (b"", *others)
     )
-    return first is not None and second is not None and np.array_equal(first, second)
+    return first is not None and all(x is not None and np.array_equal(first, x) for x in rest)
 
 
 def tiff_tags(data: bytes) -> dict[int, Any]:

@@ -276,8 +276,19 @@ def test_a_jpeg_cut_behind_its_thumbnail():
 @pytest.mark.parametrize("grey", [False, True])
 def test_a_jpeg_without_its_end_marker_is_whole_only_if_its_pixels_are(grey, options):
     """Some cameras and servers leave the marker out."""
-    picture = RNG.integers(0, 256, (64, 96) if grey else (64, 96, 3), np.uint8)
-    data = save(picture, "JPEG", **options)
+    # Of twenty pictures, because how many bits the last byte holds decides what is hard to see.
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        picture = rng.integers(0, 256, (64, 96) if grey else (64, 96, 3), np.uint8)
+        data = save(picture, "JPEG", **options)
+        whole = formats.decode_image(data)
+        for missing in (1, 2, 4, 5, 9):
+            try:
+                found = formats.decode_image(data[:-missing])
+            except FormatError:
+                assert missing > 2
+            else:
+                np.testing.assert_array_equal(found, whole)
     for missing in (1, 2):
         np.testing.assert_array_equal(
             photos.read(data[:-missing]).image, formats.decode_image(data)
@@ -286,7 +297,7 @@ def test_a_jpeg_without_its_end_marker_is_whole_only_if_its_pixels_are(grey, opt
         assert formats.is_plain_rgb(data) == (not grey)
         assert not formats.is_plain_rgb(data[:-missing])  # other readers may refuse it
     zeros = data[: len(data) // 2] + bytes(len(data) // 2)  # a broken-off download on some disks
-    for broken in (zeros, *(data[:-missing] for missing in (4, 5, 9, 100, 1000))):
+    for broken in (zeros, *(data[:-missing] for missing in (100, 1000))):
         with pytest.raises(FormatError, match="p.jpg: truncated"):
             photos.read(broken, name="p.jpg")
         with pytest.raises(FormatError, match="p.jpg: truncated"):
