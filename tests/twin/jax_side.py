@@ -13,7 +13,8 @@ from depth_anything_jax.checkpoints import convert
 from depth_anything_jax.parallel import sharding
 from depth_anything_jax.training import config_checks, optim, perturb
 from depth_anything_jax.training import init as initial
-from depth_anything_jax.training.step import Networks, make_train_step, new_state
+from depth_anything_jax.training import step as train_step  # by the module: mutations change it
+from depth_anything_jax.training.step import Networks, new_state
 from tests.helpers import reference_model
 from tests.twin import jax_networks
 
@@ -60,7 +61,8 @@ class Ours:
     def _step(self, state_, frozen, batch, weights):
         c = self.config.copy_and_resolve_references()
         c.loss.weights = tuple(weights)
-        return make_train_step(self.networks, self.tx, c)(state_, frozen, batch)
+        step = train_step.make_train_step(self.networks, self.tx, c)
+        return step(state_, frozen, batch)
 
     def _run(self, state_, batch, weights):
         with jax.set_mesh(self.mesh):
