@@ -191,11 +191,15 @@ def test_bins_start_from_a_whole_relative_network_and_learn_under_one_cycle(tmp_
     relative.eval.every = 0
     train.train(relative, str(tmp_path / "relative"))
     first, _ = orbax_io.load_params(tmp_path / "relative")
-    c = config("demo,head=bins", init_from=str(tmp_path / "relative"), **{"optim.warmup": 1})
+    c = config(
+        "demo,head=bins",
+        init_from=str(tmp_path / "relative"),
+        **{"optim.warmup": 1, "input_size": (SIZE, SIZE)},
+    )
     assert c.init_parts == "relative" and c.optim.schedule == "onecycle"
     train.train(c, str(tmp_path / "bins"))
     found = pretrained.load(str(tmp_path / "bins"))
-    assert (found.head, found.max_depth, found.input.size) == ("bins", 20.0, SIZE)
+    assert (found.head, found.max_depth, found.input.size) == ("bins", 20.0, (SIZE, SIZE))
     rows = [r for r in logger.read_metrics(tmp_path / "bins") if "loss/total" in r]
     assert all(np.isfinite(r["loss/total"]) and r["grad_norm/bins"] > 0 for r in rows)
     assert rows[0]["lr/bins"] == c.optim.bins_lr
