@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Num
 
 from depth_anything_jax.data.file_formats import formats
+from depth_anything_jax.data.file_formats.exr_files import read_exr
 from depth_anything_jax.utils.map_kinds import MapKind
 
 SUFFIXES = (".npy", ".npz", ".png", ".pfm", ".exr")
@@ -83,19 +84,8 @@ def _load_ours(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _read_exr(path: pathlib.Path) -> np.ndarray:
-    try:
-        import OpenEXR
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: EXR files need OpenEXR: pip install 'depth_anything_jax[eval]'"
-        ) from error
-    try:
-        with OpenEXR.File(str(path)) as file:
-            found = {name: channel.pixels for name, channel in file.channels().items()}
-    except RuntimeError as error:
-        raise formats.FormatError(f"{path}: not an EXR file ({error})") from error
-    for name in ("Z", "Y", "R", "RGB"):  # depth, luminance, red; OpenEXR joins R, G, B
+    found = read_exr(path)
+    for name in ("Z", "Y", "R"):  # depth, luminance, red
         if name in found:
-            pixels = np.asarray(found[name], np.float32)
-            return pixels if pixels.ndim == 2 else pixels[..., 0]
+            return found[name].astype(np.float32)
     raise formats.FormatError(f"{path}: has no channel Z, Y or R, but {', '.join(found)}")
