@@ -71,6 +71,8 @@ setup(
         "eval": ["h5py>=3.11", "openexr>=3.3", "scipy>=1.14"],
         # corruptions of images in evaluate --corrupt; the last release under MIT
         "corrupt": ["albumentations>=2.0.8"],
+        # files of training sets: HDF5, LMDB, EXR, BDD100K's videos
+        "sets": ["av>=15.0", "h5py>=3.11", "lmdb>=1.6", "openexr>=3.3"],
         "exr": ["openexr>=3.3"],  # depth maps in EXR
         "heic": ["pillow-heif>=1.0"],  # pictures of phones
         "video": ["av>=15.0"],  # brings FFmpeg with it
@@ -83,6 +85,7 @@ setup(
             "gradio>=6.16",
             "h5py>=3.11",
             "hypothesis>=6.100",
+            "lmdb>=1.6",
             "mypy>=1.15",
             "openexr>=3.3",
             "pillow-heif>=1.0",

@@ -118,6 +118,8 @@ def report(found: Inspection) -> str:
         lines.append(f"sky {np.mean([x.sky for x in labelled]):.1%}")
     cameras = sum(x.has_camera for x in looks)
     lines.append(f"cameras {cameras} of {len(looks)}")
+    for reason, count in found.left_out.items():
+        lines.append(f"left out: {count} {reason}")
     if found.unread:
         kinds_of = ", ".join(f"{count} {suffix}" for suffix, count in found.unread.items())
         lines.append(f"files that are not read: {kinds_of}")

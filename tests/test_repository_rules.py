@@ -148,8 +148,8 @@ def test_configs_import_nothing(file):
 @pytest.mark.parametrize("file", sources(f"{PACKAGE}/data"), ids=lambda p: p.name)
 def test_data_knows_no_jax(file):
     allowed = {"numpy", "cv2", "PIL", "grain", "tensorflow_datasets", "array_record", "absl"}
-    # the extras [eval] and [heic], imported where a file needs them
-    optional = {"h5py", "scipy", "pillow_heif"}
+    # the extras [eval], [sets] and [heic], imported where a file needs them
+    optional = {"h5py", "scipy", "pillow_heif", "lmdb", "OpenEXR", "av"}
     assert third_party(file) <= allowed | optional | {"tqdm", "etils"} | TYPES
     assert not third_party(file, at_import=True) & optional
     assert all(below(name, "data", *PLAIN, *FILES) for name in own(file)), own(file)
@@ -417,7 +417,7 @@ def distributions(names: set[str]) -> set[str]:
 
 def test_imports_and_requirements_agree():
     used = set().union(*(third_party(f) for f in sources(PACKAGE, "configs", "tools")))
-    extras = declared("torch", "eval", "corrupt", "heic", "video", "onnx", "app", "docs")
+    extras = declared("torch", "eval", "sets", "corrupt", "heic", "video", "onnx", "app", "docs")
     # libtpu comes with jax's extra tpu, in the version that jax asks for
     assert distributions(used) - {"libtpu"} <= extras, "imported, not in setup.py"
     tests = set().union(*(third_party(f) for f in sources("tests")))

@@ -1,5 +1,6 @@
-"""Turns folders of images, or of images and depth, into an ArrayRecord data set.
+"""Turns a training set, or a folder of images or of images and depth, into an ArrayRecord data set.
 
+    python tools/prepare_data.py hypersim --source HYPERSIM --out data
     python tools/prepare_data.py --source folder:photos --out data --name photos
     python tools/prepare_data.py --source "rgbd:pairs?datasets=nyu,tum" --out data --name indoor
     python tools/prepare_data.py --source "pairs:left?depths=disp&kind=disparity" --out data \
@@ -17,6 +18,7 @@ interruption the same command continues. It takes about 10 ms per image of 640x4
 from __future__ import annotations
 
 import argparse
+import collections
 import concurrent.futures
 import hashlib
 import json
@@ -38,7 +40,7 @@ from depth_anything_jax.data import registry
 from depth_anything_jax.data.pseudo_labels.label_store import keys_digest
 from depth_anything_jax.data.shards import ShardWriter, changes, write_text
 from depth_anything_jax.data.sources import tfds_source
-from depth_anything_jax.data.sources.base import Source, is_labelled
+from depth_anything_jax.data.sources.base import LeftOut, Source, is_labelled, unwrapped
 from depth_anything_jax.data.sources.tfds_writer import (
     encode,
     features,
@@ -47,6 +49,7 @@ from depth_anything_jax.data.sources.tfds_writer import (
     record_files,
     serialize,
 )
+from depth_anything_jax.data.training_sets import SETS
 from depth_anything_jax.utils import folder_lock
 from depth_anything_jax.utils.paths import is_remote
 
@@ -170,6 +173,7 @@ def write_shard(shard: int) -> dict[str, Any]:
     plan, source = _worker["plan"], _worker["source"]
     writer = shard_writer(plan, _worker["folder"])
     note: dict[str, Any] = {"begun": time.time_ns(), "records": 0, "bytes": 0, "skipped": []}
+    note["left_out"] = collections.Counter()
     note["files"] = files_digest(source, writer.range(shard))
 
     def records() -> Iterator[bytes]:
@@ -177,6 +181,8 @@ def write_shard(shard: int) -> dict[str, Any]:
             try:
                 example = encode(source, index, encoding=plan["encoding"], masks=plan["masks"])
                 data = serialize(_worker["features"], example)
+            except LeftOut as error:
+                note["left_out"][error.reason] += 1
             except Exception as error:  # a broken file must not prevent writing the others
                 reason = f"{type(error).__name__}: {error}"
                 note["skipped"].append({"key": source.key(index), "error": reason})
@@ -226,7 +232,9 @@ def run_shards(plan: dict[str, Any], folder: pathlib.Path, todo: list[int], work
                 bar.set_postfix(skipped=skipped)
 
 
-def finish(plan: dict[str, Any], folder: pathlib.Path, licence: str) -> dict[str, Any]:
+def finish(
+    plan: dict[str, Any], folder: pathlib.Path, licence: str, source: Source
+) -> dict[str, Any]:
     """Writes TFDS' metadata and the card; returns the card."""
     import tensorflow_datasets as tfds
 
@@ -248,13 +256,18 @@ def finish(plan: dict[str, Any], folder: pathlib.Path, licence: str) -> dict[str
         "masks": plan["masks"],
         "skipped_files": [item for n in notes for item in n["skipped"]],
     }
+    left_out = collections.Counter(getattr(unwrapped(source, [])[0], "left_out", {}))
+    for note in notes:  # those of versions before this count were no training sets
+        left_out.update(note.get("left_out", {}))
+    if left_out:
+        card["left_out"] = dict(sorted(left_out.items()))
     if all("files" in n for n in notes):  # else a version that did not digest files wrote some
         card["files"] = _joint(n["files"] for n in notes)
     if not card["records"]:
-        first = card["skipped_files"][0]
+        first = [f"{item['key']}: {item['error']}" for item in card["skipped_files"][:1]]
         raise SystemExit(
             f"none of the {plan['records']} records could be read, so there is no data set; the "
-            f"first: {first['key']}: {first['error']}"
+            f"first: {first[0] if first else f'left out: {dict(left_out)}'}"
         )
     split = tfds.core.SplitInfo(
         name="train",
@@ -309,13 +322,27 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", required=True, help="TYPE:PATH?field=value (docs/data.md)")
+    parser.add_argument(
+        "set", nargs="?", choices=sorted(SETS), metavar="SET",
+        help=f"a training set as it was downloaded: {', '.join(sorted(SETS))}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--source", required=True,
+        help="TYPE:PATH?field=value (docs/data.md); with SET the folder, PATH?field=value",
+    )  # fmt: skip
     parser.add_argument("--out", required=True, help="folder that holds data sets")
-    parser.add_argument("--name", required=True, help="of the data set: lower case, digits and _")
-    parser.add_argument("--licence", default="unknown", help="of the data; goes into the card")
+    parser.add_argument("--name", help="of the data set: lower case, digits and _; default: SET")
+    parser.add_argument("--licence", help="of the data; goes into the card; default: SET's")
     parser.add_argument("--shard_size", type=int, default=1000, help="records in a shard")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(argv)
+    if options.set:
+        options.source = f"{options.set}:{options.source.removeprefix(f'{options.set}:')}"
+        options.name = options.name or options.set
+        options.licence = options.licence or SETS[options.set].licence
+    options.licence = options.licence or "unknown"
+    if options.name is None:
+        parser.error("--name is needed without SET")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", options.name):
         parser.error(f"--name {options.name!r}: TFDS wants lower case letters, digits and _")
     if is_remote(options.out):
@@ -331,7 +358,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = pathlib.Path(options.out).expanduser() / options.name / VERSION
     try:
         source = registry.make(registry.parse(options.source))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"--source {options.source}: {error}") from error
     plan = make_plan(source, options.name, options.source, options.shard_size)
     try:
@@ -358,11 +385,13 @@ def prepare(
             todo = unfinished(plan, folder, source)
     if todo:
         raise SystemExit(f"files of {options.source} change while they are read; try again later")
-    card = finish(plan, folder, options.licence)
+    card = finish(plan, folder, options.licence, source)
     print(
         f"{folder}: {card['records']} records in {card['shards']} shards, "
         f"{card['bytes'] / 1e6:.1f} MB, {card['skipped']} skipped (listed in {tfds_source.CARD})"
     )
+    for reason, count in card.get("left_out", {}).items():
+        print(f"left out: {count} {reason}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from depth_anything_jax.data import augment as augment_lib
 from depth_anything_jax.data import camera, transforms
 from depth_anything_jax.data.augment import NOTHING, Augment
-from depth_anything_jax.data.sources.base import Source, disparity_of, kind_of
+from depth_anything_jax.data.sources.base import LeftOut, Source, disparity_of, kind_of
 
 PARTS = ("labelled", "unlabelled")
 NEIGHBOURS = 16  # records tried in a row before a source counts as broken
@@ -115,17 +115,24 @@ class Examples:
         """Returns the example, and the failures before it.
 
         Raises:
-          DataError: NEIGHBOURS records in a row (or all there are) cannot be read.
+          DataError: NEIGHBOURS records in a row (or all there are) cannot be read. Records that
+            their source leaves out (`LeftOut`) do not count.
         """
         number, first = self.record_of(index)
         source = self.sources[number]
         failures: list[Failure] = []
-        for offset in range(min(NEIGHBOURS, len(source))):
+        for offset in range(len(source)):
             record_index = (first + offset) % len(source)
             try:
                 return self._augment(source[record_index], index), failures
+            except LeftOut:
+                continue
             except Exception as error:  # decoders raise all kinds of errors
                 failures.append(_failure(source, record_index, error))
+                if len(failures) == NEIGHBOURS:
+                    break
+        if not failures:
+            raise DataError(f"{source.name} leaves out all of its {len(source)} records")
         raise DataError(
             f"{len(failures)} {self.part} records in a row cannot be read:\n"
             + "\n".join(f"  {f}" for f in failures[:5])

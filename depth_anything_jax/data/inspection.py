@@ -20,7 +20,7 @@ from jaxtyping import Float
 from depth_anything_jax.data import camera, image_hashes
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.file_formats.orientation import exif_orientation
-from depth_anything_jax.data.sources.base import Source, kind_of, unwrapped
+from depth_anything_jax.data.sources.base import LeftOut, Source, kind_of, unwrapped
 from depth_anything_jax.data.sources.files import FolderSource, RGBDSource
 from depth_anything_jax.utils.map_kinds import MapKind
 
@@ -80,6 +80,8 @@ class Inspection:
       looks: of the records that were read.
       failures: (key, error) of those that cannot be read.
       unread: suffix → files beside the source's own, which it does not read.
+      left_out: reason → records that the source left out: when it listed them all, or of the others
+        when it read these.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Inspection:
     looks: list[Look]
     failures: list[tuple[str, str]]
     unread: dict[str, int]
+    left_out: dict[str, int]
 
     @property
     def seen(self) -> int:
@@ -157,8 +160,9 @@ def inspect(
     indices = _spaced(len(source), most or len(source))
     shown = {indices[i] for i in _spaced(len(indices), pictures)}
     looks, failures = [], []
+    left_out = collections.Counter(getattr(unwrapped(source, [])[0], "left_out", {}))
 
-    def read(index: int) -> Look | tuple[str, str]:
+    def read(index: int) -> Look | tuple[str, str] | LeftOut:
         try:
             return look(
                 source[index],
@@ -166,6 +170,8 @@ def inspect(
                 hashes=hashes,
                 thumbnails=index in shown,
             )
+        except LeftOut as error:
+            return error
         except Exception as error:  # decoders raise all kinds; each one is reported
             return source.key(index), f"{type(error).__name__}: {error}"
 
@@ -173,10 +179,12 @@ def inspect(
         for found in pool.map(read, indices):
             if isinstance(found, Look):
                 looks.append(found)
+            elif isinstance(found, LeftOut):
+                left_out[found.reason] += 1
             else:
                 failures.append(found)
     beside = unread_files(source) if files else {}
-    return Inspection(source.name, len(source), looks, failures, beside)
+    return Inspection(source.name, len(source), looks, failures, beside, dict(left_out))
 
 
 def look(

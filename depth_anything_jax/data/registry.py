@@ -1,4 +1,4 @@
-"""Builds sources of records from text or mappings: folders, manifests, ArrayRecord, scenes.
+"""Builds sources of records from text or mappings: folders, manifests, training sets, scenes.
 
 A source is a sequence: `len(source)`, `source[i]` → record, `source.key(i)` → the record's name
 without reading it. A record is a dict:
@@ -30,6 +30,8 @@ from depth_anything_jax.data.pseudo_labels.label_codec import LabelError
 from depth_anything_jax.data.sources import manifest
 from depth_anything_jax.data.sources.base import Source, SourceError, Subset
 from depth_anything_jax.data.sources.files import FolderSource, pairs, rgbd
+from depth_anything_jax.data.training_sets import SETS
+from depth_anything_jax.data.training_sets.base import TrainingSet
 from depth_anything_jax.utils.choices import did_you_mean
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ TYPES: dict[str, Callable[..., Source]] = {
     "tfds": _tfds,
     "scenes": _scenes,
     "benchmark": _benchmark,
+    **SETS,
 }
 
 
@@ -118,6 +121,8 @@ def _check_fields(kind: str, options: Mapping[str, Any]) -> None:
         known += [f for f in manifest.DEFAULT_FIELDS if f != "split"]
     if kind == "benchmark":
         known += options  # its reader names what it does not know
+    if kind in SETS:
+        known += [p for p in inspect.signature(TrainingSet).parameters if p not in known]
     if kind == "tfds":
         from depth_anything_jax.data.sources.tfds_source import RecordSource
 
@@ -153,7 +158,8 @@ _MAIN_FIELD = {"scenes": "domain", "pairs": "images", "benchmark": "set"}
 
 _TEXTS = (
     "path", "images", "depths", "root", "depth_root", "data_dir", "name", "suffix", "fmt", "kind",
-    "field", "dataset", "domain", "split", "default_dataset", "default_domain", "default_split",
+    "field", "dataset", "domain", "split", "part", "cameras", "cameras_file", "splits_file",
+    "default_dataset", "default_domain", "default_split",
 )  # fmt: skip
 _LISTS = ("datasets", "domains", "splits", "scenes", "exclude", "files")
 

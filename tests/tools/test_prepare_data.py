@@ -228,7 +228,7 @@ def test_a_card_says_what_the_files_were_where_every_note_does(tmp_path, old):
             note["files"] = tool.files_digest(source, range_)
         tool.write_json(folder / tool.PROGRESS / f"{shard:05d}.json", note)
         (folder / f"mine-train.array_record-{shard:05d}-of-00002").touch()
-    assert ("files" in tool.finish(plan, folder, "MIT")) is not old
+    assert ("files" in tool.finish(plan, folder, "MIT", source)) is not old
     for file in raw.iterdir():
         os.utime(file, ns=(2 * time.time_ns(),) * 2)
     assert tool.check_complete(plan, folder, source)["records"] == 4

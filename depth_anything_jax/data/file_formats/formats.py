@@ -164,14 +164,15 @@ def read_image(path: PathLike) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def is_plain_rgb(data: bytes) -> bool:
-    """Whether every reader gives the same pixels for an image file: 8-bit RGB JPEG or PNG without
-    alpha, palette or EXIF rotation, with its end marker."""
+    """Whether every reader gives the same pixels for an image file: 8-bit RGB JPEG, PNG or WebP
+    without alpha, palette, EXIF rotation or further frames, with its end marker."""
     from PIL import Image
 
     if exif_orientation(data) != 1 or complete(data, "image") is not data:
         return False
     with Image.open(io.BytesIO(data)) as image:
-        return image.format in ("JPEG", "PNG") and image.mode == "RGB"
+        single = getattr(image, "n_frames", 1) == 1
+        return image.format in ("JPEG", "PNG", "WEBP") and image.mode == "RGB" and single
 
 
 def decode_raw(data: bytes, name: PathLike, *, bits: int) -> np.ndarray:

@@ -38,6 +38,20 @@ class SourceError(ValueError):
     """A source's description does not fit what is on disk."""
 
 
+class LeftOut(formats.FormatError):
+    """A record (its key) that is not damaged and that a set's users leave out, and the reason.
+
+    Training and preparation go on with the next one and do not count it as a failure.
+    """
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(key, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return ": ".join(map(str, self.args))
+
+
 def list_images(root: str | os.PathLike[str], exclude: Iterable[str] = ()) -> list[str]:
     """Lists all images below `root` but hidden ones: sorted relative paths with "/".
 

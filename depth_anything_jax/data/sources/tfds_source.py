@@ -2,9 +2,9 @@
 
 Our own data sets (tools/prepare_data.py) hold, for each record,
   key, dataset, domain   text
-  image                  the JPEG or PNG file's own bytes, not encoded again
+  image                  the JPEG, PNG or WebP file's own bytes, not encoded again
 and where labelled
-  depth        uint16 PNG or float32: values / `scale` = metres, or disparity; 0 = invalid
+  depth        uint16 PNG, float16 or float32: values / `scale` = metres, or disparity; 0 = invalid
   scale        float32
   kind         "depth" or "disparity"
   shift_known  bool, K float32 (9,), all zero where unknown

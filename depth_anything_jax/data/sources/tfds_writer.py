@@ -9,13 +9,19 @@ from depth_anything_jax.data import camera
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.sources.base import Source, SourceError, unwrapped
 from depth_anything_jax.data.sources.files import FolderSource, RGBDSource
+from depth_anything_jax.data.training_sets.base import TrainingSet
 
-ENCODINGS = ("png16", "float32")
+ENCODINGS = ("png16", "float16", "float32")
 
 
 def label_encoding(source: Source) -> str:
-    """Returns a lossless encoding of a source's labels: "png16" (16-bit files) or "float32"."""
+    """Returns an encoding of a source's labels: "png16" (16-bit files) or "float32", without loss.
+
+    Training sets say it themselves, and some take "float16" (see `float16`).
+    """
     base, indices = unwrapped(source, range(len(source)))
+    if isinstance(base, TrainingSet):
+        return base.encoding
     if not isinstance(base, RGBDSource):
         return "float32"
     for index in indices:
@@ -35,7 +41,7 @@ def mask_fields(source: Source) -> list[str]:
         masks = [f for f in ("valid", "sky") if any(getattr(e, f) for e in entries)]
         by_depth = any(e.label_format.tells_sky for e in entries)
         return masks + ["sky"] * (by_depth and "sky" not in masks)
-    return ["sky"]
+    return list(base.masks) if isinstance(base, TrainingSet) else ["sky"]
 
 
 def features(labelled: bool, encoding: str | None, masks: list[str]) -> Any:
@@ -55,7 +61,7 @@ def features(labelled: bool, encoding: str | None, masks: list[str]) -> Any:
         spec["depth"] = (
             kinds.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png")
             if encoding == "png16"
-            else kinds.Tensor(shape=(None, None), dtype=np.float32, encoding="zlib")
+            else kinds.Tensor(shape=(None, None), dtype=np.dtype(encoding).type, encoding="zlib")
         )
         spec |= {
             "scale": kinds.Scalar(np.float32),
@@ -78,7 +84,7 @@ def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]
     Args:
       source: images, or images with labels.
       index: the record's number.
-      encoding: the label's: "png16", "float32", or None for images alone.
+      encoding: the label's, one of ENCODINGS, or None for images alone.
       masks: the mask fields to store.
 
     Raises:
@@ -92,7 +98,9 @@ def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]
         "domain": record.get("domain", ""),
     }
     data = None
-    if isinstance(base, FolderSource | RGBDSource):
+    if isinstance(base, TrainingSet):
+        data = base.image_bytes(inner)
+    elif isinstance(base, FolderSource | RGBDSource):
         data = formats.read_bytes(os.path.join(base.root, record["key"]))
     plain = data is not None and formats.is_plain_rgb(data)
     out["image"] = data if plain else formats.encode_png(record["image"])
@@ -106,15 +114,34 @@ def encode(source: Source, index: int, *, encoding: str | None, masks: list[str]
     out["shift_known"] = bool(record["shift_known"])
     out["kind"] = "depth" if "depth" in record else "disparity"
     out["depth"], out["scale"] = record[out["kind"]].astype(np.float32, copy=False), 1.0
+    if encoding == "float16":
+        out["depth"], out["scale"] = float16(out["depth"])
     if encoding == "png16":  # of files alone, whose whole numbers come back exactly
-        assert isinstance(base, RGBDSource)
-        entry = base.entries[inner]
-        scale = formats.label_scale(entry.depth or "", entry.label_format, entry.kind)
+        if isinstance(base, TrainingSet):
+            scale = base.scale
+        else:
+            assert isinstance(base, RGBDSource)
+            entry = base.entries[inner]
+            scale = formats.label_scale(entry.depth or "", entry.label_format, entry.kind)
         raw = np.rint(out["depth"] * np.float64(np.float32(scale))).astype(np.uint16)
         out["depth"], out["scale"] = formats.encode_png(raw), scale
     for mask in masks:
         out[mask] = formats.encode_png(record[mask].astype(np.uint8) * 255)
     return out
+
+
+def float16(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Rounds a label to 11 bits a value: returns values * scale as float16, and the scale.
+
+    The scale is 1 where that loses nothing, else the power of two that brings the largest value to
+    16,384 or above. Then values down to 4e-9 of the largest are off by at most 2^-11 of themselves.
+    """
+    with np.errstate(over="ignore"):
+        as_is = values.astype(np.float16)
+    if (as_is == values).all():
+        return as_is, 1.0
+    scale = float(np.exp2(14 - np.floor(np.log2(values.max()))))
+    return (values * np.float32(scale)).astype(np.float16), scale
 
 
 def serialize(features: Any, example: dict[str, Any]) -> bytes:
@@ -129,6 +156,8 @@ def serialize(features: Any, example: dict[str, Any]) -> bytes:
 def record_files(source: Source, index: int) -> list[str]:
     """The files that a record is read from; none for sources that are not made of files."""
     base, (inner,) = unwrapped(source, [index])
+    if isinstance(base, TrainingSet):
+        return base.files(inner)
     if isinstance(base, FolderSource):
         return [os.path.join(base.root, base.files[inner])]
     if not isinstance(base, RGBDSource):
