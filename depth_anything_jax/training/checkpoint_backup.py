@@ -8,7 +8,7 @@ the mount drops. So it receives each finished checkpoint as one file that is wri
 
     step_00001000.21504000.3f…c2.tar       step, bytes, SHA-256
       run.json                             the run's settings, which identify it
-      metrics.jsonl                        its curves
+      metrics.jsonl                        its curves (and wandb_run.txt, the id of its W&B run)
       checkpoints/1000/…                   Orbax's files
 
 under a temporary name, which is then changed. The newest two are kept. A run that starts restores
@@ -36,13 +36,12 @@ from typing import Any, BinaryIO, cast
 
 from depth_anything_jax.checkpoints import mirror_archives, orbax_io
 from depth_anything_jax.checkpoints.mirror_archives import METADATA, PART, Archive, archives
+from depth_anything_jax.training.log_writers import WANDB_RUN
 from depth_anything_jax.utils.paths import is_remote
 
 KEEP = 2  # the newest, and one more in case the Drive loses it
-_BESIDE = (
-    "metrics.jsonl",
-    "metrics.superseded.jsonl",
-)  # stored as well
+# Stored as well.
+_BESIDE = ("metrics.jsonl", "metrics.superseded.jsonl", WANDB_RUN)
 
 
 class Mirror:
