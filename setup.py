@@ -106,6 +106,7 @@ setup(
             "mkdocs-material>=9.6",
             "mkdocstrings[python]>=1.0",
         ],
+        "wandb": ["wandb>=0.19"],  # config.log.wandb
         "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
     },
     classifiers=[

@@ -139,6 +139,7 @@ def get_config() -> ConfigDict:
     c.log.every = 20
     c.log.images = 500  # steps between strips of RGB | label | prediction
     c.log.tensorboard = True
+    c.log.wandb = False  # Weights & Biases, extra [wandb]; WANDB_MODE=offline uploads nothing
     c.log.profile = (0, 0)  # first and last step of a JAX profile; equal: none
 
     c.eval = ConfigDict()

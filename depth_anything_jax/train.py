@@ -140,6 +140,7 @@ def _train(
         every=config.log.every,
         resumed_from=resumed,
         tensorboard=config.log.tensorboard,
+        wandb=meta["config"] if config.log.wandb else None,
         active=jax.process_index() == 0,
         show=("loss/total", "loss/labelled", "loss/unlabelled", "loss/features"),
         show_positive=("labelled/dropped_maps", "unlabelled/dropped_maps"),

@@ -38,6 +38,7 @@ DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "orbax": "orbax-checkpoint",
     "PIL": "pillow",
+    "yaml": "pyyaml",
 }
 TYPES = {"jaxtyping"}  # annotations, welcome everywhere
 
@@ -419,10 +420,12 @@ def test_imports_and_requirements_agree():
     used = set().union(*(third_party(f) for f in sources(PACKAGE, "configs", "tools")))
     extras = declared("torch", "eval", "sets", "corrupt", "heic", "video", "onnx", "app", "docs")
     # libtpu comes with jax's extra tpu, in the version that jax asks for
+    extras |= declared("wandb")
     assert distributions(used) - {"libtpu"} <= extras, "imported, not in setup.py"
     tests = set().union(*(third_party(f) for f in sources("tests")))
-    # packaging comes with pytest, jaxlib with jax, torchvision is asked for by importorskip only
-    extra = {"packaging", "jaxlib", "libtpu", "torchvision"}
+    # packaging comes with pytest, jaxlib with jax, pyyaml with huggingface-hub; torchvision is
+    # asked for by importorskip only
+    extra = {"packaging", "jaxlib", "libtpu", "pyyaml", "torchvision"}
     assert distributions(tests) - extra <= declared("torch", "test", "notebook")
     # jax.export imports it for us
     assert declared() - distributions(used) == {"flatbuffers"}, "in setup.py, never imported"
@@ -467,7 +470,7 @@ def test_a_wheel_carries_the_configs_and_lists_them(tmp_path):
 # Texts
 
 
-UNLISTED = {"README.md", "LICENSE", ".gitignore"}
+UNLISTED = {"README.md", "LICENSE", ".gitignore", "Dockerfile", ".dockerignore", ".github/"}
 
 
 @functools.cache

@@ -39,8 +39,8 @@ def load(
 
     Args:
       source: .safetensors, .pth, .ckpt or .bin file; folder of transformers' or an Orbax
-        checkpoint (of a run or of `tools/import_torch.py`); "owner/name" on the Hugging Face Hub;
-        "demo-encoder".
+        checkpoint (of a run or of `tools/import_torch.py`); what a run's --mirror wrote, the folder
+        or one file; "owner/name" on the Hugging Face Hub; "demo-encoder".
       version: "v1" or "v2", where neither config.json nor metadata nor a known name states it.
       variant: size, where the shapes do not determine it.
       max_depth: metres; a head of unknown kind is then metric.

@@ -71,6 +71,8 @@ def find(source: str) -> Found:
     path = epath.Path(source).expanduser()
     if path.is_dir():
         return _folder(path)
+    if path.suffix == ".tar" and path.exists() and not is_remote(path):
+        return _orbax(path)
     if path.exists():
         return _file(path)
     hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.startswith(_LOCAL)
@@ -98,7 +100,7 @@ def find(source: str) -> Found:
     raise FileNotFoundError(
         f"no weights at {source!r}: no such file or folder. A run's folder appears with its first "
         "checkpoint; else give a .safetensors, .pth, .ckpt or .bin file, a folder of "
-        "transformers', an Orbax checkpoint, a Hugging Face id such as "
+        "transformers', an Orbax checkpoint, the mirror of a run, a Hugging Face id such as "
         f"'LiheYoung/depth-anything-small-hf', or {DEMO_ENCODER!r}"
     )
 
@@ -284,13 +286,15 @@ def _torch(source: str, known: released.Released | None) -> Any:
 
 
 def _orbax(folder: epath.Path) -> Found:
-    from depth_anything_jax.checkpoints import orbax_io  # Orbax takes seconds to import
+    """Reads an Orbax checkpoint, the mirror of a run, or one of its archives."""
+    from depth_anything_jax.checkpoints import mirror_archives  # Orbax takes seconds to import
 
     try:
-        params, meta = orbax_io.load_params(folder)
+        params, meta = mirror_archives.load_params(folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{folder} holds neither weights (model.safetensors, …) nor an Orbax checkpoint"
+            f"{folder} holds neither weights (model.safetensors, …) nor an Orbax checkpoint, nor "
+            f"is it the mirror of a run ({error})"
         ) from error
     weight_metadata.check(meta, str(folder))
     hints = [{"origin": "the checkpoint", **meta, "authoritative": True}]

@@ -8,7 +8,7 @@ the mount drops. So it receives each finished checkpoint as one file that is wri
 
     step_00001000.21504000.3f…c2.tar       step, bytes, SHA-256
       run.json                             the run's settings, which identify it
-      metrics.jsonl                        its curves
+      metrics.jsonl                        its curves (and wandb_run.txt, the id of its W&B run)
       checkpoints/1000/…                   Orbax's files
 
 under a temporary name, which is then changed. The newest two are kept. A run that starts restores
@@ -20,15 +20,12 @@ A thread does the work: the run waits for the mirror only at its end, and its er
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import io
 import json
 import os
 import pathlib
-import platform
-import re
 import shutil
 import tarfile
 import tempfile
@@ -37,64 +34,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, cast
 
-from depth_anything_jax.checkpoints import orbax_io
+from depth_anything_jax.checkpoints import mirror_archives, orbax_io
+from depth_anything_jax.checkpoints.mirror_archives import METADATA, PART, Archive, archives
+from depth_anything_jax.training.log_writers import WANDB_RUN
 from depth_anything_jax.utils.paths import is_remote
 
 KEEP = 2  # the newest, and one more in case the Drive loses it
-_NAME = re.compile(r"step_(\d+)\.(\d+)\.([0-9a-f]{64})\.tar")
-_PART = ".part"
-_METADATA = "run.json"
-_BESIDE = (
-    "metrics.jsonl",
-    "metrics.superseded.jsonl",
-)  # stored as well
-
-
-@dataclasses.dataclass(frozen=True)
-class Archive:
-    """A checkpoint in a mirror, as described by its file name."""
-
-    path: pathlib.Path
-    step: int
-    size: int
-    digest: str
-
-    def is_truncated(self) -> bool:
-        """Whether its length is not the one in its name."""
-        return self.path.stat().st_size != self.size
-
-    def verify(self) -> str:
-        """Reads all of it and returns what is wrong, "" if it is intact.
-
-        Raises:
-          OSError: it cannot be read; its content may still be intact.
-        """
-        if self.is_truncated():
-            return f"has {self.path.stat().st_size:,} of its {self.size:,} bytes"
-        with open(self.path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return "" if digest == self.digest else f"has the SHA-256 {digest[:8]}…, not its name's"
-
-    def read_metadata(self) -> dict[str, Any]:
-        """Reads the settings of the run that wrote it.
-
-        Raises:
-          OSError, tarfile.TarError, ValueError: it cannot be read.
-        """
-        with tarfile.open(self.path, "r:") as tar:
-            member = tar.next()  # the first one, so that nothing else of the file is read
-            if member is None or member.name != _METADATA:
-                raise ValueError(f"{self.path.name} does not start with {_METADATA}")
-            return json.load(cast(BinaryIO, tar.extractfile(member)))
-
-
-def archives(folder: pathlib.Path) -> list[Archive]:
-    """Lists the files of a mirror that have the name of a checkpoint, newest first."""
-    found = []
-    for path in folder.iterdir():
-        if match := _NAME.fullmatch(path.name):
-            found.append(Archive(path, int(match[1]), int(match[2]), match[3]))
-    return sorted(found, key=lambda a: (-a.step, a.path.name))
+# Stored as well.
+_BESIDE = ("metrics.jsonl", "metrics.superseded.jsonl", WANDB_RUN)
 
 
 class Mirror:
@@ -271,7 +218,7 @@ class Mirror:
 
     def _write(self, source: pathlib.Path) -> int:
         step = int(source.name)
-        part = self.folder / f"step_{step:08d}.tar{_PART}"
+        part = self.folder / f"step_{step:08d}.tar{PART}"
         with contextlib.ExitStack() as stack:
             # All are opened before any is read: the run may delete the step before a slow Drive
             # has received it, and open files stay readable.
@@ -288,7 +235,7 @@ class Mirror:
                     out = _Counted(raw)
                     with tarfile.open(fileobj=cast(Any, out), mode="w|") as tar:
                         tar.addfile(
-                            _member(_METADATA, len(self._metadata)), io.BytesIO(self._metadata)
+                            _member(METADATA, len(self._metadata)), io.BytesIO(self._metadata)
                         )
                         for name, file in files:
                             tar.addfile(_member(name, os.fstat(file.fileno()).st_size), file)
@@ -314,7 +261,7 @@ class Mirror:
                 kept.add(archive.step)
             else:
                 archive.path.unlink()
-        for rest in self.folder.glob(f"step_*.tar{_PART}"):
+        for rest in self.folder.glob(f"step_*.tar{PART}"):
             rest.unlink()
 
     def _verify(self, archive: Archive) -> str:
@@ -327,16 +274,10 @@ class Mirror:
     # Called in the caller's thread
 
     def _unpack(self, archive: Archive, *, curves: bool = True) -> None:
-        if not hasattr(tarfile, "data_filter"):
-            raise RuntimeError(
-                f"Python {platform.python_version()} cannot unpack {archive.path} safely (tarfile "
-                "has no filters); use 3.11.4 or newer"
-            )
         checkpoints = self._workdir / "checkpoints"
         checkpoints.mkdir(parents=True, exist_ok=True)
         aside = pathlib.Path(tempfile.mkdtemp(prefix="restoring-", dir=self._workdir))
-        with tarfile.open(archive.path, "r:") as tar:
-            tar.extractall(aside, filter="data")
+        mirror_archives.unpack(archive.path, aside)
         for name in _BESIDE:
             if curves and (aside / name).exists():
                 os.replace(aside / name, self._workdir / name)

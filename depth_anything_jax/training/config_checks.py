@@ -10,6 +10,7 @@ from typing import Any
 from depth_anything_jax import models
 from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.data import registry
+from depth_anything_jax.training import log_writers
 from depth_anything_jax.utils import map_kinds
 from depth_anything_jax.utils.choices import one_of
 from depth_anything_jax.utils.paths import is_remote
@@ -41,6 +42,7 @@ def check(config, sizes: dict[str, int], workdir: str) -> None:
     Raises:
       ValueError: names a field, its value and how to fix it.
       FileNotFoundError: lists what to prepare with which command.
+      ImportError: log.wandb without wandb.
     """
     one_of("teacher", config.teacher, TEACHERS)
     one_of("init_parts", config.init_parts, INIT_PARTS)
@@ -50,6 +52,8 @@ def check(config, sizes: dict[str, int], workdir: str) -> None:
             raise ValueError(
                 f"checkpoint.{field}={config.checkpoint[field]}: use 0 or more; 0 switches it off"
             )
+    if config.log.wandb:
+        log_writers.import_wandb()
     if config.total_steps < 1:
         raise ValueError(f"total_steps={config.total_steps}: use 1 or more")
     _check_size(config)

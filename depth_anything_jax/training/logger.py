@@ -1,10 +1,10 @@
-"""Training logger: console lines with ETA, JSONL, TensorBoard, pictures, profiles.
+"""Training logger: console lines with ETA, JSONL, pictures, profiles; other writers beside them.
 
     work folder/
       metrics.jsonl              one object a line: step, time and every scalar; always written
       metrics.superseded.jsonl   lines of steps that a resumed run did again (only if there are any)
       strips/NAME_STEP.png       pictures, RGB | label | prediction
-      events.out.tfevents.*      the same for TensorBoard
+      events.out.tfevents.*      the same for TensorBoard (log_writers.py, W&B too)
 
 A run that resumes from step k continues metrics.jsonl after step k. Lines of an interrupted run
 beyond k are moved to the other file, so that each step has one line. This module knows no model,
@@ -25,6 +25,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
+from depth_anything_jax.training import log_writers
 from depth_anything_jax.utils.formatting import duration
 from depth_anything_jax.utils.paths import is_remote
 
@@ -50,6 +51,7 @@ class Report:
       every: steps between lines.
       resumed_from: the restored step; None for a fresh start, which supersedes all old lines.
       tensorboard: also write TensorBoard event files.
+      wandb: the run's configuration: also log to Weights & Biases.
       active: False on every process but one, where nothing is written or printed.
       show: scalars on the console line, in this order, by the part of their name after the last
         "/"; None shows those without a "/".
@@ -64,6 +66,7 @@ class Report:
         every: int = 50,
         resumed_from: int | None = None,
         tensorboard: bool = True,
+        wandb: Mapping[str, Any] | None = None,
         active: bool = True,
         show: Sequence[str] | None = None,
         show_positive: Sequence[str] = (),
@@ -76,7 +79,7 @@ class Report:
         self.show_positive = show_positive
         self._print = printer or (lambda text: print(text, flush=True))
         self._clock, self._active = clock, active
-        self._writer: Any = None
+        self._writers: list[log_writers.Writer] = []
         self._remote: epath.Path | None = None
         self._restart_interval()
         self._recent = (0.0, 0.0)  # seconds and steps, older ones weigh less: for ETA
@@ -90,7 +93,7 @@ class Report:
             self._remote.mkdir(parents=True, exist_ok=True)
             self._scratch = tempfile.TemporaryDirectory(prefix="report-")
             self._folder = pathlib.Path(self._scratch.name)
-            for name in ("metrics.jsonl", "metrics.superseded.jsonl"):
+            for name in ("metrics.jsonl", "metrics.superseded.jsonl", log_writers.WANDB_RUN):
                 if (self._remote / name).exists():
                     (self._folder / name).write_bytes((self._remote / name).read_bytes())
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -98,11 +101,14 @@ class Report:
         self._jsonl = open(self._folder / "metrics.jsonl", "a", encoding="utf-8")
         self._mirrored: dict[str, tuple[int, float]] = {}
         self._mirror_at = clock() + _MIRROR_SECONDS
-        if tensorboard:
-            from tensorboardX import SummaryWriter  # only here: half a second of imports
-
-            purge = 0 if resumed_from is None else resumed_from + 1
-            self._writer = SummaryWriter(str(self._folder), purge_step=purge, flush_secs=30)
+        self._writers = log_writers.open_writers(
+            self._folder,
+            name=os.fspath(workdir),
+            resumed_from=resumed_from,
+            tensorboard=tensorboard,
+            wandb=wandb,
+            keep=self._remote is None,
+        )
 
     # The clock
 
@@ -167,7 +173,7 @@ class Report:
         self.line(step, values, rates)
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line of scalars to metrics.jsonl and TensorBoard.
+        """Append one line of scalars to metrics.jsonl and to each writer.
 
         Raises:
           ValueError: a value that is not a single number, by name.
@@ -179,14 +185,13 @@ class Report:
         row = {k: v if math.isfinite(v) else str(v) for k, v in numbers.items()}
         self._jsonl.write(json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n")
         self._jsonl.flush()
-        if self._writer is not None:
-            for name, number in numbers.items():
-                self._writer.add_scalar(name, number, step)
+        for writer in self._writers:
+            writer.scalars(step, numbers)
         if self._remote is not None and self._clock() >= self._mirror_at:
             self._mirror()
 
     def images(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
-        """Write RGB pictures to strips/NAME_STEP.png ("/" becomes "-") and TensorBoard."""
+        """Write RGB pictures to strips/NAME_STEP.png ("/" becomes "-") and to each writer."""
         if not self._active:
             return
         from PIL import Image
@@ -195,8 +200,8 @@ class Report:
         for name, picture in pictures.items():
             file = self._folder / "strips" / f"{name.replace('/', '-')}_{step:08d}.png"
             Image.fromarray(picture).save(file)
-            if self._writer is not None:
-                self._writer.add_image(name, picture, step, dataformats="HWC")
+            for writer in self._writers:
+                writer.image(step, name, picture)
 
     def line(
         self, step: int, values: Mapping[str, Any], rates: Mapping[str, float] | None = None
@@ -233,8 +238,8 @@ class Report:
         """Write everything so far to the work folder."""
         if not self._active:
             return
-        if self._writer is not None:
-            self._writer.flush()
+        for writer in self._writers:
+            writer.flush()
         if self._remote is not None:
             self._mirror()
 
@@ -243,8 +248,8 @@ class Report:
         if not self._active:
             return
         self._jsonl.close()
-        if self._writer is not None:
-            self._writer.close()
+        for writer in self._writers:
+            writer.close()
         if self._remote is not None:
             self._mirror()
             self._scratch.cleanup()

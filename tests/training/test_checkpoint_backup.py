@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.checkpoints import orbax_io
-from depth_anything_jax.training import checkpoint_backup
+from depth_anything_jax.training import checkpoint_backup, log_writers
 
 METADATA = {"config": {"seed": 0}}
 
@@ -94,6 +94,15 @@ def test_what_comes_back_is_what_was_saved_and_two_files_stay(drive):
         orbax_io.Checkpoints(drive.workdir / "checkpoints").restore({"x": np.zeros(9, int)})["x"],
         15,
     )
+
+
+def test_the_run_of_weights_and_biases_is_known_on_the_next_machine(drive):
+    drive.save(5)
+    (drive.workdir / log_writers.WANDB_RUN).write_text("abcd1234\n")
+    drive.mirror(10)
+    drive.lose_the_machine()
+    assert drive.restore() == 10
+    assert (drive.workdir / log_writers.WANDB_RUN).read_text() == "abcd1234\n"
 
 
 def test_an_empty_mirror_brings_nothing_back(drive):
