@@ -6,6 +6,7 @@ import numpy as np
 from depth_anything_jax.utils.encoders import EncoderSpec
 from depth_anything_jax.visualization.colormaps import GREY, colourise
 from depth_anything_jax.visualization.contact_sheets import BOX, NEAREST, SIDE, row, tile, write
+from depth_anything_jax.visualization.strips import dilated
 
 ROWS = 8  # examples on a sheet
 RESIDUAL_RANGE = 3.0  # mean deviations of the label: the brightest colour
@@ -94,7 +95,7 @@ def _photo(image) -> np.ndarray:
 
 
 def _label(label, valid) -> np.ndarray:
-    return colourise(label, valid, limits=(0, 1))
+    return colourise(*dilated(label, valid), limits=(0, 1))
 
 
 def _residual(value, used, kept) -> np.ndarray:

@@ -3,7 +3,7 @@
     work folder/
       metrics.jsonl              one object a line: step, time and every scalar; always written
       metrics.superseded.jsonl   lines of steps that a resumed run did again (only if there are any)
-      strips/NAME_STEP.png       pictures, RGB | label | prediction
+      strips/NAME_STEP.png       pictures, image | label | prediction
       events.out.tfevents.*      the same for TensorBoard (log_writers.py, W&B too)
 
 A run that resumes from step k continues metrics.jsonl after step k. Lines of an interrupted run

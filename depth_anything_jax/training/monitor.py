@@ -29,7 +29,7 @@ from depth_anything_jax.parallel.device_programs import (
 )
 from depth_anything_jax.training import optim, perturb
 from depth_anything_jax.utils import param_paths
-from depth_anything_jax.visualization import colormaps
+from depth_anything_jax.visualization import strips as drawing
 
 # A larger share of zeros in the first output means a ReLU head that no gradient will ever reach.
 DEAD_SHARE = 0.99
@@ -276,7 +276,7 @@ def predictor(student, mesh):
 
 
 def strips(predict, params, batch, *, rows: int = ROWS) -> dict[str, np.ndarray]:
-    """Draws RGB | label | prediction of this process's first rows, for each part of the batch."""
+    """Draws image | label | prediction of this process's first rows, for each part."""
     drawn = {}
     for part, x in batch.items():
         x = {k: np.asarray(v[:rows]) for k, v in x.items()}
@@ -289,8 +289,8 @@ def strips(predict, params, batch, *, rows: int = ROWS) -> dict[str, np.ndarray]
             label, valid = relative.prepare_label(*map(jnp.asarray, maps))
         else:
             label, valid = np.zeros_like(prediction), np.zeros(prediction.shape, bool)
-        drawn[part] = colormaps.strips(
-            images, np.asarray(label), np.asarray(valid), prediction, rows=rows
+        drawn[part] = drawing.strips(
+            images, np.asarray(label), np.asarray(valid), prediction, name=part, rows=rows
         )
     return drawn
 

@@ -1,4 +1,4 @@
-"""Colours disparity maps, and draws strips of RGB | label | prediction (NumPy)."""
+"""Colours disparity maps (NumPy)."""
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -44,32 +44,3 @@ def colormap_names() -> list[str]:
     from matplotlib import colormaps
 
     return list(colormaps)
-
-
-def strips(
-    images: Float[np.ndarray, "b h w 3"],
-    labels: Float[np.ndarray, "b h w"],
-    valid: Bool[np.ndarray, "b h w"],
-    predictions: Float[np.ndarray, "b h w"],
-    *,
-    rows: int = 4,
-    gap: int = 2,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Draws the first examples of a batch below each other, each as RGB | label | prediction.
-
-    Args:
-      images: in 0-1, not normalised; values outside are clipped.
-      labels, predictions: disparity, larger is nearer.
-      valid: valid pixels of the label; the others are drawn grey.
-      gap: white pixels between the tiles.
-    """
-    lines = []
-    for image, label, mask, prediction in zip(
-        images[:rows], labels, valid, predictions, strict=False
-    ):
-        rgb = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
-        bar = np.full((rgb.shape[0], gap, 3), 255, np.uint8)
-        tiles = [rgb, bar, colourise(label, mask), bar, colourise(prediction)]
-        lines += [np.concatenate(tiles, axis=1)]
-        lines += [np.full((gap, lines[0].shape[1], 3), 255, np.uint8)]
-    return np.concatenate(lines[:-1], axis=0)

@@ -249,15 +249,3 @@ def test_colourise_survives_constant_and_empty_maps():
     flat = colormaps.colourise(np.full((2, 3), 4.0, np.float32))
     assert (flat == flat[0, 0]).all()
     assert (colormaps.colourise(np.full((2, 3), np.nan, np.float32)) == colormaps.GREY).all()
-
-
-def test_strips_lay_examples_below_each_other():
-    rng = np.random.default_rng(0)
-    images = rng.uniform(-0.1, 1.1, (3, 4, 5, 3)).astype(np.float32)  # cubic resizing overshoots
-    labels = rng.uniform(size=(3, 4, 5)).astype(np.float32)
-    valid = rng.uniform(size=(3, 4, 5)) < 0.5
-    picture = colormaps.strips(images, labels, valid, 1 - labels, rows=2, gap=1)
-    assert picture.shape == (2 * 4 + 1, 3 * 5 + 2, 3)
-    np.testing.assert_array_equal(picture[5:, :5], np.round(255 * images[1].clip(0, 1)))
-    np.testing.assert_array_equal(picture[:4, 6:11], colormaps.colourise(labels[0], valid[0]))
-    np.testing.assert_array_equal(picture[:4, 12:], colormaps.colourise(1 - labels[0]))

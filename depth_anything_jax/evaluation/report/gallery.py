@@ -28,6 +28,7 @@ from depth_anything_jax.evaluation.scores import metrics, scoring
 from depth_anything_jax.evaluation.scores.aggregate import ImageScores
 from depth_anything_jax.utils.scale_shift import Alignment
 from depth_anything_jax.visualization.colormaps import GREY, colourise
+from depth_anything_jax.visualization.strips import dilated
 
 WIDTH = 320  # pixels of a picture at most, and of its height
 ERROR = 0.5  # relative error at the end of the error map's colours, the same for all images
@@ -36,8 +37,13 @@ GAP = 4  # pixels of white between maps
 
 STYLE = (
     "figure{margin:1.2em 0}figcaption{font-size:13px}"
-    ".maps{display:flex;gap:4px;align-items:flex-start}"
-    ".maps img{min-width:0;height:auto;image-rendering:auto}"
+    # Heads above four columns, of which the strip takes three; on a phone the photo is above it.
+    ".maps{display:grid;grid-template-columns:repeat(4,minmax(0,var(--side)));gap:2px 4px;"
+    "font-size:13px}"
+    ".maps img{display:block;width:100%;height:auto;image-rendering:auto}"
+    ".maps>*{grid-row:2}.maps>span{grid-row:1}.maps>a{grid-column:2/5}"
+    "@media(max-width:600px){.maps{grid-template-columns:repeat(3,1fr)}"
+    ".maps>*,.maps>span{grid-row:auto}.maps>:nth-child(-n+2),.maps>a{grid-column:1/4}}"
     ".bar{display:inline-block;width:12em;height:.8em;margin:0 .4em;vertical-align:middle}"
 )
 
@@ -141,13 +147,13 @@ def _small(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shrinks a map to the mean of the valid pixels in each cell, and says which cells have any.
 
-    Sparse measurements stay visible this way."""
+    Sparse measurements stay visible this way, and are drawn larger where they are still sparse."""
     rows = np.arange(values.shape[0]) * size[0] // values.shape[0]
     columns = np.arange(values.shape[1]) * size[1] // values.shape[1]
     cell = (rows[:, None] * size[1] + columns)[valid]
     count = np.bincount(cell, minlength=size[0] * size[1]).reshape(size)
     total = np.bincount(cell, values[valid], minlength=size[0] * size[1]).reshape(size)
-    return total / np.maximum(count, 1), count > 0
+    return dilated(total / np.maximum(count, 1), count > 0)
 
 
 def fit(shape: tuple[int, int]) -> tuple[int, int]:
@@ -229,13 +235,20 @@ def section(
         files = [f"pictures/{name}-image.jpg", f"pictures/{name}-maps.png"]
         (folder / files[0]).write_bytes(formats.encode_jpeg(photo(record, switch)))
         (folder / files[1]).write_bytes(formats.encode_png(np.ascontiguousarray(strip)))
-        figures[record["key"]] = _figure(shown, count, files, limits, found.metres)
+        side = fit(found.label.shape)[1]
+        figures[record["key"]] = _figure(shown, count, files, side, limits, found.metres)
     return "".join(figures[key] for key in chosen if key in figures), switches
 
 
 def _figure(
-    shown: Pick, count: int, files: Sequence[str], limits: tuple[float, float], metres: bool
+    shown: Pick,
+    count: int,
+    files: Sequence[str],
+    side: int,
+    limits: tuple[float, float],
+    metres: bool,
 ) -> str:
+    """The HTML of an image's pictures; `side` is the width of a map."""
     s = shown.scores
     caption = [f"<b>{shown.why}</b>, {shown.rank} of {count}: {html.escape(s.key)}"]
     caption += [f"AbsRel {s.abs_rel:.4f}", f"δ1 {s.delta1:.4f}"]
@@ -253,8 +266,10 @@ def _figure(
     bar = f"label and prediction, disparity{unit}: {ends[0]}{_bar('Spectral_r')}{ends[1]}"
     alt = html.escape(f"{s.key}: label, aligned prediction, error")
     return (
-        f"<figure><div class=maps><img loading=lazy src='{files[0]}' alt='{html.escape(s.key)}'>"
-        f"<img loading=lazy src='{files[1]}' alt='{alt}'></div>"
+        f"<figure><div class=maps style='--side:{side}px'><span>image</span>"
+        f"<img loading=lazy src='{files[0]}' alt='{html.escape(s.key)}'>"
+        "<span>label</span><span>prediction, aligned</span><span>relative error</span>"
+        f"<a href='{files[1]}'><img loading=lazy src='{files[1]}' alt='{alt}'></a></div>"
         f"<figcaption>{' · '.join(caption)}<br>{bar}</figcaption></figure>"
     )
 
@@ -271,10 +286,10 @@ def legend() -> str:
     """HTML that explains the colours of the figures."""
     grey = f"rgb({GREY},{GREY},{GREY})"
     return (
-        "<p>From left to right: image, label, aligned prediction, error. Label and prediction of "
-        "an image share one range of colours, the 2nd to 98th percentile of its label, printed "
-        "below it; red is near, blue is far, and values outside are clipped to the range. "
+        "<p>Label and prediction of an image share one range of colours, the 2nd to 98th "
+        "percentile of its label, printed below it; red is near, blue is far, and values "
+        "outside are clipped to the range. "
         "The error is |prediction − label| / label in the space of the protocol's metrics, for "
         f"all images 0{_bar(ERROR_COLOURS)}{ERROR} and more. Pixels that are not scored are "
-        f"<span style='background:{grey};color:#fff'>&nbsp;grey&nbsp;</span>.</p>"
+        f"<span style='background:{grey};color:#000'>&nbsp;grey&nbsp;</span>.</p>"
     )

@@ -8,9 +8,7 @@ with Session(folder, facts, resume=True) as session:
 
 from __future__ import annotations
 
-import html
 import importlib.metadata
-import json
 import pathlib
 import re
 import sys
@@ -21,7 +19,7 @@ from typing import Any
 from depth_anything_jax.data.pseudo_labels import label_store
 from depth_anything_jax.evaluation import protocols
 from depth_anything_jax.evaluation.protocols.protocol import Protocol
-from depth_anything_jax.evaluation.report import gallery, tables
+from depth_anything_jax.evaluation.report import gallery, page, tables
 from depth_anything_jax.evaluation.runner import prediction_writer, process_share
 from depth_anything_jax.evaluation.runner.predictors import Candidate
 from depth_anything_jax.evaluation.runner.process_share import Share
@@ -30,7 +28,6 @@ from depth_anything_jax.evaluation.runner.stream import ProtocolResolver
 from depth_anything_jax.evaluation.scores.aggregate import ImageScores
 from depth_anything_jax.utils.paths import is_remote
 from depth_anything_jax.utils.version import __version__
-from depth_anything_jax.visualization import html_report
 
 LOG = "log.jsonl"
 # "protocols" in logs of 2026-11-30: a hash of a table whose versions are all unchanged. The label
@@ -123,9 +120,8 @@ class Session:
         self._facts = {**_versions(), "protocols": digest, **facts, "processes": share.count}
         self._log: Log | None = None
         self._not_before = 0.0
-        self._sections: list[str] = []
+        self._sections: list[page.Section] = []
         self._switches: dict[str, Protocol] = {}
-        self._uses: dict[str, dict[str, None]] = {}  # hash → protocol, set and view under it
 
     @property
     def first(self) -> bool:
@@ -216,14 +212,7 @@ class Session:
             if not figures:  # pairs of points
                 continue
             self._switches |= switches
-            use = f"{row['protocol']} on {row['set']} as {row['view']}"
-            self._uses.setdefault(row["hash"], {})[use] = None
-            heading = f"{row['checkpoint']} on {row['set']}"
-            if row.get("severity"):
-                heading += f", {row['corruption']} {row['severity']}"
-            facts = f"{row['view']}, {row['protocol']} {row['hash']}, {row['images']} images"
-            text = f"<h2>{html.escape(heading)}</h2><p>{html.escape(facts)}</p>{figures}"
-            self._sections.append(text)
+            self._sections.append(page.Section(row, figures))
 
     def write(
         self,
@@ -245,15 +234,8 @@ class Session:
         if self.folder is None or not self.first or (start < self._not_before and not last):
             return
         tables.write(self.folder, rows, images, relative, self.speed)
-        body = [html_report.tables(tables.text(rows, relative)), "<h2>Images</h2>"]
-        body += [gallery.legend(), *self._sections]
-        body += ["<h2>Protocols</h2><p>Numbers are comparable exactly when their hashes agree.</p>"]
-        for digest, protocol in self._switches.items():
-            uses = html.escape("; ".join(self._uses[digest]))
-            body += [f"<h3>{digest}</h3><p>{uses}</p>", _facts(json.loads(protocol.canonical))]
-        body += ["<h2>Run</h2>", _facts(self._facts)]
-        page = html_report.page(self.title, "".join(body), style=gallery.STYLE)
-        (self.folder / "report.html").write_text(page, encoding="utf-8")
+        text = page.build(self.title, rows, relative, self._sections, self._switches, self._facts)
+        (self.folder / "report.html").write_text(text, encoding="utf-8")
         now = time.monotonic()
         self._not_before = now + 9 * (now - start)
 
@@ -273,19 +255,3 @@ def _versions() -> dict[str, str]:
     """Versions of the code that computes; others may give other digits."""
     found = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
     return {"version": __version__, **found}
-
-
-def _facts(facts: Mapping[str, Any]) -> str:
-    """Names and values as an HTML table; empty values are left out."""
-    cells = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(_as_text(value))}</td></tr>"
-        for name, value in facts.items()
-        if value not in (None, "", [], {})
-    )
-    return f"<table>{cells}</table>"
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k}={v}" for k, v in value.items() if v is not None)
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

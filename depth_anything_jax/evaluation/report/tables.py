@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from depth_anything_jax.evaluation.scores import aggregate, pairs
+from depth_anything_jax.evaluation.scores import aggregate, pairs, relative_improvement
 from depth_anything_jax.evaluation.scores.aggregate import NAN, ImageScores
 from depth_anything_jax.evaluation.scores.metrics import PairScore
 
@@ -35,6 +35,8 @@ _OPTIONAL = ("delta2", "delta3", "rmse_log")
 # a thousandth or a thousandfold. Our choice.
 _NEAREST, _FARTHEST = 0.05, 1000
 _MAX_NAMED = 3  # images that a note names
+BETTER = dict.fromkeys(relative_improvement.LOWER_IS_BETTER, "↓")
+BETTER |= dict.fromkeys(relative_improvement.HIGHER_IS_BETTER, "↑")
 Row = dict[str, Any]
 
 
@@ -126,26 +128,72 @@ def _list(keys: Sequence[str]) -> str:
     return f"{len(keys)} images ({', '.join(keys[:_MAX_NAMED])}{more})"
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Formats the rows as a Markdown table; columns that no row fills are left out."""
+def columns_of(rows: Sequence[Row]) -> dict[str, str]:
+    """The table's columns of metrics and their titles; those that no row fills are left out."""
     beside = {name for r in rows for p in r["published"] for name in p["values"]}
-    columns = {
+    return {
         c: t
         for c, t in COLUMNS.items()
         if (c not in _OPTIONAL or c in beside) and any(not math.isnan(r[c]) for r in rows)
     }
+
+
+def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells a row of a run from all others."""
+    return row["checkpoint"], *_compared(row), row["view"]
+
+
+def _compared(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Rows with the same are of one set under one protocol."""
+    return row["set"], row["hash"], row.get("corruption", ""), row.get("severity", 0)
+
+
+def _best(rows: Sequence[Row], column: str) -> set[int]:
+    """Numbers of the rows that have the best value (as printed) of two or more that compare."""
+    found = set()
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for i, r in enumerate(rows):
+        if not math.isnan(r[column]):
+            groups.setdefault((*_compared(r), r["images"]), []).append(i)
+    choose = max if BETTER[column] == "↑" else min
+    for group in groups.values():
+        values = {i: round(rows[i][column], 4) for i in group}
+        if len(set(values.values())) > 1:
+            found |= {i for i in group if values[i] == choose(values.values())}
+    return found
+
+
+def table(rows: Sequence[Row], links: Mapping[Any, str] | None = None) -> str:
+    """Formats the rows as a Markdown table.
+
+    Args:
+      links: for the report: `identity` of a row, or a protocol's hash → the part of the page that
+        is about it. Then heads have arrows that say which direction is better, and the best value
+        of each set and protocol is bold.
+    """
+    columns = columns_of(rows)
+    best = {c: set() if links is None else _best(rows, c) for c in columns}
+    links, arrows = links or {}, {} if links is None else BETTER
+
+    def linked(text: str, to: Any) -> str:
+        return f"[{text}](#{links[to]})" if to in links else text
+
     viewed = any(r["view"] != r["kind"] for r in rows)
     compared = any(r["published"] for r in rows)
     corrupted = any("corruption" in r for r in rows)
     heads = ["checkpoint", "set", *["corruption"] * corrupted, *["scored as"] * viewed]
     heads += ["protocol", "images"]
-    heads += [*columns.values(), *["published (ours / theirs)"] * compared]
+    heads += [*(f"{t} {arrows.get(c, '')}".strip() for c, t in columns.items())]
+    heads += [*["published (ours / theirs)"] * compared]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for r in rows:
-        cells = [r["checkpoint"], r["set"], *[_corruption(r)] * corrupted, *[r["view"]] * viewed]
-        cells.append(f"{r['protocol']} {r['hash']}")
+    for i, r in enumerate(rows):
+        cells = [linked(r["checkpoint"], identity(r)), r["set"]]
+        cells += [*[_corruption(r)] * corrupted, *[r["view"]] * viewed]
+        cells.append(f"{r['protocol']} {linked(r['hash'], r['hash'])}")
         cells.append(_count(r))
-        cells += ["" if math.isnan(r[c]) else f"{r[c]:.4f}" for c in columns]
+        for c in columns:
+            text = "" if math.isnan(r[c]) else f"{r[c]:.4f}"
+            cells.append(f"**{text}**" if i in best[c] else text)
         cells += [_published(r)] * compared
         lines.append("| " + " | ".join(cells) + " |")
     notes = [
@@ -220,9 +268,11 @@ def relative_table(relative: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def text(rows: Sequence[Row], relative: Sequence[Row] = ()) -> str:
-    """Formats all tables as Markdown."""
-    return table(rows) + (f"\n\n{relative_table(relative)}" if relative else "")
+def text(
+    rows: Sequence[Row], relative: Sequence[Row] = (), links: Mapping[Any, str] | None = None
+) -> str:
+    """Formats all tables as Markdown; `links` is that of `table`."""
+    return table(rows, links) + (f"\n\n{relative_table(relative)}" if relative else "")
 
 
 def write(

@@ -167,7 +167,9 @@ def test_the_page_stands_alone_and_says_what_it_shows(run):
     for text in (*figures, *names, "linear-gradient", "/m (", "red is near", "disparity_floor"):
         assert text in page, text
     assert "<p>golden@1 on ramps as disparity-affine</p>" in page
-    cells = dict(re.findall("<tr><td>(.*?)</td><td>(.*?)</td></tr>", page.partition("<h2>Run")[2]))
+    cells = dict(
+        re.findall("<tr><td>(.*?)</td><td>(.*?)</td></tr>", page.partition("<h2 id=run>")[2])
+    )
     assert cells["sets"] == "&lt;ramps&gt;, b" and cells["switches"] == "input_size=28"
     assert {"version", "jax", "numpy"} <= cells.keys() and "corrupt" not in cells
     assert "<b>a model" not in page
@@ -176,6 +178,7 @@ def test_the_page_stands_alone_and_says_what_it_shows(run):
 def test_markdown_tables_become_html():
     text = "| a | b |\n|---|---|\n| <1> | 2 |\n\n- one\n- <two>\nbelow\n- last"
     assert html_report.tables(text) == (
-        "<table><tr><th>a</th><th>b</th></tr><tr><td>&lt;1&gt;</td><td>2</td></tr></table><br>"
+        "<div class=scroll tabindex=0><table>"
+        "<tr><th>a</th><th>b</th></tr><tr><td>&lt;1&gt;</td><td>2</td></tr></table></div>"
         "<ul><li>one</li><li>&lt;two&gt;</li></ul><p>below</p><ul><li>last</li></ul>"
     )
