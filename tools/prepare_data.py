@@ -228,8 +228,7 @@ def run_shards(plan: dict[str, Any], folder: pathlib.Path, todo: list[int], work
 
 def finish(plan: dict[str, Any], folder: pathlib.Path, licence: str) -> dict[str, Any]:
     """Writes TFDS' metadata and the card; returns the card."""
-    import tensorflow_datasets as tfds
-
+    tfds = tfds_source.tensorflow_datasets("tools/prepare_data.py")
     notes = [
         json.loads((folder / PROGRESS / f"{s:05d}.json").read_text()) for s in range(plan["shards"])
     ]
@@ -330,8 +329,9 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options(argv)
     folder = pathlib.Path(options.out).expanduser() / options.name / VERSION
     try:
+        tfds_source.tensorflow_datasets("tools/prepare_data.py")  # before hours of work
         source = registry.make(registry.parse(options.source))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"--source {options.source}: {error}") from error
     plan = make_plan(source, options.name, options.source, options.shard_size)
     try:
