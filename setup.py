@@ -29,9 +29,10 @@ CORE = [
     "pillow>=10.4",
     "safetensors>=0.5",
     "tensorboardX>=2.6",
-    "tensorflow-datasets>=4.9.8",  # does not bring TensorFlow
     "tqdm>=4.66",
 ]
+# Brings no TensorFlow, but pyarrow: together a sixth of the space of an installation.
+TRAIN = ["tensorflow-datasets>=4.9.8"]
 
 HERE = pathlib.Path(__file__).parent
 VERSION_FILE = (HERE / "depth_anything_jax" / "utils" / "version.py").read_text(encoding="utf-8")
@@ -55,8 +56,11 @@ setup(
     entry_points={"console_scripts": ["depth-anything = depth_anything_jax.predict:main"]},
     install_requires=CORE,
     extras_require={
-        "tpu": ["jax[tpu]>=0.10", "gcsfs>=2024.6"],  # gs:// is where TPUs keep their files
-        "cuda": ["jax[cuda12]>=0.10"],
+        # data sets of packed records (tfds:…), which pictures and folders do without
+        "train": TRAIN,
+        # where people train, so with TRAIN; gs:// is where TPUs keep their files
+        "tpu": ["jax[tpu]>=0.10", "gcsfs>=2024.6", *TRAIN],
+        "cuda": ["jax[cuda12]>=0.10", *TRAIN],
         # reads .pth and .bin (safetensors need no torch); segmentation models for sky masks
         "torch": ["torch>=2.6", "transformers>=4.50"],
         # tools/export_onnx.py; torch and transformers as it is tested, their exporter moves fast
@@ -79,6 +83,7 @@ setup(
         # the page; Gradio before 6.16 has known holes. Videos and phones' pictures come there too
         "app": ["av>=15.0", "gradio>=6.16", "pillow-heif>=1.0", "starlette>=1.0"],
         "test": [
+            *TRAIN,
             "albumentations>=2.0.8",
             "av>=15.0",
             "beartype>=0.20",

@@ -236,8 +236,7 @@ def finish(
     plan: dict[str, Any], folder: pathlib.Path, licence: str, source: Source
 ) -> dict[str, Any]:
     """Writes TFDS' metadata and the card; returns the card."""
-    import tensorflow_datasets as tfds
-
+    tfds = tfds_source.tensorflow_datasets("tools/prepare_data.py")
     notes = [
         json.loads((folder / PROGRESS / f"{s:05d}.json").read_text()) for s in range(plan["shards"])
     ]
@@ -357,6 +356,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options(argv)
     folder = pathlib.Path(options.out).expanduser() / options.name / VERSION
     try:
+        tfds_source.tensorflow_datasets("tools/prepare_data.py")  # before hours of work
         source = registry.make(registry.parse(options.source))
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"--source {options.source}: {error}") from error

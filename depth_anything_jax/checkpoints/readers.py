@@ -9,7 +9,7 @@ import pathlib
 import re
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, for safetensors)
@@ -154,9 +154,7 @@ def _weights_file(folder: epath.Path) -> list[str]:
 
 
 def _file(path: epath.Path) -> Found:
-    readers = {".safetensors": _safetensors} | dict.fromkeys(TORCH_SUFFIXES, _pickled)
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: weights are read from {', '.join(readers)} files and folders")
+    read = _reader(path)
     with tempfile.TemporaryDirectory() as scratch:
         local = pathlib.Path(path)
         if is_remote(path):
@@ -165,7 +163,7 @@ def _file(path: epath.Path) -> Found:
             notes = _notes(path)  # a .pth's licence, head and range
             if notes.exists():
                 notes.copy(_notes(local))
-        state, metadata = readers[path.suffix](local)
+        state, metadata = read(local)
     hints = []
     weight_metadata.check(metadata, str(path))
     if metadata:
@@ -173,12 +171,35 @@ def _file(path: epath.Path) -> Found:
     known = released.by_path(path)
     if known:
         hints.append(_known_hint(known))
+    elif guessed := released.guess(path):
+        hints.append({"origin": f"the name {path.name}", "authoritative": False, **guessed})
     return Found(convert.canonical(state, str(path)), hints, metadata, path.name)
 
 
-def _safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _reader(path: epath.Path) -> Callable[[pathlib.Path], tuple[dict[Any, Any], dict[str, Any]]]:
+    """Finds the reader of a file by its first bytes, and by its suffix where they tell nothing.
+
+    safetensors begin with the length of a JSON object, in eight bytes; torch's are zip archives
+    or pickles.
+    """
     if not path.exists():
         raise FileNotFoundError(f"no file {path}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().length:
+        return _safetensors
+    suffix = path.suffix.lower()
+    pickled = start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+    zipped = start.startswith(b"PK\x03\x04") and suffix != ".npz"
+    if pickled or zipped or suffix in TORCH_SUFFIXES:
+        return _pickled
+    if suffix == ".safetensors":
+        return _safetensors
+    every = ", ".join((".safetensors", *TORCH_SUFFIXES))
+    raise ValueError(f"{path}: weights are read from {every} files and folders")
+
+
+def _safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(str(path), framework="np") as file:
             metadata = file.metadata() or {}
@@ -202,7 +223,8 @@ def _pickled(path: pathlib.Path) -> tuple[dict[Any, Any], dict[str, Any]]:
     torch = _torch(str(path), released.by_path(path))
     _refuse_compressed(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # of a path it would read the suffix, too
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's own, zip's, torch's: all mean the same here
         raise ValueError(
             f"{path} holds more than tensors, or is damaged ({_first_line(error)}). Only "

@@ -6,7 +6,7 @@ kind of head or the metric range. This module has them for the released models.
 
 import pathlib
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import huggingface_hub
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -76,8 +76,15 @@ MODELS = _models()
 _BY_REPO = {m.repo.lower(): m for m in MODELS if m.repo}
 _BY_FOLDER = {m.repo.split("/")[1].lower(): m for m in MODELS if m.repo}
 _BY_STEM = {pathlib.Path(m.file).stem: m for m in MODELS if m.file.endswith((".pth", ".pt"))}
-# Suffixes that users add to a released file's name for the same contents.
-_SUFFIX = re.compile(r"([._-](partial|fp16|fp32|bf16|float16|float32|bfloat16))*")
+# What users and browsers add to a released file's name for the same contents.
+_SUFFIX = re.compile(
+    r"([._ -]*(partial|fp16|fp32|bf16|float16|float32|bfloat16|copy|\(\d+\)))*", re.IGNORECASE
+)
+_V2 = re.compile(r"depth[ _-]?anything[ _-]?v2|(^|[ _-])dav2([ _.-]|$)", re.IGNORECASE)
+_V1 = re.compile(
+    r"depth[ _-]?anything([ _-]?v1|[ _-](vit[sbl]|small|base|large)(14)?)", re.IGNORECASE
+)
+_METRES = re.compile(r"metric|hypersim|v?kitti", re.IGNORECASE)
 
 
 def by_repo(repo: str) -> Released | None:
@@ -93,6 +100,18 @@ def by_path(path: str | pathlib.PurePath) -> Released | None:
             return model
     folder = path.parent if path.suffix in (".safetensors", ".bin") else path
     return _BY_FOLDER.get(folder.name.lower())
+
+
+def guess(path: str | pathlib.PurePath) -> dict[str, Any]:
+    """Returns what a file's name tells that is not a released one: version, and head of metres.
+
+    Of "my_depth_anything_v2_finetuned.pth" {"version": "v2"}; nothing of other names.
+    """
+    name = pathlib.PurePath(path).name
+    version = "v2" if _V2.search(name) else "v1" if _V1.search(name) else None
+    if version is None:
+        return {}
+    return {"version": version} | ({"head": "sigmoid"} if _METRES.search(name) else {})
 
 
 def fetch(repo: str) -> pathlib.Path:

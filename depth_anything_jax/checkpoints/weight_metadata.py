@@ -18,6 +18,18 @@ from depth_anything_jax.utils.encoders import EncoderSpec
 from depth_anything_jax.utils.formatting import shortened
 
 
+class Undetermined(ValueError):
+    """A property that neither tensors nor metadata nor a name tell, and the user knows.
+
+    Attributes:
+      choices: {an option of the programs that decides it: when to take it}.
+    """
+
+    def __init__(self, message: str, choices: dict[str, str]):
+        super().__init__(message)
+        self.choices = choices
+
+
 def check(metadata: Mapping[str, Any], source: str) -> None:
     """Raises ValueError where a field of a file's metadata has a wrong type; None is allowed.
 
@@ -63,7 +75,8 @@ def facts(
     """Determines version, head, max_depth and input from the arguments, the hints and the tensors.
 
     Raises:
-      ValueError: contradictions, or a property that nothing states.
+      Undetermined: a property that nothing states.
+      ValueError: contradictions.
     """
     encoder = depth_anything.VARIANTS[variant].encoder
     if parts == "encoder":  # the same whichever of its blocks are tapped
@@ -79,15 +92,29 @@ def facts(
             if hint["authoritative"]:
                 raise ValueError(
                     f"{source}: {name}={given!r} contradicts {origin}, which says {said!r}; leave "
-                    f"{name} out"
+                    f"{name} out (in a training config set model.{name}={said!r})"
                 )
-            logging.warning("%s: %s=%r, though %s says %r", source, name, given, origin, said)
+            logging.warning(
+                "%s: %s=%r, though %s says %r (in a training config: model.%s)",
+                source, name, given, origin, said, name,
+            )  # fmt: skip
+    if version is None and not first(authoritative(hints), "version"):
+        named = next((h for h in hints if h.get("version")), None)
+        # Of a released name all is known; of another one this is a guess.
+        if named and "variant" not in named and named["origin"].startswith("the name"):
+            logging.warning("%s: taken for %s by %s", source, named["version"], named["origin"])
     version = version or first(hints, "version")
     one_of(f"{source}: version", version, (None, *depth_anything.VERSIONS))
     if version is None:
-        raise ValueError(
-            f"{source}: tensors alone do not say whether this is V1 (taps the last four blocks) or "
-            "V2; pass version='v1' or version='v2' (--model-version)"
+        raise Undetermined(
+            f"{source}: tensors of {variant} alone do not say whether this is V1 (taps the last "
+            "four blocks) or V2, and the file's name is none of the released ones; pass "
+            "version='v1' or version='v2' (--model-version)",
+            {
+                "--model-version=v2": "Depth Anything V2, released as "
+                f"depth_anything_v2_{variant}.pth (of a metric model also --max-depth=20 or 80)",
+                "--model-version=v1": f"Depth Anything V1, depth_anything_{variant}14.pth",
+            },
         )
     head = _head_of(source, hints, max_depth, bin_centres)
     if head is None:
@@ -104,10 +131,13 @@ def facts(
         return {"version": version, "head": head, "max_depth": None, "input": seen}
     metres = max_depth if max_depth is not None else first(hints, "max_depth")
     if metres is None:
-        raise ValueError(
+        places = {"80": "outdoor, KITTI"} if head == "bins" else {"80": "outdoor, VKITTI"}
+        places |= {"10": "indoor, NYU"} if head == "bins" else {"20": "indoor, Hypersim"}
+        raise Undetermined(
             f"{source}: a metric head whose range is not in the file; pass max_depth in metres "
             "(--max-depth): 20 for V2's indoor (Hypersim) models, 80 for the outdoor (VKITTI) "
-            "ones; 10 and 80 for V1's (bins)"
+            "ones; 10 and 80 for V1's (bins)",
+            {f"--max-depth={metres}": place for metres, place in sorted(places.items())},
         )
     return {"version": version, "head": head, "max_depth": float(metres), "input": seen}
 

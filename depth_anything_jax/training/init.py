@@ -249,6 +249,8 @@ def load_initial(
         _check_head(
             config, old.get("head", config.model.head), old.get("max_depth"), old.get("focal")
         )
+        if differs := _other_version(config, old.get("version")):
+            raise ValueError(differs)
         meta = continued(old, meta)
         chain = meta["licence_chain"]
         licence = licences.combined(old.get("licence_chain", []))
@@ -264,6 +266,8 @@ def load_initial(
         allow_missing=config.allow_missing or None,
         fill=config.fill_missing,
     )
+    if differs := _other_version(config, loaded.version):
+        logging.warning("%s", differs)
     if parts == "params":
         _check_head(config, loaded.head, loaded.max_depth, loaded.focal)
     if parts == "relative" and loaded.head != "relative":
@@ -293,6 +297,19 @@ def load_initial(
     meta = {**meta, "licence_chain": _chain(meta, "initial weights", loaded)}
     # The moments are zero for any parameters.
     return TrainState(first.step, params, first.opt_state, ema), meta
+
+
+def _other_version(config, version: str | None) -> str:
+    """What to change where weights of one version start a network of the other; else ""."""
+    ours = config.model.version
+    if version in (None, ours):
+        return ""
+    v1, v2 = (models.VARIANTS[config.model.variant].taps(v) for v in ("v1", "v2"))
+    return (
+        f"init_from={config.init_from!r} holds weights of a {version} network, and model.version="
+        f"{ours!r} feeds the decoder from other blocks of the encoder (v1 {v1}, v2 {v2}): set "
+        f"--config.model.version={version}, unless {ours} is meant"
+    )
 
 
 def _check_head(config, head: str, max_depth: float | None, focal: float | None) -> None:

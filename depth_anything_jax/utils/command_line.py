@@ -1,6 +1,8 @@
 """Starts a program: its help page in groups, its version, and one line for a mistyped option."""
 
+import os
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +71,33 @@ def start(
             sys.exit(f"{error}\n--help lists the options")
 
     app.run(run_to_the_end, flags_parser=parse)
+
+
+def told(error: Exception) -> str:
+    """One line for an error, and the commands to choose from where it names options that decide.
+
+    Such an error has `choices`, {option: when to take it}, as `weight_metadata.Undetermined`.
+    """
+    from absl import flags
+
+    lines = [f"{type(error).__name__}: {error}"]
+    choices = getattr(error, "choices", {})
+    if choices:
+        mine = all(option.lstrip("-").partition("=")[0] in flags.FLAGS for option in choices)
+        command = f"{_program()} {shlex.join(sys.argv[1:])}"
+        if not mine:  # the training program, whose configs name weights only
+            command = "python tools/import_torch.py WEIGHTS NEW_FOLDER"
+        lines.append("Run one of" if mine else "Name the new folder that one of these writes")
+        for option, meaning in choices.items():
+            lines.append(f"  {command} {option}\n      {meaning}")
+    return "\n".join(lines)
+
+
+def _program() -> str:
+    """The way this program was started: its name, or python -m MODULE."""
+    main = sys.modules["__main__"]
+    module = main.__spec__.name if main.__spec__ else ""
+    return f"python -m {module}" if module else os.path.basename(sys.argv[0])
 
 
 def usage(doc: str, needs: Sequence[Any]) -> str:

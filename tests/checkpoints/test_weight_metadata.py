@@ -7,7 +7,13 @@ import pathlib
 import numpy as np
 import pytest
 
-from depth_anything_jax.checkpoints import export, licences, pretrained, released
+from depth_anything_jax.checkpoints import (
+    export,
+    licences,
+    pretrained,
+    released,
+    weight_metadata,
+)
 from depth_anything_jax.models import VARIANTS
 from tests.helpers.weights_files import assert_holds, state_of, write
 
@@ -252,3 +258,70 @@ def test_metadata_names_no_folder_of_this_machine(tmp_path, official):
     loaded = pretrained.load(write(tmp_path / "mine.safetensors", official), version="v2")
     assert str(tmp_path) not in json.dumps(export.describe(loaded))
     assert dataclasses.asdict(loaded)["source"].endswith("mine.safetensors")
+
+
+# --- renamed files
+
+
+@pytest.mark.parametrize("name", ["model.pth", "weights", "depth.ckpt.1", "my_weights.safetensors"])
+def test_a_renamed_file_of_ours_is_read_by_what_is_in_it(tmp_path, official, name):
+    facts = {"variant": "demo", "version": "v1", "head": "sigmoid", "max_depth": 80.0}
+    loaded = pretrained.load(write(tmp_path / name, official, facts))
+    assert {field: getattr(loaded, field) for field in facts} == facts
+    assert_holds(loaded, official)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model", "model.zip"])
+def test_a_torch_file_is_one_whatever_its_suffix(tmp_path, official, name):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / name
+    torch.save({n: torch.from_numpy(x) for n, x in official.items()}, path)
+    assert_holds(pretrained.load(str(path), version="v2"), official)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("depth_anything_v2_vits (1).pth", ("v2", "relative", None)),
+        ("depth_anything_v2_metric_vkitti_vits-copy.pth", ("v2", "sigmoid", 80)),
+        ("depth_anything_vits14 (2).safetensors", ("v1", "relative", None)),
+    ],
+)
+def test_a_copy_keeps_its_released_name(name, facts):
+    known = released.by_path(name)
+    assert (known.version, known.head, known.max_depth) == facts
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("my_depth_anything_v2_ft.pth", {"version": "v2"}),
+        ("Depth-Anything-V2-Small.safetensors", {"version": "v2"}),
+        ("depth_anything_v2_metric_mine.pth", {"version": "v2", "head": "sigmoid"}),
+        ("old_depth_anything_vitb14_ft.pth", {"version": "v1"}),
+        ("depth-anything-small.safetensors", {"version": "v1"}),
+        ("depth_anything.pth", {}),
+        ("model.pth", {}),
+        ("metric_v2.pth", {}),
+    ],
+)
+def test_what_is_left_of_a_released_name_tells_the_version(name, said):
+    assert released.guess(name) == said
+
+
+def test_the_rest_of_a_name_is_believed_where_nothing_else_speaks(tmp_path, official, caplog):
+    path = write(tmp_path / "my_depth_anything_v2_ft.safetensors", official)
+    assert pretrained.load(path).version == "v2"
+    assert "my_depth_anything_v2_ft.safetensors" in caplog.text  # and is said
+    assert pretrained.load(path, version="v1").version == "v1"
+    path = write(tmp_path / "depth_anything_v2_metric_mine.safetensors", official)
+    with pytest.raises(weight_metadata.Undetermined, match="range is not in the file") as caught:
+        pretrained.load(path)
+    assert list(caught.value.choices) == ["--max-depth=20", "--max-depth=80"]
+
+
+def test_a_version_that_nothing_tells_is_a_choice_of_two(tmp_path, official):
+    path = write(tmp_path / "model.pth", official)
+    with pytest.raises(weight_metadata.Undetermined) as caught:
+        pretrained.load(path)
+    assert list(caught.value.choices) == ["--model-version=v2", "--model-version=v1"]

@@ -237,6 +237,26 @@ def test_the_encoder_of_a_metric_model_starts_any_head(metric, params, mesh):
     assert_same(found.params["encoder"], params["encoder"])
 
 
+def test_the_encoder_of_another_version_is_taken_with_a_warning(run, params, mesh, caplog):
+    c = small_student(init_from=run, init_parts="encoder")
+    init.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    assert "model.version" not in caplog.text
+    c = small_student(init_from=run, init_parts="encoder", **{"model.version": "v1"})
+    init.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+    assert f"init_from={run!r} holds weights of a v2 network, and model.version='v1'" in caplog.text
+    assert "set --config.model.version=v2, unless v1 is meant" in caplog.text
+
+
+def test_a_decoder_of_another_version_is_refused(run, params, mesh):
+    for parts, message in (
+        ("params", "in a training config set model.version='v2'"),
+        ("all", "set --config.model.version=v2"),
+    ):
+        c = small_student(init_from=run, init_parts=parts, **{"model.version": "v1"})
+        with pytest.raises(ValueError, match=message):
+            init.load_initial(c, *zeros(params, mesh), {"licence_chain": []})
+
+
 def test_weights_of_another_size_are_refused_with_every_tensor(run, params, mesh):
     wide = jax.tree.map(lambda x: np.zeros((2, *x.shape), x.dtype), params)
     fresh, shapes = zeros(params, mesh)

@@ -1,5 +1,7 @@
 """Help pages, the version, and one line for an option that is not understood."""
 
+from typing import ClassVar
+
 import pytest
 from absl import flags
 from ml_collections import config_flags
@@ -119,3 +121,27 @@ def test_a_config_that_refuses_is_one_line(program):
     code, _ = program("--conf=configs/student.py:nothing", "--to=x")
     assert "['nothing'] unknown; choose vits" in code
     assert "Traceback" not in code and len(code.splitlines()) <= 2
+
+
+class Undecided(ValueError):
+    choices: ClassVar = {"--at-a-time=1": "a slow machine", "--at-a-time=8": "a fast one"}
+
+
+def test_an_error_with_choices_names_the_commands(program, monkeypatch):
+    assert command_line.told(ValueError("x: no")) == "ValueError: x: no"
+    monkeypatch.setattr("sys.argv", ["/usr/bin/things", "a b.jpg", "--to=x"])
+    monkeypatch.setattr(command_line.sys.modules["__main__"], "__spec__", None)
+    assert command_line.told(Undecided("x: how many?")).splitlines() == [
+        "Undecided: x: how many?",
+        "Run one of",
+        "  things 'a b.jpg' --to=x --at-a-time=1",
+        "      a slow machine",
+        "  things 'a b.jpg' --to=x --at-a-time=8",
+        "      a fast one",
+    ]
+    monkeypatch.setattr(Undecided, "choices", {"--elsewhere=1": "one"})
+    assert command_line.told(Undecided("x: how many?")).splitlines()[1:] == [
+        "Name the new folder that one of these writes",
+        "  python tools/import_torch.py WEIGHTS NEW_FOLDER --elsewhere=1",
+        "      one",
+    ]

@@ -81,6 +81,21 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     return json.loads(card.read_text()) if card.exists() else {}
 
 
+def tensorflow_datasets(name: str) -> Any:
+    """Imports TensorFlow Datasets, which the extra [train] brings.
+
+    Raises:
+      ImportError: it is not installed; the message names what needs it and the extra.
+    """
+    try:
+        import tensorflow_datasets as tfds  # a second
+    except ImportError as error:
+        raise ImportError(
+            f"{name} needs tensorflow-datasets ({error}): pip install 'depth_anything_jax[train]'"
+        ) from error
+    return tfds
+
+
 class RecordSource:
     """Records of a TFDS data set in ArrayRecord format; each process opens the files itself."""
 
@@ -159,8 +174,7 @@ class RecordSource:
     def _open(self) -> Any:
         with self._lock:
             if self._data is None:
-                import tensorflow_datasets as tfds
-
+                tfds = tensorflow_datasets(f"tfds:{self.path or self.dataset}")
                 if self.path is not None:
                     builder = tfds.builder_from_directory(self.path)
                 else:
