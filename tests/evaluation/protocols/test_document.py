@@ -1,10 +1,10 @@
-"""docs/evaluation.md says of each protocol what the table in the code says."""
+"""docs/protocols.md says of each protocol what the table in the code says."""
 
 import pathlib
 
 from depth_anything_jax.evaluation.protocols import overrides, table
 
-DOCUMENT = pathlib.Path(__file__).resolve().parents[3] / "docs" / "evaluation.md"
+DOCUMENT = pathlib.Path(__file__).resolve().parents[3] / "docs" / "protocols.md"
 
 
 def said(switches):
@@ -33,7 +33,7 @@ def expected():
 
 def test_the_protocols_in_the_document_are_those_of_the_code():
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert expected() in text, f"docs/evaluation.md must have this table:\n{expected()}"
+    assert expected() in text, f"docs/protocols.md must have this table:\n{expected()}"
     for name in table.TABLE:
         assert f"\n| `{name}` | " in text, "the overview lists every protocol"
     for name in overrides.NAMES:

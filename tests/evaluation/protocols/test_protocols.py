@@ -110,7 +110,7 @@ def test_the_protocol_of_the_golden_scores_is_what_its_description_says():
         )  # fmt: skip
 
 
-ZOE = {  # evaluation.md's sources: range, frame, crop
+ZOE = {  # docs/protocols.md's sources: range, frame, crop
     ("nyu", "indoor"): (1e-3, 10, "none", "nyu"),
     ("kitti", "outdoor"): (1e-3, 80, "kb", "garg"),
     ("ibims", "indoor"): (0, 10, "none", "nyu"),
