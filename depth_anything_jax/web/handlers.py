@@ -1,52 +1,43 @@
 """Computes the page's results from an upload: depth, images, files, points, a video.
 
 This module does not use Gradio. A session keeps a `Result`, which refers to the stored files of its
-photo. `Problem` is the only exception whose text is shown to users; all others are logged.
+photo.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import pathlib
-import re
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from depth_anything_jax.cli import batch, outputs
 from depth_anything_jax.data import transforms
 from depth_anything_jax.data.file_formats import photos
-from depth_anything_jax.data.file_formats.formats import FormatError
-from depth_anything_jax.inference import camera_intrinsics, input_sizes, point_cloud
+from depth_anything_jax.inference import camera_intrinsics, input_sizes
 from depth_anything_jax.inference.depth import GREYS, Depth
 from depth_anything_jax.inference.model import DepthAnything
+from depth_anything_jax.utils import formatting
 from depth_anything_jax.video import process, reader
 from depth_anything_jax.visualization import colorbars
+from depth_anything_jax.web import examples, points_view, results
+from depth_anything_jax.web.problems import Cancelled, Problem, UnusableUpload, reporting
+from depth_anything_jax.web.results import Result
 from depth_anything_jax.web.upload_folder import Folder
 
 COLORMAPS = ("Spectral_r", "inferno", "turbo", "viridis", "magma", "grey")
 SHOWN = 1600  # pixels of the longer side on the page; files have the full resolution
 POINTS = 400_000  # maximum that a phone can display smoothly
-FAR = 8.0  # multiple of a relative map's median distance; points beyond it are noise
 FASTEST = 60  # frames per second of a video
 WIDEST = 1920  # pixels of a video's longer side
 VIDEO_PIXELS = 8192 * 4320  # of a frame as stored
-_ANY_PATH = re.compile(r"(?<![\w.:/])(?:/[\w.+-]+){2,}|\b[A-Za-z]:\\")
-_BROKEN = "an error occurred on the server; its log has the details"
-
-
-class Problem(Exception):
-    """An error whose text is shown to the user; it must not contain paths."""
-
-
-class UnusableUpload(Problem):
-    """The upload itself cannot be used, whatever else is asked for; it is deleted at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +57,6 @@ class Limits:
     waiting: int = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Location and description of a photo's depth.
-
-    Attributes:
-      folder: of its files.
-      stem: the beginning of their names.
-      text: Markdown shown to the user.
-    """
-
-    folder: pathlib.Path
-    stem: str
-    text: str
-
-
 class Work:
     """Handles the requests of the page with a model.
 
@@ -93,6 +69,12 @@ class Work:
     def __init__(self, model: DepthAnything, folder: Folder, limits: Limits):
         self.model, self.folder, self.limits = model, folder, limits
         self.metric = model.unit is not None
+        self._running: dict[str, threading.Event] = {}  # videos, by session; set: cancelled
+
+    def example(self, name: str) -> str:
+        """Renders a scene of `examples.SCENES` as if it had been uploaded; returns its path."""
+        with reporting():
+            return str(examples.write(name, self.folder.new()))
 
     def depth(self, upload: str, fov: float = 0) -> Result:
         """Predicts the depth of a photo.
@@ -103,7 +85,7 @@ class Work:
             unknown.
         """
         name = pathlib.Path(upload).name
-        with self._reporting(upload):
+        with reporting(upload):
             self._check_size(upload)
             photo = photos.read(upload, name=name, max_pixels=self.limits.pixels)
             shape = photo.image.shape[:2]
@@ -113,25 +95,58 @@ class Work:
                 seen = camera_intrinsics.of_fov(fov, shape)
             self._check_camera(seen)
             depth = self.model(photo.image, intrinsics=seen)
-            text = f"{_about(depth)} {' '.join(f'The file {n}.' for n in photo.facts.notes)}"
-            result = Result(self.folder.new(), _stem(name), text.strip())
-            _keep(depth, result.folder)
-            return result
+            notes = " ".join(f"The file {n}." for n in photo.facts.notes)
+            text = f"{results.about(depth)} {notes}".strip()
+            return results.keep(depth, self.folder.new(), results.stem_of(name), text)
 
-    def pair(self, result: Result, colormap: str, invert: bool = False) -> tuple[Any, Any]:
-        """Returns photo and coloured depth, PIL images of one size; metres get a colour bar."""
+    def align(self, result: Result, points: Sequence[tuple[float | None, ...]]) -> Result:
+        """Converts a relative map to metres.
+
+        Args:
+          result: of a photo.
+          points: column, row, metres; those without one of them are left out.
+        """
+        depth = self._kept(result)
+        known = [point for point in points if None not in point]
+        if len(known) < 2:
+            raise Problem("click two places of the photo and give the distance of each in metres")
+        with reporting():
+            _check_order(depth, known)
+            aligned = depth.align_to(np.asarray(known, np.float64))
+            text = results.about(aligned)
+            return results.keep(aligned, self.folder.new(), f"{result.stem}.metres", text)
+
+    def value(self, result: Result, column: float, row: float) -> str:
+        """The value at a pixel of a photo, as a text."""
+        return results.about_value(self._kept(result), int(column), int(row))
+
+    def pair(
+        self,
+        result: Result,
+        colormap: str,
+        invert: bool = False,
+        limits: tuple[float, float] | None = None,
+    ) -> tuple[Any, Any]:
+        """Returns photo and coloured depth, PIL images of one size; metres get a colour bar.
+
+        Args:
+          result: of a photo.
+          colormap: one of COLORMAPS.
+          invert: whether near is cold, or dark.
+          limits: metres at which the colours end; None: the map's own.
+        """
         from PIL import Image
 
         depth = self._kept(result)
-        with self._reporting():
-            _check_colormap(colormap)
-            colours = depth.to_pil(colormap, invert=invert).convert("RGB")
+        with reporting():
+            _check_colours(colormap, limits)
+            colours = depth.to_pil(colormap, range=limits, invert=invert).convert("RGB")
             size = _within(colours.size, SHOWN)
             both = [Image.fromarray(np.asarray(depth.image)), colours]
             if size != colours.size:
                 both = [p.resize(size, Image.Resampling.BOX) for p in both]
-            near, far = depth.colour_range
-            if self.metric and np.isfinite([near, far]).all():
+            near, far = limits or depth.colour_range
+            if depth.unit and np.isfinite([near, far]).all():
                 ramp = "gray" if colormap in GREYS else colormap
                 both = [
                     colorbars.below(p, ramp, near, far, depth.unit, invert=invert) for p in both
@@ -141,54 +156,71 @@ class Work:
     def files(self, result: Result) -> tuple[str, str]:
         """Writes the 16-bit PNG and the .npz of a result; returns their paths."""
         depth = self._kept(result)
-        with self._reporting():
-            png, npz = (_path(result, outputs.PICTURES[f]) for f in ("png16", "npz"))
+        with reporting():
+            png, npz = (result.path(outputs.PICTURES[f]) for f in ("png16", "npz"))
             depth.save(png)
             depth.save(npz)
             return str(png), str(npz)
 
-    def colours(self, result: Result, colormap: str, invert: bool = False) -> str:
-        """Writes the coloured depth at the photo's size as a PNG; returns its path."""
+    def colours(
+        self,
+        result: Result,
+        colormap: str,
+        invert: bool = False,
+        limits: tuple[float, float] | None = None,
+    ) -> str:
+        """Writes the coloured depth at the photo's size as a PNG; returns its path. See `pair`."""
         depth = self._kept(result)
-        with self._reporting():
-            _check_colormap(colormap)
+        with reporting():
+            _check_colours(colormap, limits)
             # Each choice of colours has its own name, because browsers cache files by name.
-            path = _path(result, f".{colormap}{'-inverted' * invert}{outputs.PICTURES['color']}")
-            style = outputs.Style(colormap=colormap, invert=invert)
+            ends = "" if limits is None else "-{:g}-{:g}-m".format(*limits)
+            kind = f".{colormap}{'-inverted' * invert}{ends}"
+            path = result.path(f"{kind}{outputs.PICTURES['color']}")
+            style = outputs.Style(colormap=colormap, invert=invert, range=limits)
             outputs.painted(depth, style).save(path, compress_level=4)
             return str(path)
 
-    def cloud(self, result: Result, assume: bool = False, fov: float = 0) -> tuple[str | None, str]:
-        """Writes a point cloud as .glb; returns its path, or None without points, and a text.
+    def cloud(
+        self, result: Result, assume: bool = False, fov: float = 0, far: float | None = None
+    ) -> tuple[str | None, str, tuple[float, float, float] | None]:
+        """Writes a point cloud as .glb.
 
         Args:
           result: of a photo.
           assume: whether to assume that the shift of a relative map is 0.
           fov: field of view of the photo's longer side in degrees; 0: from its EXIF, else a guess.
+          far: metres beyond which points are left out; None, and of relative maps:
+            `points_view.clip`.
+
+        Returns:
+          Its path, or None without points; a text; where it is seen from (`points_view.camera`).
         """
-        if not (self.metric or assume):
-            return None, (
-                "This model predicts relative depth: what is nearer and farther, not how far, so "
-                "the shape in space is unknown. Tick the box to see points under the assumption "
-                "that it states."
-            )
         depth = self._kept(result)
-        with self._reporting(), warnings.catch_warnings():
+        metric = depth.unit is not None
+        if not (metric or assume):
+            text = (
+                "This model predicts relative depth: what is nearer and farther, not how far, so "
+                "the shape in space is unknown. Give two known distances below the depth map, or "
+                "tick the box to see points under the assumption that it states."
+            )
+            return None, text, None
+        with reporting(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a guessed focal length: in the text
-            lattice = np.zeros(depth.depth.shape, bool)
-            step = max(1, int(np.ceil(np.sqrt(depth.depth.size / POINTS))))
-            lattice[::step, ::step] = True
-            points = depth.to_point_cloud(
+            chosen, step = points_view.lattice(result.size, POINTS)
+            points = points_view.without_sky(depth).to_point_cloud(
                 fov=fov or None,
-                valid=lattice,
-                far=None if self.metric else FAR,
-                relative=not self.metric,
+                valid=chosen,
+                far=far if metric and far else points_view.clip(depth),
+                relative=not metric,
             )
             for old in result.folder.glob("*.glb"):
                 old.unlink(missing_ok=True)
-            path = _path(result, f"{f'.{fov:g}-degrees' if fov else ''}{outputs.PICTURES['glb']}")
+            kind = f".{fov:g}-degrees" if fov else ""
+            kind += f".to-{far:g}-m" if metric and far else ""
+            path = result.path(f"{kind}{outputs.PICTURES['glb']}")
             points.save(path)
-            return str(path), _about_points(points, step)
+            return str(path), results.about_points(points, step), points_view.camera(points)
 
     def video(
         self,
@@ -199,7 +231,8 @@ class Work:
         beside: bool = False,
         sixteen: bool = False,
         fov: float = 0,
-        progress: Callable[[int, int | None], None] | None = None,
+        progress: Callable[[int, int | None, str], None] | None = None,
+        session: str = "",
     ) -> tuple[str, str | None, str]:
         """Writes the depth of a video: an .mp4, optionally an .mkv with 16 bits; and a text.
 
@@ -210,16 +243,26 @@ class Work:
           beside: whether each frame is shown beside its depth.
           sixteen: whether to write the .mkv.
           fov: field of view of its longer side in degrees; 0: unknown.
-          progress: as for `process.process`.
+          progress: called with frames done, frames expected or None, and both as a text.
+          session: name by which `cancel` ends it.
         """
-        with self._reporting(upload):
+        cancelled, begun = threading.Event(), list[float]()
+
+        def step(done: int, count: int | None) -> None:
+            if cancelled.is_set():
+                raise Cancelled(f"Cancelled after {done} frames; nothing of it was kept.")
+            begun.append(time.monotonic())  # the first frame may have waited for a compilation
+            if progress is not None:
+                progress(done, count, remaining(done, count, begun[-1] - begun[0]))
+
+        with reporting(upload), self._cancellable(session, cancelled):
             self._check_size(upload)
-            _check_colormap(colormap)
+            _check_colours(colormap)
             self._check_camera(fov or None)
             info = reader.Reader(upload, max_pixels=VIDEO_PIXELS).info
             rate = min(info.rate, Fraction(FASTEST))
             most = max(1, int(self.limits.seconds * rate))
-            folder, stem = self.folder.new(), _stem(pathlib.Path(upload).name)
+            folder, stem = self.folder.new(), results.stem_of(pathlib.Path(upload).name)
             kind = "side-by-side" if beside else "color"
             formats = (kind, "png16") if sixteen else (kind,)
             style = outputs.Style(formats=formats, colormap=colormap)
@@ -241,11 +284,26 @@ class Work:
                 target_fps=FASTEST,
                 max_res=WIDEST,
                 max_pixels=VIDEO_PIXELS,
-                progress=progress,
+                progress=step,
             )
             written = [str(path) for path in targets]
-            text = _about_video(report, self.limits.seconds if report.frames == most else None)
-            return written[0], written[1] if sixteen else None, text
+            cut = self.limits.seconds if report.frames == most else None
+            return written[0], written[1] if sixteen else None, results.about_video(report, cut)
+
+    def cancel(self, session: str) -> bool:
+        """Ends a session's video at its next frame; returns whether one was running."""
+        running = self._running.get(session)
+        if running is not None:
+            running.set()
+        return running is not None
+
+    @contextlib.contextmanager
+    def _cancellable(self, session: str, cancelled: threading.Event) -> Iterator[None]:
+        self._running[session] = cancelled
+        try:
+            yield
+        finally:
+            self._running.pop(session, None)
 
     def _check_size(self, upload: str) -> None:
         file = pathlib.Path(upload)
@@ -271,109 +329,50 @@ class Work:
 
     def _kept(self, result: Result) -> Depth:
         try:
-            return _read(result.folder)
+            return results.read(result.folder)
         except FileNotFoundError as error:
             raise Problem(
                 f"files are cleared after {self.folder.keep / 60:.0f} minutes: upload again"
             ) from error
 
-    @contextlib.contextmanager
-    def _reporting(self, upload: str | None = None) -> Iterator[None]:
-        """Converts exceptions in its body to Problems; unexpected ones are logged."""
-        try:
-            yield
-        except Problem as problem:
-            if upload is not None and isinstance(problem, UnusableUpload):
-                pathlib.Path(upload).unlink(missing_ok=True)
-            raise
-        except Exception as error:
-            text = str(error)
-            if upload is not None:
-                text = text.replace(upload, pathlib.Path(upload).name)
-            if isinstance(error, ValueError) and text and not _ANY_PATH.search(text):
-                if upload is not None and isinstance(error, FormatError | reader.VideoError):
-                    pathlib.Path(upload).unlink(missing_ok=True)
-                raise Problem(text) from error
-            logging.exception("a request failed")
-            cause = ": most often too little memory" if isinstance(error, RuntimeError) else ""
-            raise Problem(_BROKEN + cause) from error
+
+def remaining(done: int, count: int | None, seconds: float) -> str:
+    """Says how many frames are done, and in about which time the rest will be.
+
+    Args:
+      done, count: frames; None: it is not known how many there are.
+      seconds: since the first of them was done.
+    """
+    if count is None:
+        return f"frame {done}"
+    text = f"frame {done} of {count}"
+    if done < 2:
+        return text
+    left = formatting.duration(seconds * (count - done) / (done - 1))
+    return f"{text}, about {left} left"
 
 
-# Between requests the arrays are kept raw, because these are read and written at disk speed.
+def _check_order(depth: Depth, known: Sequence[tuple[Any, ...]]) -> None:
+    """Refuses two distances that contradict the map, in the words of the page."""
+    h, w = depth.depth.shape
+    if len(known) != 2 or not all(0 <= x < w and 0 <= y < h for x, y, _ in known):
+        return  # `align_to` says what is wrong
+    values = [float(depth.depth[int(y), int(x)]) for x, y, _ in known]
+    if values[0] != values[1] and (values[0] > values[1]) != (known[0][2] < known[1][2]):
+        nearer = 1 if values[0] > values[1] else 2
+        raise Problem(
+            f"in the map point {nearer} is the nearer one, by the distances ({known[0][2]:g} and "
+            f"{known[1][2]:g} m) it is not: exchange them, or choose other places"
+        )
 
 
-def _keep(depth: Depth, folder: pathlib.Path) -> None:
-    np.save(folder / "depth.npy", depth.depth)
-    np.save(folder / "photo.npy", np.asarray(depth.image))
-    seen = None if depth.intrinsics is None else list(depth.intrinsics)
-    facts = {"kind": depth.kind, "intrinsics": seen, "meta": dict(depth.meta)}
-    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-
-
-def _read(folder: pathlib.Path) -> Depth:
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    seen = facts["intrinsics"]
-    return Depth(
-        np.load(folder / "depth.npy"),
-        facts["kind"],
-        image=np.load(folder / "photo.npy"),
-        intrinsics=None if seen is None else camera_intrinsics.Intrinsics(*seen),
-        meta=facts["meta"],
-    )
-
-
-def _stem(name: str) -> str:
-    """The stem of a file name, reduced to safe characters."""
-    return re.sub(r"[^\w.-]+", "_", pathlib.PurePath(name).stem).strip("._-")[:60] or "upload"
-
-
-def _path(result: Result, end: str) -> pathlib.Path:
-    return result.folder / f"{result.stem}{end}"
-
-
-def _check_colormap(name: str) -> None:
+def _check_colours(name: str, limits: tuple[float, float] | None = None) -> None:
     if name not in COLORMAPS:
         raise Problem(f"colours are one of {', '.join(COLORMAPS)}")
+    if limits is not None and not limits[0] < limits[1]:
+        raise Problem("the colours must end at two distances: the nearer first")
 
 
 def _within(size: tuple[int, int], longest: int) -> tuple[int, int]:
     share = min(1.0, longest / max(size))
     return max(1, round(size[0] * share)), max(1, round(size[1] * share))
-
-
-# Texts
-
-
-def _about(depth: Depth) -> str:
-    h, w = depth.depth.shape
-    if depth.unit is None:
-        return (
-            f"**{w} × {h}, relative inverse depth**: larger is nearer. Its scale and shift are "
-            "unknown, so it cannot be converted to metres."
-        )
-    near, far = depth.range
-    return (
-        f"**{w} × {h}, metres along the optical axis**: nearest {near:.3g} m, farthest {far:.3g} m."
-    )
-
-
-def _about_points(points: point_cloud.PointCloud, step: int) -> str:
-    unit = "in metres" if points.unit else "without unit: 1 is the median distance"
-    each = "" if step == 1 else f", one of {step} × {step} pixels"
-    text = f"{len(points):,} points {unit}{each}. Focal length: {points.intrinsics.source}"
-    if points.intrinsics.source == "guess":
-        text += f" ({camera_intrinsics.DEFAULT_FOV:.0f}°; give the field of view if you know it)"
-    return text + (f". Assumed: {points.note}." if points.note else ".")
-
-
-def _about_video(report: process.Report, cut: float | None) -> str:
-    parts = [f"{report.frames} frames at {report.rate:.3g} per second."]
-    if cut is not None:
-        parts.append(f"Only the first {cut:g} seconds were processed, the limit of this server.")
-    if report.flicker_before is not None and report.flicker_after is not None:
-        parts.append(
-            f"Flicker {report.flicker_before:.4f} before smoothing, "
-            f"{report.flicker_after:.4f} after; {len(report.cuts)} cuts."
-        )
-    parts += [f"{note}." for note in (*report.notes, *report.problems)]
-    return " ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from depth_anything_jax.web import page, security
+from depth_anything_jax.web import appearance, page, security
 from depth_anything_jax.web.handlers import Work
 from depth_anything_jax.web.login import is_loopback
 from depth_anything_jax.web.upload_folder import Folder
@@ -69,7 +69,7 @@ def settings(work: Work, *, host: str, port: int, login: tuple[str, str] | None)
             "redoc_url": None,
             "openapi_url": None,
         },
-        **page.appearance(),
+        **appearance.of_launch(),
     }
 
 

@@ -1,8 +1,11 @@
 """What the tests of the page share: a photo that says more than its pixels, ports, files."""
 
 import contextlib
+import json
 import os
+import pathlib
 import socket
+import struct
 import tempfile
 
 import pytest
@@ -34,6 +37,13 @@ def holiday_photo(path):
 def made_of(private):
     """The files in a server's folder."""
     return [p for p in private.files.rglob("*") if p.is_file()]
+
+
+def glb(path):
+    """The JSON of a glTF file."""
+    data = pathlib.Path(path).read_bytes()
+    length = struct.unpack("<I", data[12:16])[0]
+    return json.loads(data[20 : 20 + length])
 
 
 def free_port():

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import os
 import pathlib
 import stat
@@ -22,10 +21,15 @@ from depth_anything_jax.inference.depth_files import METRIC
 from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.video import depth16
 from depth_anything_jax.web import handlers as work_lib
-from depth_anything_jax.web import http_server, login
+from depth_anything_jax.web import (
+    http_server,
+    login,
+    points_view,
+    results,
+)
 from depth_anything_jax.web import upload_folder as folder_lib
 from tests.helpers import api_models, video_files
-from tests.helpers.app_files import LOGIN, SECRET, holiday_photo, made_of, surroundings
+from tests.helpers.app_files import LOGIN, SECRET, glb, holiday_photo, made_of, surroundings
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,33 +117,28 @@ def test_metres_stay_metres(make, photo, monkeypatch):
     png = np.asarray(Image.open(work.files(result)[0]))
     millimetres = np.round(1000.0 * expected.depth.astype(np.float64))
     np.testing.assert_array_equal(png, np.maximum(millimetres, 1))  # 0 is unknown
-    path, text = work.cloud(result)
+    path, text, _ = work.cloud(result)
     assert path.endswith(".glb") and "in metres" in text and "EXIF: 26 mm" in text
 
     # Beyond 65.535 m a 16-bit PNG has 256 units a metre, and says so.
     far = Depth(expected.depth * 10 + 1, METRIC, image=expected.image)
-    work_lib._keep(far, result.folder)
+    results.keep(far, result.folder, result.stem, "")
     found = Depth.load(work.files(result)[0])
     np.testing.assert_allclose(found.depth, far.depth, atol=0.51 / 256)
-
-
-def glb(path):
-    data = pathlib.Path(path).read_bytes()
-    length = struct.unpack("<I", data[12:16])[0]
-    return json.loads(data[20 : 20 + length])
 
 
 def test_points_of_relative_maps_only_when_asked_for(make, photo):
     work = make()
     result = work.depth(str(photo))
-    path, text = work.cloud(result)
-    assert path is None and "the shape in space is unknown" in text
-    path, text = work.cloud(result, assume=True)
+    path, text, place = work.cloud(result)
+    assert path is None and place is None and "the shape in space is unknown" in text
+    path, text, _ = work.cloud(result, assume=True)
     assert "shift of 0 is assumed" in text and "without unit" in text
     assert glb(path)["extras"]["unit"] is None
-    nearer = work.model(photo).to_point_cloud(relative=True, far=work_lib.FAR)
+    shown = points_view.without_sky(work.model(photo))
+    nearer = shown.to_point_cloud(relative=True, far=points_view.clip(shown))
     assert glb(path)["accessors"][0]["count"] == len(nearer)
-    other, text = work.cloud(result, assume=True, fov=50)
+    other, text, _ = work.cloud(result, assume=True, fov=50)
     assert "field of view" in text and other != path, "a browser keeps what it had under a name"
     assert not os.path.exists(path)
 
@@ -147,7 +146,7 @@ def test_points_of_relative_maps_only_when_asked_for(make, photo):
 def test_points_are_as_many_as_a_phone_turns(make, photo, monkeypatch):
     monkeypatch.setattr(work_lib, "POINTS", 1000)
     work = make("metric")
-    path, text = work.cloud(work.depth(str(photo)))
+    path, text, _ = work.cloud(work.depth(str(photo)))
     assert 0 < glb(path)["accessors"][0]["count"] <= 1000 and "one of 3 × 3 pixels" in text
 
 
@@ -186,7 +185,11 @@ def test_a_video_up_to_the_limit(make, clip, private):
     found, mkv, text = work.video(
         clip, "turbo", beside=True, sixteen=True, progress=lambda *a: done.append(a)
     )
-    assert found.endswith("clip.side-by-side.mp4") and done[-1] == (5, 5)
+    assert (
+        found.endswith("clip.side-by-side.mp4")
+        and done[-1][:2] == (5, 5)
+        and done[-1][2].startswith("frame 5 of 5")
+    )
     assert "5 frames at 10" in text and "first 0.5 seconds" in text and "Flicker" in text
     kind, maps = depth16.read_depth(mkv)
     assert kind == "relative inverse depth" and len(list(maps)) == 5
@@ -213,6 +216,26 @@ def test_a_model_that_needs_a_camera_asks_for_it(models, make, clip, photo, tmp_
         deepest.append(np.mean([values.mean() for _, values in depth16.read_depth(mkv)[1]]))
     # of the focal lengths: tan 45 to tan 30 degrees; in units of 1/256 m
     assert deepest[0] / deepest[1] == pytest.approx(3**0.5, rel=1e-2)
+
+
+def test_a_running_video_is_cancelled_by_its_own_session_alone(make, clip, private):
+    work, seen = make(), []
+
+    def progress(done, count, text):
+        seen.append(done)
+        assert not work.cancel("another") and work.cancel("mine")
+
+    with pytest.raises(work_lib.Cancelled, match="Cancelled after 2 frames; nothing of it"):
+        work.video(clip, "turbo", progress=progress, session="mine")
+    assert seen == [1] and not made_of(private) and pathlib.Path(clip).exists()
+    assert not work.cancel("mine")  # it has ended
+    assert work.video(clip, "turbo", session="mine")[0].endswith(".mp4")
+
+
+def test_the_time_left_counts_from_the_first_frame():
+    assert work_lib.remaining(1, 50, 0.0) == "frame 1 of 50"
+    assert work_lib.remaining(11, 51, 20.0) == "frame 11 of 51, about 80 s left"
+    assert work_lib.remaining(3, None, 9.0) == "frame 3"
 
 
 # What is refused, and in which words

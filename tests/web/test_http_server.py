@@ -99,12 +99,12 @@ def test_a_request_from_upload_to_download(server, model, photo):
     names = events(blocks)
     done = press(base, names["depth"], [file, "turbo", False, 0])
     assert done["success"], done
-    _, pair, text = done["output"]["data"]
+    _, _, pair, _, text, *_ = done["output"]["data"]
     assert "80 × 60" in text
     for shown in pair:
         data = ask(shown["url"])[2]
         assert SECRET not in data and Image.open(io.BytesIO(data)).size == (80, 60)
-    done = press(base, names["files"], [None, "turbo", False])
+    done = press(base, names["files"], [None, "turbo", False, 0, 0])
     urls = [d["value"]["url"] for d in done["output"]["data"]]
     status, headers, png = ask(urls[0])
     assert status == 200 and SECRET not in png
@@ -119,14 +119,15 @@ def test_an_error_shows_no_path(server, photo):
     _, _, answer = upload(blocks.local_url, "x.jpg", photo.read_bytes()[:700])
     file = {"path": json.loads(answer)[0], "meta": {"_type": "gradio.FileData"}}
     done = press(blocks.local_url, events(blocks)["depth"], [file, "turbo", False, 0])
-    assert not done["success"]
+    gone, note = done["output"]["data"][2:4]
+    assert not gone["visible"] and note["visible"], "the message stands in the place of the map"
     text = json.dumps(done)
     assert "x.jpg" in text and "Traceback" not in text and str(private.root) not in text
     # A file that is no picture is quoted, in what is shown as HTML.
     _, _, answer = upload(blocks.local_url, "x.jpg", b"<img src=x onerror=1>")
     file["path"] = json.loads(answer)[0]
     done = press(blocks.local_url, events(blocks)["depth"], [file, "turbo", False, 0], "s3")
-    assert "&lt;img" in done["output"]["error"] and "<img" not in done["output"]["error"]
+    assert "&lt;img" in json.dumps(done) and "<img" not in json.dumps(done)
 
 
 @pytest.mark.parametrize(
@@ -351,6 +352,7 @@ def test_the_page_is_of_parts_that_ask_for_no_path(server):
     assert {f.api_visibility for f in blocks.fns.values()} == {"private"}
     assert blocks.max_file_size == 1_000_000 and blocks._queue.max_size == 3
     assert not blocks.api_open and not blocks.share and not blocks.analytics_enabled
+    assert all(b.elem_id != "photo-note" or b.sanitize_html for b in blocks.blocks.values())
     heavy = [f for f in blocks.fns.values() if f.name in ("depth", "video")]
     assert {(f.concurrency_id, f.concurrency_limit) for f in heavy} == {("network", 1)}
     style = blocks.theme_css.replace("http://www.w3.org/2000/svg", "")  # a name, in data: pictures
