@@ -89,6 +89,18 @@ def get_config() -> ConfigDict:
     c.perturb.cutmix.p = 0.5
     c.perturb.cutmix.size_min, c.perturb.cutmix.size_max = 0.02, 0.4  # of the image's area
     c.perturb.cutmix.ratio_min, c.perturb.cutmix.ratio_max = 0.3, 1 / 0.3  # height / width
+    # Another camera, beside the paper's: kinds and units in training/camera_perturb.py. Off.
+    c.perturb.camera = ConfigDict()
+    c.perturb.camera.fov = ConfigDict({"p": 0.0, "share": (0.5, 1.0)})
+    c.perturb.camera.haze = ConfigDict({"p": 0.0, "depth": (0.1, 1.0)})
+    c.perturb.camera.defocus = ConfigDict({"p": 0.0, "radius": (0.5, 3.0)})
+    c.perturb.camera.motion = ConfigDict({"p": 0.0, "length": (2.0, 16.0)})
+    c.perturb.camera.vignetting = ConfigDict({"p": 0.0, "loss": (0.2, 0.8)})
+    c.perturb.camera.exposure = ConfigDict({"p": 0.0, "stops": (-2.0, 1.0)})
+    c.perturb.camera.low_light = ConfigDict({"p": 0.0, "stops": (1.0, 4.0)})
+    c.perturb.camera.low_light.amplified = (0.0, 1.0)  # share of the lost stops
+    c.perturb.camera.noise = ConfigDict({"p": 0.0, "shot": (1e-4, 0.012)})
+    c.perturb.camera.jpeg = ConfigDict({"p": 0.0, "quality": (10.0, 60.0)})
 
     c.optim = ConfigDict()
     c.optim.encoder_lr = 5e-6  # V1 4.1; for a pre-trained encoder

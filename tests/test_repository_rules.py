@@ -201,7 +201,9 @@ NUMPY = (
     "evaluation.protocols", "evaluation.scores", "evaluation.report.tables",
     "utils.scale_shift", *PLAIN,
 )  # fmt: skip
-PURE = ("losses", "models", "training.perturb", "parallel.placement", *NUMPY)
+PURE = (
+    "losses", "models", "training.perturb", "training.camera_perturb", "parallel.placement", *NUMPY,
+)  # fmt: skip
 CORE = [p for p in sources(PACKAGE) if below(module_of(p), *PURE)]
 
 

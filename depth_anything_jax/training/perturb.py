@@ -103,12 +103,12 @@ def draw_colour(
       ValueError: for a range or probability out of bounds, naming it.
     """
     for name, value in dict(jitter_p=jitter_p, grey_p=grey_p, blur_p=blur_p).items():
-        _within(name, value, 0, 1)
+        within(name, value, 0, 1)
     for name, value in dict(
         brightness=brightness, contrast=contrast, saturation=saturation
     ).items():
-        _within(name, value, 0, math.inf)
-    _within("hue", hue, 0, 0.5)
+        within(name, value, 0, math.inf)
+    within("hue", hue, 0, 0.5)
     if not 0 < blur_sigma[0] <= blur_sigma[1]:
         raise ValueError(f"blur_sigma={blur_sigma}: give (low, high) with 0 < low <= high")
 
@@ -139,7 +139,7 @@ def apply_colour(
     """Applies drawn factors; `max_sigma` bounds the sigmas and sets the kernel's radius."""
     images = jnp.clip(at_least_float32(images), 0, 1)
     images = _jitter(images, factors)
-    images = jnp.where(_wide(factors.grey), _grey(images), images)
+    images = jnp.where(wide(factors.grey), _grey(images), images)
     scale = min(images.shape[1:3]) / BLUR_SIZE
     images = _blur(
         images, factors.blur, factors.sigma.astype(images.dtype) * scale, max_sigma * scale
@@ -165,16 +165,16 @@ def _jitter(images, factors) -> Array:
     def blend(images, i, active):
         grey = _grey(images)
         mean = jnp.mean(grey, axis=(1, 2, 3), keepdims=True)
-        kind = _wide(blends[:, i])
+        kind = wide(blends[:, i])
         other = jnp.where(kind == BRIGHTNESS, 0, jnp.where(kind == CONTRAST, mean, grey))
-        amount = _wide(amounts[:, i])
+        amount = wide(amounts[:, i])
         mixed = jnp.clip(amount * images + (1 - amount) * other, 0, 1)
-        return jnp.where(_wide(factors.jitter & active), mixed, images)
+        return jnp.where(wide(factors.jitter & active), mixed, images)
 
     for i in range(3):
         images = blend(images, i, i < turn)
     rotated = _rotate_hue(images, factors.hue.astype(images.dtype))
-    images = jnp.where(_wide(factors.jitter), rotated, images)
+    images = jnp.where(wide(factors.jitter), rotated, images)
     for i in range(3):
         images = blend(images, i, i >= turn)
     return images
@@ -218,7 +218,7 @@ def _blur(images, active, sigma, max_sigma: float) -> Array:
         padded = jnp.pad(images, pad, mode="edge")
         size = images.shape[axis]
         images = sum(
-            _wide(weights[:, i]) * lax.slice_in_dim(padded, i, i + size, axis=axis)
+            wide(weights[:, i]) * lax.slice_in_dim(padded, i, i + size, axis=axis)
             for i in range(2 * radius + 1)
         )
     return images
@@ -250,7 +250,7 @@ def draw_boxes(
     Raises:
       ValueError: for a probability or range out of bounds, naming it.
     """
-    _within("p", p, 0, 1)
+    within("p", p, 0, 1)
     if not 0 < size_min <= size_max <= 1:
         raise ValueError(f"size_min={size_min}, size_max={size_max}: 0 < min <= max <= 1 is needed")
     if not 0 < ratio_min <= ratio_max:
@@ -309,11 +309,11 @@ def _uniforms(key, stream: int, n: int, size: int) -> Float[Array, "n size"]:
     return jax.vmap(lambda key: jax.random.uniform(key, (size,), jnp.float32))(keys)
 
 
-def _wide(per_example: Array) -> Array:
+def wide(per_example: Array) -> Array:
     """(b,) to (b, 1, 1, 1)."""
     return per_example[:, None, None, None]
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
+def within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name}={value}: must lie in [{low}, {high}]")

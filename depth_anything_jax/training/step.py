@@ -23,7 +23,7 @@ from depth_anything_jax.losses import relative, silog
 from depth_anything_jax.models.outputs import canonical_ratio, focal_length, is_metric
 from depth_anything_jax.models.outputs import disparity as disparity_of
 from depth_anything_jax.parallel.device_programs import DeviceProgram, device_program, replicated
-from depth_anything_jax.training import optim, perturb
+from depth_anything_jax.training import camera_perturb, optim, perturb
 from depth_anything_jax.utils import map_kinds
 from depth_anything_jax.utils.encoders import EncoderSpec
 
@@ -200,6 +200,9 @@ def unlabelled_inputs(batch, keys, config, encoder: EncoderSpec) -> dict[str, ja
     partner's pixels and label fill the box (mask True).
     """
     p = config.perturb
+    other = dict(p.get("camera", {}))  # configs from before it have none
+    if (fov := other.pop("fov", {})) and fov.p:
+        batch = camera_perturb.narrow(keys, batch, **fov)
     label, valid = relative.prepare_label(
         batch["disparity"],
         batch["valid"],
@@ -210,6 +213,8 @@ def unlabelled_inputs(batch, keys, config, encoder: EncoderSpec) -> dict[str, ja
     colour_keys, box_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     clean = batch["image"]
     strong = perturb.colour(colour_keys, clean, **p.colour) if p.distort else clean
+    if any(kind.p for kind in other.values()):
+        strong = camera_perturb.camera(keys, strong, **other)
     mask = perturb.cutmix_masks(box_keys, *clean.shape[1:3], **p.cutmix)
 
     def mixed(x):
