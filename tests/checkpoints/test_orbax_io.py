@@ -304,3 +304,18 @@ def test_a_save_that_fails_says_what_is_whole_and_leaves_it(tmp_path, caplog):
     (tmp_path / "away").rename(tmp_path / "run")
     assert orbax_io.load_params(tmp_path / "run")[1]["step"] == 1
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_running_average_is_loaded_where_there_is_one(tmp_path, kept):
+    average = {"w": jnp.full(3, 2.0)} if kept else None
+    whole = {"params": {"w": jnp.ones(3)}, "ema": average, "step": jnp.asarray(7)}
+    checkpoints = orbax_io.Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(7, whole, META, wait=True)
+    checkpoints.close()
+    params, meta = orbax_io.load_params(tmp_path)
+    np.testing.assert_array_equal(params["w"], 2.0 if kept else 1.0)
+    assert meta["weights"] == ("ema" if kept else "params")
+    params, meta = orbax_io.load_params(tmp_path, ema=False)
+    np.testing.assert_array_equal(params["w"], 1.0)
+    assert meta["weights"] == "params"

@@ -293,3 +293,20 @@ def test_bad_settings_are_named(kwargs, message):
 def test_bad_denominator_is_named():
     with pytest.raises(ValueError, match="denominator='batch'"):
         relative.feature_alignment(jnp.ones((1, 2, 3)), jnp.ones((1, 2, 3)), denominator="batch")
+
+
+def test_the_gradient_term_counts_the_valid_pixels_of_regions_that_contribute_nothing(x64):
+    """As the other term does: a map that is half degenerate has half the weight, in both terms."""
+    rng = np.random.default_rng(0)
+    pred, label = rng.uniform(size=(2, 1, 8, 16))
+    mask = np.zeros((1, 8, 16), bool)
+    mask[:, :, 8:] = True
+    label = np.where(mask, 0.5, label)  # flat inside the mask
+    terms = {}
+    for name, valid in (("whole", np.ones_like(mask)), ("half", ~mask)):
+        one = relative.affine_invariant_by_region(
+            *map(jnp.asarray, (pred, label, valid, mask)), trim=0.0, gradient_weight=1.0
+        )
+        terms[name] = {k: float(one.logs[k][0]) for k in ("affine", "gradient")}
+    for term in ("affine", "gradient"):
+        assert terms["whole"][term] == pytest.approx(terms["half"][term] / 2), term

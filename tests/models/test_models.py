@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from depth_anything_jax.models import VARIANTS, Variant, build, build_encoder, dinov2, dpt
+from depth_anything_jax.models import VARIANTS, Variant, build, build_encoder, dinov2, dpt, vit
 from depth_anything_jax.models.dpt import DPT
 from depth_anything_jax.models.vit import REMAT, groups, segments
 from tests import parity
@@ -275,3 +275,16 @@ def test_dots_keeps_the_products_with_kernels():
 
     # Of a block (they are a scan) qkv, proj, fc1, fc2; of the decoder four fusions and the head.
     assert count("full") - count("dots") > 20
+
+
+def test_layer_norm_of_bfloat16_has_statistics_of_float32():
+    """Mean and variance in bfloat16 would be off by a percent; the result is rounded once."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(3.0, 1.0, (4, 384)), jnp.bfloat16)
+    params = {"scale": jnp.ones(384), "bias": jnp.zeros(384)}
+    wide = np.asarray(x, np.float64)
+    want = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
+    got = vit.layer_norm(params, x, 1e-6)
+    assert got.dtype == jnp.bfloat16
+    # half a unit in the last place of bfloat16, and float32's rounding
+    np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=2**-8, atol=1e-5)

@@ -83,3 +83,26 @@ def test_a_score_that_fails_is_told_and_the_run_goes_on(data, monkeypatch, capsy
     assert len(scores) == 6
     told = capsys.readouterr().out
     assert told.startswith("step 6: ") and "RuntimeError: out of memory" in told
+
+
+def test_the_running_average_is_scored_where_there_is_one(data, monkeypatch):
+    found, scored = evaluator(data["depth"]), []
+
+    def of_bundle(bundle):
+        scored.append(bundle.params)
+        return predictors.make("baseline:gt", kind="disparity-affine")
+
+    monkeypatch.setattr(predictors, "of_bundle", of_bundle)
+    for ema in (None, {"w": 2}):
+        found(types.SimpleNamespace(params={"w": 1}, ema=ema, step=6))
+    assert scored == [{"w": 1}, {"w": 2}]
+
+
+def test_the_rate_that_is_logged_is_that_of_the_update_that_was_made():
+    c = shipped("teacher", "demo", **{"total_steps": 10, "optim.warmup": 4})
+    buffer = monitor.MetricsBuffer(c)
+    for done, share in ((1, 1 / 4), (2, 2 / 4), (10, 0)):
+        buffer.add(done, {"loss/total": np.float32(1)}, 0)
+        numbers = buffer.fetch(done)
+        for group in ("encoder", "decoder"):
+            assert numbers[f"lr/{group}"] == pytest.approx(c.optim[f"{group}_lr"] * share)

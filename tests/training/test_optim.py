@@ -181,3 +181,15 @@ def test_stacked_blocks_are_split_along_width_not_depth():
     assert specs["opt_state/mu/encoder/blocks/fc1/kernel"] == jax.P(None, None, "fsdp")
     assert specs["encoder/pos_embed"] == jax.P()
     assert specs["decoder/output_conv2_2/kernel"] == jax.P()
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (4, 2), (1, 8)])
+def test_a_batch_is_split_over_all_devices_whatever_the_mesh(data, fsdp):
+    """Over the data axis alone, devices that share parameters would compute the same rows."""
+    mesh = sharding.make_mesh(data, fsdp)
+    placed = sharding.put_batch({"x": np.arange(16)}, mesh)["x"]
+    rows = [tuple(np.asarray(s.data)) for s in placed.addressable_shards]
+    assert len(set(rows)) == 8 and {len(r) for r in rows} == {2}
+    order = {s.device: i for i, s in enumerate(placed.addressable_shards)}
+    in_order = [rows[order[d]][0] for d in mesh.devices.flat]
+    assert in_order == sorted(in_order), "a process's rows lie on its own devices"

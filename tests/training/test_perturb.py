@@ -314,3 +314,10 @@ def test_normalisation_is_imagenets():
 def test_bad_settings_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(perturb.example_keys(0, 0, 2))
+
+
+def test_overshoot_of_the_resize_is_clipped_before_the_jitter():
+    """1.2 darkened by half is half of white, not .6: the jitter is of images in 0-1."""
+    over = jnp.full((1, 6, 6, 3), 1.2, jnp.float32)
+    dark = factors_of(1, jitter=np.array([True]), brightness=np.full(1, 0.5))
+    np.testing.assert_allclose(colour(over, dark), 0.5, atol=1e-6)
