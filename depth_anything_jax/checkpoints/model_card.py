@@ -56,11 +56,10 @@ def front_matter(
     """
     licence = licences.combined(weights.metadata.get("licence_chain", []))
     known = licences.commercial_use(licence) is not None
-    other = {} if known else {"license_name": re.sub(r"[^a-z0-9.-]+", "-", licence.lower())}
     tags = ["depth-anything", "depth_anything_jax", "metric" if weights.is_metric else "relative"]
     return huggingface_hub.ModelCardData(
         license=licence.lower() if known else "other",
-        **other,
+        license_name=None if known else re.sub(r"[^a-z0-9.-]+", "-", licence.lower()),
         base_model=list(base_model) or None,
         pipeline_tag="depth-estimation",
         library_name="transformers",
