@@ -293,6 +293,12 @@ def card(weights: Weights, metadata: Mapping[str, Any], text: str) -> str:
     """
     licence = metadata["licence"]
     name = licence.lower() if licences.commercial_use(licence) is not None else "other"
+    head = ["---", f"license: {name}", "pipeline_tag: depth-estimation", "---"]
+    return "\n".join(head) + "\n\n" + description(weights, metadata, text)
+
+
+def description(weights: Weights, metadata: Mapping[str, Any], text: str = "") -> str:
+    """Formats title, licence chain and filled tensors of a model card; arguments as for `card`."""
     what = f"{weights.variant}, {weights.version}, {weights.head}"
     if weights.max_depth is not None:
         what += f" up to {weights.max_depth:g} m"
@@ -301,14 +307,9 @@ def card(weights: Weights, metadata: Mapping[str, Any], text: str) -> str:
     if weights.parts == "encoder":
         what = f"DINOv2 encoder, {weights.variant}"
     lines = [
-        "---",
-        f"license: {name}",
-        "pipeline_tag: depth-estimation",
-        "---",
-        "",
         f"# Depth Anything ({what})",
         "",
-        f"Written by depth_anything_jax. {text}",
+        f"Written by depth_anything_jax. {text or _remark(weights)}",
         "",
         licences.note(metadata["licence_chain"]),
     ]

@@ -16,7 +16,7 @@ SIZE = 112  # the demo model's own size, at which no position embedding is inter
 FIXED = {"JAX_PLATFORMS": "cpu", "DEPTH_ANYTHING_CACHE": ""}
 SMALL = {
     "VARIANT": "demo", "ENCODER": "demo-encoder", "SIZE": 28, "BATCH": 6, "SCENES": 12,
-    "PHOTO_SIZE": SIZE, "PHOTO_BATCH": 2, "SAVE": 0.02,
+    "PHOTO_SIZE": SIZE, "PHOTO_BATCH": 2, "SAVE": 0.02, "WITHOUT_TPU": 1,
 }  # fmt: skip
 # Names of the pins: their Python, and what the runtime holds that the pins leave out.
 RUNTIMES = {

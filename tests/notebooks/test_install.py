@@ -288,6 +288,49 @@ def test_package_names_a_folder(tmp_path, monkeypatch):
     assert seen[0].endswith("/package[tpu,eval]") and not seen[0].startswith(str(folder))
 
 
+@pytest.mark.parametrize("there", [WHEEL, "code"])
+def test_a_package_on_the_drive_is_installed_after_the_drive_is_mounted(
+    there, tmp_path, monkeypatch
+):
+    root, seen = tmp_path / "root", []
+    (root / "work").mkdir(parents=True)
+    if there == "code":
+        make_checkout(root / "away" / "MyDrive" / there)
+    else:
+        (root / "away" / "MyDrive").mkdir(parents=True)
+        (root / "away" / "MyDrive" / there).touch()
+    package = str(root / "drive" / "MyDrive" / there)
+
+    def pip(command):
+        seen.append((command[-1], os.path.exists(package), pathlib.Path(command[-1]).is_dir()))
+        return 0, ""
+
+    runtime = Runtime(COLAB, pip, root, PACKAGE=package, **ON_COLAB)
+    runtime.cell(monkeypatch)
+    ((asked, mounted, copy),) = seen
+    assert runtime.mounted == [str(root / "drive")] and mounted
+    assert copy == (there == "code") and (asked == package) == (there == WHEEL)
+
+
+def test_a_read_only_checkout_is_copied_into_folders_that_pip_can_write(tmp_path, monkeypatch):
+    folder = make_checkout(tmp_path / "mine")
+    inside = [folder, *(p for p in folder.rglob("*") if p.is_dir())]
+    before = sorted(folder.rglob("*"))
+    for path in inside:
+        path.chmod(0o555)
+    modes = []
+
+    def pip(command):
+        copy = pathlib.Path(command[-1])
+        modes.extend(p.stat().st_mode & 0o200 for p in (copy, *copy.rglob("*")) if p.is_dir())
+        return 0, ""
+
+    Runtime(COLAB, pip, PACKAGE=str(folder)).cell(monkeypatch)
+    for path in inside:
+        path.chmod(0o755)
+    assert len(modes) == len(inside) and all(modes) and sorted(folder.rglob("*")) == before
+
+
 def test_where_no_package_is_all_places_are_told(tmp_path, monkeypatch):
     for name in ("work/deep/deeper/deepest", "away/MyDrive"):  # and no Kaggle
         (tmp_path / name).mkdir(parents=True)

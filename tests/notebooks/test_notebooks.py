@@ -34,6 +34,65 @@ def test_no_output_is_committed(path):
     assert code and not any(c["outputs"] or c["execution_count"] for c in code)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_each_opens_in_colab(path):
+    first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    repository = re.search(r"repository: https://github\.com/(\S+)", site)[1]
+    address = (
+        f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{path.name}"
+    )
+    assert f"[Open in Colab]({address})" in first
+
+
+def settings_cell(tmp_path, monkeypatch, **names):
+    """Runs the cell of the training's settings; returns where it mounted."""
+    mounted = []
+    given = {"COLAB": True, "DEVICES": "[TpuDevice(id=0)]", "mount": mounted.append, **names}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    code = code_of(ROOT / "notebooks" / "train_student_tpu.ipynb")[1]
+    exec(compile(code, "settings", "exec"), {"os": os, "pathlib": pathlib, **given})
+    return mounted
+
+
+def test_the_training_stops_without_a_tpu_unless_it_is_told_to_go_on(tmp_path, monkeypatch):
+    settings_cell(tmp_path, monkeypatch)
+    for other in ("[CpuDevice(id=0)]", "[CudaDevice(id=0)]"):
+        monkeypatch.delenv("WITHOUT_TPU", raising=False)
+        with pytest.raises(RuntimeError, match="no TPU here, only .*WITHOUT_TPU"):
+            settings_cell(tmp_path, monkeypatch, DEVICES=other)
+        monkeypatch.setenv("WITHOUT_TPU", "1")
+        settings_cell(tmp_path, monkeypatch, DEVICES=other)
+
+
+def test_kaggle_says_when_its_folder_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("DRIVE", raising=False)
+    monkeypatch.setattr(os.path, "isdir", lambda path: path == "/kaggle/working")
+    monkeypatch.setattr(os, "makedirs", lambda path, **how: None)
+    settings_cell(tmp_path, monkeypatch, COLAB=False)
+    assert 'kept only by "Save Version"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("drive", "colab", "told"),
+    [
+        ("", True, "DRIVE is empty: checkpoints"),
+        ("drive", True, "DRIVE is drive: checkpoints"),
+        ("/content/drive/MyDrive/depth", True, ""),
+        ("", False, ""),
+    ],
+)
+def test_an_empty_drive_is_loud_on_colab(drive, colab, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DRIVE", drive)
+    made = []
+    monkeypatch.setattr(pathlib.Path, "mkdir", lambda path, **how: made.append(str(path)))
+    assert settings_cell(tmp_path, monkeypatch, COLAB=colab) == [drive]
+    out = capsys.readouterr().out
+    assert (told in out and out.count("!" * 88) == 2) if told else not out
+    assert made == [drive] * bool(drive)
+
+
 def imported(code: str) -> set[str]:
     """Packages that a cell imports, top level and inside functions."""
     found = set()
@@ -89,7 +148,7 @@ def test_quickstart_with_photos(checkpoint, tmp_path, monkeypatch):
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_train_students_then_export(checkpoint, tmp_path, monkeypatch):
-    """As many steps as fit: twenty, the least. The photos' student is exported."""
+    """As many steps as fit: twenty, the least. The photos' student is exported from the Drive."""
     pytest.importorskip("torch")
     from PIL import Image
 
@@ -97,15 +156,21 @@ def test_train_students_then_export(checkpoint, tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     for k in range(len(streets)):
         Image.fromarray(streets[k]["image"]).save(tmp_path / "photos" / f"{k}.png")
-    settings = {**SMALL, "TEACHER": checkpoint, "PHOTOS": "photos", "MINUTES": 0.001}
+    settings = {
+        **SMALL,
+        "TEACHER": checkpoint,
+        "PHOTOS": "photos",
+        "MINUTES": 0.001,
+        "DRIVE": "drive",
+    }
     text = execute("train_student_tpu", tmp_path, monkeypatch, **settings)
     assert text.count("30/30 100%") == text.count("20/20 100%") == 3
     assert "12 images labelled" in text and "6 images labelled" in text
     assert "| runs/student_tpu/student | scenes:B" in text
-    assert text.endswith("runs/student_tpu/photo_student\n")
+    assert text.endswith("drive/photo_student\nruns/student_tpu/photo_student\n")
     steps = sorted(p.name for p in (tmp_path / "runs" / "student_tpu").glob("*_steps.txt"))
     assert steps == ["photo_student_steps.txt", "student_steps.txt", "teacher_steps.txt"]
-    source = tmp_path / "runs" / "student_tpu" / "photo_student"
+    source = tmp_path / "drive" / "photo_student"
     text = execute("export_to_pytorch", tmp_path, monkeypatch, SOURCE=source)
     assert "largest difference" in text and "demo v2, relative" in text
 
