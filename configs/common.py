@@ -7,6 +7,17 @@ the command line: --config.optim.encoder_lr=1e-5
 
 from ml_collections import ConfigDict
 
+# The papers' mixtures, by the names of `depth_anything_jax.data.training_sets.SETS`, with the
+# images that the papers count in thousands: V1 Table 1; V2's five sets of rendered images.
+MIXTURES = {
+    "v1_labelled": {"blendedmvs": 115, "diml": 927, "hrwsi": 20, "irs": 103, "megadepth": 128,
+                    "tartanair": 306},
+    "v2_labelled": {"blendedmvs": 115, "hypersim": 60, "irs": 103, "tartanair": 306,
+                    "vkitti2": 20},
+    "unlabelled": {"bdd100k": 8200, "landmarks": 4100, "imagenet21k": 13100, "lsun": 9800,
+                   "objects365": 1700, "openimages": 7800, "places365": 6500, "sa1b": 11100},
+}  # fmt: skip
+
 
 def get_config() -> ConfigDict:
     """All fields; data, teacher and lengths are the variants' business."""

@@ -29,9 +29,7 @@ import runpy
 
 COMMON = runpy.run_path(str(pathlib.Path(__file__).with_name("common.py")))
 ENCODERS = {"vits": "small", "vitb": "base", "vitl": "large"}
-LABELLED = ("blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair")  # V1 Table 1
-UNLABELLED = ("bdd100k", "landmarks", "imagenet21k", "lsun", "objects365", "openimages",
-              "places365", "sa1b")  # fmt: skip
+MIXTURES = COMMON["MIXTURES"]
 
 
 def get_config(arg: str = "vits"):
@@ -52,9 +50,9 @@ def get_config(arg: str = "vits"):
     c.model.remat = "full"
     c.init_from = c.frozen_encoder = f"facebook/dinov2-{ENCODERS[variant]}"  # V1#224: same size
     c.total_steps = 484_375  # 62 M unlabelled images at 128 a step
-    c.data.labelled = tuple(f"tfds:data/{name}" for name in LABELLED)
-    c.data.unlabelled = tuple(f"tfds:data/{name}" for name in UNLABELLED)
-    c.data.labels = tuple(f"labels/{name}" for name in UNLABELLED)
+    c.data.labelled = tuple(f"tfds:data/{name}" for name in MIXTURES["v1_labelled"])
+    c.data.unlabelled = tuple(f"tfds:data/{name}" for name in MIXTURES["unlabelled"])
+    c.data.labels = tuple(f"labels/{name}" for name in MIXTURES["unlabelled"])
     c.data.workers = 16
     if "v2" in words:
         v2(c)

@@ -2,11 +2,12 @@
 
     python -m depth_anything_jax.train --config=configs/teacher.py            # ViT-L, the paper's
     python -m depth_anything_jax.train --config=configs/teacher.py:vits       # or vitb
+    python -m depth_anything_jax.train --config=configs/teacher.py:vitg,v2    # V2: rendered sets
     python -m depth_anything_jax.train --config=configs/teacher.py:demo       # rendered scenes
 
-Data: six labelled sets (about 1.5 M images) prepared under data/ with tools/prepare_data.py; see
-docs/data.md. Length: 20 epochs (V1 4.1) at batch 64, which V1 does not state; V2's ViT-G teacher
-had 160 000 steps of 64 (V2 section 7).
+Data: V1's six labelled sets (about 1.5 M images) or V2's five (600 thousand), prepared under data/
+with tools/prepare_data.py; see docs/data.md. Length: 20 epochs (V1 4.1) at batch 64, which V1 does
+not state; V2's ViT-G teacher had 160 000 steps of 64 (V2 section 7).
 
 Hardware: any number of accelerators that divides the batch; on one host with 8 of 16 GB or more use
     --config.accumulation and --config.mesh.fsdp (the memory it needs is printed before the first
@@ -23,27 +24,42 @@ import runpy
 
 COMMON = runpy.run_path(str(pathlib.Path(__file__).with_name("common.py")))
 ENCODERS = {"vits": "small", "vitb": "base", "vitl": "large", "vitg": "giant"}
-LABELLED = ("blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair")  # V1 Table 1
+MIXTURES = COMMON["MIXTURES"]
 
 
 def get_config(arg: str = "vitl"):
-    """`arg`: vits, vitb, vitl (default), vitg, or demo."""
+    """`arg`: vits, vitb, vitl (default) or vitg; v2; both joined by a comma; or demo."""
     c = COMMON["get_config"]()
     c.labelled_ratio, c.unlabelled_ratio = 1, 0
     c.loss.weights = (1.0, 0.0, 0.0)
     if arg == "demo":
         return demo(c)
-    if arg not in ENCODERS:
-        raise ValueError(f"teacher.py:{arg}: choose one of {', '.join(ENCODERS)} or demo")
-    c.workdir = f"runs/teacher_{arg}"
-    c.model.variant = arg
+    words = arg.split(",")
+    unknown = [w for w in words if w not in (*ENCODERS, "v2")]
+    if unknown:
+        raise ValueError(
+            f"teacher.py:{arg}: {unknown} unknown; choose {', '.join(ENCODERS)}, v2 or demo"
+        )
+    variant = next((w for w in words if w in ENCODERS), "vitl")
+    c.workdir = f"runs/teacher_{variant}" + ("_v2" if "v2" in words else "")
+    c.model.variant = variant
     c.model.remat = "full"
-    c.init_from = f"facebook/dinov2-{ENCODERS[arg]}"
+    c.init_from = f"facebook/dinov2-{ENCODERS[variant]}"
     c.batch_size = 64
     c.total_steps = 468_750  # 20 epochs (V1 4.1) of 1.5 M images
-    c.data.labelled = tuple(f"tfds:data/{name}" for name in LABELLED)
+    c.data.labelled = tuple(f"tfds:data/{name}" for name in MIXTURES["v1_labelled"])
     c.data.workers = 16
+    if "v2" in words:
+        v2(c)
     return c
+
+
+def v2(c):
+    """V2's teacher: rendered images alone, gradient matching twice as heavy as L_ssi (V2 B.7)."""
+    c.model.version = "v2"
+    c.loss.gradient_weight = 2.0
+    c.total_steps = 160_000  # V2 section 7
+    c.data.labelled = tuple(f"tfds:data/{name}" for name in MIXTURES["v2_labelled"])
 
 
 def demo(c):

@@ -4,10 +4,12 @@ import ast
 import os
 import pathlib
 import re
+import runpy
 
 import pytest
 
 from depth_anything_jax import configs
+from depth_anything_jax.data.training_sets import SETS
 
 
 @pytest.fixture
@@ -82,3 +84,26 @@ def test_a_config_is_its_lab_note(name):
     assert f"--config=configs/{name}.py" in note
     for part in ("Hardware", "Time", "Result"):
         assert re.search(rf"^{part}: ", note, re.MULTILINE), part
+
+
+def test_the_mixtures_are_those_of_the_papers():
+    """Sums: V1 Table 1 (1.5 and 62 million), V2 section 7 (595 thousand), as the papers round."""
+    common = runpy.run_path(str(configs.folder() / "common.py"))
+    mixtures = common["MIXTURES"]
+    for names in mixtures.values():
+        assert set(names) <= set(SETS)
+    assert {n for names in mixtures.values() for n in names} == set(SETS)
+    sums = {name: sum(counts.values()) for name, counts in mixtures.items()}
+    assert sums == {"v1_labelled": 1599, "v2_labelled": 604, "unlabelled": 62300}
+    for name, variant, labelled, steps in (
+        ("teacher", "vitl", "v1_labelled", 468_750),
+        ("teacher", "vitg,v2", "v2_labelled", 160_000),
+        ("teacher", "v2", "v2_labelled", 160_000),
+        ("student", "vits", "v1_labelled", 484_375),
+    ):
+        config = runpy.run_path(str(configs.folder() / f"{name}.py"))["get_config"](variant)
+        assert config.data.labelled == tuple(f"tfds:data/{n}" for n in mixtures[labelled])
+        assert config.total_steps == steps
+    assert config.data.unlabelled == tuple(f"tfds:data/{n}" for n in mixtures["unlabelled"])
+    with pytest.raises(ValueError, match="teacher.py:vitx,v2: .'vitx'. unknown"):
+        runpy.run_path(str(configs.folder() / "teacher.py"))["get_config"]("vitx,v2")

@@ -38,6 +38,7 @@ from depth_anything_jax.data.sources.base import (
     Subset,
     label_fields,
 )
+from depth_anything_jax.data.sources.numbered_keys import AllBut, find
 from depth_anything_jax.data.sources.tfds_source import RecordSource
 
 __all__ = [
@@ -151,9 +152,8 @@ def with_labels(source: Source, store: LabelStore, *, shuffle: int | None = None
             f"{store.path} was made from other images than source {source.name!r} now has (the "
             "list of keys differs): files were added, removed or renamed; label again"
         )
-    keys = {source.key(i): i for i in range(len(source))} if store.invalid else {}
-    without = {keys[k] for k in store.invalid}
-    indices = [i for i in range(len(source)) if i not in without] if without else range(len(source))
+    without = find(source, store.invalid).values()
+    indices = AllBut(len(source), without) if without else range(len(source))
     if not len(indices):
         raise LabelError(f"{store.path}: no image has a label; {CARD} says why")
     if without:

@@ -32,6 +32,7 @@ from etils import epath
 from depth_anything_jax.data.pseudo_labels.label_codec import Label, LabelError, decode
 from depth_anything_jax.data.shards import ShardWriter, changes, write_text
 from depth_anything_jax.data.sources.base import Source
+from depth_anything_jax.data.sources.numbered_keys import joined_keys
 from depth_anything_jax.utils import json_files
 from depth_anything_jax.utils.literal_paths import literal
 from depth_anything_jax.utils.nested_dicts import flatten
@@ -46,8 +47,8 @@ OPEN_SHARDS = 64  # readers kept open
 def keys_digest(source: Source) -> str:
     """SHA-256 over the keys in order: tells whether a source is still the same list of images."""
     digest = hashlib.sha256()
-    for i in range(len(source)):
-        digest.update(source.key(i).encode(errors="surrogateescape") + b"\n")
+    for keys in joined_keys(source):
+        digest.update(keys)
     return digest.hexdigest()
 
 

@@ -172,6 +172,9 @@ def is_labelled(source: Source) -> bool:
 def unwrapped(source: Source, indices: Sequence[int]) -> tuple[Source, Sequence[int]]:
     """Returns the source below any Subset, and the indices of these records in it."""
     while isinstance(source, Subset):
-        indices = [source.indices[i] for i in indices]
+        if isinstance(indices, range) and isinstance(source.indices, range):
+            indices = source.indices[indices.start : indices.stop : indices.step]
+        else:
+            indices = [source.indices[i] for i in indices]
         source = source.source
     return source, indices

@@ -163,7 +163,8 @@ class RecordSource:
         self.labelled = depth in features if labelled is None else labelled
         self._length = len(self._open())
         keys = read_card(self.path).get("keys") if self.path else None
-        self._mark = f"@{keys[:8]}" if keys else ""
+        # What stands before and behind a record's number in its key (`numbered_keys`).
+        self.key_ends = f"{self.split}:", f"@{keys[:8]}" if keys else ""
 
     def _folder_name(self) -> str:
         parts = pathlib.PurePosixPath(self.path or "").parts
@@ -203,7 +204,7 @@ class RecordSource:
     def key(self, index: int) -> str:
         """Returns split and position, which name the same record while the files stay the same."""
         # Not the file's name, which would cost a read; it changes with the list of files.
-        return f"{self.split}:{index}{self._mark}"
+        return f"{index}".join(self.key_ends)
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < self._length:

@@ -140,7 +140,7 @@ def float16(values: np.ndarray) -> tuple[np.ndarray, float]:
         as_is = values.astype(np.float16)
     if (as_is == values).all():
         return as_is, 1.0
-    scale = float(np.exp2(14 - np.floor(np.log2(values.max()))))
+    scale = float(np.exp2(15 - np.frexp(values.max())[1]))
     return (values * np.float32(scale)).astype(np.float16), scale
 
 

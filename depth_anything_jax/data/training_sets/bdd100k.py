@@ -41,9 +41,11 @@ class BDD100K(TrainingSet):
         return [f"{key}#{i / self._fps:.3f}" for i in range(max(1, int(seconds * self._fps)))]
 
     def files(self, index: int) -> list[str]:
+        """Lists the video or image that a record is read from."""
         return [f.partition("#")[0] for f in super().files(index)]
 
     def image_bytes(self, index: int) -> bytes:
+        """Reads the image, or a frame of a video as JPEG."""
         path, _, time = self.key(index).partition("#")
         if not time:
             return super().image_bytes(index)

@@ -33,6 +33,7 @@ class BlendedMVS(TrainingSet):
         return files[0] if all(f in others for f in files) else None
 
     def files(self, index: int) -> list[str]:
+        """Lists image, label and camera."""
         return [*super().files(index), self._path(_camera_file(self.key(index)))]
 
     def _camera(self, key: str, height: int, width: int) -> Camera | None:

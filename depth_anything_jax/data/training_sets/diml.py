@@ -26,9 +26,8 @@ class DIML(TrainingSet):
         r"(?:in|out)door/(?P<part>(?:train|test)/(?:HR|LR))/(?:[^/]+/color/[^/]+_c|outleft/[^/]+))\.png"
     )
     looked_for = (
-        "SCENE[/DATE]/N/{col/*_c.png,up_png/*.png}, SESSION/A/{left/*_left.png,depth/*_depth.png,"
-        "conf/*_conf.png}, or the sample release's indoor/{train,test}/{HR,LR}/SCENE/{color,"
-        "depth_filled} and outdoor/{train,test}/{HR,LR}/{outleft,depthmap,confidencemap}"
+        "SCENE[/DATE]/N/{col/*_c.png,up_png/*.png}, SESSION/A/{left,depth,conf}/*.png, or the "
+        "sample release's {indoor,outdoor}/{train,test}/{HR,LR}"
     )
     encoding, scale = "png16", 1000.0
 
@@ -48,10 +47,11 @@ class DIML(TrainingSet):
         label = key.replace("/color/", "/depth_filled/").replace("/outleft/", "/depthmap/")
         label = label.replace("/left/", "/depth/").replace("_left.png", "_depth.png")
         label = label.replace("_c.png", "_depth_filled.png")
-        needed = (label, confidence_of(label) or label)
-        return label if all(n in others for n in needed) else None
+        complete = label in others and (confidence_of(label) or label) in others
+        return label if complete else None
 
     def files(self, index: int) -> list[str]:
+        """Lists image, label and, outdoors, confidence."""
         files = super().files(index)
         return files + [c for c in map(confidence_of, files[1:]) if c]
 
@@ -64,8 +64,8 @@ class DIML(TrainingSet):
 
     def _label(self, path: str, key: str, image: np.ndarray) -> Record:
         depth = formats.read_label(path, formats.LabelFormat("png16", self.scale))
-        valid, file = depth > 0, confidence_of(path)
-        if file:
+        valid = depth > 0
+        if file := confidence_of(path):
             sure = formats.decode_raw(formats.read_bytes(file), file, bits=8)
             if sure.shape != depth.shape:
                 raise formats.FormatError(f"{file}: {sure.shape}, its depth {depth.shape}")

@@ -37,6 +37,7 @@ class HRWSI(TrainingSet):
         return files[0] if all(f in others for f in files) else None
 
     def files(self, index: int) -> list[str]:
+        """Lists image, label and mask."""
         files = super().files(index)
         return files + [_mask(f) for f in files[1:]]
 

@@ -61,6 +61,7 @@ class Hypersim(TrainingSet):
         return path if path in others else None
 
     def image_bytes(self, index: int) -> bytes:
+        """Reads the preview, or makes a PNG of color.hdf5."""
         key = self.key(index)
         if not key.endswith(".hdf5"):
             return super().image_bytes(index)

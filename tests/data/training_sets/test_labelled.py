@@ -1,5 +1,6 @@
 """Labelled training sets: every layout, holes, sky, damage; labels come back exactly."""
 
+import pathlib
 import pickle
 
 import cv2
@@ -15,6 +16,7 @@ from tests.helpers import training_set_files as files
 from tests.helpers.benchmark_files import npy, png16, write, write_image
 
 RNG = np.random.default_rng(0)
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 K = np.array([[10.0, 0, 4], [0, 11, 3], [0, 0, 1]])
 
 
@@ -493,3 +495,12 @@ def test_float16_keeps_small_and_large_values():
     assert np.log2(scale) % 1 == 0 and np.isfinite(half).all()
     exact = np.array([[0, 2.0**-20, 65504]], np.float32)
     assert float16(exact)[1] == 1
+
+
+def test_readers_stay_small_and_documented():
+    """A reader is a page of at most 80 lines, and docs/data.md has a row for each."""
+    folder = pathlib.Path(SETS["irs"].__module__.replace(".", "/")).parent
+    document = (ROOT / "docs/data.md").read_text()
+    for name, reader in SETS.items():
+        assert len((ROOT / folder / f"{name}.py").read_text().splitlines()) <= 80, name
+        assert reader.licence and f"\n| `{name}` | " in document, name
