@@ -158,7 +158,7 @@ def _train(name, seed, config, workdir, fields, after=()) -> Stage:
 
 def candidates_of(plan: MetricPlan) -> Iterator[tuple[str, int, Candidate]]:
     """Yields (row, seed, candidate) for everything to be scored, seed by seed."""
-    from depth_anything_jax.inference import (predictor)
+    from depth_anything_jax.inference import predictor
     from depth_anything_jax.evaluation.runner import predictors
 
     batch = predictor.batch_of(20)
@@ -255,8 +255,8 @@ def picture(plan: MetricPlan) -> tuple[list[str], np.ndarray]:
     """Returns column titles and an image: rows of RGB | predictions | label, and a colour bar."""
     from PIL import Image
 
-    from depth_anything_jax.models.outputs import (to_metres)
-    from depth_anything_jax.inference import (predictor)
+    from depth_anything_jax.models.outputs import to_metres
+    from depth_anything_jax.inference import predictor
     from depth_anything_jax.visualization import colormaps
     from depth_anything_jax.visualization import colorbars
 
@@ -386,7 +386,11 @@ def main() -> None:
         plan = dataclasses.replace(plan, split=split.value, folder=folder.value or plan.folder)
         demo(plan, docs=docs.value, jobs=jobs.value)
 
-    groups: dict[str, list[Any]] = {"Size": [long, head, jobs], "Output": [folder, docs], "Comparison": [split]}
+    groups: dict[str, list[Any]] = {
+        "Size": [long, head, jobs],
+        "Output": [folder, docs],
+        "Comparison": [split],
+    }
     command_line.start(run, doc=__doc__ or "", groups=groups)
 
 

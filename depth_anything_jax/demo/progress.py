@@ -8,8 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from depth_anything_jax.data.scenes.source import SceneSource, fill_cache
+from depth_anything_jax.demo.first_picture import FirstPicture
 from depth_anything_jax.demo.plan import Plan
-from depth_anything_jax.demo.stages import Marks, Stage, cores, default_jobs, run_stages
+from depth_anything_jax.demo.stages import (
+    Marks,
+    Stage,
+    cores,
+    cpu_seconds,
+    default_jobs,
+    run_stages,
+)
 
 
 class Progress:
@@ -21,18 +29,32 @@ class Progress:
         self._plan, self._every = plan, every
         self.marks = Marks(plan.folder)
         self._begun = self._clock = time.monotonic()
+        self._cpu_begun = self._cpu = cpu_seconds()
+        self._picture = FirstPicture(plan.run("teacher", plan.seeds[0]), plan.folder)
 
     def say(self, title: str, text: str) -> None:
         """Prints a line of a stage."""
         sys.stdout.write(f"{self._heads[title]}: {text}\n")  # one write, so that lines do not mix
         sys.stdout.flush()
 
+    def _tell(self, stage: Stage, line: str) -> None:
+        """Prints a line of a program; after the first teacher's, where its picture is."""
+        self.say(stage.title, line)
+        if (stage.name, stage.seed) == ("teacher", self._plan.seeds[0]):
+            if text := self._picture.look():
+                self.say(stage.title, text)
+
     def _mark(self, title: str, command: Sequence[str], seconds: float) -> None:
         """Marks a stage as done; the time since the last one is added to the demo's time."""
         self.marks.set(title, command, seconds)
-        now, before = time.monotonic(), self.marks.read().get("all", {}).get("seconds", 0.0)
-        self.marks.set("all", [], before + now - self._clock)
-        self._clock = now
+        now, cpu, before = time.monotonic(), cpu_seconds(), self.marks.read().get("all", {})
+        self.marks.set(
+            "all",
+            [],
+            before.get("seconds", 0.0) + now - self._clock,
+            cpu_seconds=before.get("cpu_seconds", 0.0) + cpu - self._cpu,
+        )
+        self._clock, self._cpu = now, cpu
 
     def run(self, sets: list[SceneSource], jobs: int) -> bool:
         """Renders the scenes and runs the unfinished stages; returns whether there were any."""
@@ -50,7 +72,7 @@ class Progress:
         run_stages(
             todo,
             self._plan,
-            lambda stage, line: self.say(stage.title, line),
+            self._tell,
             lambda stage, seconds: self._mark(stage.title, stage.command, seconds),
             jobs=jobs or default_jobs(),
         )
@@ -67,14 +89,16 @@ class Progress:
 
     def written(self) -> None:
         """Prints the last line."""
-        from depth_anything_jax.utils.formatting import (duration)
+        from depth_anything_jax.utils.formatting import duration
 
         call = duration(time.monotonic() - self._begun)
-        self.say("report", f"{self._plan.path('report.html')} written, {call} in this call")
+        minutes = (cpu_seconds() - self._cpu_begun) / 60
+        where = self._plan.path("report.html")
+        self.say("report", f"{where} written, {call} in this call, {minutes:.1f} CPU minutes")
 
 
 def _render(sets: list[SceneSource], tell: Callable[[str], None]) -> None:
-    from depth_anything_jax.utils.formatting import (duration)
+    from depth_anything_jax.utils.formatting import duration
 
     def show(done: int, total: int, seconds: float) -> None:
         left = duration(seconds / done * (total - done))

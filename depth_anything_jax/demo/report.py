@@ -17,6 +17,7 @@ from depth_anything_jax.demo import stages
 from depth_anything_jax.visualization import colormaps, html_report
 from depth_anything_jax.data.scenes.source import SceneSource
 from depth_anything_jax.data.sources.base import disparity_of
+from depth_anything_jax.demo.finding import Scores, finding
 from depth_anything_jax.demo.plan import DOMAINS, Plan, SPLITS
 from depth_anything_jax.evaluation.scores import metrics
 
@@ -46,10 +47,8 @@ PAIRS = (
     ("student", "constant", "student against a constant"),
 )
 CAP = 80.0  # metres; outdoor scenes reach further, but 80 m cannot be told from 200 m there
-RELEASED_SIZE = 224  # network input of released models, which were not trained at 112 pixels
+RELEASED_SIZE = 224  # network input of released models, which were not trained at 98 pixels
 _PICTURED = 6  # number of scenes of each domain in the report
-
-Scores = dict[str, dict[str, dict[str, np.ndarray]]]  # row -> domain -> metric -> (seeds, images)
 
 
 def mean_label(source: SceneSource) -> np.ndarray:
@@ -136,9 +135,7 @@ def table(scores: Scores) -> str:
             cells = []
             for metric in METRICS:
                 i = interval(scores, a, b, domain, metric)
-                cells.append(
-                    f"{i.mean:+.3f} [{i.low:+.3f}, {i.high:+.3f}] {verdict(i, metric)}"
-                )
+                cells.append(f"{i.mean:+.3f} [{i.low:+.3f}, {i.high:+.3f}] {verdict(i, metric)}")
             lines.append(f"| {a} − {b}: {title} | {domain} | " + " | ".join(cells) + " |")
     lines += _by_seed(scores, pairs)
     for domain in "BC":
@@ -208,7 +205,9 @@ def strip(plan: Plan, domain: str, rows: list[tuple[str, Callable, int]]) -> np.
             image = transforms.network_input(record["image"], size)
             out = np.asarray(predict(np.stack([image] * 20)))[0]
             tiles.append(
-                colormaps.colourise(interpolation.resize(out, (plan.size, plan.size), "bilinear-corners"))
+                colormaps.colourise(
+                    interpolation.resize(out, (plan.size, plan.size), "bilinear-corners")
+                )
             )
         lines.append(np.concatenate([np.pad(t, ((1, 1), (1, 1), (0, 0))) for t in tiles], axis=1))
     return np.concatenate(lines, axis=0)
@@ -249,21 +248,26 @@ def write(plan: Plan, scores: Scores, marks: dict, *, weights: str = "", docs: s
     plotted = plot_curves(logged)
     text = table(scores)
     columns = ["scene", "true disparity", *(row for row, _, _ in shown)]
+    opening = finding(scores)
     summary = {
         row: {d: {m: v.mean(1).tolist() for m, v in by.items()} for d, by in domains.items()}
         for row, domains in scores.items()
     }
     (folder / "scores.json").write_text(json.dumps(summary, indent=1))
-    page = _page(plan, text, columns, strips, plotted, logged, marks)
+    page = _page(plan, opening, text, columns, strips, plotted, logged, marks)
     (folder / "report.html").write_text(page, encoding="utf-8")
     if docs:
-        _write_docs(pathlib.Path(docs), plan, text, columns, strips, plotted, logged, marks)
+        _write_docs(
+            pathlib.Path(docs), plan, opening, text, columns, strips, plotted, logged, marks
+        )
 
 
 def facts(plan: Plan, logged: dict, marks: dict) -> list[str]:
     """Sentences printed below every table of this demo."""
     seconds = {k: v["seconds"] for k, v in marks.items()}
     total = seconds.pop("all")
+    cpu = marks["all"].get("cpu_seconds")  # marks of before December 2026 have none
+    burnt = f" and {cpu / 60:.1f} CPU minutes" if cpu else ""
     runs = ", ".join(f"{k} {v:.0f} s" for k, v in seconds.items())
     return [
         f"Rendered scenes of {plan.size} pixels: {plan.images} labelled (A: rooms and courtyards "
@@ -276,31 +280,37 @@ def facts(plan: Plan, logged: dict, marks: dict) -> list[str]:
         "Teacher and student have the same size here; in the paper the teacher is larger.",
         f"The teacher was trained for {logged['teacher'][-1]['step']:,} steps, each student for "
         f"{logged['student'][-1]['step']:,}.",
-        "Lengths and rates were chosen on validation sets; intervals are paired bootstraps over "
+        "Rates were chosen on validation sets, lengths before the scores; intervals are paired bootstraps over "
         f"images, of {len(plan.seeds)} training seed(s): they do not include the variance of "
         "training.",
         active_share(logged["student"]) + ".",
-        f"Time of each stage: {runs}; {total / 60:.1f} min in total, with stages in parallel.",
+        f"Time of each stage: {runs}; {total / 60:.1f} min{burnt} in total, with stages in parallel.",
     ]
 
 
-def _page(plan, text, columns, strips, plotted, logged, marks) -> str:
-    captions = " | ".join(html.escape(c) for c in columns)
-    parts = [
-        f"<h2>Domain {d}</h2><p>{captions}</p><img src='{html_report.inlined(s)}'>"
+def _page(plan, opening, text, columns, strips, plotted, logged, marks) -> str:
+    heads = "".join(f"<span>{html.escape(c)}</span>" for c in columns)
+    pictures = {
+        d: f"<h2>Domain {d}</h2><div class='heads'>{heads}</div>"
+        f"<img class='wide' alt='scenes of domain {d}: {html.escape(', '.join(columns))}' "
+        f"src='{html_report.inlined(s)}'>"
         for d, s in strips.items()
-    ]
+    }
+    first = pictures.pop("B")
     curve = base64.b64encode(plotted).decode()
     points = "".join(f"<li>{html.escape(s)}</li>" for s in facts(plan, logged, marks))
     return html_report.page(
         "Depth Anything demo",
-        f"{html_report.tables(text)}<ul>{points}</ul>{''.join(parts)}"
-        f"<h2>Training</h2><img src='data:image/png;base64,{curve}'>",
+        f"<p>{html.escape(opening)}</p>{first}<h2>Scores</h2>{html_report.tables(text)}"
+        f"<ul>{points}</ul>{''.join(pictures.values())}"
+        f"<h2>Training</h2><img alt='losses by step' src='data:image/png;base64,{curve}'>",
         heading="Teacher, pseudo labels, student: the whole method on rendered scenes",
+        style=f".heads{{display:grid;grid-template-columns:repeat({len(columns)},1fr);"
+        "text-align:center}.wide{width:100%}",
     )
 
 
-def _write_docs(folder, plan, text, columns, strips, plotted, logged, marks) -> None:
+def _write_docs(folder, plan, opening, text, columns, strips, plotted, logged, marks) -> None:
     from depth_anything_jax.data.file_formats import formats
 
     images, stem = folder / "images", pathlib.Path(plan.folder).name
@@ -312,6 +322,11 @@ def _write_docs(folder, plan, text, columns, strips, plotted, logged, marks) -> 
     lines = [
         f"# What `make {stem}` showed",
         "",
+        opening,
+        "",
+        *_picture("B", columns, stem),
+        "## Scores",
+        "",
         f"{time.strftime('%Y-%m-%d')}, {len(stages.cores())} CPU cores.",
         "",
         text,
@@ -319,8 +334,13 @@ def _write_docs(folder, plan, text, columns, strips, plotted, logged, marks) -> 
         *(f"- {sentence}" for sentence in facts(plan, logged, marks)),
         "",
     ]
-    for domain in strips:
-        lines += [f"## Domain {domain}", "", " | ".join(columns), ""]
-        lines += [f"![domain {domain}](images/{stem}-{domain}.png)", ""]
+    for domain in sorted(strips.keys() - {"B"}):
+        lines += _picture(domain, columns, stem)
     lines += ["## Training", "", f"![curves](images/{stem}-curves.png)", ""]
     (folder / f"{stem}.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _picture(domain: str, columns: list[str], stem: str) -> list[str]:
+    """The lines of a domain's heading and picture."""
+    picture = f"![domain {domain}](images/{stem}-{domain}.png)"
+    return [f"## Domain {domain}", "", " | ".join(columns), "", picture, ""]

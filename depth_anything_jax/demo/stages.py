@@ -120,9 +120,10 @@ class Marks:
         """Whether a stage is done with this command."""
         return self.read().get(name, {}).get("command") == list(command)
 
-    def set(self, name: str, command: Sequence[str], seconds: float) -> None:
-        """Marks a stage as done; seconds of interrupted calls are not known."""
-        marks = self.read() | {name: {"command": list(command), "seconds": round(seconds, 1)}}
+    def set(self, name: str, command: Sequence[str], seconds: float, **more: float) -> None:
+        """Marks a stage as done, with `more` numbers; times of interrupted calls are not known."""
+        numbers = {k: round(v, 1) for k, v in {"seconds": seconds, **more}.items()}
+        marks = self.read() | {name: {"command": list(command), **numbers}}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         aside = self.file.with_suffix(".tmp")
         aside.write_text(json.dumps(marks, indent=1))
@@ -134,6 +135,11 @@ def cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of the programs that it waited for."""
+    return sum(os.times()[:4])
 
 
 def accelerated() -> bool:

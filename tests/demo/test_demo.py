@@ -11,13 +11,17 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from depth_anything_jax.data.scenes.source import SceneSource
 from depth_anything_jax.data.sources.base import disparity_of
 from depth_anything_jax.demo import report
 from depth_anything_jax.demo import stages as demo_stages
 from depth_anything_jax.demo.__main__ import demo
+from depth_anything_jax.demo.finding import finding
+from depth_anything_jax.demo.first_picture import FirstPicture
 from depth_anything_jax.demo.plan import ABLATION, CONTROLS, DOMAINS, RUNS, Plan
+from depth_anything_jax.demo.progress import Progress
 from depth_anything_jax.demo.stages import Marks, Stage
 from depth_anything_jax.evaluation.scores import metrics
 from depth_anything_jax.inference import predictor
@@ -287,6 +291,69 @@ def test_a_harness_in_which_shuffled_labels_do_no_harm_is_called_broken():
     assert "this table is not valid" in report.broken(scores)
 
 
+@pytest.mark.parametrize(
+    "shift, said",
+    [(0.05, "less error than"), (-0.05, "more error than"), (0.0, "no measurably different")],
+)
+def test_the_finding_says_what_the_intervals_say(shift, said):
+    scores = fake_scores(shift)
+    text = finding(scores)
+    mean = {row: by["B"]["norm_l1"].mean() for row, by in scores.items()}
+    assert said in text and f"{mean['student']:.3f} against {mean['alone']:.3f}" in text
+    assert f"give {mean['shuffled']:.3f}, which is worse than the student" in text
+    assert f"{mean['constant']:.3f}, which is worse than the student" in text
+    assert text.count(". ") == 1 and text.endswith(".")  # two sentences
+    scores["shuffled"], scores["constant"] = scores["student"], scores["teacher"]
+    scores["constant"] = {"B": {"norm_l1": scores["student"]["B"]["norm_l1"] - 0.1}}
+    text = finding(scores)
+    assert "which is not measurably different from the student, and one map" in text
+    assert text.endswith("which is better than the student.")
+
+
+def test_the_teachers_picture_appears_while_it_learns(tmp_path, monkeypatch):
+    strips = tmp_path / "teacher" / "strips"
+    strips.mkdir(parents=True)
+    picture = FirstPicture(str(tmp_path / "teacher"), str(tmp_path))
+    tile = np.random.default_rng(0).integers(0, 255, (4, 12, 3), dtype=np.uint8)
+
+    def draw(step):
+        Image.fromarray(tile).save(strips / f"labelled_{step:08d}.png")
+
+    draw(1)
+    assert picture.look() == "" and not list(tmp_path.glob("*.png"))  # it has learned nothing yet
+    draw(200)
+    whole = (strips / "labelled_00000200.png").read_bytes()
+    (strips / "labelled_00000200.png").write_bytes(whole[:40])
+    assert picture.look() == ""  # half of it is there
+    (strips / "labelled_00000200.png").write_bytes(whole)
+    said = picture.look()
+    assert said.endswith("teacher-so-far.png: scene | true disparity | teacher after 200 steps")
+    shown = np.asarray(Image.open(tmp_path / "teacher-so-far.png"))
+    np.testing.assert_array_equal(shown, tile.repeat(3, 0).repeat(3, 1))
+    assert picture.look() == ""  # once
+    # the demo looks whenever the first teacher prints a line
+    draw(400)
+    plan = dataclasses.replace(SMALL, folder=str(tmp_path))
+    told = []
+    monkeypatch.setattr(Progress, "say", lambda self, title, text: told.append(text))
+    progress = Progress(plan, demo_stages.stages(plan))
+    progress._tell(fake_stage("alone"), "x")
+    progress._tell(fake_stage("teacher"), "y")
+    assert told[:2] == ["x", "y"] and told[2].endswith("after 400 steps") and len(told) == 3
+
+
+def test_cpu_time_of_programs_is_added_up(tmp_path):
+    plan = dataclasses.replace(SMALL, folder=str(tmp_path))
+    progress = Progress(plan, [])
+    subprocess.run([sys.executable, "-c", "import numpy"], check=True)
+    progress._mark("scenes", [], 0.0)
+    first = Marks(str(tmp_path)).read()["all"]["cpu_seconds"]
+    assert 0 < first < demo_stages.cpu_seconds()
+    subprocess.run([sys.executable, "-c", "import numpy"], check=True)
+    Progress(plan, [])._mark("scenes", [], 0.0)  # another call, which begins afterwards
+    assert Marks(str(tmp_path)).read()["all"]["cpu_seconds"] == pytest.approx(first, abs=0.1)
+
+
 def test_active_share_says_when_it_says_nothing():
     assert "off" in report.active_share([{"step": 1}])
     rows = [{"features/active_fraction": 0.0}] * 5
@@ -308,15 +375,22 @@ def test_report_is_one_file_with_everything_in_it(tmp_path, monkeypatch):
         lambda plan, weights: ((row, 0, 28, lambda x: x[..., 0]) for row in ("teacher", "student")),
     )
     docs = tmp_path / "docs"
-    marks = {k: {"command": [], "seconds": 61.0} for k in ("teacher-0", "all")}
+    marks = {"teacher-0": {"seconds": 61.0}, "all": {"seconds": 61.0, "cpu_seconds": 90.0}}
     report.write(plan, fake_scores(0.05), marks, docs=str(docs))
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<img src='data:image/png;base64,") == 4
+    assert page.count("src='data:image/png;base64,") == page.count("<img ") == 4
+    # the finding and the picture of B come first, then the tables
+    at = [page.index(x) for x in ("On pictures of a kind", "Domain B", "<table>", "Domain A")]
+    assert at == sorted(at)
+    assert page.count("<span>true disparity</span>") == len(DOMAINS)  # heads above each picture
     assert "src='http" not in page and "better" in page and "not DINOv2" in page
     saved = json.loads((tmp_path / "scores.json").read_text())
     assert set(saved["student"]["B"]) == set(report.METRICS)
     (note,) = docs.glob("*.md")
-    assert "L_feat acted on 10.0%" in note.read_text()
+    said = note.read_text()
+    assert "L_feat acted on 10.0%" in said
+    assert "1.0 min and 1.5 CPU minutes in total" in said
+    assert said.index(finding(fake_scores(0.05))) < said.index("-B.png") < said.index("| A AbsRel")
     assert len(list((docs / "images").glob("*.png"))) == 4
 
 
