@@ -63,7 +63,7 @@ def main() -> None:
                 },
             )
         except (ValueError, OSError, ImportError, RuntimeError) as error:
-            sys.exit(f"{type(error).__name__}: {error}")
+            sys.exit(command_line.told(error))
 
     groups = {
         "Model": [checkpoint, dtype, *of_weights],

@@ -121,6 +121,7 @@ def evaluate(
     from depth_anything_jax.evaluation.runner import frame_selection, loop, predictors, stream
     from depth_anything_jax.evaluation.runner.prediction_writer import PredictionWriter
     from depth_anything_jax.evaluation.scores import pairs
+    from depth_anything_jax.parallel import compile_times
 
     session = session or Session()
 
@@ -152,6 +153,9 @@ def evaluate(
         allow_missing_files=allow_missing_files,
         load=load,
     )
+    if candidate.stats is not None and session.first:  # a network of ours
+        if soon := compile_times.line("predict"):
+            print(soon, file=sys.stderr, flush=True)
     if model is None:
         model = published.model_of(candidate.origin)
     keep = None
@@ -346,7 +350,7 @@ def main() -> None:
                     if rows:
                         kept.write(rows, images, compared)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
-            problem = f"{type(error).__name__}: {error}"
+            problem = command_line.told(error)
         if rows and first:
             print(tables.text(rows, compared))
         sys.exit(problem or 0)

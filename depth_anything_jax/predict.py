@@ -84,7 +84,7 @@ def main() -> None:
             print("\nstopped; --resume makes the missing files", file=sys.stderr)
             sys.exit(130)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
-            sys.exit(f"{type(error).__name__}: {error}")
+            sys.exit(command_line.told(error))
         sys.exit(status)
 
     def _run(inputs: list[str]) -> int:
@@ -149,6 +149,7 @@ def _main(
     from depth_anything_jax.cli.inputs import STDIN
     from depth_anything_jax.inference import input_sizes
     from depth_anything_jax.inference.model import DEFAULT, DepthAnything
+    from depth_anything_jax.parallel import compile_times
     from depth_anything_jax.utils.sixteen_bits import SCALES
 
     _check_videos(items, style)
@@ -173,6 +174,8 @@ def _main(
     model = DepthAnything.from_pretrained(source, dtype=dtype, batch_size=batch_size, **load)
     print(f"{model!r} → {out}", flush=True)
     style.check(model.unit)
+    if soon := compile_times.line("predict"):
+        print(soon, flush=True)
     resuming.begin(out, todo, style, facts)
     if options.buckets:  # chosen from all images, so that a resumed run has the same lengths
         stills = [i.source for i in items if not i.video and i.source != STDIN]

@@ -75,6 +75,7 @@ def label(
     from depth_anything_jax.checkpoints.bundle import bundle_of
     from depth_anything_jax.inference.predictor import Predictor, usual_batch
     from depth_anything_jax.models.dtypes import compute_dtype
+    from depth_anything_jax.parallel import compile_times
 
     teacher = pretrained.load(checkpoint, **(load or {}))
     teacher.input.refuse_size(options.get("size"))
@@ -90,6 +91,8 @@ def label(
             f"batch_size={batch_size} does not divide over {len(predict.devices)} devices; use a "
             f"multiple of {len(predict.devices)}"
         )
+    if soon := compile_times.line("predict"):
+        options.get("tell", print)(soon)
     chain = licences.used(
         teacher.metadata["licence_chain"], "teacher", teacher.source, teacher.licence
     )
@@ -189,7 +192,7 @@ def main() -> None:
                 load=load(),
             )  # fmt: skip
         except (ValueError, OSError, ImportError, RuntimeError) as error:
-            sys.exit(f"{type(error).__name__}: {error}")
+            sys.exit(command_line.told(error))
         print(summary)
         if summary.invalid > FAILURE_LIMIT * len(source):
             print(f"{summary.invalid} of {len(source)} have no label: see {out.value}/card.json")

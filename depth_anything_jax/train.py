@@ -74,7 +74,7 @@ def _train(
 
     from depth_anything_jax.checkpoints import orbax_io
     from depth_anything_jax.data import inspection, pipeline, source_checks
-    from depth_anything_jax.parallel import device_programs, sharding
+    from depth_anything_jax.parallel import compile_times, device_programs, sharding
     from depth_anything_jax.training import (
         audit,
         best_checkpoint,
@@ -189,7 +189,8 @@ def _train(
     #    to be finite; and a step's line is written before its state is saved, because a run that
     #    was killed goes on behind what it saved and does not write that line again.
     compiled: Any = None
-    compiler_options = device_programs.options(config.compile_effort, mesh.devices.flat[0].platform)
+    platform = mesh.devices.flat[0].platform
+    compiler_options = device_programs.options(config.compile_effort, platform)
     schedule = orbax_io.Schedule(config.checkpoint.every, config.checkpoint.minutes)
     pending = 0  # the step whose line is still to be written
     buffer = monitor.MetricsBuffer(config)
@@ -217,6 +218,8 @@ def _train(
                 raise
             batch = sharding.put_batch(local, mesh)
             if compiled is None:
+                if soon := compile_times.line("train", platform, effort=config.compile_effort):
+                    report.text(soon)
                 with report.paused():
                     lowered = step_function.lower(train_state, frozen, batch)
                     compiled = lowered.compile(compiler_options=compiler_options)
@@ -233,6 +236,8 @@ def _train(
             if pending:
                 report.log(pending, buffer.fetch(pending))
                 pending = 0
+            elif report.early(step):
+                report.line(step, buffer.fetch(step))
             last = done == config.total_steps or stop.agreed(done)
             save = schedule.due(done) or last
             draw = config.log.images and (done % config.log.images == 0 or step == start)
@@ -353,7 +358,7 @@ def main() -> None:
                 where = ""
                 if isinstance(error, OSError) and error.errno and error.filename is None:
                     where = f" (work folder: {folder})"  # a full disk while a line is written
-                sys.exit(f"{type(error).__name__}: {error}{where}")
+                sys.exit(f"{command_line.told(error)}{where}")
 
     groups = {
         "Run": [config, workdir, mirror],

@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from depth_anything_jax.inference.depth import Depth
 from depth_anything_jax.inference.depth_files import METRIC, RELATIVE
 from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.utils import sixteen_bits
+from depth_anything_jax.utils.formatting import duration
 from depth_anything_jax.video import process
 
 
@@ -201,6 +203,7 @@ def _video(
         )
         return [depth.depth for depth in found]
 
+    start = time.monotonic()
     try:
         (out / item.stem).parent.mkdir(parents=True, exist_ok=True)
         with _bar(None, "frame", item.source) as bar:
@@ -228,21 +231,24 @@ def _video(
         return
     for note in report.notes:
         print(f"{item.source}: {note}")
-    before, after = report.flicker_before, report.flicker_after
-    if before is not None and after is not None:
-        text = _flicker(100 * before, 100 * after, metric)
-        print(f"{item.source}: {text}; {len(report.cuts)} cuts")
+    print(f"{item.source}: {summary(report, time.monotonic() - start, metric)}")
     for problem in report.problems:
         problems.add(item.source, ValueError(f"{problem}; the {report.frames} frames before"))
 
 
-def _flicker(before: float, after: float, metric: bool) -> str:
-    if metric:  # never smoothed
-        return f"from frame to frame depth changes by {after:.3g} % (temporal alignment error)"
-    return (
-        f"from frame to frame the maps change by {before:.3g} % of their spread before smoothing, "
-        f"by {after:.3g} % after"
-    )
+def summary(report: process.Report, seconds: float, metric: bool) -> str:
+    """One line about a video: frames, time, flicker as predicted → as written, cuts."""
+    pace = f"{report.frames / max(seconds, 1e-3):.2g} a second"
+    parts = [f"{report.frames} frames in {duration(seconds)} ({pace})"]
+    before, after = report.flicker_before, report.flicker_after
+    if before is not None and after is not None:
+        smoothed = "" if metric else f"{100 * before:.2g} % → "  # metres are never smoothed
+        parts.append(f"flicker {smoothed}{100 * after:.2g} %")
+    at = ", ".join(f"{moment:.1f} s" for moment in report.cuts[:5])
+    more = ", …" if len(report.cuts) > 5 else ""
+    name = "cut" if len(report.cuts) == 1 else "cuts"
+    parts.append(f"{len(report.cuts)} {name} (at {at}{more})" if report.cuts else "no cuts")
+    return ", ".join(parts)
 
 
 def painter(style: Style, metric: bool) -> Callable[[Any, tuple[float, float]], Any]:

@@ -76,13 +76,15 @@ class Report:
         if every < 1:
             raise ValueError(f"every is {every} steps between lines; use 1 or more")
         self.total_steps, self.every, self.show = total_steps, every, show
-        self.show_positive = show_positive
+        self.show_positive, self._resumed_from = show_positive, resumed_from
         self._print = printer or (lambda text: print(text, flush=True))
         self._clock, self._active = clock, active
         self._writers: list[log_writers.Writer] = []
         self._remote: epath.Path | None = None
         self._restart_interval()
         self._recent = (0.0, 0.0)  # seconds and steps, older ones weigh less: for ETA
+        # Before the first rates: when the first step began, and what was paused and run since.
+        self._begun, self._paused_since, self._run = clock(), 0.0, 0
         # The first step compiles and its numbers are awaited: rates are measured after the second.
         self._unsteady = 2
         if not active:
@@ -133,9 +135,13 @@ class Report:
             yield
         finally:
             self._paused += self._clock() - start
+            self._paused_since += self._clock() - start
+            if not self._run:  # compiled
+                self._begun, self._paused_since = self._clock(), 0.0
 
     def step(self, examples: int) -> None:
         """Counts one step over `examples` images of the global batch."""
+        self._run += 1
         if self._unsteady:
             self._unsteady -= 1
             self._restart_interval()
@@ -146,6 +152,10 @@ class Report:
     def due(self, step: int) -> bool:
         """Whether to log after this step (counted from 1): at each `every`-th, and at the last."""
         return step % self.every == 0 or step == self.total_steps
+
+    def early(self, step: int) -> bool:
+        """Whether to print a line only: the second and third step of this start, with an ETA."""
+        return step - (self._resumed_from or 0) in (2, 3) and not self.due(step)
 
     def rates(self) -> dict[str, float]:
         """Returns images_per_second, seconds_per_step and data_wait_share since the last call.
@@ -225,6 +235,9 @@ class Report:
                 f"data {rates['rate/data_wait_share']:.0%}",
             ]
         seconds, steps = self._recent
+        if not steps and self._run:  # the newest step may still run
+            seconds = self._clock() - self._begun - self._paused_since
+            steps = max(1, self._run - 1)
         if steps and step < self.total_steps:
             tail.append(f"ETA {duration((self.total_steps - step) * seconds / steps)}")
         self._print("  ".join([head, *parts] + (["|", *tail] if tail else [])))

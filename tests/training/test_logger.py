@@ -95,6 +95,30 @@ def test_eta_follows_a_change_of_speed_smoothly(tmp_path):
     assert lines[-1].endswith(f"ETA {duration(980 * (0.7 * 10 + 100) / (0.7 * 10 + 10))}")
 
 
+def test_the_first_three_lines_have_an_eta(tmp_path):
+    """Lines come while the next step runs; compilation and pictures do not count."""
+    clock = Clock()
+    made, lines = make(tmp_path, clock)
+    with made.paused():
+        clock.now += 600  # compiles
+    assert [s for s in range(1, 12) if made.early(s)] == [2, 3]
+    run_steps(made, clock, 1, wait=0, compute=1)
+    clock.now += 4
+    made.step(examples=12)
+    made.log(1, {})
+    with made.paused():
+        clock.now += 50  # a picture
+    run_steps(made, clock, 1, wait=1, compute=4)
+    made.line(2, {})
+    assert lines == ["step   1/100   1%  |  ETA 8 min", "step   2/100   2%  |  ETA 8 min"]
+    assert [row["step"] for row in logger.read_metrics(tmp_path)] == [1]
+
+
+def test_after_a_resumption_the_early_lines_are_those_of_this_start(tmp_path):
+    made, _ = make(tmp_path, resumed_from=48)
+    assert [s for s in range(1, 100) if made.early(s)] == [51]  # 50 has a line anyway
+
+
 def test_due_every_so_often_and_at_the_end(tmp_path):
     made, _ = make(tmp_path, total_steps=25)
     assert [s for s in range(1, 26) if made.due(s)] == [10, 20, 25]
