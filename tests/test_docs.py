@@ -16,7 +16,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from depth_anything_jax import configs
+from depth_anything_jax.checkpoints import released
 from depth_anything_jax.training import optim
+from depth_anything_jax.utils import version
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "depth_anything_jax"
@@ -25,7 +27,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] + sorted(
 )
 # Endings: `losses/relative.py` is no name in a module.
 FILES = ("py", "md", "json", "jsonl", "html", "safetensors")
-TABLES = ("docs/method.md", "README.md")  # the last cell of a row names fields
+TABLES = ("docs/method.md",)  # the last cell of a row names fields
 TRAIN = "```sh\npython -m depth_anything_jax.train --config=configs/student.py:vitl"
 
 
@@ -215,6 +217,55 @@ def test_what_a_document_names_exists(document):
     bad = links(document, plain) + named_tests(plain) + names(plain) + formulas(text)
     bad += commands(text)
     assert bad + (fields(plain) if document in TABLES else []) == []
+
+
+# Capitals that need no entry in the glossary: licences, sciences, formats, names, and "I".
+KNOWN = set(
+    "AND API CC CITATION CLI CONTRIBUTING CPU CVPR GKE GPU JAX LICENSE LICENCE MB MIT NC NYU RGB "
+    "README BY NAME DIR FIELD VALUE PDF XLA".split()
+)
+WORDS = (  # the field's, which a newcomer may not know, as README has them
+    "affine-invariant", "bfloat16", "checkpoint", "config", "CutMix", "decoder", "disparity",
+    "encoder", "feature alignment", "fine-tun", "frozen", "Hugging Face Hub", "intrinsics",
+    "manifest", "metric", "normalised L1", "point cloud", "protocol", "pseudo label", "relative",
+    "SiLog", "student", "teacher", "transformers", "wheel", "interval", "hash", "seed",
+)  # fmt: skip
+
+
+def prose(text: str) -> str:
+    """A document without code, addresses and pictures."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`]*`|\]\([^)\s]*\)|\[!\[[^\]]*\]", " ", text)
+
+
+def test_the_readme_uses_no_word_that_the_glossary_lacks():
+    text = prose((ROOT / "README.md").read_text(encoding="utf-8"))
+    rows = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8").splitlines()
+    terms = " ".join(row.split("|")[1] for row in rows if row.startswith("| "))
+    capitals = set(re.findall(r"\b[A-Z][A-Z]+\b", text)) - KNOWN
+    words = {w for w in WORDS if w.lower() in text.lower()}
+    assert len(words) > 15
+    assert {w for w in capitals | words if w.lower() not in terms.lower()} == set()
+
+
+def test_the_readme_is_short_and_its_models_are_released_ones():
+    """Names and licences of the table are those of the code."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 180
+    rows = re.findall(r"^\|.*huggingface\.co.*\|$", text, re.MULTILINE)
+    assert len(rows) >= 5
+    for row in rows:
+        (name,) = set(re.findall(r"huggingface\.co/([\w./-]+)", row))
+        found = released.by_repo(name)
+        assert found is not None, f"{name}: no released model"
+        assert found.licence in row and f"[{name}]" in row
+        assert (found.max_depth is None) == ("relative" in row)
+        assert found.max_depth is None or f"{found.max_depth:.0f} m" in row
+
+
+def test_the_citation_is_of_this_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version: {version.__version__}\n" in text
 
 
 def test_the_method_page_is_complete():

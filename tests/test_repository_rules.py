@@ -486,11 +486,11 @@ def tracked() -> list[str]:
     return [p for p in listed.stdout.split("\0") if p and (ROOT / p).exists()]
 
 
-def tree_in_readme() -> dict[str, str]:
-    """{path: description} of the README's file tree; two spaces indent a folder's contents."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def file_tree() -> dict[str, str]:
+    """{path: description} of CONTRIBUTING.md's file tree; two spaces indent a folder's contents."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     block = re.search(r"## Files\n.*?```text\n(.*?)```", text, re.DOTALL)
-    assert block is not None, "README.md: no ```text block under '## Files'"
+    assert block is not None, "CONTRIBUTING.md: no ```text block under '## Files'"
     found: dict[str, str] = {}
     folders: list[str] = []
     for line in block[1].splitlines():
@@ -501,13 +501,13 @@ def tree_in_readme() -> dict[str, str]:
         path = "".join(folders) + name
         if name.endswith("/"):
             folders.append(name)
-        assert path not in found, f"{path} stands twice in README.md"
+        assert path not in found, f"{path} stands twice in CONTRIBUTING.md"
         found[path] = description
     return found
 
 
-def test_the_readme_names_each_folder_and_program():
-    listed = tree_in_readme()
+def test_contributing_names_each_folder_and_program():
+    listed = file_tree()
     assert [p for p, text in listed.items() if not text and p != f"{PACKAGE}/"] == []
     paths = [p.split("/") for p in tracked()]
     top = {p[0] + "/" * (len(p) > 1) for p in paths}
@@ -515,6 +515,46 @@ def test_the_readme_names_each_folder_and_program():
     inside -= {f"{PACKAGE}/__init__.py", f"{PACKAGE}/py.typed"}
     assert top | inside <= listed.keys() | UNLISTED
     assert listed.keys() <= top | inside
+
+
+def repository() -> str:
+    """OWNER/NAME, as mkdocs.yml has them."""
+    found = re.search(
+        r"^  repository: https://github\.com/(\S+)", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE
+    )
+    assert found is not None, "mkdocs.yml: no extra.repository"
+    return found[1]
+
+
+def test_every_link_to_the_repository_is_to_the_one_of_mkdocs():
+    """Badges, notebooks, install lines: CONTRIBUTING.md has the line that sets the owner."""
+    found = {}
+    for path in tracked():
+        try:
+            text = (ROOT / path).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for name in re.findall(r"github(?:\.com)?/([\w.-]+/depth_anything_jax)\b", text):
+            found.setdefault(name, set()).add(path)
+    assert found.keys() == {repository()}, found
+    assert {"README.md", "CITATION.cff", "docs/colab.md", "mkdocs.yml"} <= found[repository()]
+
+
+def test_the_owner_is_set_with_the_line_of_contributing(tmp_path):
+    if not all(shutil.which(program) for program in ("bash", "git", "perl")):
+        pytest.skip("no bash, git or perl")
+    if not repository().startswith("OWNER/"):
+        pytest.skip("the owner is set")
+    for name in ("README.md", "mkdocs.yml", "CITATION.cff", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^git grep -lz .*$", text, re.MULTILINE)
+    line = line.replace("NAME/", "jane/")
+    script = f"set -e; git init -q; git add .; {line}"
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True)
+    for file in tmp_path.glob("[!.]*"):
+        changed = file.read_text(encoding="utf-8")
+        assert "OWNER/" not in changed and "jane/depth_anything_jax" in changed, file.name
 
 
 def test_no_file_names_a_machine():

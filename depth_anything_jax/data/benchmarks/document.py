@@ -9,15 +9,17 @@ from depth_anything_jax.data import benchmarks
 
 HEAD = """# Evaluation sets
 
-Written by `python -m depth_anything_jax.data.benchmarks.document` from the cards beside the
-readers; a test holds both together.
+Every set on this page is read as it is downloaded: `benchmarks.make("nyu", FOLDER)`. The sets were
+not available here; their readers are tested on tiny copies in the same layout.
 
-A reader takes a set as it was downloaded: `benchmarks.make("nyu", FOLDER)`. It counts: where
-images, depth maps or masks are missing it says which, and only `partial=True` goes on with a part.
-Lists that a split needs and the download lacks are given by `list_file=`. Any other folder of
-RGB-D pairs is read through a manifest ([data.md](data.md)): `--data rgbd:FOLDER`. HDF5 and
-MATLAB files need the extra `[eval]`. What stands after "not verified" was written down without the
-data at hand.
+A reader counts: where images, depth maps or masks are missing it says which, and only
+`partial=True` goes on with a part. Lists that a split needs and the download lacks are given by
+`list_file=`. Any other folder of RGB-D pairs is read through a manifest ([data.md](data.md)):
+`--data rgbd:FOLDER`. HDF5 and MATLAB files need the extra `[eval]`. What stands after "not
+verified" was written down without the data at hand.
+
+This page is written by `python -m depth_anything_jax.data.benchmarks.document` from the cards
+beside the readers; a test holds both together.
 """
 
 
