@@ -31,7 +31,7 @@ def build(work: Work) -> None:
     """Adds the tab's parts and events to the Blocks that is being built."""
     import gradio as gr
 
-    keep = {"time_to_live": work.folder.keep}
+    keep: dict[str, Any] = {"time_to_live": work.folder.keep}
     kept, first = gr.State(None, **keep), gr.State(None, **keep)  # as shown, and as predicted
     in_sight = gr.State(False)  # a 3-D canvas that is filled while its tab is closed stays empty
     needs_lens = work.model.recipe.focal is not None  # it needs the camera to predict metres

@@ -69,9 +69,17 @@ def program(weights, tmp_path):
         running.stdout.close()
 
 
+SCREENS = {
+    "desktop": {"width": 1180, "height": 920},
+    "phone": {"width": 390, "height": 844},
+}
+CONTRAST = (pathlib.Path(__file__).parents[1] / "helpers" / "contrast.js").read_text()
+
+
 @pytest.fixture
-def tab(program):
+def tab(program, request):
     """A page in Chromium, and what it asked for and complained of."""
+    screen, theme = getattr(request, "param", ("desktop", "light"))
     sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright")
     browser = next(filter(None, map(shutil.which, BROWSER)), None)
     if browser is None:
@@ -79,7 +87,7 @@ def tab(program):
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=DRAWS)
         context = chromium.new_context(
-            viewport={"width": 1180, "height": 920}, accept_downloads=True
+            viewport=SCREENS[screen], color_scheme=theme, accept_downloads=True
         )
         asked, complaints = [], []
         context.on("request", lambda request: asked.append(request.url))
@@ -100,6 +108,19 @@ def tab(program):
         page.get_by_role("heading", name="Depth Anything").wait_for(timeout=60_000)
         yield page, asked, complaints
         chromium.close()
+
+
+def screenshots(tmp_path):
+    """Where they are kept to be looked at."""
+    return pathlib.Path(os.environ.get("DEPTH_ANYTHING_SCREENSHOTS", tmp_path))
+
+
+def readable(page):
+    """Fails where a text's contrast is below 4.5 to 1, or a picture has no text in its place."""
+    page.wait_for_timeout(600)  # colours fade
+    count, bad = page.evaluate(CONTRAST)
+    assert count > 10 and not bad, bad
+    assert page.evaluate("[...document.images].filter(i => i.offsetWidth && !i.alt).length") == 0
 
 
 def until(page, expression):
@@ -133,7 +154,7 @@ def appear(drawn):
 
 def test_a_photo(tab, weights, tmp_path):
     page, asked, complaints = tab
-    shots = pathlib.Path(os.environ.get("DEPTH_ANYTHING_SCREENSHOTS", tmp_path))
+    shots = screenshots(tmp_path)
     photo = tmp_path / "scene.png"
     scene = np.asarray(scenes.SceneSource("A", 12, seed=3, size=336)[4]["image"])
     Image.fromarray(scene).save(photo)
@@ -171,10 +192,10 @@ def test_a_photo(tab, weights, tmp_path):
     np.testing.assert_allclose(found.depth, own.depth, atol=1e-4 * np.ptp(own.depth))
 
     page.get_by_role("tab", name="3-D").click()
-    assert "the shape in space is unknown" in page.inner_text("#photo-points")
+    assert "the shape in space is unknown" in page.inner_text("#photo-cloud-text")
     page.check("#photo-assume input")
     page.wait_for_selector("#photo-cloud canvas", timeout=60_000)
-    until(page, "document.querySelector('#photo-points').innerText.includes('points')")
+    until(page, "document.querySelector('#photo-cloud-text').innerText.includes('points')")
 
     def drawn():
         seen = pixels(page, "#photo-cloud canvas")[60:-20, 20:-20]  # without buttons and corners
@@ -239,9 +260,122 @@ def test_a_video_and_a_broken_photo(tab, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(holiday_photo(tmp_path / "a.jpg").read_bytes()[:700])
     page.set_input_files("#photo-upload input[type=file]", broken)
-    message = page.get_by_test_id("toast-body")
-    message.wait_for(timeout=60_000)
-    text = message.inner_text()
+    until(page, "document.querySelector('#photo-note')?.innerText.includes('broken.jpg')")
+    message = page.locator("#photo-note")
+    text, box = message.inner_text(), message.bounding_box()
+    head = page.locator("#head").bounding_box()
+    assert box["y"] > head["y"] + head["height"] and box["height"] > 200, "in the map's place"
+    assert not page.get_by_test_id("toast-body").count()
+    page.screenshot(path=screenshots(tmp_path) / "broken.png")
     assert "broken.jpg" in text and "/" not in text and "Traceback" not in text
     assert not page.locator("#photo-png16:not([disabled])").count()
     assert not strangers(asked, page)
+
+
+@pytest.mark.parametrize(
+    "tab",
+    [(s, t) for s in SCREENS for t in ("light", "dark")],
+    indirect=True,
+    ids=lambda v: "-".join(v),
+)
+def test_values_metres_points_and_words(tab, tmp_path, request):
+    page, asked, _ = tab
+    name, shots = request.node.callspec.id, screenshots(tmp_path)
+    readable(page)
+    assert "Depth Anything V2 demo" in page.inner_text("#head")
+    page.get_by_role("button", name="Rendered street").click()
+    page.wait_for_selector("#photo-png16:not([disabled])", timeout=120_000)
+    assert page.inner_text("#photo-png16") == "Download 16-bit PNG"
+    assert page.locator("text=Reverse colours").count()
+    until(page, "document.querySelectorAll('#photo-slider img[alt]:not([alt=\"\"])').length == 2")
+
+    # The list of colours closes with the focus: by Tab, and by a click where none is taken.
+    listed = page.locator("ul[role=listbox]")
+    for leave in (lambda: page.keyboard.press("Tab"), lambda: page.click("#head h1"), None):
+        page.click("#photo-colours input")
+        listed.wait_for()
+        assert "Spectral (near = warm)" in listed.inner_text()
+        if leave is None:
+            readable(page)
+            page.locator("#photo-slider img").first.click(position={"x": 30, "y": 30}, force=True)
+        else:
+            leave()
+        listed.wait_for(state="detached")
+
+    # A click writes its place into the fields, reads the value, and is marked.
+    page.fill("#column-1 input", "")
+    page.fill("#row-1 input", "")
+    box = page.locator("#photo-slider img").first.bounding_box()
+    side = min(box["width"], box["height"])
+    left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
+    for x, y in ((0.25, 0.9), (0.75, 0.2)):
+        page.mouse.click(left + x * side, top + y * side)
+        page.wait_for_timeout(300)
+    found = [float(page.input_value(f"#{w}-{i} input")) for i in (1, 2) for w in ("column", "row")]
+    np.testing.assert_allclose(found, 448 * np.array([0.25, 0.9, 0.75, 0.2]), atol=3)
+    until(page, "(t => t.includes('Point 1') && t.includes('Point 2'))"
+                "(document.querySelector('#photo-values').innerText)")  # fmt: skip
+    values = [float(v) for v in re.findall(r": ([\d.]+) \(", page.inner_text("#photo-values"))]
+    until(page, "document.querySelectorAll('.marker').length == 2")
+    spot = page.locator("#marker-1").bounding_box()
+    assert abs(spot["x"] + spot["width"] / 2 - left - 0.25 * side) < 3
+    page.screenshot(path=shots / f"values-{name}.png", full_page=True)
+
+    # Two distances make metres: colour bar, sliders, text, points without an assumption.
+    assert values[0] != values[1]
+    metres = (3, 3.3) if values[0] > values[1] else (3.3, 3)
+    for i in (1, 2):
+        page.fill(f"#distance-{i} input", str(metres[-i]))
+    page.click("#photo-convert")
+    until(page, "document.querySelector('#photo-values').innerText.includes('exchange them')")
+    for i in (1, 2):
+        page.fill(f"#distance-{i} input", str(metres[i - 1]))
+    page.click("#photo-convert")
+    page.wait_for_selector("#photo-near", timeout=60_000)
+    until(page, "document.querySelector('#photo-about').innerText.includes('2 known distances')")
+    told = page.inner_text("#photo-values")
+    assert all(f"{m} m" in told for m in metres)
+    readable(page)
+    page.wait_for_selector("#photo-glb:not([disabled])", timeout=60_000)
+    page.screenshot(path=shots / f"metres-{name}.png", full_page=True)
+    page.get_by_role("tab", name="3-D").click()
+    canvas = page.locator("#photo-cloud canvas")
+    canvas.wait_for(timeout=60_000)
+    canvas.scroll_into_view_if_needed()  # what is out of sight is not drawn
+    shape = canvas.bounding_box()
+    assert shape["width"] / shape["height"] == pytest.approx(4 / 3, rel=0.02)
+
+    def drawn():
+        seen = pixels(page, "#photo-cloud canvas")[50:-10, 10:-10]
+        return seen, (np.abs(seen - seen[0, 0]).max(-1) > 30).mean()
+
+    seen = appear(drawn)
+    rows, columns = np.nonzero(np.abs(seen - seen[0, 0]).max(-1) > 30)
+    page.screenshot(path=shots / f"points-{name}.png")
+    middle = np.array([rows.mean() / seen.shape[0], columns.mean() / seen.shape[1]])
+    assert (np.abs(middle - 0.5) < 0.2).all(), "centred"
+    assert np.ptp(columns) > 0.5 * seen.shape[1], "as wide as the photo was"
+    readable(page)
+    if name.startswith("phone"):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not strangers(asked, page)
+
+    page.get_by_role("tab", name="Video").click()
+    readable(page)
+    page.screenshot(path=shots / f"video-{name}.png", full_page=True)
+
+
+def test_a_video_is_cancelled(tab, tmp_path):
+    page, _, _ = tab
+    clip = tmp_path / "clip.mp4"
+    video_files.write(clip, list(video_files.counting(12, 640, 800)), rate=Fraction(10))
+    page.get_by_role("tab", name="Video").click()
+    page.set_input_files("#video-upload input[type=file]", clip)
+    until(page, "document.querySelector('#video-upload').innerText.includes('clip')")
+    page.click("#video-start")
+    page.wait_for_selector("#video-cancel:not([disabled])")
+    page.click("#video-cancel")
+    until(page, "document.querySelector('#video-note')?.innerText.includes('Cancelled')")
+    assert page.locator("#video-cancel[disabled]").count()
+    page.click("#video-start")  # and is made after all
+    until(page, "document.querySelector('#video-about').innerText.includes('5 frames')")

@@ -6,6 +6,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.web import handlers as work_lib
 from depth_anything_jax.web import http_server, login, request_body, security
 from depth_anything_jax.web import upload_folder as folder_lib
-from tests.helpers import api_models
+from tests.helpers import api_models, video_files
 from tests.helpers.app_files import LOGIN, SECRET, free_port, holiday_photo, made_of, surroundings
 
 
@@ -112,6 +113,25 @@ def test_a_request_from_upload_to_download(server, model, photo):
     saved.write_bytes(png)
     found, own = Depth.load(saved), model(photo)
     np.testing.assert_allclose(found.depth, own.depth, atol=0.51 * np.ptp(own.depth) / 65535)
+
+
+def test_a_video_and_its_cancellation(server, tmp_path, monkeypatch):
+    blocks, _ = server
+    base, names = blocks.local_url, events(blocks)
+    clip = tmp_path / "clip.mp4"
+    video_files.write(clip, list(video_files.counting(4, 56, 70)), rate=Fraction(10))
+    _, _, answer = upload(base, clip.name, clip.read_bytes())
+    file = {"path": json.loads(answer)[0], "meta": {"_type": "gradio.FileData"}}
+    inputs = [file, "turbo", True, False, False, 0]
+    done = press(base, names["video"], inputs, "s5")
+    assert done["success"] and "4 frames at 10" in done["output"]["data"][2], done
+    asked = []
+    monkeypatch.setattr(work_lib.Work, "cancel", lambda _, session: asked.append(session))
+    done = press(base, names["cancel"], [], "s5")
+    assert asked == ["s5"] and "Cancelled" in json.dumps(done["output"]["data"][1])
+    file["path"] = json.loads(upload(base, "x.mp4", b"no video")[2])[0]
+    gone, note, *_ = press(base, names["video"], inputs, "s5")["output"]["data"]
+    assert not gone["visible"] and note["visible"] and "x.mp4" in note["value"]
 
 
 def test_an_error_shows_no_path(server, photo):
