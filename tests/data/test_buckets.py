@@ -21,6 +21,11 @@ def test_the_nearest_bucket_is_the_one_that_stretches_least():
     assert buckets.label_shape(300, 602, 300, [406, 826, 882], patch_size=14)[1] == 826
 
 
+def test_lengths_are_chosen_by_their_ratio_too():
+    """11 patches go to 5, a factor of 2.2; from 2 to 5 it is less far, and a factor of 2.5."""
+    assert buckets.choose([(14, 14 * n) for n in (2, 5, 5, 11)], 2) == [28, 70]
+
+
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_lengths_chosen_stretch_least_of_all(k):
     rng = np.random.default_rng(k)

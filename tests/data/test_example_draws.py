@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from depth_anything_jax.data import examples
+from depth_anything_jax.data import examples, pipeline
 
 
 class Numbered:
@@ -74,3 +74,28 @@ def test_parts_and_seeds_are_shuffled_apart():
             for part, seed in (("labelled", 0), ("unlabelled", 0), ("unlabelled", 1))
         ]
         assert orders[0] != orders[1] != orders[2]
+
+
+def test_processes_take_rows_of_their_own_and_steps_follow_each_other():
+    def numbers(process, step):
+        rows = pipeline._Steps({"unlabelled": (reader(), 4)}, process, 2, 1)[step]["unlabelled"]
+        return [int(np.round(255 * np.median(x[..., 0]))) for x in rows["image"]]
+
+    planned = [int(reader().plan[i]) for i in range(12)]
+    found = [numbers(process, step) for step in range(3) for process in range(2)]
+    assert sum(found, []) == planned
+
+
+def test_a_record_that_fails_is_replaced_by_the_next_one():
+    class Holey(Numbered):
+        def __getitem__(self, index):
+            if index == 1:
+                raise ValueError("cut off")
+            return super().__getitem__(index)
+
+    found = reader(counts=(4,))
+    found.sources = [Holey("0", 0, 4)]
+    place = next(i for i in range(4) if found.record_of(i) == (0, 1))
+    example, failures = found.read(place)
+    assert [f.key for f in failures] == ["0/1"]
+    assert np.round(255 * np.median(example["image"][..., 0])) == 2

@@ -398,6 +398,7 @@ def test_edges_and_the_far_are_left_out():
     mask[25] = True
     assert len(depth.to_point_cloud(fov=60, valid=mask)) == 40
     ramp = metric(np.tile(1.03 ** np.arange(9), (3, 1)))
+    assert point_cloud.edges(ramp.depth, 0.0295).all(), "of the nearer side: .0291 of the farther"
     assert (
         not point_cloud.edges(ramp.depth, 0.04).any() and point_cloud.edges(ramp.depth, 0.02).all()
     )

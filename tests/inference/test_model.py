@@ -424,6 +424,22 @@ def test_tiles_in_scales_of_their_own_give_the_whole_again():
     np.testing.assert_allclose(tiles.blend(whole, flat), whole, atol=2e-6)
 
 
+def test_a_tile_that_contradicts_the_whole_map_is_left_out():
+    rng = np.random.default_rng(1)
+    whole, noise = rng.random((2, 60, 60), dtype=np.float32)
+    found = tiles.blend(
+        whole, [(w, noise[w.slices] - whole[w.slices]) for w in tiles.windows((60, 60), 60)]
+    )
+    np.testing.assert_allclose(found, whole, atol=2e-6)
+
+
+def test_tiles_fade_towards_their_edges():
+    fade = tiles._fade(40, 100)
+    np.testing.assert_allclose(fade, fade[::-1], atol=1e-6)
+    assert fade[0] < 0.01 and fade[19] > 0.99 and (np.diff(fade[:20]) > 0).all()
+    assert (tiles._fade(40, 40) == 1).all()
+
+
 def curvature(values: np.ndarray, axis: int) -> np.ndarray:
     """|second difference| along an axis, as the largest of each line across it."""
     return np.abs(np.diff(values.astype(np.float64), 2, axis=axis)).max(axis=1 - axis)

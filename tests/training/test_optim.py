@@ -173,12 +173,16 @@ def test_stacked_blocks_are_split_along_width_not_depth():
     mesh = sharding.make_mesh(2, 4)
     shapes = {
         "opt_state": {"mu": {"encoder": {"blocks": {"fc1": {"kernel": jnp.zeros((12, 8, 32))}}}}},
-        "encoder": {"pos_embed": jnp.zeros((1, 64, 8))},
+        "encoder": {
+            "pos_embed": jnp.zeros((1, 64, 8)),
+            "blocks": {"fc2": {"kernel": jnp.zeros((48, 8, 16))}},  # more layers than width
+        },
         "decoder": {"output_conv2_2": {"kernel": jnp.zeros((1, 1, 3, 1))}},
     }
     tree_of_shardings = sharding.tree_shardings(shapes, mesh)
     specs = {p: s.spec for p, s in param_paths.leaves_by_path(tree_of_shardings).items()}
     assert specs["opt_state/mu/encoder/blocks/fc1/kernel"] == jax.P(None, None, "fsdp")
+    assert specs["encoder/blocks/fc2/kernel"] == jax.P(None, None, "fsdp")
     assert specs["encoder/pos_embed"] == jax.P()
     assert specs["decoder/output_conv2_2/kernel"] == jax.P()
 

@@ -16,9 +16,20 @@ from tests.helpers import colour_reference
 
 ROUNDING = 1e-12  # float64, a few dozen operations on numbers below 1
 
-colour = jax.jit(perturb.apply_colour, static_argnames="max_sigma")
-draw_colour = jax.jit(perturb.draw_colour)
-draw_boxes = jax.jit(functools.partial(perturb.draw_boxes, p=1.0), static_argnums=(1, 2))
+
+@functools.partial(jax.jit, static_argnames="max_sigma")
+def colour(images, factors, **how):  # by the module's name, so that mutations reach it
+    return perturb.apply_colour(images, factors, **how)
+
+
+@jax.jit
+def draw_colour(keys):
+    return perturb.draw_colour(keys)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def draw_boxes(keys, h, w):
+    return perturb.draw_boxes(keys, h, w, p=1.0)
 
 
 def images(seed, b, h=7, w=9):

@@ -6,6 +6,7 @@ its module until the test ends. No file is touched.
 
 import importlib
 import inspect
+import sys
 import textwrap
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ class Mutation(NamedTuple):
 
 
 def apply(mutation: Mutation, monkeypatch) -> None:
-    """Hangs the mutated function into its module.
+    """Hangs the mutated function into its module, and into those that imported it.
 
     Raises:
       AssertionError: the fragment does not stand there exactly once: the code has changed, and the
@@ -43,6 +44,21 @@ def apply(mutation: Mutation, monkeypatch) -> None:
     if inspect.isclass(target):
         new = wrap_method_once(new)
     monkeypatch.setattr(target, function, new)
+    if not holder:
+        _replace_imported(present, new, monkeypatch)
+
+
+def _replace_imported(old: Any, new: Any, monkeypatch) -> None:
+    """Replaces a function where another module, or a table of one, holds it under its own name."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] not in (PACKAGE, "tests"):
+            continue
+        for key, value in list(vars(module).items()):
+            if value is old:
+                monkeypatch.setattr(module, key, new)
+            elif type(value) is dict and not key.startswith("__"):
+                for k in [k for k, v in value.items() if v is old]:
+                    monkeypatch.setitem(value, k, new)
 
 
 TWIN = {

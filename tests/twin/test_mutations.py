@@ -4,6 +4,7 @@ A mutation that survives is a missing test.
 """
 
 import importlib
+import inspect
 
 import jax
 import pytest
@@ -11,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tests.twin import mutations, stories  # noqa: E402  (needs torch)
+from tests.twin import mutations, narrow_mutations, stories  # noqa: E402  (needs torch)
 from tests.twin.test_twin import PIXELS, PIXELS_V2, SMALL, one_thread, quick_compilation  # noqa: E402, F401
 
 CASES = {
@@ -77,11 +78,19 @@ def test_the_twin_sees(x64, quick_compilation, told, tmp_path, monkeypatch, case
     print(f"{name}: {', '.join(f'{q} {d[0]:.1e}' for q, d in parted.items())}")
 
 
-@pytest.mark.parametrize("name", mutations.NAMED)
-def test_the_test_named_beside_it_sees(monkeypatch, name):
-    mutation, test, arguments = mutations.NAMED[name]
+NAMED = [pytest.param(*found, id=name) for name, found in mutations.NAMED.items()]
+NAMED += [
+    pytest.param(*found, id=name, marks=pytest.mark.nightly)
+    for name, found in narrow_mutations.ALL.items()
+]
+
+
+@pytest.mark.parametrize(("mutation", "test", "arguments"), NAMED)
+def test_the_test_named_beside_it_sees(monkeypatch, request, mutation, test, arguments):
     module, _, function = test.rpartition(".")
     run = getattr(importlib.import_module(f"tests.{module}"), function)
+    wanted = {n for n in inspect.signature(run).parameters if n not in arguments}
+    fixtures = {n: request.getfixturevalue(n) for n in wanted}  # pytest's own: tmp_path and such
     mutations.apply(mutation, monkeypatch)
-    with jax.enable_x64("x64" in arguments), pytest.raises(AssertionError):
-        run(**arguments)
+    with jax.enable_x64("x64" in arguments), pytest.raises((AssertionError, pytest.fail.Exception)):
+        run(**arguments, **fixtures)

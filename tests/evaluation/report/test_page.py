@@ -59,7 +59,7 @@ def test_links_lead_to_their_sections():
 
 
 def test_paths_are_shortened_to_what_tells_them_apart():
-    one, two = "/home/me/runs/first/run/model", "/home/me/runs/second/run/model"
+    one, two = "/media/runs/first/run/model", "/media/runs/second/run/model"
     rows = [row(one, 0.2), row(two, 0.1, set="folder:/data/sets/x y?list_file=/data/z.txt")]
     rows.append(row("https://huggingface.co/a/b", 0.3))
     relative = [
@@ -72,7 +72,7 @@ def test_paths_are_shortened_to_what_tells_them_apart():
         }
     ]
     text = built(rows, relative, {"checkpoint": [one, two], "load": {"from": one}})
-    assert "/home" not in text and "/data" not in text.replace("<td>folder:sets/x y", "")
+    assert "/media" not in text and "/data" not in text.replace("<td>folder:sets/x y", "")
     for shown in ("first/run/model", "second/run/model", "folder:sets/x y?list_file=data/z.txt"):
         assert shown in text, shown
     assert "https://huggingface.co/a/b" in text

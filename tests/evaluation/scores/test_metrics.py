@@ -122,8 +122,8 @@ def test_whdr_by_hand():
     values = np.array([[2.0, 1.0], [1.0, 2.0], [1.0, 1.05], [1.0, 1.0], [np.nan, 1.0]])
     relation = np.array([1, 1, -1, 1, 0])
     assert metrics.whdr(values, relation) == pytest.approx(3 / 5)
-    weight = np.array([1.0, 2.0, 3.0, 4.0, 0.0])
-    assert metrics.whdr(values, relation, weight=weight) == pytest.approx(6 / 10)
+    weight = np.array([1.0, 2.0, 3.0, 5.0, 0.0])
+    assert metrics.whdr(values, relation, weight=weight) == pytest.approx(7 / 11)
     # With a ratio of 1.1 the third pair is one of equals.
     assert metrics.whdr(values[:4], relation[:4], ratio=1.1) == pytest.approx(3 / 4)
     assert metrics.whdr(values[2:4], np.array([0, 0]), ratio=1.1) == 0
