@@ -17,8 +17,8 @@ perturb.camera.* adds the noise, blur, light, haze and compression of another ca
 
 Hardware: two CPU cores at 98 to 154 pixels; one accelerator at 518 (the memory it needs is printed
     before the first step; --config.accumulation computes a part of the batch at a time).
-Time: ViT-S at 98 pixels 1.5 to 3 s a step of 8 photos on two busy CPU cores; the console's ETA
-    tells after two steps. Not measured on accelerators.
+Time: ViT-S at 98 pixels 2.35 s a step of 4 photos on two CPU cores busy with other work; the
+    console's ETA tells after two steps. Not measured on accelerators.
 Result: depends on the photos, and is not measured yet. The nearest measurement is a pilot with 174
     photos seen through a poor camera: teacher AbsRel .156, student .151, on clean images .080 to
     .086.
