@@ -77,7 +77,7 @@ def test_the_checkout_ships_the_documented_ones():
         assert configs.summary(name).endswith("."), name
 
 
-@pytest.mark.parametrize("name", ["student", "teacher", "finetune", "metric"])
+@pytest.mark.parametrize("name", ["student", "teacher", "finetune", "metric", "adapt"])
 def test_a_config_is_its_lab_note(name):
     """Command, hardware, time and expected result."""
     note = ast.get_docstring(ast.parse((configs.folder() / f"{name}.py").read_text()))

@@ -12,7 +12,7 @@ from depth_anything_jax.utils import command_line
 # and how many examples their pages show
 PROGRAMS = {
     "train": 5, "pseudo_label": 5, "evaluate": 5, "predict": 5, "app": 5, "demo.__main__": 5,
-    "demo.metric": 4,
+    "demo.metric": 4, "adapt": 5,
 }  # fmt: skip
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Runs a program's main as far as its command line; prints the options it has and those it shows.

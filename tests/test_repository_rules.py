@@ -30,6 +30,7 @@ PROGRAMS = (
     "demo.metric",
     "app",
     "check_data",
+    "adapt",
 )
 # import name -> distribution, where they differ
 DISTRIBUTIONS = {
@@ -157,7 +158,8 @@ def test_data_knows_no_jax(file):
 
 
 ENCODERS = f"{PACKAGE}/utils/encoders.py"
-METRES = {f"{PACKAGE}/data/scenes/outdoors.py"}  # lengths and counts that happen to be 14
+# Lengths, counts and JPEG's steps that happen to be 14.
+METRES = {f"{PACKAGE}/data/scenes/outdoors.py", f"{PACKAGE}/training/camera_perturb.py"}
 # An audit that shares no code with the package, its ImageNet statistics included.
 INDEPENDENT = {"tools/audit.py"}
 
@@ -334,7 +336,9 @@ def test_imports_go_one_way():
 
 def test_the_root_holds_programs_only():
     files = {p.stem for p in (ROOT / PACKAGE).glob("*.py")} - {"__init__"}
-    assert files == {"train", "pseudo_label", "evaluate", "predict", "app", "check_data", "configs"}
+    assert files == {
+        "train", "pseudo_label", "evaluate", "predict", "app", "check_data", "configs", "adapt",
+    }  # fmt: skip
 
 
 def test_the_document_of_the_architecture_is_up_to_date():

@@ -29,6 +29,8 @@ LAYERS = (
     ("web",),
     ("train", "pseudo_label", "evaluate", "predict", "app", "check_data"),
     ("demo",),
+    ("adaptation",),
+    ("adapt",),
 )
 INTRODUCTION = """\
 # Architecture

@@ -26,6 +26,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.pseudo_labels.label_codec import LabelError
 from depth_anything_jax.data.sources import manifest
 from depth_anything_jax.data.sources.base import Source, SourceError, Subset
@@ -157,8 +158,8 @@ _MAIN_FIELD = {"scenes": "domain", "pairs": "images", "benchmark": "set"}
 
 
 _TEXTS = (
-    "path", "images", "depths", "root", "depth_root", "data_dir", "name", "suffix", "fmt", "kind",
-    "field", "dataset", "domain", "split", "part", "cameras", "cameras_file", "splits_file",
+    "path", "images", "depths", "root", "mask", "depth_root", "data_dir", "name", "suffix", "fmt",
+    "kind", "field", "dataset", "domain", "split", "part", "cameras", "cameras_file", "splits_file",
     "default_dataset", "default_domain", "default_split",
 )  # fmt: skip
 _LISTS = ("datasets", "domains", "splits", "scenes", "exclude", "files")
@@ -214,8 +215,9 @@ def attach(source: Source, spec: Mapping[str, Any] | str) -> Labelled:
     Args:
       source: the images.
       spec: a path, or {"path", "type", …}. "type" is "records" or "files" (without it, records
-        where the folder has a card). Both take "shuffle" (see `Labelled`); files take `FileLabels`'
-        fields and "allow_missing". A path may carry them too: "labels/x?shuffle=1".
+        where the folder has a card). Both take "shuffle" and "mask", a file (see `Labelled`);
+        files take `FileLabels`' fields and "allow_missing". A path may carry them too:
+        "labels/x?shuffle=1".
 
     Raises:
       LabelError: an unknown type or field, or labels that do not fit.
@@ -230,10 +232,11 @@ def attach(source: Source, spec: Mapping[str, Any] | str) -> Labelled:
     if kind is None:
         root = pathlib.Path(path).expanduser()
         kind = "files" if root.is_dir() and not (root / label_store.CARD).exists() else "records"
-    shuffle = options.pop("shuffle", None)
+    shuffle, mask = options.pop("shuffle", None), options.pop("mask", None)
+    common = {"shuffle": shuffle, "mask": None if mask is None else formats.read_mask(str(mask))}
     if kind == "records":
-        _refuse_unknown(options, kind, ("shuffle",))
-        return join.with_labels(source, label_store.LabelStore(path), shuffle=shuffle)
+        _refuse_unknown(options, kind, ("shuffle", "mask"))
+        return join.with_labels(source, label_store.LabelStore(path), **common)
     if kind != "files":
         raise LabelError(f"labels.type={kind!r}: one of records, files")
     allow_missing = bool(options.pop("allow_missing", False))
@@ -243,7 +246,7 @@ def attach(source: Source, spec: Mapping[str, Any] | str) -> Labelled:
     )  # fmt: skip
     _refuse_unknown({k: v for k, v in options.items() if k not in fields}, kind, fields)
     labels = join.FileLabels(path, **options)
-    return join.with_files(source, labels, allow_missing=allow_missing, shuffle=shuffle)
+    return join.with_files(source, labels, allow_missing=allow_missing, **common)
 
 
 def _refuse_unknown(options: Mapping[str, Any], kind: str, known: Sequence[str]) -> None:

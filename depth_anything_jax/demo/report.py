@@ -280,7 +280,7 @@ def facts(plan: Plan, logged: dict, marks: dict) -> list[str]:
         "Teacher and student have the same size here; in the paper the teacher is larger.",
         f"The teacher was trained for {logged['teacher'][-1]['step']:,} steps, each student for "
         f"{logged['student'][-1]['step']:,}.",
-        "Rates were chosen on validation sets, lengths before the scores; intervals are paired bootstraps over "
+        "Lengths and rates were chosen on validation sets; intervals are paired bootstraps over "
         f"images, of {len(plan.seeds)} training seed(s): they do not include the variance of "
         "training.",
         active_share(logged["student"]) + ".",

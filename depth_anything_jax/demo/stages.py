@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from depth_anything_jax.demo.plan import CONTROLS, Plan
 
@@ -40,6 +40,15 @@ class Stage:
     def title(self) -> str:
         """Its name with the seed."""
         return f"{self.name}-{self.seed}"
+
+
+@runtime_checkable
+class Folder(Protocol):
+    """What lies in a folder, such as the logs of programs."""
+
+    def path(self, *parts: str) -> str:
+        """A path below it."""
+        ...
 
 
 def stages(plan: Plan) -> list[Stage]:
@@ -155,7 +164,7 @@ def default_jobs() -> int:
 
 def run_stages(
     todo: Iterable[Stage],
-    plan: Plan,
+    plan: Folder,
     say: Callable[[Stage, str], None],
     finished: Callable[[Stage, float], None],
     *,
@@ -219,7 +228,7 @@ def run_stages(
         sys.exit(error)
 
 
-def _start(stage: Stage, plan: Plan, share: Sequence[int]) -> subprocess.Popen:
+def _start(stage: Stage, plan: Folder, share: Sequence[int]) -> subprocess.Popen:
     """Starts one program on its share of the cores."""
     command = [sys.executable, "-m", f"depth_anything_jax.{stage.command[0]}", *stage.command[1:]]
     log = _log(stage, plan)
@@ -241,7 +250,7 @@ def _start(stage: Stage, plan: Plan, share: Sequence[int]) -> subprocess.Popen:
     return process
 
 
-def _follow(stage: Stage, plan: Plan, process: subprocess.Popen, say: Callable[[str], None]) -> str:
+def _follow(stage: Stage, plan: Folder, process: subprocess.Popen, say: Callable[[str], None]) -> str:
     """Forwards a program's output; returns "" when it has finished, else an error message."""
     assert process.stdout is not None
     with open(_log(stage, plan), "a", encoding="utf-8") as file:
@@ -257,7 +266,7 @@ def _follow(stage: Stage, plan: Plan, process: subprocess.Popen, say: Callable[[
     return ""
 
 
-def _log(stage: Stage, plan: Plan) -> pathlib.Path:
+def _log(stage: Stage, plan: Folder) -> pathlib.Path:
     return pathlib.Path(plan.path("logs", f"{stage.title}.log"))
 
 

@@ -310,10 +310,11 @@ def _uniforms(key, stream: int, n: int, size: int) -> Float[Array, "n size"]:
 
 
 def wide(per_example: Array) -> Array:
-    """(b,) to (b, 1, 1, 1)."""
+    """Reshapes (b,) to (b, 1, 1, 1)."""
     return per_example[:, None, None, None]
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
+    """Raises ValueError for a value outside [low, high], naming it."""
     if not low <= value <= high:
         raise ValueError(f"{name}={value}: must lie in [{low}, {high}]")

@@ -16,6 +16,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 from absl import logging
 
@@ -74,6 +75,8 @@ class Labelled:
       indices: the source's records that have a label, in order.
       shuffle: None, or the seed of a control: every image gets *another* image's label. What a
         student learns from such labels is the mean layout, nothing about single images.
+      mask: (h, w) of all images, True where labels count: a rim, a logo, a part of the camera's
+        carrier does not.
     """
 
     labelled = True
@@ -85,8 +88,9 @@ class Labelled:
         indices: Sequence[int] | range,
         *,
         shuffle: int | None = None,
+        mask: np.ndarray | None = None,
     ):
-        self.source, self.labels, self.indices = source, labels, indices
+        self.source, self.labels, self.indices, self.mask = source, labels, indices, mask
         self.name = source.name
         self.label_of = indices
         if shuffle is not None:
@@ -123,6 +127,13 @@ class Labelled:
                 f"{record['key']} is {hw[0]}x{hw[1]}, but was {label.image_hw[0]}x"
                 f"{label.image_hw[1]} when it was labelled: the image has changed; label it again"
             )
+        if self.mask is not None:
+            if self.mask.shape != hw:
+                raise LabelError(
+                    f"{record['key']} is {hw[0]}x{hw[1]}, the mask {self.mask.shape[0]}x"
+                    f"{self.mask.shape[1]}: a mask has the size of the upright image"
+                )
+            maps["valid"] = maps["valid"] & reduced(self.mask, maps["valid"].shape)
         return record | {
             **maps,
             "sky": np.zeros(maps["valid"].shape, np.bool_),
@@ -130,7 +141,19 @@ class Labelled:
         }
 
 
-def with_labels(source: Source, store: LabelStore, *, shuffle: int | None = None) -> Labelled:
+def reduced(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Resizes a mask; a pixel of the result counts where all that it covers does."""
+    small = cv2.resize(mask.astype(np.float32), shape[::-1], interpolation=cv2.INTER_AREA)
+    return small > 0.999
+
+
+def with_labels(
+    source: Source,
+    store: LabelStore,
+    *,
+    shuffle: int | None = None,
+    mask: np.ndarray | None = None,
+) -> Labelled:
     """The images of a source with the pseudo labels that were made from it.
 
     Raises:
@@ -161,7 +184,7 @@ def with_labels(source: Source, store: LabelStore, *, shuffle: int | None = None
             "%s: %d of %d images have no label and are left out: %s",
             store.path, len(without), len(source), _first_names(store.invalid),
         )  # fmt: skip
-    return Labelled(source, store, indices, shuffle=shuffle)
+    return Labelled(source, store, indices, shuffle=shuffle, mask=mask)
 
 
 class FileLabels:
@@ -287,6 +310,7 @@ def with_files(
     *,
     allow_missing: bool = False,
     shuffle: int | None = None,
+    mask: np.ndarray | None = None,
 ) -> Labelled:
     """The images of a source with label files of the same relative stem.
 
@@ -345,7 +369,7 @@ def with_files(
             "%s: no label for %d of %d images, which are left out: %s",
             labels.root, len(missing), len(source), _first_names(missing),
         )  # fmt: skip
-    return Labelled(source, labels, indices, shuffle=shuffle)
+    return Labelled(source, labels, indices, shuffle=shuffle, mask=mask)
 
 
 def licences(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
