@@ -84,7 +84,9 @@ def make_plan(source: Source, name: str, spec: str, shard_size: int) -> dict[str
     }
 
 
-def start_worker(plan: dict[str, Any], folder: str, counter: Synchronized, parent: int) -> None:
+def start_worker(
+    plan: dict[str, Any], folder: str, counter: Synchronized, parent: int, source: Source
+) -> None:
     """Initialises a worker process, and ends it when its parent has ended."""
 
     def watch() -> None:
@@ -97,7 +99,7 @@ def start_worker(plan: dict[str, Any], folder: str, counter: Synchronized, paren
         plan=plan,
         folder=folder,
         counter=counter,
-        source=registry.make(registry.parse(plan["source"])),
+        source=source,
         features=features(plan["labelled"], plan["encoding"], plan["masks"]),
     )
 
@@ -203,7 +205,9 @@ def write_json(path: os.PathLike[str], value: Any) -> None:
     write_text(epath.Path(path), json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def run_shards(plan: dict[str, Any], folder: pathlib.Path, todo: list[int], workers: int) -> None:
+def run_shards(
+    plan: dict[str, Any], folder: pathlib.Path, source: Source, todo: list[int], workers: int
+) -> None:
     """Writes the shards `todo` in `workers` processes, with a progress bar."""
     from tqdm import tqdm
 
@@ -214,7 +218,8 @@ def run_shards(plan: dict[str, Any], folder: pathlib.Path, todo: list[int], work
         min(workers, len(todo)),
         mp_context=context,
         initializer=start_worker,
-        initargs=(plan, str(folder), counter, os.getpid()),
+        # Millions of files are listed once, and not again by each worker.
+        initargs=(plan, str(folder), counter, os.getpid(), source),
     )
     done = plan["records"] - sum(len(writer.range(s)) for s in todo)
     bar = tqdm(total=plan["records"], initial=done, unit="rec", desc=plan["name"])
@@ -266,7 +271,7 @@ def finish(
         first = [f"{item['key']}: {item['error']}" for item in card["skipped_files"][:1]]
         raise SystemExit(
             f"none of the {plan['records']} records could be read, so there is no data set; the "
-            f"first: {first[0] if first else f'left out: {dict(left_out)}'}"
+            f"first: {(*first, f'left out: {dict(left_out)}')[0]}"
         )
     split = tfds.core.SplitInfo(
         name="train",
@@ -321,14 +326,12 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    sets = ", ".join(sorted(SETS))
     parser.add_argument(
-        "set", nargs="?", choices=sorted(SETS), metavar="SET",
-        help=f"a training set as it was downloaded: {', '.join(sorted(SETS))}",
-    )  # fmt: skip
-    parser.add_argument(
-        "--source", required=True,
-        help="TYPE:PATH?field=value (docs/data.md); with SET the folder, PATH?field=value",
-    )  # fmt: skip
+        "set", nargs="?", choices=sorted(SETS), metavar="SET", help=f"one of {sets}"
+    )
+    text = "TYPE:PATH?field=value (docs/data.md); with SET the folder, PATH?field=value"
+    parser.add_argument("--source", required=True, help=text)
     parser.add_argument("--out", required=True, help="folder that holds data sets")
     parser.add_argument("--name", help="of the data set: lower case, digits and _; default: SET")
     parser.add_argument("--licence", help="of the data; goes into the card; default: SET's")
@@ -340,7 +343,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         options.name = options.name or options.set
         options.licence = options.licence or SETS[options.set].licence
     options.licence = options.licence or "unknown"
-    if options.name is None:
+    if not options.name:
         parser.error("--name is needed without SET")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", options.name):
         parser.error(f"--name {options.name!r}: TFDS wants lower case letters, digits and _")
@@ -381,7 +384,7 @@ def prepare(
         print(f"continuing: {plan['shards'] - len(todo)} of {plan['shards']} shards are there")
     for _ in range(TRIES):
         if todo:
-            run_shards(plan, folder, todo, options.workers)
+            run_shards(plan, folder, source, todo, options.workers)
             todo = unfinished(plan, folder, source)
     if todo:
         raise SystemExit(f"files of {options.source} change while they are read; try again later")

@@ -6,7 +6,7 @@ its lower neighbour (64). Resizing and JPEG change a few bits; different photos 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -16,7 +16,10 @@ from jaxtyping import UInt8, UInt64
 # Bits: 99 % of 1,000 smaller, darker or recompressed versions of photos differ in at most 7.
 NEAR = 8
 FLAT = 2.0  # grey levels of deviation: less is a wall or night sky, whose bits are noise
-BLOCK = 1024  # images compared with all others at a time
+BITS = 128
+SHORTEST = 10  # bits of a part by which pairs are looked up
+BLOCK = 1024  # images compared with all others at a time, where parts would be shorter
+PAIRS = 1 << 20  # about so many are compared at a time
 
 Hash = UInt64[np.ndarray, "2"]
 
@@ -44,16 +47,52 @@ def near_duplicates(
     first: Sequence[Hash | None], second: Sequence[Hash | None], *, most: int = NEAR
 ) -> list[Pair]:
     """Finds pairs of an image of each sequence whose hashes differ in at most `most` bits."""
-    rows = [i for i, h in enumerate(first) if h is not None]
-    columns = [i for i, h in enumerate(second) if h is not None]
-    if not rows or not columns:
+    rows = np.array([i for i, h in enumerate(first) if h is not None], np.int64)
+    columns = np.array([i for i, h in enumerate(second) if h is not None], np.int64)
+    if not len(rows) or not len(columns):
         return []
+    own = np.stack([h for h in first if h is not None])
     others = np.stack([h for h in second if h is not None])
-    found = []
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
-        own = np.stack([h for h in (first[i] for i in block) if h is not None])
-        bits = np.bitwise_count(own[:, None] ^ others[None]).sum(-1)
-        for i, j in zip(*np.nonzero(bits <= most), strict=True):
-            found.append(Pair(block[i], columns[j], int(bits[i, j])))
-    return found
+    found: set[tuple[int, int, int]] = set()
+    for i, j in _candidates(own, others, most):
+        bits = np.bitwise_count(own[i] ^ others[j]).sum(-1)
+        near = bits <= most
+        pairs = rows[i[near]].tolist(), columns[j[near]].tolist(), bits[near].tolist()
+        found.update(zip(*pairs, strict=True))
+    return [Pair(*pair) for pair in sorted(found)]
+
+
+def _candidates(
+    own: np.ndarray, others: np.ndarray, most: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields places of pairs, in parts: all that differ in at most `most` bits are among them.
+
+    Of most + 1 parts of a hash one at least has no difference, so pairs are looked up by parts.
+    """
+    parts = np.array_split(np.arange(BITS), min(most + 1, BITS))
+    if len(parts[0]) < SHORTEST:  # they would be the same in too many pairs
+        for start in range(0, len(own), BLOCK):
+            block = np.arange(start, min(start + BLOCK, len(own)))
+            yield np.repeat(block, len(others)), np.tile(np.arange(len(others)), len(block))
+        return
+    for part in parts:
+        keys, wanted = _bits(others, part), _bits(own, part)
+        order = np.argsort(keys, kind="stable")
+        low = np.searchsorted(keys[order], wanted, "left")
+        counts = np.searchsorted(keys[order], wanted, "right") - low
+        blocks = np.flatnonzero(np.diff(np.cumsum(counts) // PAIRS, prepend=0))
+        for block in np.split(np.arange(len(own)), blocks):
+            many = counts[block]
+            i = np.repeat(block, many)
+            within = np.arange(len(i)) - np.repeat(np.cumsum(many) - many, many)
+            yield i, order[np.repeat(low[block], many) + within]
+
+
+def _bits(hashes: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """The bits of a part of each hash as a number."""
+    number = np.zeros(len(hashes), np.int64)
+    for bit in part:
+        number = number << 1 | (
+            (hashes[:, bit // 64] >> np.uint64(bit % 64)) & np.uint64(1)
+        ).astype(np.int64)
+    return number

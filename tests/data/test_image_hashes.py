@@ -41,3 +41,42 @@ def test_mirror_images_and_blocks(pictures, monkeypatch):
 def test_flat_pictures_match_nothing():
     flat = image_hashes.image_hash(np.full((30, 40, 3), 90, np.uint8))
     assert flat is None and image_hashes.near_duplicates([flat], [flat]) == []
+
+
+@pytest.mark.parametrize("most", [0, 8, 11, 20])
+def test_looking_up_finds_what_comparing_all_finds(most, monkeypatch):
+    """Planted pairs that differ in 0 to 25 bits, and a hash that a third of the images share."""
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 2**63, (600, 2), np.int64).astype(np.uint64)
+    second = rng.integers(0, 2**63, (900, 2), np.int64).astype(np.uint64)
+    for i in range(300):
+        bits = np.unpackbits(first[i].view(np.uint8))
+        bits[rng.choice(128, i % 26, replace=False)] ^= 1
+        second[3 * i] = np.packbits(bits).view(np.uint64)
+    first[400:] = second[301]
+    second[600::3] = second[301]
+    monkeypatch.setattr(image_hashes, "PAIRS", 1000)
+    found = image_hashes.near_duplicates([*first, None], [None, *second], most=most)
+    all_bits = np.bitwise_count(first[:, None] ^ second[None]).sum(-1)
+    expected = [
+        (i, j + 1, all_bits[i, j]) for i, j in zip(*np.nonzero(all_bits <= most), strict=True)
+    ]
+    assert found == expected and len(found) > 10_000
+
+
+def test_lookups_grow_slower_than_pairs(monkeypatch):
+    """Of 40 million pairs of random hashes one in 400 is compared, itself among them."""
+    rng = np.random.default_rng(0)
+    hashes = list(rng.integers(0, 2**63, (6400, 2), np.int64).astype(np.uint64))
+    compared = []
+    candidates = image_hashes._candidates
+
+    def counted(*arguments):
+        for i, j in candidates(*arguments):
+            compared.append(len(i))
+            yield i, j
+
+    monkeypatch.setattr(image_hashes, "_candidates", counted)
+    found = image_hashes.near_duplicates(hashes, hashes)
+    assert [(p.first, p.second) for p in found] == [(i, i) for i in range(6400)]
+    assert sum(compared) < 6400**2 / 400
