@@ -54,8 +54,7 @@ from depth_anything_jax.utils import folder_lock
 from depth_anything_jax.utils.paths import is_remote
 
 VERSION = "1.0.0"
-PROGRESS = ".progress"  # folder of an unfinished preparation
-PLAN = "plan.json"
+PROGRESS, PLAN = ".progress", "plan.json"  # folder of an unfinished preparation, a file in it
 TRIES = 3  # for shards whose files change meanwhile
 
 _worker: dict[str, Any] = {}  # the state of a worker process, set by start_worker

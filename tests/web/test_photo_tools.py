@@ -203,9 +203,9 @@ def test_rendered_scenes_are_photos_with_a_lens(make, private):
 def test_the_page_shows_the_models_name_not_its_files(make):
     work = make("metric")
     work.model = copy.copy(work.model)
-    work.model.source, work.model.variant = "/home/jane/secret.safetensors", "vits"
+    work.model.source, work.model.variant = "/somewhere/secret.safetensors", "vits"
     assert page.model_name(work) == "Depth Anything V2 Small, metric"
-    assert "secret" not in page._head(work) and "jane" not in page._head(work)
+    assert "secret" not in page._head(work) and "somewhere" not in page._head(work)
 
 
 def test_messages_show_a_files_name_as_it_is():
