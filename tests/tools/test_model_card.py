@@ -54,8 +54,9 @@ def scores(tmp_path):
         row("runs/student", "nyu", abs_rel=0.0531234, delta1=0.971),
         row("runs/student", "nyu", abs_rel=0.06, protocol="midas", hash="ffff0000"),
         row("runs/student", "nyu", abs_rel=0.3, corruption="fog", severity=3),
-        row("runs/student", "da2k", accuracy=0.95),
-        row("runs/student", "da2k/indoor", accuracy=0.9),
+        row("runs/student", "da2k", accuracy=0.95, pairs=9),
+        row("runs/student", "da2k/indoor", accuracy=0.9, pairs=4),
+        row("runs/student", "rgbd:own/m.json?datasets=hall", abs_rel=0.1),
         row("baseline:mean", "nyu", abs_rel=0.3),
     ]
     (tmp_path / "scores").mkdir()
@@ -109,7 +110,10 @@ def test_a_folder_for_the_hub(tmp_path, scores, capsys):
         ("nyu", nyu, "delta1", 0.971),
         ("nyu", nyu.replace("da 0a1b2c3d", "midas ffff0000"), "abs_rel", 0.06),
         ("da2k", nyu, "accuracy", 0.95),
+        ("rgbd:own/m.json?datasets=hall", nyu, "abs_rel", 0.1),
     ]
+    types = [r.dataset_type for r in data.eval_results]
+    assert types == ["nyu", "nyu", "nyu", "da2k", "rgbd-own-m.json"]
     for text in (f"| teacher | {V2} | CC-BY-NC-4.0 |", "| fog 3 |", "larger is nearer", "indoor"):
         assert text in card.text, text
     assert 'huggingface_hub.upload_folder(repo_id="OWNER/NAME", folder_path=".")' in card.text

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 from typing import Any
 
 import huggingface_hub
@@ -52,8 +53,9 @@ def results(rows: list[dict[str, Any]]) -> list[huggingface_hub.EvalResult]:
     under two protocols are two entries.
     """
     found = []
+    sets = {row["set"] for row in rows}
     for row in rows:
-        if "corruption" in row or "/" in row["set"]:
+        if "corruption" in row or (row["pairs"] and row["set"].rpartition("/")[0] in sets):
             continue
         where = f"protocol {row['protocol']} {row['hash']}, scored as {row['view']}"
         for name, title in tables.COLUMNS.items():
@@ -63,7 +65,7 @@ def results(rows: list[dict[str, Any]]) -> list[huggingface_hub.EvalResult]:
                 huggingface_hub.EvalResult(
                     task_type=TASK,
                     task_name="Depth estimation",
-                    dataset_type=row["set"].partition("?")[0],
+                    dataset_type=re.sub(r"[^\w.-]+", "-", row["set"].partition("?")[0]),
                     dataset_name=row["set"],
                     dataset_config=where,
                     dataset_args={"images": row["images"]},
