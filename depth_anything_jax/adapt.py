@@ -8,7 +8,7 @@
         --size 98 --steps 60 --out trial
     python -m depth_anything_jax.adapt --photos photos --teacher files:labels \\
         --init_from depth-anything/Depth-Anything-V2-Small-hf --out adapted
-    python -m depth_anything_jax.adapt --photos photos --teacher runs/teacher --out adapted \\
+    python -m depth_anything_jax.adapt --photos photos --teacher runs/teacher --out noisy \\
         --set perturb.camera.noise.p=0.5 --set perturb.camera.low_light.p=0.5
 
 It finds the photos (and frames of videos), drops near-duplicates, holds some out by scene, has the

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
+from depth_anything_jax.adaptation.identity import write
 from depth_anything_jax.adaptation.plan import Plan
 from depth_anything_jax.checkpoints import orbax_io, pretrained
 from depth_anything_jax.checkpoints.bundle import ModelBundle, bundle_of
@@ -31,7 +34,7 @@ from depth_anything_jax.data.sources.base import Source, disparity_of, kind_of
 from depth_anything_jax.evaluation.scores import metrics
 from depth_anything_jax.inference.predictor import Input, Predictor, predict_all, usual_batch
 from depth_anything_jax.models.dtypes import compute_dtype
-from depth_anything_jax.utils import interpolation
+from depth_anything_jax.utils import interpolation, json_files
 
 VIEWS = ("flip", "scale", "distortion")
 LARGER = 1.25  # of the size, under "scale"
@@ -154,9 +157,18 @@ def steps_of(run: str) -> list[int]:
 
 
 def choose(
-    plan: Plan, held_out: Sequence[str], networks: Mapping[str, Any], tell: Callable[[str], None]
+    plan: Plan,
+    held_out: Sequence[str],
+    networks: Mapping[str, Any],
+    training: Sequence[Any],
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Measures every checkpoint on held-out photos, and writes the chosen one to OUT/model.
+
+    Args:
+      held_out: sources.
+      networks: "teacher" and "start", described.
+      training: the command and what it was made from; scores of another one do not count.
 
     Returns:
       "steps" (rows of scores, step 0 the model before), "chosen", "photos" (keys, images, maps
@@ -166,12 +178,17 @@ def choose(
     images = [image for _, image in picked]
     mask = formats.read_mask(plan.mask) if plan.mask else None
     file = pathlib.Path(plan.path("steps.json"))
-    identity = [plan.path("run"), [key for key, _ in picked], plan.size, list(plan.evaluated)]
-    known = json.loads(file.read_text()) if file.exists() else {}
-    rows: dict[int, dict[str, float]] = {}
-    if known.get("of") == identity:
-        rows = {int(k): v for k, v in known["rows"].items()}
     before = baseline(networks)
+    made_from = [list(map(str, training)), before and [before["source"], before["state"]]]
+    keys = [key for key, _ in picked]
+    identity = [made_from, keys, plan.size, list(plan.evaluated)]
+    stamps = {0: 0} | {step: stamp(plan, step) for step in steps_of(plan.path("run"))}
+    rows = known_rows(file, identity, stamps)
+
+    def keep() -> None:
+        kept = {"of": identity, "stamps": {s: stamps[s] for s in rows}, "rows": rows}
+        write(file, json.dumps(kept, indent=1))
+
     first = None if before is None else load(before["source"], dict(plan.load))
     start = None if first is None else measure(first, images, plan.size, mask=mask)
     if first is not None and start is not None and 0 not in rows:
@@ -186,8 +203,8 @@ def choose(
         if start is not None:
             rows[step]["change"] = float(np.mean(differences(start.maps, seen.maps, mask)))
         tell(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in rows[step].items()))
-        file.write_text(json.dumps({"of": identity, "rows": rows}, indent=1))
-    file.write_text(json.dumps({"of": identity, "rows": rows}, indent=1))
+        keep()
+    keep()
     chosen, warnings = chosen_step(rows)
     tell(f"chosen: step {chosen}")
     for line in warnings:
@@ -199,12 +216,32 @@ def choose(
         "chosen": chosen,
         "warnings": warnings,
         "model": model,
-        "keys": [key for key, _ in picked],
+        "keys": keys,
         "images": images,
         "before": None if start is None else start.maps,
         "after": after.maps,
         "mask": mask,
     }
+
+
+def stamp(plan: Plan, step: int) -> int:
+    """Returns when a checkpoint was finished, in ns: another one of that step has another time."""
+    return os.stat(plan.path("run", "checkpoints", str(step))).st_mtime_ns
+
+
+def known_rows(
+    file: pathlib.Path, identity: Sequence[Any], stamps: Mapping[int, int]
+) -> dict[int, dict[str, float]]:
+    """Reads the scores of checkpoints that are still there; {} of another training, or damaged."""
+    try:
+        known = json_files.read(file)
+        if known["of"] != list(identity):
+            return {}
+        old = {int(k): v for k, v in known["stamps"].items()}
+        rows = {int(k): v for k, v in known["rows"].items()}
+    except (OSError, ValueError, KeyError):
+        return {}
+    return {s: row for s, row in rows.items() if s in stamps and old.get(s) == stamps[s]}
 
 
 def _row(seen: Measured) -> dict[str, float]:
@@ -231,12 +268,13 @@ def chosen_step(rows: Mapping[int, Mapping[str, float]]) -> tuple[int, list[str]
         warnings.append(
             "every checkpoint answers nearly one map for all photos: the training has collapsed, "
             "and its first checkpoint is taken. Look at the labels; train fewer steps, or with "
-            "lower rates (--set optim.decoder_lr=1e-5)"
+            "lower rates (--set optim.decoder_lr=1e-5), and another --out"
         )
     elif len(near) < len(trained):
         warnings.append(
             f"{len(trained) - len(near)} of {len(trained)} checkpoints answer nearly one map for "
-            "all photos and are not chosen; train fewer steps, or with lower rates"
+            "all photos and are not chosen; train fewer steps, or with lower rates, and another "
+            "--out"
         )
     chosen = min(near, key=lambda s: curve[s]) if near else trained[0]
     if 0 in rows and near and curve[chosen] >= 1:
@@ -251,14 +289,17 @@ def write_model(plan: Plan, step: int) -> str:
     """Writes the parameters of a step to OUT/model, with their licences; returns the folder."""
     folder = pathlib.Path(plan.path("model"))
     note = pathlib.Path(plan.path("model.json"))
-    of = {"run": plan.path("run"), "step": step}
-    if note.exists() and json.loads(note.read_text()) == of:
+    of = {"run": plan.path("run"), "step": step, "stamp": stamp(plan, step)}
+    if folder.exists() and note.exists() and json_files.read(note) == of:
         return str(folder)
-    for old in sorted(folder.rglob("*"), reverse=True) if folder.exists() else ():
-        old.rmdir() if old.is_dir() else old.unlink()
     params, meta = orbax_io.load_params(plan.path("run", "checkpoints", str(step)))
-    orbax_io.save_params(str(folder), params, {k: v for k, v in meta.items() if k != "step"})
-    note.write_text(json.dumps(of))
+    new = folder.with_name("model.new")
+    shutil.rmtree(new, ignore_errors=True)  # of a call that was killed
+    orbax_io.save_params(str(new), params, {k: v for k, v in meta.items() if k != "step"})
+    note.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+    write(note, json.dumps(of))
     return str(folder)
 
 
@@ -324,7 +365,7 @@ def forgetting(
         what = "its error on clean images grew" if "lost" in told else "it differs from before"
         told["warning"] = (
             f"{what} by {lost:.1%} (more than {FORGOTTEN:.0%}): fewer steps, lower rates (--set "
-            "optim.encoder_lr=1e-6) or clean photos among the others keep more"
+            "optim.encoder_lr=1e-6) or clean photos among the others keep more, with another --out"
         )
         tell(f"warning: {told['warning']}")
     return told

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from depth_anything_jax.adaptation.identity import write
 from depth_anything_jax.cli import inputs
 from depth_anything_jax.data import image_hashes
 from depth_anything_jax.data.file_formats import formats
@@ -131,7 +132,7 @@ def _frames(
                 (folder / file).write_bytes(formats.encode_jpeg(frame.image, JPEG_QUALITY))
                 names.append([file, shot])
                 due = frame.time + 1 / Fraction(fps)
-        _write_whole(done, {"of": identity, "frames": names, "problems": video.problems})
+        write(done, json.dumps({"of": identity, "frames": names, "problems": video.problems}))
     found = json.loads(done.read_text())
     for problem in found["problems"]:
         tell(f"{item.source}: {problem}")
@@ -155,7 +156,8 @@ def _seen(listed: Sequence[Photo], out: str, tell: Callable[[str], None]) -> Ite
         stat = os.stat(photo.path)
         row = {"path": photo.path, "stat": [stat.st_size, stat.st_mtime_ns]}
         old = known.get(photo.path)
-        if old and old["stat"] == row["stat"]:
+        # a failure may be mended by an extra: it is tried again
+        if old and "error" not in old and old["stat"] == row["stat"]:
             return old
         try:
             image = formats.read_image(photo.path)
@@ -187,9 +189,3 @@ def _seen(listed: Sequence[Photo], out: str, tell: Callable[[str], None]) -> Ite
 def bits_of(photo: Photo) -> np.ndarray | None:
     """Returns a photo's hash as `image_hashes` has it."""
     return None if photo.hash is None else np.array(photo.hash, np.uint64)
-
-
-def _write_whole(path: pathlib.Path, value: Any) -> None:
-    part = path.with_suffix(".tmp")
-    part.write_text(json.dumps(value))
-    part.replace(path)

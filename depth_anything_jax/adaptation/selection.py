@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from depth_anything_jax.adaptation.identity import write
 from depth_anything_jax.adaptation.photos import Photo, bits_of
 from depth_anything_jax.data import image_hashes
 from depth_anything_jax.data.examples import stable_seed
@@ -100,6 +101,11 @@ def select(
             "more frames with --fps"
         )
     train, held, gap, how = split(kept, share=share, seed=seed)
+    if len(train) < FEWEST or not held:
+        raise ValueError(
+            f"{len(train)} of {len(kept)} photos are left to train on and {len(held)} are held out "
+            f"({how}): {FEWEST} and 1 are needed. Give more photos, or another --held_out"
+        )
     reason = "between the part trained on and the part held out"
     return Selection(train, held, dropped + [(p.path, reason) for p in gap], how)
 
@@ -177,7 +183,7 @@ def split(
         chosen: set[str] = set()
         count = 0
         for unit in sorted(units, key=lambda u: stable_seed(seed, u.partition("\n")[2])):
-            fits = count + len(units[unit]) <= max(2 * wanted, len(photos) // 4)
+            fits = count + len(units[unit]) <= _most(wanted, len(photos))
             if count < wanted and fits:
                 chosen.add(unit)
                 count += len(units[unit])
@@ -222,16 +228,21 @@ def _one_scene(before: Photo, after: Photo) -> bool:
     return a is not None and b is not None and int(np.bitwise_count(a ^ b).sum()) <= RELATED
 
 
+def _most(wanted: int, total: int) -> int:
+    """Returns how many may be held out in whole scenes: never more than half of all."""
+    return min(max(2 * wanted, total // 4), total // 2)
+
+
 def _blocks(sizes: Sequence[int], wanted: int) -> set[int]:
-    """Chooses groups of about `wanted` photos together, in BLOCKS places; none where it would be
-    more than half of all."""
+    """Chooses groups of about `wanted` photos together, in BLOCKS places, of at most half of all;
+    none where each group has more."""
     total, starts = sum(sizes), np.cumsum([0, *sizes[:-1]])
     held: set[int] = set()
     for block in range(BLOCKS):
         goal, count = round(wanted * (block + 1) / BLOCKS), sum(sizes[i] for i in held)
         at = int(np.searchsorted(starts, total * (block + 0.5) / BLOCKS, side="right")) - 1
         while count < goal and at < len(sizes):
-            if at not in held and count + sizes[at] <= max(2 * wanted, total // 4):
+            if at not in held and count + sizes[at] <= _most(wanted, total):
                 held.add(at)
                 count += sizes[at]
             at += 1
@@ -241,6 +252,4 @@ def _blocks(sizes: Sequence[int], wanted: int) -> set[int]:
 def write_list(path: pathlib.Path, photos: Sequence[Photo]) -> None:
     """Writes the names of photos of one root as a manifest (JSON lines)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".tmp")
-    part.write_text("".join(json.dumps({"rgb": p.name}) + "\n" for p in photos), encoding="utf-8")
-    part.replace(path)
+    write(path, "".join(json.dumps({"rgb": p.name}) + "\n" for p in photos))

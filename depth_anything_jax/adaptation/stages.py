@@ -19,13 +19,15 @@ import numpy as np
 
 from depth_anything_jax.adaptation import choice, photos, report, selection
 from depth_anything_jax.adaptation.describe import describe
+from depth_anything_jax.adaptation.identity import digest, state, write
 from depth_anything_jax.adaptation.plan import CHECKPOINTS, Plan
 from depth_anything_jax.adaptation.selection import Selection
 from depth_anything_jax.data import registry
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.pseudo_labels import label_store
+from depth_anything_jax.data.pseudo_labels.join import reduced
 from depth_anything_jax.demo.stages import Marks, Stage, run_stages
-from depth_anything_jax.utils import folder_lock
+from depth_anything_jax.utils import folder_lock, json_files
 from depth_anything_jax.utils.formatting import duration
 
 CHECKED_LABELS = 64  # labels that are looked at before the training
@@ -55,8 +57,10 @@ def adapt(plan: Plan, tell: Tell = print) -> dict[str, Any]:
         check_labels(plan, sources)
         stage = training(plan, len(chosen.train), sources, networks["start"])
         tell(step_time(plan, len(chosen.train), sources))
-        _run(stage, plan, marks, tell)
-        found = choice.choose(plan, held_out, networks, tell)
+        labels = state(plan.label_files) if plan.label_files else networks["teacher"]["state"]
+        of = [*labels, *networks["start"]["state"], digest(plan.mask)]
+        _run_training(stage, plan, marks, tell, of)
+        found = choice.choose(plan, held_out, networks, [*stage.command, *of], tell)
         found["forgetting"] = choice.forgetting(plan, found, networks, tell)
         return report.write(plan, chosen, networks, found, marks.read(), tell)
 
@@ -69,13 +73,11 @@ def _described(plan: Plan, marks: Marks) -> dict[str, Any]:
     for role, source in wanted.items():
         same = next((x for x in found.values() if x and x["source"] == source), None)
         old = known.get(role, {})
-        if old.get("source") != source or old.get("load") != [list(x) for x in plan.load]:
+        of = {"source": source, "load": [list(x) for x in plan.load], "state": state(source)}
+        if any(old.get(k) != v for k, v in of.items()):
             old = same or describe(source, dict(plan.load))
-        found[role] = {**old, "source": source, "load": [list(x) for x in plan.load]}
-    marks.set("networks", [], 0.0)
-    everything = marks.read()
-    everything["networks"]["described"] = found
-    marks.file.write_text(json.dumps(everything, indent=1))
+        found[role] = {**old, **of}
+    marks.add("networks", {"described": found})
     return found
 
 
@@ -101,14 +103,21 @@ def choose_photos(plan: Plan, tell: Tell) -> tuple[Selection, list[str], list[st
             )
         tell(f"mask: {pixels.mean():.0%} of the pixels count (white), the rest does not (black)")
         mask = (pixels.shape[0], pixels.shape[1])
+        enlarged = plan.size / min(mask)
+        if not reduced(pixels, [round(side * enlarged) for side in mask]).any():
+            raise ValueError(
+                f"--mask={plan.mask}: its white parts are so thin that no pixel of a map of "
+                f"--size={plan.size} lies in them; draw them larger, or raise --size"
+            )
     listed, failed = photos.find(plan.photos, plan.out, fps=plan.fps, tell=tell)
     chosen = selection.select(
         listed, size=plan.size, share=plan.held_out, seed=plan.seed, mask=mask, failed=failed
     )
     names = [[p.path for p in part] for part in (chosen.train, chosen.held_out)]
-    digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()
+    listing = hashlib.sha256(json.dumps(names).encode()).hexdigest()
     file = pathlib.Path(plan.path("selection.json"))
-    if file.exists() and (old := json.loads(file.read_text()))["digest"] != digest:
+    old = json_files.read(file) if file.exists() else {"digest": listing}
+    if old["digest"] != listing:
         raise ValueError(
             f"{plan.out} was begun with {old['train']} photos to train on and {old['held_out']} "
             f"held out; now they are {len(chosen.train)} and {len(chosen.held_out)}, or others. "
@@ -116,8 +125,8 @@ def choose_photos(plan: Plan, tell: Tell) -> tuple[Selection, list[str], list[st
         )
     sources = _write_lists(plan, "train", chosen.train)
     held_out = _write_lists(plan, "held_out", chosen.held_out)
-    counts = {"train": len(chosen.train), "held_out": len(chosen.held_out), "digest": digest}
-    file.write_text(json.dumps(counts | {"how": chosen.how, "dropped": chosen.dropped}, indent=1))
+    counts = {"train": len(chosen.train), "held_out": len(chosen.held_out), "digest": listing}
+    write(file, json.dumps(counts | {"how": chosen.how, "dropped": chosen.dropped}, indent=1))
     return chosen, sources, held_out
 
 
@@ -189,7 +198,8 @@ def _label(plan, sources, networks, marks: Marks, tell: Tell) -> None:
         if networks["teacher"]["crops"]:
             command += ["--size", str(plan.size)]
         command += [f"--{_FLAGS[k]}={v}" for k, v in plan.load if v is not None]
-        _run(Stage("label", number, tuple(command), ""), plan, marks, tell)
+        of = networks["teacher"]["state"]
+        _run(Stage("label", number, tuple(command), ""), plan, marks, tell, of)
 
 
 _FLAGS = {"version": "model_version", "max_depth": "max_depth", "allow_missing": "allow_missing",
@@ -262,11 +272,30 @@ def training(plan: Plan, count: int, sources: Sequence[str], start: dict[str, An
     return Stage("train", plan.seed, ("train", config, f"--workdir={workdir}", *flags), workdir)
 
 
-def _run(stage: Stage, plan: Plan, marks: Marks, tell: Tell) -> None:
-    """Runs a program unless it is done with this very command."""
-    if marks.done(stage.title, stage.command):
+def _run_training(stage: Stage, plan: Plan, marks: Marks, tell: Tell, of: Sequence[Any]) -> None:
+    """Runs the training; says which options have changed since it began, where any has."""
+    name, now = f"{stage.title} begun", list(stage.command)
+    old = marks.read().get(name, {}).get("command", now)
+    changes = sorted({x.partition("=")[0].removeprefix("--config.") for x in {*old} ^ {*now}})
+    if changes and pathlib.Path(stage.workdir).exists():
+        tell(
+            f"{stage.title}: {', '.join(changes)} changed since the training in {stage.workdir} "
+            "began. More --steps go on from there; with anything else give another --out, which "
+            "also keeps this result"
+        )
+    _run(stage, plan, marks, tell, of, begun=name)
+
+
+def _run(
+    stage: Stage, plan: Plan, marks: Marks, tell: Tell, of: Sequence[Any] = (), begun: str = ""
+) -> None:
+    """Runs a program unless it is done with this very command, `of` files in this state."""
+    command = [*stage.command, *map(str, of)]
+    if marks.done(stage.title, command):
         tell(f"{stage.title}: already done")
         return
     start = time.monotonic()
+    if begun and not pathlib.Path(stage.workdir).exists():
+        marks.add(begun, {"command": list(stage.command)})
     run_stages([stage], plan, lambda s, line: tell(f"{s.title}: {line}"), lambda s, seconds: None)
-    marks.set(stage.title, stage.command, time.monotonic() - start)
+    marks.set(stage.title, command, time.monotonic() - start)

@@ -132,7 +132,11 @@ class Marks:
     def set(self, name: str, command: Sequence[str], seconds: float, **more: float) -> None:
         """Marks a stage as done, with `more` numbers; times of interrupted calls are not known."""
         numbers = {k: round(v, 1) for k, v in {"seconds": seconds, **more}.items()}
-        marks = self.read() | {name: {"command": list(command), **numbers}}
+        self.add(name, {"command": list(command), **numbers})
+
+    def add(self, name: str, value: dict[str, Any]) -> None:
+        """Writes an entry beside the others, whole or not at all."""
+        marks = self.read() | {name: value}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         aside = self.file.with_suffix(".tmp")
         aside.write_text(json.dumps(marks, indent=1))

@@ -111,6 +111,8 @@ class Report:
             wandb=wandb,
             keep=self._remote is None,
         )
+        if self._remote is not None and (self._folder / log_writers.WANDB_RUN).exists():
+            self._mirror()  # so that a run that is killed early has one id at wandb, not two
 
     # The clock
 

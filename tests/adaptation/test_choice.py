@@ -1,9 +1,14 @@
 """The choice of a step without labels, and what the report says of it."""
 
+import json
+import os
+import pathlib
+
 import numpy as np
 import pytest
 
 from depth_anything_jax.adaptation import choice, report
+from depth_anything_jax.adaptation.plan import Plan
 from depth_anything_jax.checkpoints.bundle import ModelBundle
 from depth_anything_jax.data import transforms
 from tests.helpers.small_networks import KERNEL, Convolution
@@ -63,6 +68,47 @@ def test_the_report_says_how_well_the_measure_ranked_the_steps():
     assert "20.0% above the best one" in report.ranked(found, 10, "abs_rel nyu")
     table = report.steps_table({"steps": found, "chosen": 20})
     assert "| before | 1.000 |" in table and "| 20 (chosen) | 0.500 |" in table
+
+
+def test_scores_of_deleted_or_other_checkpoints_are_not_used(tmp_path):
+    file = tmp_path / "steps.json"
+    assert choice.known_rows(file, ["a"], {10: 1}) == {}
+    rows_of = {s: {"flip": float(s)} for s in (0, 10, 20, 30)}
+    kept = {"of": ["a"], "stamps": {0: 0, 10: 1, 20: 2, 30: 3}, "rows": rows_of}
+    file.write_text(json.dumps(kept))
+    assert set(choice.known_rows(file, ["a"], {0: 0, 10: 1, 20: 9})) == {0, 10}
+    assert choice.known_rows(file, ["b"], {0: 0, 10: 1}) == {}  # another training
+    file.write_text(json.dumps(kept)[:30])
+    assert choice.known_rows(file, ["a"], {0: 0, 10: 1}) == {}
+
+
+def test_the_model_follows_its_checkpoint_and_is_never_lost(tmp_path, monkeypatch):
+    plan = Plan(("photos",), "teacher", str(tmp_path))
+    for step in (10, 20):
+        (tmp_path / "run" / "checkpoints" / str(step)).mkdir(parents=True)
+    values = {"10": 1.0, "20": 2.0}
+
+    def load_params(path):
+        return values[path.rpartition("/")[2]], {"step": 1, "licence": "x"}
+
+    def save_params(path, params, meta):
+        pathlib.Path(path).mkdir()
+        pathlib.Path(path, "params").write_text(f"{params} {meta}")
+
+    monkeypatch.setattr(choice.orbax_io, "load_params", load_params)
+    monkeypatch.setattr(choice.orbax_io, "save_params", save_params)
+    model = pathlib.Path(choice.write_model(plan, 10), "params")
+    assert model.read_text() == "1.0 {'licence': 'x'}"
+    values["10"] = 3.0
+    choice.write_model(plan, 10)
+    assert model.read_text().startswith("1.0")  # the same checkpoint
+    os.utime(tmp_path / "run" / "checkpoints" / "10", ns=(5, 5))  # trained anew
+    choice.write_model(plan, 10)
+    assert model.read_text().startswith("3.0")
+    del values["20"]
+    with pytest.raises(KeyError):
+        choice.write_model(plan, 20)
+    assert model.read_text().startswith("3.0")
 
 
 def bundle(kernel):

@@ -30,6 +30,20 @@ def find(tmp_path, *given, fps=1.0):
     return *photos.find([str(g) for g in given], out, fps=fps, tell=told.append), told
 
 
+def test_a_photo_that_failed_is_read_again(tmp_path, monkeypatch):
+    save(tmp_path / "a", "x.png", "y.png")
+
+    def lacking(path):
+        raise formats.FormatError(f"{path} needs the extra [heic]")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(photos.formats, "read_image", lacking)
+        found, _, _ = find(tmp_path, tmp_path / "a")
+    assert all("[heic]" in p.error for p in found)
+    found, _, _ = find(tmp_path, tmp_path / "a")
+    assert [p.error for p in found] == ["", ""] and found[0].size == (40, 60)
+
+
 def test_a_folder_gives_its_photos_with_size_and_hash(tmp_path):
     save(tmp_path / "a", "x.png", "sub/y.png")
     (tmp_path / "a" / "broken.jpg").write_bytes(b"no picture")

@@ -50,6 +50,20 @@ def test_thinning_finds_what_all_pairs_find():
     assert all(reason.partition(": ")[2] in names for _, reason in dropped)
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 96), (2, 2, 2, 2, 32), (30, 30, 30, 1, 1)])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_half_of_the_photos_at_least_are_trained_on(sizes, share):
+    found = [p for i, n in enumerate(sizes) for p in photos(n, folder=f"{i}/", seed=i)]
+    chosen = select(found, share=share)
+    assert 2 * len(chosen.train) >= len(chosen.held_out) + len(chosen.train)
+    assert chosen.held_out
+
+
+def test_too_few_to_train_on_are_refused():
+    with pytest.raises(ValueError, match="are left to train on .* another --held_out"):
+        select(photos(10), share=0.5)
+
+
 def test_a_dropped_photo_has_its_reason():
     found = photos(30)
     found += [

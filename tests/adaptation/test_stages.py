@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax import configs
-from depth_anything_jax.adaptation import stages
+from depth_anything_jax.adaptation import identity, stages
 from depth_anything_jax.adaptation.plan import FEWEST_STEPS, MOST_STEPS, Plan
 from depth_anything_jax.data import registry
 from depth_anything_jax.data.file_formats import formats
@@ -98,6 +98,12 @@ def test_a_mask_is_told_and_checked(plan, tmp_path):
     assert f"mask={file}" in stages.labels_of(masked, 0)
     file.write_bytes(formats.encode_png(np.zeros_like(mask)))
     with pytest.raises(ValueError, match="black everywhere"):
+        stages.choose_photos(masked, print)
+    file.write_bytes(formats.encode_png(mask.T.copy()))
+    thin = np.zeros_like(mask)
+    thin[::2] = 255
+    file.write_bytes(formats.encode_png(thin))
+    with pytest.raises(ValueError, match="mask.png: its white parts are so thin .*--size=28"):
         stages.choose_photos(masked, print)
     file.write_bytes(formats.encode_png(mask.T.copy()))
     with pytest.raises(ValueError, match="The mask is 60x40, the photos 40x60"):
@@ -238,3 +244,30 @@ def test_finished_stages_are_not_run_again(plan, monkeypatch):
     stages._run(stages.training(changed(plan, steps=9), 100, ["a"], START), plan, marks, print)
     assert ran == ["train-0", "train-0"]
     assert json.loads(marks.file.read_text())["train-0"]["command"]
+    again = stages.training(changed(plan, steps=9), 100, ["a"], START)
+    stages._run(again, plan, marks, print, [12, "another mask"])  # made from other files
+    assert ran == ["train-0"] * 3
+
+
+def test_options_that_change_after_the_training_began_are_named(plan, monkeypatch):
+    monkeypatch.setattr(stages, "run_stages", lambda *args: None)
+    marks, told = stages.Marks(plan.out), []
+    stage = stages.training(plan, 100, ["a"], START)
+    stages._run_training(stage, plan, marks, told.append, [])
+    (tmp := stages.pathlib.Path(stage.workdir)).mkdir()
+    more = changed(plan, fields=("optim.encoder_lr=1e-6",))
+    stages._run_training(stages.training(more, 100, ["a"], START), plan, marks, told.append, [])
+    (line,) = told
+    assert "optim.encoder_lr changed since" in line and str(tmp) in line and "--out" in line
+
+
+def test_the_state_of_files_tells_replaced_ones(tmp_path):
+    (tmp_path / "run").mkdir()
+    assert identity.state(str(tmp_path / "run")) == identity.state("a/hub-id") == []
+    (tmp_path / "run" / "w").write_text("a")
+    first = identity.state(str(tmp_path / "run"))
+    (tmp_path / "run" / ".lock").write_text("")
+    assert identity.state(str(tmp_path / "run")) == first
+    (tmp_path / "run" / "w").write_text("ab")
+    assert identity.state(str(tmp_path / "run")) != first
+    assert len({identity.digest(""), identity.digest(str(tmp_path / "run" / "w"))}) == 2

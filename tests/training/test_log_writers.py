@@ -50,6 +50,14 @@ def report(folder, **options):
     return logger.Report(folder, printer=lambda line: None, **options)
 
 
+def test_the_id_lies_in_a_remote_folder_before_the_first_step(wandb, tmp_path, monkeypatch):
+    monkeypatch.setattr(logger, "is_remote", lambda path: True)
+    made = report(tmp_path / "bucket")
+    kept = (tmp_path / "bucket" / log_writers.WANDB_RUN).read_text().strip()
+    assert kept == wandb.started[0]["id"]
+    made.close()
+
+
 def test_numbers_and_pictures_arrive_and_a_restart_goes_on_with_the_run(wandb, tmp_path):
     made = report(tmp_path / "student")
     made.scalars(1, {"loss/total": np.float32(0.5), "odd": float("nan")})

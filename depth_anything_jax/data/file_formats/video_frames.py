@@ -23,9 +23,11 @@ class _Frames:
         self.stream = self.container.streams.video[0]
         self.stream.thread_type = "AUTO"
         self.first = float((self.stream.start_time or 0) * self.stream.time_base)
+        # Beyond the last frame by more than two intervals (or .5 s), a video has ended too early.
+        self.ends = 2 / float(self.stream.average_rate or 4)
         self.last: Any = None  # the frame that is shown, and the one after it
         self.next: Any = None
-        self.frames = self.container.decode(self.stream)
+        self.frames = self._decoded()
 
     def at(self, time: float) -> Any:
         """The frame that is shown at a time, in seconds after the first one."""
@@ -33,13 +35,18 @@ class _Frames:
         if shown is None or time < shown or time > shown + AHEAD:
             offset = int((time + self.first) / self.stream.time_base)
             self.container.seek(offset, stream=self.stream)
-            self.frames = self.container.decode(self.stream)
+            self.frames = self._decoded()
             self.last, self.next = next(self.frames, None), next(self.frames, None)
         while self.next is not None and self._time(self.next) <= time + 1e-4:
             self.last, self.next = self.next, next(self.frames, None)
-        if self.last is None:
+        over = self.last is not None and self.next is None
+        if self.last is None or (over and time > self._time(self.last) + self.ends):
             raise FormatError(f"{self.path}: no frame at {time:.3f} s")
         return self.last
+
+    def _decoded(self) -> Any:
+        """The frames from here on that have a time; damaged packets give some without."""
+        return (f for f in self.container.decode(self.stream) if f.pts is not None)
 
     def _time(self, frame: Any) -> float:
         return float(frame.pts * self.stream.time_base) - self.first
@@ -58,6 +65,9 @@ def at(path: str, time: float) -> UInt8[np.ndarray, "h w 3"]:
             _close()
             _state.frames = _Frames(path)
         return _state.frames.at(time).to_ndarray(format="rgb24")
+    except FormatError:
+        _close()
+        raise
     except (av.error.FFmpegError, OSError, IndexError) as error:
         _close()
         raise FormatError(f"{path}: no frame at {time:.3f} s can be read ({error})") from error

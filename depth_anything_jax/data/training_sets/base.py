@@ -259,3 +259,9 @@ def _walk(root: str) -> Iterator[str]:
         prefix = os.path.relpath(folder, root)
         prefix = "" if prefix == "." else f"{prefix}/".replace(os.sep, "/")
         yield from (prefix + file for file in sorted(files) if not file.startswith("."))
+
+
+def beside(path: str, folder: str, other: str) -> str:
+    """Replaces the name of the folder that a file lies in, if it is `folder`."""
+    head, found, name = path.rpartition(f"/{folder}/")
+    return f"{head}/{other}/{name}" if found and "/" not in name else path

@@ -10,7 +10,7 @@ import numpy as np
 from depth_anything_jax.data import camera as camera_lib
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.sources.base import Record, SourceError, label_fields
-from depth_anything_jax.data.training_sets.base import Others, TrainingSet
+from depth_anything_jax.data.training_sets.base import Others, TrainingSet, beside
 
 # Metric3D's defaults, by height and width: fx, cx, cy. Sessions differ (unverified).
 CAMERAS = {(792, 1408): (1081.0, 704.0, 396.0), (1080, 1920): (1398.402, None, None)}
@@ -44,11 +44,10 @@ class DIML(TrainingSet):
         if match["kind"] == "col":  # what follows the stem differs from scene to scene
             found = others.starting(f"{key[: match.start('kind')]}up_png/{match['stem']}_")
             return found[0] if len(found) == 1 else None
-        label = key.replace("/color/", "/depth_filled/").replace("/outleft/", "/depthmap/")
-        label = label.replace("/left/", "/depth/").replace("_left.png", "_depth.png")
+        label = beside(beside(key, "color", "depth_filled"), "outleft", "depthmap")
+        label = beside(label, "left", "depth").replace("_left.png", "_depth.png")
         label = label.replace("_c.png", "_depth_filled.png")
-        complete = label in others and (confidence_of(label) or label) in others
-        return label if complete else None
+        return label if label in others and (confidence_of(label) or label) in others else None
 
     def files(self, index: int) -> list[str]:
         """Lists image, label and, outdoors, confidence."""
@@ -76,5 +75,6 @@ class DIML(TrainingSet):
 def confidence_of(label: str) -> str | None:
     """The file of the confidence of an outdoor depth map; None of an indoor one."""
     if label.endswith("_depth.png"):
-        return label.replace("/depth/", "/conf/").removesuffix("_depth.png") + "_conf.png"
-    return label.replace("/depthmap/", "/confidencemap/") if "/depthmap/" in label else None
+        return beside(label, "depth", "conf").removesuffix("_depth.png") + "_conf.png"
+    file = beside(label, "depthmap", "confidencemap")
+    return None if file == label else file

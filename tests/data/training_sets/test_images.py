@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.data import registry
-from depth_anything_jax.data.file_formats import formats, tars
+from depth_anything_jax.data.file_formats import formats, tars, video_frames
 from depth_anything_jax.data.sources.base import SourceError, is_labelled
 from depth_anything_jax.data.sources.tfds_writer import encode
 from tests.helpers import training_set_files as files
@@ -253,6 +253,20 @@ def test_bdd100k_frames_a_second(tmp_path):
     assert source.files(5) == [str(tmp_path / "bdd100k/videos/train/a-1.mov")]
     with pytest.raises(SourceError, match="fps=0"):
         make(f"bdd100k:{tmp_path}?fps=0")
+
+
+def test_a_video_that_ends_early_gives_no_frame_twice(tmp_path, monkeypatch):
+    video(tmp_path / "videos/train/a.mov", frames=15)
+    monkeypatch.setattr(video_frames, "duration", lambda path: 4.0)  # its header's
+    source = make(f"bdd100k:{tmp_path}")
+    assert len(source) == 8
+    np.testing.assert_allclose(
+        [source[i]["image"].mean() / 8 for i in range(3)], [0, 5, 10], atol=0.7
+    )
+    for late in (4, 7):
+        with pytest.raises(formats.FormatError, match="no frame at"):
+            source[late]
+    assert source[1]["image"].mean() / 8 == pytest.approx(5, abs=0.7)
 
 
 def test_a_damaged_video_is_named(tmp_path):

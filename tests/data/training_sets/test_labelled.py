@@ -429,8 +429,12 @@ def test_diml_full(tmp_path):
     raw = formats.decode_raw(stored(source, 2)[1]["depth"], "x", bits=16)
     np.testing.assert_array_equal(raw, values)
     np.testing.assert_array_equal(source[1]["valid"], sure > 153)
-    assert make(f"diml:{tmp_path}?confidence=0.4")[1]["valid"].all()
     assert [len(source.files(i)) for i in range(3)] == [2, 3, 2]
+    assert make(f"diml:{tmp_path}?confidence=0.4")[1]["valid"].all()
+    above = tmp_path / "depth/left/depthmap"  # names of the set's own folders, above it
+    (above / "160319_C1").mkdir(parents=True)
+    (tmp_path / "160319_C1/A").rename(above / "160319_C1/A")
+    assert make(f"diml:{above}")[0]["valid"].sum() == (sure > 153).sum()
 
 
 def test_diml_sample(tmp_path):
