@@ -9,7 +9,7 @@ ARG PYTHON=3.12
 FROM python:${PYTHON}-slim
 
 # Any extras of setup.py: cuda, eval, torch, app, …
-ARG EXTRAS=eval,video
+ARG EXTRAS=eval,train,video
 WORKDIR /source
 COPY setup.py pyproject.toml constraints.txt README.md LICENSE ./
 COPY depth_anything_jax depth_anything_jax
