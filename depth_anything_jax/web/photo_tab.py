@@ -121,7 +121,7 @@ def build(work: Work) -> None:
         if found is None:
             return [gr.Slider(visible=False)] * 3
         own: dict[str, Any] = {
-            "minimum": found.least,
+            "minimum": 0,  # the value of a slider not yet shown, which may be under way
             "maximum": found.most,
             "step": found.step,
             "visible": True,

@@ -19,15 +19,14 @@ STEPS = 200  # of a slider in metres
 
 @dataclasses.dataclass(frozen=True)
 class Metres:
-    """The sliders of a map in metres.
+    """The sliders of a map in metres; they begin at 0.
 
     Attributes:
-      least, most: their ends.
+      most: their end.
       near, far: at which the colours end.
       clip: beyond which points are left out.
     """
 
-    least: float
     most: float
     near: float
     far: float
@@ -36,7 +35,7 @@ class Metres:
     @property
     def step(self) -> float:
         """Of the sliders."""
-        return (self.most - self.least) / STEPS
+        return self.most / STEPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +97,8 @@ def _metres(depth: Depth) -> Metres | None:
         return None
     clip = points_view.clip(depth)
     # Up to the farthest value a slider would be useless where an aligned sky lies at 900 m.
-    least, most = depth.range[0], min(depth.range[1], 1.5 * max(far, clip))
-    values = least, most, near, min(far, most), min(clip, most)
+    most = min(depth.range[1], 1.5 * max(far, clip))
+    values = most, near, min(far, most), min(clip, most)
     return Metres(*(float(f"{value:.4g}") for value in values))
 
 

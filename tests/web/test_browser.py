@@ -338,6 +338,8 @@ def test_values_metres_points_and_words(tab, tmp_path, request):
     readable(page)
     page.wait_for_selector("#photo-glb:not([disabled])", timeout=60_000)
     page.screenshot(path=shots / f"metres-{name}.png", full_page=True)
+    errors = page.locator(".toast-body")
+    assert errors.count() == 0, errors.all_inner_texts()
     page.get_by_role("tab", name="3-D").click()
     canvas = page.locator("#photo-cloud canvas")
     canvas.wait_for(timeout=60_000)

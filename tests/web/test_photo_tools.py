@@ -106,7 +106,7 @@ def test_sliders_in_metres_set_colours_and_points(make, photo):
     ends, own = result.metres, work.model(photo)
     near, far = own.colour_range
     assert (ends.near, ends.far) == pytest.approx((near, far), rel=1e-3)
-    assert ends.least <= ends.near < ends.far <= ends.most and ends.least <= ends.clip <= ends.most
+    assert 0 < ends.near < ends.far <= ends.most and 0 < ends.clip <= ends.most
     limits = (near, (near + far) / 2)
     colours = np.asarray(work.pair(result, "turbo", limits=limits)[1])
     expected = own.to_pil("turbo", range=limits, colorbar=True).convert("RGB")
