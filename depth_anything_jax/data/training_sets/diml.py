@@ -55,7 +55,7 @@ class DIML(TrainingSet):
         return files + [c for c in map(confidence_of, files[1:]) if c]
 
     def _domain(self, key: str) -> str:
-        return "outdoor" if "/left/" in key or "/outleft/" in key else "indoor"
+        return "outdoor" if key.split("/")[-2] in ("left", "outleft") else "indoor"
 
     def _camera(self, key: str, height: int, width: int) -> camera_lib.Camera | None:
         fx, cx, cy = CAMERAS.get((height, width), (None, None, None))

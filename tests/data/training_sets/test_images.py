@@ -2,6 +2,7 @@
 
 import pathlib
 import pickle
+import types
 
 import cv2
 import numpy as np
@@ -267,6 +268,31 @@ def test_a_video_that_ends_early_gives_no_frame_twice(tmp_path, monkeypatch):
         with pytest.raises(formats.FormatError, match="no frame at"):
             source[late]
     assert source[1]["image"].mean() / 8 == pytest.approx(5, abs=0.7)
+
+
+def test_frames_without_a_time_are_passed_over(tmp_path, monkeypatch):
+    video(tmp_path / "videos/train/a.mov")
+    source = make(f"bdd100k:{tmp_path}")
+
+    class Damaged:
+        """A container whose every frame comes a first time without its time."""
+
+        def __init__(self, path):
+            self.container = opened(path)
+
+        def __getattr__(self, name):
+            return getattr(self.container, name)
+
+        def decode(self, stream):
+            for frame in self.container.decode(stream):
+                yield types.SimpleNamespace(pts=None)
+                yield frame
+
+    av = video_frames._import_av("a.mov")
+    opened = av.open
+    monkeypatch.setattr(video_frames._state, "frames", None, raising=False)
+    monkeypatch.setattr(av, "open", Damaged)
+    np.testing.assert_allclose(levels(source), [0, 5, 10, 15, 20, 25], atol=0.7)
 
 
 def test_a_damaged_video_is_named(tmp_path):

@@ -435,6 +435,10 @@ def test_diml_full(tmp_path):
     (above / "160319_C1").mkdir(parents=True)
     (tmp_path / "160319_C1/A").rename(above / "160319_C1/A")
     assert make(f"diml:{above}")[0]["valid"].sum() == (sure > 153).sum()
+    (tmp_path / "16. Billiard Hall").rename(above / "16. Billiard Hall")
+    source = make(f"diml:{tmp_path}")
+    assert keys(source)[1].startswith("depth/left/depthmap/16. ")
+    assert [source[i]["domain"] for i in (1, 2)] == ["indoor", "outdoor"]
 
 
 def test_diml_sample(tmp_path):
