@@ -9,6 +9,7 @@ from depth_anything_jax.web import examples
 
 _ASSETS = pathlib.Path(__file__).parent.parent / "assets"
 
+_FIELDS = ("input", "checkbox")
 # Of text at least 4.5 to 1 (WCAG 2, AA), in both themes: tests/web/test_browser.py measures it.
 _CONTRAST = {
     "block_label_text_color": "*primary_700",
@@ -22,6 +23,11 @@ _CONTRAST = {
     "button_secondary_background_fill_dark": "*neutral_700",
     "button_secondary_background_fill_hover_dark": "*neutral_700",
     "color_accent": "*primary_600",
+    # Edges of fields and boxes at least 3 to 1 (WCAG 1.4.11): the theme has none.
+    **{f"{x}_border_width{d}": "1px" for x in ("input", "checkbox") for d in ("", "_dark")},
+    **{
+        f"{x}_border_color{d}": "*neutral_500" for x in ("input", "checkbox") for d in ("", "_dark")
+    },
     "link_text_color_dark": "*primary_300",
     "link_text_color_active_dark": "*primary_300",
     "link_text_color_hover_dark": "*primary_200",
