@@ -260,7 +260,8 @@ def _train(
                     schedule.saved()
             if draw:
                 with report.paused():
-                    report.images(done, monitor.strips(predict, train_state.params, local))
+                    drawn = monitor.strips(predict, train_state.params, local, batches.keys)
+                    report.images(done, drawn)
             if score:
                 with report.paused():
                     scores = evaluator(train_state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -42,6 +42,14 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.source}: {self.key}: {self.error}"
+
+
+class Read(NamedTuple):
+    """An example, the failures before it, and the key of the record that it was made of."""
+
+    example: dict[str, Any]
+    failures: list[Failure]
+    key: str
 
 
 def stable_seed(*parts: Any) -> int:
@@ -111,8 +119,8 @@ class Examples:
         source = int(np.searchsorted(self.starts, number, side="right")) - 1
         return source, number - int(self.starts[source])
 
-    def read(self, index: int) -> tuple[dict[str, Any], list[Failure]]:
-        """Returns the example, and the failures before it.
+    def read(self, index: int) -> Read:
+        """Reads global example `index`.
 
         Raises:
           DataError: NEIGHBOURS records in a row (or all there are) cannot be read. Records that
@@ -124,7 +132,9 @@ class Examples:
         for offset in range(len(source)):
             record_index = (first + offset) % len(source)
             try:
-                return self._augment(source[record_index], index), failures
+                record = source[record_index]
+                key = str(record.get("key") or source.key(record_index))
+                return Read(self._augment(record, index), failures, key)
             except LeftOut:
                 continue
             except Exception as error:  # decoders raise all kinds of errors

@@ -41,7 +41,7 @@ MIXES = ("size", "weights")
 FAILURE_LIMIT = 1e-3  # share of failed records that a run goes on with
 FEW_FAILURES, FEW_LIMIT = 10, 0.1  # or so many, if they are not more than this share
 FAILURE_MINIMUM = 1000  # examples before failures are judged, if an epoch is longer
-_FAILED = "_failed"
+_FAILED, _KEYS = "_failed", "_keys"  # of a batch, until its iterator takes them out
 
 
 def allowed_failures(records: int) -> int:
@@ -80,19 +80,23 @@ class _Steps:
         cv2.setNumThreads(1)
         batch: Batch = {}
         failures: list[Failure] = []
+        keys: dict[str, list[str]] = {}
         for part, (examples, total) in self.parts.items():
             rows = total // self.processes
             start = step * total + self.process * rows
             batch[part] = arrays = {}
+            keys[part] = []
             indices = range(start, start + rows)
-            for row, (example, failed) in enumerate(self._map(examples.read, indices)):
+            for row, (example, failed, key) in enumerate(self._map(examples.read, indices)):
                 failures += failed
+                keys[part].append(key)
                 for field, value in example.items():
                     value = np.asarray(value)
                     if field not in arrays:
                         arrays[field] = np.empty((rows, *value.shape), value.dtype)
                     arrays[field][row] = value
         batch[_FAILED] = [(f.source, f.key, f.error) for f in failures]
+        batch[_KEYS] = keys
         return batch
 
     def _map(self, function: Callable[[int], Any], indices: range) -> Iterator[Any]:
@@ -111,6 +115,7 @@ class Batches(Iterator[Batch]):
       seen: examples delivered to this process since the iterator was made.
       failures: examples among them whose record failed and was replaced.
       sources: of each part.
+      keys: of each part, the keys of the records in the rows of the batch that came last.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class Batches(Iterator[Batch]):
         sources: Mapping[str, Sequence[Source]] | None = None,
     ):
         self.sources = dict(sources or {})
+        self.keys: dict[str, list[str]] = {}
         self._iterator, self._rows, self._on_failure = iterator, rows, on_failure
         self.step, self.seen, self.failures = start_step, 0, 0
         self._failed: dict[tuple[str, str], Failure] = {}  # not many: see `allowed_failures`
@@ -143,6 +149,7 @@ class Batches(Iterator[Batch]):
                 "or container more memory, /dev/shm included"
             ) from error
         failed = [Failure(*f) for f in batch.pop(_FAILED)]
+        self.keys = batch.pop(_KEYS)
         self.step += 1
         self.seen += self._rows
         self.failures += len(failed)

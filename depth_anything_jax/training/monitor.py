@@ -275,8 +275,11 @@ def predictor(student, mesh):
     return predict
 
 
-def strips(predict, params, batch, *, rows: int = ROWS) -> dict[str, np.ndarray]:
-    """Draws image | label | prediction of this process's first rows, for each part."""
+def strips(predict, params, batch, keys, *, rows: int = ROWS) -> dict[str, np.ndarray]:
+    """Draws image | label | prediction of this process's first rows, for each part.
+
+    `keys`: of each part, its records' keys, which are written above their rows.
+    """
     drawn = {}
     for part, x in batch.items():
         x = {k: np.asarray(v[:rows]) for k, v in x.items()}
@@ -290,7 +293,13 @@ def strips(predict, params, batch, *, rows: int = ROWS) -> dict[str, np.ndarray]
         else:
             label, valid = np.zeros_like(prediction), np.zeros(prediction.shape, bool)
         drawn[part] = drawing.strips(
-            images, np.asarray(label), np.asarray(valid), prediction, name=part, rows=rows
+            images,
+            np.asarray(label),
+            np.asarray(valid),
+            prediction,
+            name=part,
+            keys=keys[part],
+            rows=rows,
         )
     return drawn
 

@@ -13,6 +13,7 @@ from depth_anything_jax.visualization.colormaps import colourise
 
 HEADS = ("image", "label", "prediction")
 HEAD = 20  # pixels above a column
+CHARACTER = 8  # pixels, at least as wide as a character of a key on average
 SHOWN_WIDTH = 112  # smaller tiles are enlarged: a head does not fit above them
 _NEAR = 7  # pixels of the square in which a map's density is measured
 _FILLED = 0.5  # of that square, when a sparse map is drawn; with less, single points get lost
@@ -47,6 +48,7 @@ def strips(
     predictions: Float[np.ndarray, "b h w"],
     *,
     name: str = "",
+    keys: Sequence[str] = (),
     rows: int = 4,
     gap: int = 2,
 ) -> UInt8[np.ndarray, "H W 3"]:
@@ -57,22 +59,34 @@ def strips(
       labels, predictions: disparity, larger is nearer.
       valid: valid pixels of the label; the others are drawn grey, sparse ones larger.
       name: written before the first head.
+      keys: the examples' names, each written above its tiles; the end of one that is too long.
       gap: white pixels between the tiles.
     """
     lines: list[np.ndarray] = []
-    for image, label, mask, prediction in zip(
-        images[:rows], labels, valid, predictions, strict=False
+    for i, (image, label, mask, prediction) in enumerate(
+        zip(images[:rows], labels, valid, predictions, strict=False)
     ):
         rgb = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
         tiles = [rgb, colourise(*dilated(label, mask)), colourise(prediction)]
         times = -(-SHOWN_WIDTH // rgb.shape[1])
         tiles = [t.repeat(times, axis=0).repeat(times, axis=1) for t in tiles]
-        lines += [_beside(tiles, gap)]
-        lines += [np.full((gap, lines[0].shape[1], 3), 255, np.uint8)]
+        line = _beside(tiles, gap)
+        if keys:
+            lines += [_written(keys[i], line.shape[1])]
+        lines += [line, np.full((gap, line.shape[1], 3), 255, np.uint8)]
     head = np.full((HEAD, lines[0].shape[1], 3), 255, np.uint8)
     for i, text in enumerate((f"{name} {HEADS[0]}".strip(), *HEADS[1:])):
         contact_sheets.write(head, text, (i * (tiles[0].shape[1] + gap) + 2, HEAD - 6), 0.4)
     return np.concatenate([head, *lines[:-1]], axis=0)
+
+
+def _written(key: str, width: int) -> np.ndarray:
+    """The end of a key, which tells more than its first folders, on a white line."""
+    characters = width // CHARACTER
+    text = key if len(key) <= characters else f"...{key[3 - characters :]}"
+    line = np.full((HEAD - 4, width, 3), 255, np.uint8)
+    contact_sheets.write(line, text, (2, HEAD - 8), 0.35)
+    return line
 
 
 def _beside(tiles: Sequence[np.ndarray], gap: int) -> np.ndarray:

@@ -96,6 +96,6 @@ def test_a_record_that_fails_is_replaced_by_the_next_one():
     found = reader(counts=(4,))
     found.sources = [Holey("0", 0, 4)]
     place = next(i for i in range(4) if found.record_of(i) == (0, 1))
-    example, failures = found.read(place)
-    assert [f.key for f in failures] == ["0/1"]
+    example, failures, key = found.read(place)
+    assert [f.key for f in failures] == ["0/1"] and key == "0/2"
     assert np.round(255 * np.median(example["image"][..., 0])) == 2

@@ -36,7 +36,7 @@ def test_a_label_that_is_not_finite_is_named(value, metric):
     reader = examples.Examples("labelled", [OneLabel(**{kind: value})], None, **how)
     with pytest.raises(examples.DataError, match=f"mine: a/7.png: .*label's {kind} is not finite"):
         reader.read(0)
-    example, failures = examples.Examples("labelled", [OneLabel(depth=2)], None, **how).read(0)
+    example, failures, _ = examples.Examples("labelled", [OneLabel(depth=2)], None, **how).read(0)
     assert (
         not failures
         and (example["depth" if metric else "disparity"] == (2 if metric else 0.5)).all()

@@ -226,7 +226,10 @@ def test_a_failed_record_is_replaced_by_its_neighbour_and_counted(data, broken, 
     with train_batches(
         broken | {"workers": workers}, **SIZES, on_failure=told.append, patch_size=14
     ) as stream:
-        got = list(itertools.islice(stream, 6))
+        got = []
+        for batch in itertools.islice(stream, 6):
+            got.append(batch)
+            assert stream.keys["unlabelled"] == [f"{n:03}.png" for n in which(batch)]
         planned = [n for b in expected for n in which(b)]
         assert planned.count(5) >= 2
         assert stream.failures == planned.count(5)

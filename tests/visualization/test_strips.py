@@ -38,6 +38,19 @@ def test_small_tiles_are_enlarged_under_their_heads_and_the_name_is_written():
     np.testing.assert_array_equal(named[strips.HEAD :], plain[strips.HEAD :])
 
 
+def test_each_example_stands_under_the_end_of_its_key():
+    images, labels, valid = batch(strips.SHOWN_WIDTH)
+    keys = ["a.jpg", f"{200 * 'x'}/b.jpg", f"{300 * 'x'}/b.jpg"]
+    picture = strips.strips(images, labels, valid, labels, keys=keys)
+    plain = strips.strips(images, labels, valid, labels)
+    line = strips.HEAD - 4
+    assert picture.shape[0] == plain.shape[0] + 3 * line
+    names = [picture[strips.HEAD + i * (line + 4 + 2) :][:line] for i in range(3)]
+    assert all((name < 128).any() and (name[:, -2:] == 255).all() for name in names)
+    np.testing.assert_array_equal(names[1], names[2])  # the beginning is what was left out
+    assert (names[0] != names[1]).any()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.6, 1.0])
 def test_sparse_points_are_drawn_larger_and_keep_their_values(share):
     rng = np.random.default_rng(1)

@@ -60,7 +60,7 @@ def test_what_is_left_out_is_no_failure(tmp_path):
     reader = Examples("labelled", [source], None, size=14, patch_size=14, seed=0, labels=True)
     failed = set()
     for index in range(24):
-        example, failures = reader.read(index)
+        example, failures, _ = reader.read(index)
         assert example["disparity"].max() > 0
         failed |= {f.key for f in failures}
     assert failed == {f"{SCENE}/blended_images/00000022.jpg"}
