@@ -1,4 +1,4 @@
-"""Seconds a picture on CPU, side by side: ours, transformers in PyTorch, keras-hub on JAX.
+"""Seconds a picture on CPU, side by side: ours by XLA and by OpenVINO, PyTorch, ONNX Runtime, Keras.
 
     python benchmarks/inference_speed.py [--rounds 15] [--keras-python KERAS/bin/python]
 
@@ -6,7 +6,9 @@ ViT-S, one picture, 518 x 518, float32, random weights (ours and PyTorch's the s
 outputs are compared), all cores. Each model lives in a process of its own and is asked in turn, so
 that whatever else the machine does meets all alike; the ratios are medians over rounds of the ratio
 within a round. Processor time is what a busy machine lengthens less. PyTorch runs eagerly as
-transformers loads it; ours and keras-hub are jitted.
+transformers loads it, and compiled (torch.compile, which needs a C++ compiler); ONNX Runtime and
+"openvino" run the graph of tools/export_onnx.py; ours and keras-hub are jitted. One whose package
+is missing is left out and named.
 keras-hub brings TensorFlow: give it an environment of its own (`pip install keras keras-hub jax`).
 
 Then the first result: a fresh process from its start to a depth array in numpy (weights from disk,
@@ -14,6 +16,7 @@ one picture through the official pre-processing), without and with a filled comp
 """
 
 import argparse
+import importlib.util
 import os
 import pathlib
 import platform
@@ -32,6 +35,50 @@ def images():
     return np.random.default_rng(0).normal(size=(1, SIZE, SIZE, 3)).astype(np.float32)
 
 
+def through_openvino(folder: str):
+    """Our model with runtime="openvino"."""
+    import openvino
+
+    from depth_anything_jax.inference.model import DepthAnything
+    from depth_anything_jax.inference.openvino_runtime import OpenVinoPredictor
+
+    predict = OpenVinoPredictor(DepthAnything.from_pretrained(folder, runtime="openvino").bundle)
+    return lambda: predict(images_), f"openvino {openvino.__version__}"
+
+
+def exported_graph(folder: str) -> str:
+    """The file of the exported graph, made by whoever comes first."""
+    from depth_anything_jax.checkpoints import pretrained
+    from tools import export_onnx
+
+    made = pathlib.Path(folder) / "onnx"
+    if not made.exists():
+        export_onnx.export_onnx(pretrained.load(folder), str(made))
+    return str(made / "model.onnx")
+
+
+def onnx_runtime(folder: str):
+    """ONNX Runtime on the exported graph."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported_graph(folder))
+    x = images_.transpose(0, 3, 1, 2).copy()
+    return lambda: session.run(None, {"images": x})[0], f"onnxruntime {onnxruntime.__version__}"
+
+
+def openvino_graph(folder: str):
+    """OpenVINO on the exported graph."""
+    import numpy as np
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    model = openvino.Core().read_model(exported_graph(folder))
+    model.reshape([1, 3, SIZE, SIZE])
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    x = images_.transpose(0, 3, 1, 2).copy()
+    return lambda: np.array(compiled(x)[0]), f"openvino {openvino.__version__}"
+
+
 def ours(folder: str):
     """Our model as people load it."""
     import jax
@@ -44,12 +91,19 @@ def ours(folder: str):
     return lambda: np.asarray(run({"params": params}, images_)), f"jax {jax.__version__}"
 
 
-def pytorch(folder: str):
+def compiled_pytorch(folder: str):
+    """The same by torch.compile."""
+    return pytorch(folder, compiled=True)
+
+
+def pytorch(folder: str, compiled: bool = False):
     """transformers' model as people load it."""
     import torch
     import transformers
 
     model = transformers.AutoModelForDepthEstimation.from_pretrained(folder).eval()
+    if compiled:
+        model.forward = torch.compile(model.forward)
     x = torch.from_numpy(images_.transpose(0, 3, 1, 2).copy())
 
     def run():
@@ -95,7 +149,16 @@ def keras(folder: str):
     return lambda: np.asarray(run(trained, other, images_)), versions
 
 
-WORKERS = {"ours": ours, "pytorch": pytorch, "keras-hub": keras}
+WORKERS = {
+    "ours": ours,
+    "ours-openvino": through_openvino,
+    "pytorch": pytorch,
+    "torch.compile": compiled_pytorch,
+    "onnxruntime": onnx_runtime,
+    "openvino": openvino_graph,
+    "keras-hub": keras,
+}
+NEEDS = {"ours-openvino": "openvino", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 
 
 def work(name: str, folder: str) -> None:
@@ -171,17 +234,24 @@ def compare(folder: str, rounds: int, keras_python: str | None) -> None:
     """Prints medians and ratios."""
     import numpy as np
 
-    pythons = {"ours": sys.executable, "pytorch": sys.executable}
+    pythons = {name: sys.executable for name in WORKERS if name != "keras-hub"}
+    for name, package in NEEDS.items():
+        if importlib.util.find_spec(package) is None:
+            print(f"{name}: left out, {package} is not installed")
+            del pythons[name]
     if keras_python:
         pythons["keras-hub"] = keras_python
-    workers = {name: start(python, name, folder) for name, python in pythons.items()}
-    for name, worker in workers.items():
-        print(f"{name}: {answer(worker)}")
+    workers = {}
+    for name, python in pythons.items():  # one after the other: two wait for one graph
+        workers[name] = start(python, name, folder)
+        print(f"{name}: {answer(workers[name])}")
     for name, worker in workers.items():  # compiles
         ask(worker, f"save {folder}/{name}.npy")
         ask(worker, "")
-    a, b = (np.load(f"{folder}/{name}.npy") for name in ("ours", "pytorch"))
-    print(f"ours and pytorch: {np.abs(a - b).max() / np.ptp(b):.1e} of the range apart")
+    mine = np.load(f"{folder}/ours.npy")
+    for name in (n for n in workers if n not in ("ours", "keras-hub")):
+        other = np.load(f"{folder}/{name}.npy")
+        print(f"ours and {name}: {np.abs(mine - other).max() / np.ptp(mine):.1e} of the range apart")
     load = os.getloadavg()
     times: dict[str, list[float]] = {name: [] for name in workers}
     used: dict[str, list[float]] = {name: [] for name in workers}

@@ -22,6 +22,7 @@ from depth_anything_jax.inference import (
     compilation_cache,
     images,
     input_sizes,
+    openvino_runtime,
     predictor,
     processing,
     tiles,
@@ -47,7 +48,8 @@ class DepthAnything:
       variant, version: size ("vits" …) and "v1" or "v2".
       licence: SPDX name of the weights' licence, or None where it is unknown.
       dtype: compute dtype.
-      devices: all of this process.
+      devices: all of this process; with runtime="openvino" the CPU.
+      runtime: "jax" or "openvino".
       cache: folder of compiled programs, kept for the next process, or None.
     """
 
@@ -57,10 +59,12 @@ class DepthAnything:
         *,
         batch_size: int = 0,
         max_tokens: int = input_sizes.MAX_TOKENS,
+        runtime: str = "jax",
     ):
         """Wraps a loaded model; see `from_pretrained`."""
         self.cache = compilation_cache.switch_on()
-        self.devices = jax.local_devices()
+        self.runtime = runtime
+        self.devices = jax.local_devices() if runtime == "jax" else jax.devices("cpu")[:1]
         if batch_size < 0 or batch_size % len(self.devices):
             fit = max(1, round(batch_size / len(self.devices))) * len(self.devices)
             raise ValueError(
@@ -75,7 +79,7 @@ class DepthAnything:
         self.unit = "m" if self.kind == METRIC else None
         self._max_tokens = max_tokens
         self._batch_size = batch_size or predictor.usual_batch(self.devices)
-        self._predictors: dict[int, predictor.Predictor] = {}
+        self._predictors: dict[int, predictor.Predict] = {}
 
     @classmethod
     def from_pretrained(
@@ -86,6 +90,7 @@ class DepthAnything:
         batch_size: int = 0,
         attention: str = "auto",
         max_tokens: int = input_sizes.MAX_TOKENS,
+        runtime: str = "jax",
         **load: Any,
     ) -> DepthAnything:
         """Loads a model from the Hugging Face Hub, a file, a folder or a training run.
@@ -98,23 +103,30 @@ class DepthAnything:
             for each GPU or TPU core, one for each CPU.
           attention: as for `models.build`.
           max_tokens: maximum number of patches of a picture: memory grows with their square.
+          runtime: "jax"; or "openvino", in float32 on the CPU, faster there (docs/benchmarks.md)
+            and the same to 1e-5 of a map's range. It has an attention of its own and keeps no
+            compiled programs.
           **load: of `pretrained.load`, where the weights lack metadata: version="v1",
             max_depth=20.0, allow_missing=REGEX, fill="zeros".
 
         Raises:
           FileNotFoundError: nothing there, or no network; the message says what to put where.
-          ImportError: a .pth file, and PyTorch is not installed.
+          ImportError: a .pth file, and PyTorch is not installed; a runtime that is not.
           ValueError: a property of the weights is unknown or contradicts the arguments; an
             encoder alone; a batch size that does not divide over the devices.
         """
-        found = pretrained.load(os.fspath(source), **load)
-        bundle = bundle_of(found, dtype=compute_dtype(dtype), attention=attention)
-        return cls(bundle, batch_size=batch_size, max_tokens=max_tokens)
+        openvino_runtime.check(runtime, dtype)
+        how: dict[str, Any] = {"dtype": compute_dtype(dtype), "attention": attention}
+        if runtime == "openvino":
+            how = {"dtype": compute_dtype("float32"), "attention": "outlined", "scan": False}
+        bundle = bundle_of(pretrained.load(os.fspath(source), **load), **how)
+        return cls(bundle, batch_size=batch_size, max_tokens=max_tokens, runtime=runtime)
 
     def __repr__(self) -> str:
         return (
             f"DepthAnything({self.source!r}: {self.variant} {self.version}, {self.kind}, "
-            f"{self.dtype} on {len(self.devices)} {self.devices[0].platform})"
+            f"{self.dtype} on {len(self.devices)} {self.devices[0].platform}"
+            f"{', by OpenVINO' if self.runtime == 'openvino' else ''})"
         )
 
     def __call__(
@@ -267,8 +279,10 @@ class DepthAnything:
         if count is not None:
             batch = min(batch, math.ceil(max(1, count) / len(devices)) * len(devices))
         if len(devices) not in self._predictors:
-            self._predictors[len(devices)] = predictor.Predictor(
-                *self.bundle, devices=devices, output=raw_output
+            self._predictors[len(devices)] = (
+                openvino_runtime.OpenVinoPredictor(self.bundle)
+                if self.runtime == "openvino"
+                else predictor.Predictor(*self.bundle, devices=devices, output=raw_output)
             )
         predict = self._predictors[len(devices)]
         waiting = max(32, 2 * batch)  # of 4 MB each

@@ -1,6 +1,7 @@
 """Full self-attention with interchangeable back-ends.
 
 "einsum"  plain, any float dtype, softmax in at least float32; the reference of the tests.
+"outlined"  the same as a call, which `inference.openvino_graph` replaces by OpenVINO's operator.
 "blocks"  the same, one head and some rows after another, so that scores stay in a CPU's cache.
 "xla"     `jax.nn.dot_product_attention`; its softmax is float32, so not for float64.
 "cudnn"   fused kernel of cuDNN: NVIDIA GPUs, bfloat16 or float16.
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float
 from depth_anything_jax.parallel import placement
 from depth_anything_jax.utils.choices import one_of
 
-BACKENDS = ("auto", "einsum", "blocks", "xla", "cudnn", "splash")
+BACKENDS = ("auto", "einsum", "outlined", "blocks", "xla", "cudnn", "splash")
 LANES = 128  # splash blocks are multiples of this many tokens
 MANY_SCORES = 2**22  # from here, 16 MiB in float32, "blocks" is faster on CPU
 BLOCK_SCORES = 2**21  # that many does "blocks" hold at a time: one head at 518 x 518
@@ -40,13 +41,15 @@ def attention(
     if backend == "auto":
         scores = q.shape[0] * q.shape[2] * q.shape[1] ** 2
         backend = choose_backend(q.dtype, placement.platform(), scores)
-    if q.dtype == jnp.float64 and backend not in ("einsum", "blocks"):
+    if q.dtype == jnp.float64 and backend not in ("einsum", "outlined", "blocks"):
         raise ValueError(
             f"attention={backend!r} computes its softmax in float32 and would narrow this float64 "
             "run; use attention='einsum' or 'auto'"
         )
     if backend == "einsum":
         return einsum_attention(q, k, v)
+    if backend == "outlined":
+        return outlined_attention(q, k, v)
     if backend == "blocks":
         return blocks_attention(q, k, v)
     if backend == "splash":
@@ -77,6 +80,14 @@ def einsum_attention(
     )
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+@jax.jit
+def outlined_attention(
+    q: Float[Array, "b n h d"], k: Float[Array, "b n h d"], v: Float[Array, "b n h d"]
+) -> Float[Array, "b n h d"]:
+    """`einsum_attention`, which stays one equation with this name in a traced program."""
+    return einsum_attention(q, k, v)
 
 
 def blocks_attention(
