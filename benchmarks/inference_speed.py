@@ -1,4 +1,4 @@
-"""Seconds a picture on CPU, side by side: ours by XLA and by OpenVINO, PyTorch, ONNX Runtime, Keras.
+"""Seconds a picture on CPU, side by side: ours by XLA and OpenVINO, PyTorch, ONNX Runtime, Keras.
 
     python benchmarks/inference_speed.py [--rounds 15] [--keras-python KERAS/bin/python]
 
@@ -251,7 +251,8 @@ def compare(folder: str, rounds: int, keras_python: str | None) -> None:
     mine = np.load(f"{folder}/ours.npy")
     for name in (n for n in workers if n not in ("ours", "keras-hub")):
         other = np.load(f"{folder}/{name}.npy")
-        print(f"ours and {name}: {np.abs(mine - other).max() / np.ptp(mine):.1e} of the range apart")
+        apart = np.abs(mine - other).max() / np.ptp(mine)
+        print(f"ours and {name}: {apart:.1e} of the range apart")
     load = os.getloadavg()
     times: dict[str, list[float]] = {name: [] for name in workers}
     used: dict[str, list[float]] = {name: [] for name in workers}
