@@ -425,7 +425,7 @@ def distributions(names: set[str]) -> set[str]:
 def test_imports_and_requirements_agree():
     used = set().union(*(third_party(f) for f in sources(PACKAGE, "configs", "tools")))
     extras = declared("train", "torch", "eval", "sets", "corrupt", "heic", "video", "onnx", "app")
-    extras |= declared("docs", "wandb")
+    extras |= declared("docs", "openvino", "wandb")
     # libtpu comes with jax's extra tpu, in the version that jax asks for
     assert distributions(used) - {"libtpu"} <= extras, "imported, not in setup.py"
     tests = set().union(*(third_party(f) for f in sources("tests")))
