@@ -134,7 +134,11 @@ class Translation:
         return self.ops.log(x)
 
     def _log1p(self, parameters, output, variables, x):
-        return self.ops.log(self.ops.add(x, self._constant(np.float32(1))))
+        """log(1 + x), also where 1 + x rounds x away (Kahan's quotient), as in a small softplus."""
+        one = self._constant(np.float32(1))
+        u = self.ops.add(x, one)
+        exact = self.ops.multiply(self.ops.log(u), self.ops.divide(x, self.ops.subtract(u, one)))
+        return self.ops.select(self.ops.equal(u, one), x, exact)
 
     def _erf(self, parameters, output, variables, x):
         return self.ops.erf(x)
