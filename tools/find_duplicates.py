@@ -6,8 +6,8 @@
 
 TRAINING and EVALUATION are sources as every program takes them (docs/data.md). A copy may be
 resized, recompressed, mirrored, recoloured, and lack up to a tenth of each side. The images of
-EVALUATION are kept as thumbnails in memory (21 KB an image at most), those of TRAINING pass by one after the
-other, so they may be any number. Written to --out:
+EVALUATION are kept as thumbnails in memory (21 KB an image at most), those of TRAINING pass by one
+after the other, so they may be any number. Written to --out:
 
   pairs.jsonl   a line for each pair: keys, score, mirrored, the window of the second image
   pairs.png     the best-scored and the worst-scored pairs side by side
