@@ -189,6 +189,7 @@ def draw(search: Search, first: str, second: str, path: pathlib.Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
