@@ -89,7 +89,13 @@ $(VENV)/.installed-libtpu: constraints.txt | $(PY)
 	  --upgrade --target $(VENV)/libtpu libtpu
 	@touch $@
 
-nightly: $(TESTING) $(VENV)/.installed-libtpu
+# Apache Beam holds back versions that the tests pin, so it has an environment of its own.
+$(VENV)/.installed-beam: setup.py | $(PY)
+	$(PY) -m venv $(VENV)/beam
+	$(VENV)/beam/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[beam]'
+	@touch $@
+
+nightly: $(TESTING) $(VENV)/.installed-libtpu $(VENV)/.installed-beam
 	$(PYTEST) -m nightly
 
 site: $(TESTING)

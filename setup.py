@@ -71,6 +71,8 @@ setup(
             "torch>=2.9",
             "transformers>=5.0",
         ],
+        # tools/prepare_data.py --runner; Beam holds NumPy and others back, so it has no pin here
+        "beam": ["apache-beam>=2.70", *TRAIN],
         "openvino": ["openvino>=2025.2"],  # --runtime=openvino: faster on CPUs
         # HDF5 and MATLAB files of evaluation sets (Hypersim, NYUv2, SUN RGB-D), predictions in EXR
         "eval": ["h5py>=3.11", "openexr>=3.3", "scipy>=1.14"],

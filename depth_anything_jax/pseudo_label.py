@@ -69,7 +69,6 @@ def label(
         the errors of `label_source` and `pretrained.load`.
     """
     import jax
-    from jax.experimental import multihost_utils
 
     from depth_anything_jax.checkpoints import licences, pretrained
     from depth_anything_jax.checkpoints.bundle import bundle_of
@@ -106,7 +105,6 @@ def label(
             f"{np.dtype(compute)} against float32, in shares of the label's range: median "
             f"{found['median']:.1e}, worst pixel {found['worst']:.1e} ({found['images']} images)"
         )
-    several = jax.process_count() > 1
     return label_source(
         predict,
         source,
@@ -131,7 +129,8 @@ def label(
         },
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        barrier=multihost_utils.sync_global_devices if several else lambda name: None,
+        # Hosts finish hours apart, and a collective of devices would give up after minutes.
+        barrier=lambda name: processes.meet(f"pseudo_label/{name}"),
         **options,
     )
 

@@ -19,6 +19,7 @@ from depth_anything_jax.data.pseudo_labels.label_store import LabelStore
 from depth_anything_jax.data.registry import attach
 from depth_anything_jax.inference import predictor
 from depth_anything_jax.training import step
+from tests.helpers import several_processes
 from tests.helpers.labelling import SIZE, run
 from tests.helpers.photos import Photos
 from tests.helpers.small_networks import KERNEL, Convolution, MetricConvolution, random_params
@@ -235,7 +236,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 from depth_anything_jax import pseudo_label
-from depth_anything_jax.data import sources
+from depth_anything_jax.data import registry
 
 source = registry.make({"type": "folder", "path": sys.argv[4]})
 summary = pseudo_label.label(sys.argv[3], source, sys.argv[5], size=56, shard_size=3)
@@ -267,3 +268,35 @@ def test_two_real_processes_share_the_shards(tmp_path, teacher):
     assert "DONE 5 0 0" in said[0] and "DONE 3 0 0" in said[1]
     source = registry.make({"type": "folder", "path": str(photos)})
     assert len(attach(source, str(tmp_path / "two"))) == 8
+
+
+def on_hosts(teacher, out, processes, images):
+    command = ["-m", "depth_anything_jax.pseudo_label", f"--checkpoint={teacher}", f"--out={out}",
+               f"--data=scenes:A?count={images}&size=56&labelled=False", "--size=56",
+               "--shard_size=1", "--threads=1"]  # fmt: skip
+    command += ["--distributed"] if processes > 1 else []
+    return several_processes.start(command, processes, JAX_NUM_CPU_DEVICES="1")
+
+
+@pytest.mark.nightly
+def test_a_host_that_is_killed_costs_the_shard_it_was_at(tmp_path, teacher):
+    """Process 1 of two is killed; the same command then does the rest, and nothing twice."""
+    images = 60
+    runs = on_hosts(teacher[0], tmp_path / "two", 2, images)
+    with several_processes.no_longer(runs):
+        while len(list((tmp_path / "two").glob("labels-*[13579]-of-00060*"))) < 3:
+            assert all(run.poll() is None for run in runs)
+        runs[1].kill()
+        said = several_processes.ended(runs, 120)
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path / "two").glob("labels-*-of-00060*")}
+    assert 3 <= len(done) < images
+    assert runs[0].returncode not in (0, -9) and "another task died" in said[0], said[0]
+    again = on_hosts(teacher[0], tmp_path / "two", 2, images)
+    with several_processes.no_longer(again):
+        said = several_processes.ended(again, 300)
+    assert [run.returncode for run in again] == [0, 0], "\n".join(said)
+    assert {p: p.stat().st_mtime_ns for p in done} == done
+    (alone,) = on_hosts(teacher[0], tmp_path / "one", 1, images)
+    assert alone.communicate() and alone.returncode == 0
+    for shard in (tmp_path / "one").glob("labels-*"):
+        assert (tmp_path / "two" / shard.name).read_bytes() == shard.read_bytes()

@@ -5,9 +5,9 @@ import pathlib
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
+from depth_anything_jax.data import prepared_shards
 from depth_anything_jax.data.pseudo_labels.label_store import LabelWriter
 from depth_anything_jax.data.shards import ShardWriter, changes
-from tests.helpers.prepare_data import load_tool
 
 OLD = pathlib.Path(__file__).parents[1] / "fixtures" / "old_data"
 
@@ -27,7 +27,7 @@ def test_shards_have_the_bytes_that_older_versions_wrote(file, tmp_path):
         writer.write_shard(0, records, {})
     else:
         plan = {"name": file.parents[1].name, "records": count, "shard_size": 1000}
-        writer = load_tool().shard_writer(plan, tmp_path)
+        writer = prepared_shards.shard_writer(plan, tmp_path)
         writer.write(0, iter(records))
     assert writer.file(0).name == file.name and writer.done(0)
     assert (tmp_path / file.name).read_bytes() == file.read_bytes()

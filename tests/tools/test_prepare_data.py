@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax.data import pipeline, registry
+from depth_anything_jax.data import pipeline, prepared_shards, registry
 from depth_anything_jax.data.file_formats.formats import FormatError, encode_png
 from depth_anything_jax.data.pseudo_labels import join
 from depth_anything_jax.data.registry import attach
@@ -186,52 +186,52 @@ def test_a_changed_label_of_a_complete_data_set_is_noticed(prepared, capsys):
 
 
 def test_a_shard_whose_files_have_changed_is_written_again(tmp_path, capsys):
-    raw, tool = tmp_path / "raw", load_tool()
+    raw = tmp_path / "raw"
     raw.mkdir()
     write_pairs(raw)
     source = registry.make({"type": "rgbd", "path": str(raw)})
-    plan = tool.make_plan(source, "mine", f"rgbd:{raw}", 2)
+    plan = prepared_shards.make_plan(source, "mine", f"rgbd:{raw}", 2)
     folder = tmp_path / "out"
-    assert tool.start(plan, folder, source) == [0, 1, 2, 3]
-    writer = tool.shard_writer(plan, folder)
+    assert prepared_shards.start(plan, folder, source) == [0, 1, 2, 3]
+    writer = prepared_shards.shard_writer(plan, folder)
     for shard in range(3):
-        digest = tool.files_digest(source, writer.range(shard))
+        digest = prepared_shards.files_digest(source, writer.range(shard))
         note = {"begun": time.time_ns() + 10**9, "files": digest}
-        tool.write_json(folder / tool.PROGRESS / f"{shard:05d}.json", note)
-    assert tool.start(plan, folder, source) == [3]
+        prepared_shards.write_json(folder / prepared_shards.PROGRESS / f"{shard:05d}.json", note)
+    assert prepared_shards.start(plan, folder, source) == [3]
     for file in ("0_depth.png", "2_sky.png", "5.jpg"):
         os.utime(raw / file, ns=(2 * time.time_ns(),) * 2)
-    assert tool.start(plan, folder, source) == [3]  # touched, with the same bytes
+    assert prepared_shards.start(plan, folder, source) == [3]  # touched, with the same bytes
     for file in ("2_sky.png", "5.jpg"):
         (raw / file).write_bytes(b"other")
         os.utime(raw / file, ns=(2 * time.time_ns(),) * 2)
-    assert tool.start(plan, folder, source) == [1, 2, 3]
+    assert prepared_shards.start(plan, folder, source) == [1, 2, 3]
     assert "files of shard 1 have changed since it was written" in capsys.readouterr().out
     old = {"records": 2, "bytes": 9, "skipped": []}  # a note from before files were digested
-    tool.write_json(folder / tool.PROGRESS / "00002.json", old)
-    assert tool.start(plan, folder, source) == [1, 3]
+    prepared_shards.write_json(folder / prepared_shards.PROGRESS / "00002.json", old)
+    assert prepared_shards.start(plan, folder, source) == [1, 3]
 
 
 @pytest.mark.parametrize("old", [True, False])
 def test_a_card_says_what_the_files_were_where_every_note_does(tmp_path, old):
     """A preparation that an earlier version began has notes without."""
-    raw, tool = tmp_path / "raw", load_tool()
+    raw = tmp_path / "raw"
     raw.mkdir()
     write_pairs(raw, count=4)
     source = registry.make({"type": "rgbd", "path": str(raw)})
-    plan = tool.make_plan(source, "mine", f"rgbd:{raw}", 2)
+    plan = prepared_shards.make_plan(source, "mine", f"rgbd:{raw}", 2)
     folder = tmp_path / "out"
-    tool.start(plan, folder, source)
+    prepared_shards.start(plan, folder, source)
     for shard, range_ in enumerate((range(2), range(2, 4))):
         note = {"begun": 0, "records": 2, "bytes": 9, "skipped": []}
         if shard or not old:
-            note["files"] = tool.files_digest(source, range_)
-        tool.write_json(folder / tool.PROGRESS / f"{shard:05d}.json", note)
+            note["files"] = prepared_shards.files_digest(source, range_)
+        prepared_shards.write_json(folder / prepared_shards.PROGRESS / f"{shard:05d}.json", note)
         (folder / f"mine-train.array_record-{shard:05d}-of-00002").touch()
-    assert ("files" in tool.finish(plan, folder, "MIT", source)) is not old
+    assert ("files" in prepared_shards.finish(plan, folder, "MIT", source)) is not old
     for file in raw.iterdir():
         os.utime(file, ns=(2 * time.time_ns(),) * 2)
-    assert tool.check_complete(plan, folder, source)["records"] == 4
+    assert prepared_shards.check_complete(plan, folder, source)["records"] == 4
 
 
 def test_records_have_the_same_bytes_in_every_process(prepared):

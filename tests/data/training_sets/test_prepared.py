@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from depth_anything_jax.data import inspection, registry
+from depth_anything_jax.data import inspection, prepared_shards, registry
 from depth_anything_jax.data.examples import DataError, Examples
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.sources import tfds_source
@@ -108,17 +108,16 @@ def test_tfds_alone_reads_webp_and_float16(tmp_path):
     folder = tmp_path / "bar_train_lmdb"
     with lmdb.open(str(folder), map_size=1 << 20) as database, database.begin(write=True) as t:
         t.put(b"0" * 40, data)
-    tool = load_tool()
     source = registry.make({"type": "lsun", "path": str(tmp_path)})
-    plan = tool.make_plan(source, "bars", f"lsun:{tmp_path}", 1000)
+    plan = prepared_shards.make_plan(source, "bars", f"lsun:{tmp_path}", 1000)
     out = tmp_path / "out/bars/1.0.0"
-    (out / tool.PROGRESS).mkdir(parents=True)
-    fields = tool.features(False, None, [])
+    (out / prepared_shards.PROGRESS).mkdir(parents=True)
+    fields = prepared_shards.features(False, None, [])
     note = {"begun": 0, "records": 1, "bytes": 1, "skipped": [], "left_out": {}, "files": ""}
-    example = tool.encode(source, 0, encoding=None, masks=[])
-    tool.shard_writer(plan, out).write(0, [tool.serialize(fields, example)])
-    tool.write_json(out / tool.PROGRESS / "00000.json", note)
-    assert "left_out" not in tool.finish(plan, out, "research", source)
+    example = prepared_shards.encode(source, 0, encoding=None, masks=[])
+    prepared_shards.shard_writer(plan, out).write(0, [prepared_shards.serialize(fields, example)])
+    prepared_shards.write_json(out / prepared_shards.PROGRESS / "00000.json", note)
+    assert "left_out" not in prepared_shards.finish(plan, out, "research", source)
     (example,) = tfds.data_source("bars", split="train", data_dir=str(tmp_path / "out"))
     np.testing.assert_array_equal(example["image"], formats.decode_image(data))
     (example,) = (registry.make({"type": "tfds", "path": str(out)})[0],)
