@@ -150,8 +150,8 @@ def test_configs_import_nothing(file):
 @pytest.mark.parametrize("file", sources(f"{PACKAGE}/data"), ids=lambda p: p.name)
 def test_data_knows_no_jax(file):
     allowed = {"numpy", "cv2", "PIL", "grain", "tensorflow_datasets", "array_record", "absl"}
-    # the extras [eval], [sets] and [heic], imported where a file needs them
-    optional = {"h5py", "scipy", "pillow_heif", "lmdb", "OpenEXR", "av"}
+    # the extras [beam], [eval], [heic] and [sets], imported where they are needed
+    optional = {"apache_beam", "h5py", "scipy", "pillow_heif", "lmdb", "OpenEXR", "av"}
     assert third_party(file) <= allowed | optional | {"tqdm", "etils"} | TYPES
     assert not third_party(file, at_import=True) & optional
     assert all(below(name, "data", *PLAIN, *FILES) for name in own(file)), own(file)
