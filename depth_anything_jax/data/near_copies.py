@@ -27,7 +27,7 @@ WINDOWS = ((0.0, 0.0, 1.0), *((x, y, 0.94) for y in (0.0, 0.03, 0.06) for x in (
 # Cosine of two vectors from which a pair is looked at. 900 copies of photos have at least .94 (of
 # rendered scenes .75); the other pairs above it cost time, not precision.
 CANDIDATE = 0.75
-CANDIDATES = 16  # of an image, the best
+CANDIDATES = 16  # of an image, the best; as many again while there are copies among the last ones
 # Correlation of the details of two aligned thumbnails from which they are copies: chosen on scenes
 # of seed 77, where 99.5 % of 900 copies reach .886 and no other pair .85.
 COPY = 0.87
@@ -36,6 +36,9 @@ _OVERLAP = 0.7  # of the thumbnail; copies that lost a tenth of both sides have 
 _PROBES = 16  # lists of the inverted file that a search reads
 _BRUTE = 4096  # vectors up to which all are compared
 _STEPS = 40  # of the alignment at most
+_SHIFT = 0.015  # of a side: one pixel of a thumbnail
+_SIZE = 0.02  # of the size that the window has, as pixels are cut and windows estimated
+_TINT = 3.0  # grey levels on average; a strong JPEG changes 2
 
 
 Thumbnail = UInt8[np.ndarray, "64 64"]  # grey, 4 KB: all that is kept of an image
@@ -48,8 +51,8 @@ class Copy(NamedTuple):
       first, second: their positions.
       score: correlation of their details, COPY to 1.
       mirrored: whether one is the mirror image.
-      window: of `second`, mirrored where it is, that `first` shows: x0, y0, x1, y1 as shares of its
-        sides, below 0 and above 1 where `first` shows more.
+      window: of `second` that `first`, or its mirror image where `mirrored`, shows: x0, y0, x1, y1
+        as shares of the sides of `second`, below 0 and above 1 where `first` shows more.
     """
 
     first: int
@@ -67,9 +70,9 @@ def thumbnail(image: UInt8[np.ndarray, "h w 3"]) -> Thumbnail | None:
 
 
 class Collection:
-    """Thumbnails in which copies of other images are looked up.
+    """Thumbnails in which copies of other images are looked up, from several threads at a time.
 
-    Some 7 KB an image, 21 KB while it is built: 2.1 GB at most for 100,000.
+    Some 6 KB an image: the thumbnail, and 64 numbers of each window in two bytes.
 
     Args:
       thumbnails: of the images; None of those that match nothing.
@@ -78,18 +81,14 @@ class Collection:
 
     def __init__(self, thumbnails: Sequence[Thumbnail | None], seed: int = 0):
         self._thumbnails = list(thumbnails)
-        rows, vectors = [], []
-        for i, one in enumerate(thumbnails):
-            if one is None:
-                continue
-            for mirrored in (0, 1):
-                vectors.append(_vectors(_turned(one, bool(mirrored))))
-                rows += [(i, mirrored, w) for w in range(len(WINDOWS))]
-        self._rows = np.array(rows, np.int32).reshape(-1, 3)
-        every = np.concatenate(vectors) if vectors else np.zeros((0, GRID * GRID), np.float32)
-        self._windows = Index(every, seed)
-        self._whole_rows = self._rows[self._rows[:, 2] == 0]
-        self._wholes = Index(every[self._rows[:, 2] == 0], seed)
+        self._images = np.array([i for i, t in enumerate(thumbnails) if t is not None], np.int64)
+        vectors = np.zeros((len(self._images), len(WINDOWS), GRID * GRID), np.float16)
+        for row, i in enumerate(self._images.tolist()):
+            one = self._thumbnails[i]
+            assert one is not None
+            vectors[row] = _vectors(one)
+        self._wholes = Index(vectors[:, 0].copy(), seed)
+        self._windows = Index(vectors.reshape(-1, GRID * GRID), seed)
 
     @property
     def compared(self) -> int:
@@ -98,31 +97,68 @@ class Collection:
 
     def copies(self, one: Thumbnail | None, position: int = 0) -> list[Copy]:
         """Returns the images of the collection that are copies of one, by position."""
-        if one is None or not len(self._rows):
+        if one is None or not len(self._images):
             return []
         best: dict[int, tuple[float, bool, np.ndarray]] = {}
-        own = _vectors(one)
-        # The image is a part of a collected one, or a collected one is a part of the image.
-        found = [(self._rows, 0, *self._windows.search(own[0]))]
-        found += [
-            (self._whole_rows, w, *self._wholes.search(own[w])) for w in range(1, len(WINDOWS))
-        ]
-        for rows, window, entries, cosines in found:
-            for entry, cosine in zip(entries.tolist(), cosines.tolist(), strict=True):
-                i, mirrored, seen = rows[entry].tolist()
-                if cosine > best.get(i, (CANDIDATE, False, None))[0]:
-                    start = _inverse(_warp(window)) if window else _warp(seen)
-                    best[i] = cosine, bool(mirrored), start
-        likely = sorted(best, key=lambda i: -best[i][0])[:CANDIDATES]
-        pairs = []
-        for i in sorted(likely):
-            _, mirrored, start = best[i]
-            other = self._thumbnails[i]
-            assert other is not None  # it has no row
-            score, seen_window = _compare(one, _turned(other, mirrored), start)
-            if score >= COPY:
-                pairs.append(Copy(position, i, score, mirrored, seen_window))
-        return pairs
+        for mirrored in (False, True):
+            own = _vectors(_turned(one, mirrored))
+            # The image is a part of a collected one, or a collected one is a part of the image.
+            found = [(0, *self._windows.search(own[0]))]
+            found += [(w, *self._wholes.search(own[w])) for w in range(1, len(WINDOWS))]
+            for window, entries, cosines in found:
+                for entry, cosine in zip(entries.tolist(), cosines.tolist(), strict=True):
+                    row, seen = (entry, 0) if window else divmod(entry, len(WINDOWS))
+                    i = int(self._images[row])
+                    if cosine > best.get(i, (CANDIDATE, False, None))[0]:
+                        warp = _inverse(_warp(window)) if window else _warp(seen)
+                        best[i] = cosine, mirrored, warp
+        likely = sorted(best, key=lambda i: -best[i][0])
+        pairs: list[Copy] = []
+        for start in range(0, len(likely), CANDIDATES):
+            before = len(pairs)
+            for i in likely[start : start + CANDIDATES]:
+                _, mirrored, warp = best[i]
+                other = self._thumbnails[i]
+                assert other is not None  # it has no row
+                score, seen_window = _compare(_turned(one, mirrored), other, warp)
+                if score >= COPY:
+                    pairs.append(Copy(position, i, score, mirrored, seen_window))
+            if len(pairs) == before:
+                break
+        return sorted(pairs, key=lambda copy: copy.second)
+
+
+def changes(
+    first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, "H W 3"], copy: Copy
+) -> list[str]:
+    """Tells what was done to one of two copies: mirrored, cropped, shifted, resized, recoloured.
+
+    Shifted are those of which each shows something that the other does not: two frames of a video,
+    mostly. Less than _SHIFT, _SIZE and _TINT are not told from nothing, and neither is JPEG.
+    """
+    x0, y0, x1, y1 = copy.window
+    (h, w), (other_h, other_w) = first.shape[:2], second.shape[:2]
+    more = max(-x0, -y0, x1 - 1, y1 - 1) > _SHIFT
+    less = max(x0, y0, 1 - x1, 1 - y1) > _SHIFT
+    wide, high = w / max((x1 - x0) * other_w, 1), h / max((y1 - y0) * other_h, 1)
+    sides = max(wide, 1 / wide, high, 1 / high)
+    a, b = (
+        cv2.resize(x, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+        for x in (first, second)
+    )
+    sx, sy = x1 - x0, y1 - y0
+    warp = np.array([[sx, 0, x0 * SIDE + (sx - 1) / 2], [0, sy, y0 * SIDE + (sy - 1) / 2]])
+    flat = cv2.GaussianBlur(np.ascontiguousarray(a[:, ::-1]) if copy.mirrored else a, (0, 0), 3)
+    seen = cv2.GaussianBlur(_seen(b, warp, cv2.BORDER_REPLICATE), (0, 0), 3)
+    tint = float(np.abs(flat - seen).mean())
+    told = {
+        "mirrored": copy.mirrored,
+        "cropped": more != less,
+        "shifted": more and less,
+        "resized": sides > 1 + _SIZE,
+        "recoloured": tint > _TINT,
+    }
+    return [name for name, true in told.items() if true]
 
 
 class Index:
@@ -141,7 +177,7 @@ class Index:
             lists = _nearest(vectors, self._centres)
             self._order = np.argsort(lists, kind="stable")
             self._starts = np.searchsorted(lists[self._order], np.arange(len(self._centres) + 1))
-        self._vectors = vectors[self._order].astype(np.float16)
+        self._vectors = vectors[self._order].astype(np.float16, copy=False)
 
     def search(
         self, query: Float[np.ndarray, " d"]
@@ -160,7 +196,7 @@ class Index:
 def _centres(vectors: np.ndarray, count: int, seed: int, steps: int = 6) -> np.ndarray:
     """Spherical k-means on a sample of 32 vectors a centre; a centre without vectors stays."""
     rng = np.random.default_rng(seed)
-    sample = vectors[rng.permutation(len(vectors))[: 32 * count]]
+    sample = vectors[rng.permutation(len(vectors))[: 32 * count]].astype(np.float32)
     centres = sample[:count].copy()
     for _ in range(steps):
         lists = _nearest(sample, centres)
@@ -173,7 +209,8 @@ def _centres(vectors: np.ndarray, count: int, seed: int, steps: int = 6) -> np.n
 
 def _nearest(vectors: np.ndarray, centres: np.ndarray, block: int = 4096) -> np.ndarray:
     parts: Iterator[np.ndarray] = (
-        np.argmax(vectors[i : i + block] @ centres.T, axis=1) for i in range(0, len(vectors), block)
+        np.argmax(vectors[i : i + block].astype(np.float32) @ centres.T, axis=1)
+        for i in range(0, len(vectors), block)
     )
     return np.concatenate(list(parts))
 
