@@ -87,7 +87,7 @@ def describe(text: str, source: Source) -> dict[str, Any]:
     Of files their sizes and times count, of other sources those of all files in their folder.
     """
     files, newest = hashlib.sha256(), 0
-    for index in range(len(source)):
+    for index in range(len(source) if record_files(source, 0) else 0):
         for name in record_files(source, index):
             try:
                 found = os.stat(name)
