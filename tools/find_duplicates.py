@@ -210,6 +210,7 @@ def find(
     flat = sum(k is None for k in kept)
     collection = near_copies.Collection(kept)
     tell(f"{second}: {len(kept):,} images, {flat:,} of them flat or unread, which match nothing")
+    known: set[tuple[int, ...]] = {tuple(p["positions"]) for p in search.pairs}
     start, before = time.perf_counter(), search.done
     for begin in range(search.done, len(training), CHUNK):
         indices = range(begin, min(begin + CHUNK, len(training)))
@@ -218,11 +219,14 @@ def find(
         looked = look(
             training, indices, threads, lambda index, small: collection.copies(small, index)
         )
-        for index, copies, problem in looked:
+        for _, copies, problem in looked:
             unread += [f"{first}: {problem}"] * bool(problem)
             for copy in copies:
-                if not same or copy.second > index:
-                    pairs.append(_pair(training, evaluation, copy))
+                both = copy.first, copy.second
+                if same and (both[0] == both[1] or both[::-1] in known):
+                    continue
+                known.add(both)
+                pairs.append(_pair(training, evaluation, copy))
         search.note(indices.stop, pairs, unread)
         rate = (indices.stop - before) / (time.perf_counter() - start)
         left = (len(training) - indices.stop) / rate

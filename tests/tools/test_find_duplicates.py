@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_jax.data import registry
+from depth_anything_jax.data import near_copies, registry
 from depth_anything_jax.data.scenes.render import render
 from depth_anything_jax.utils import folder_lock
 from tests.helpers import planted_copies
@@ -60,6 +60,23 @@ def test_pairs_are_written_shown_and_counted(sets, tmp_path, capsys):
     with Image.open(out / "pairs.png") as picture:
         assert picture.height > 2 * 224
     assert find_duplicates.main([sets[1], sets[1], "--out", str(tmp_path / "same")]) == 0
+
+
+def test_a_pair_within_one_set_is_found_once_and_from_either_image(sets, tmp_path, monkeypatch):
+    """Aligning is not symmetric: of some pairs only the later image finds the earlier one."""
+    source = f"folder:{tmp_path}/train"
+    for name in ("3.png", "7.png"):  # copies of what stands before them
+        (tmp_path / "train" / name).write_bytes((tmp_path / "train/2.png").read_bytes())
+    find_duplicates.find(source, source, tmp_path / "all", tell=lambda text: None)
+    assert [p["positions"] for p in lines(tmp_path / "all")] == [[2, 3], [2, 7], [3, 7]]
+    copies = near_copies.Collection.copies
+
+    def later(self, one, position):
+        return [c for c in copies(self, one, position) if c.second <= position]
+
+    monkeypatch.setattr(near_copies.Collection, "copies", later)
+    find_duplicates.find(source, source, tmp_path / "later", tell=lambda text: None)
+    assert [p["positions"] for p in lines(tmp_path / "later")] == [[3, 2], [7, 2], [7, 3]]
 
 
 def test_a_killed_search_goes_on_and_finds_the_same(sets, tmp_path, monkeypatch):
