@@ -164,9 +164,9 @@ def test_recall_and_precision_of_planted_copies(which, request):
 
 @pytest.mark.nightly
 def test_recall_and_precision_among_thousands_of_one_kind():
-    """6,000 rooms and villages: copies must be among the few candidates that are aligned."""
-    pictures = [render(d, 991, i, 128)["image"] for d in "AC" for i in range(60)]
-    others = [thumbnail(render(d, 991, i, 96)["image"]) for d in "AC" for i in range(60, 3000)]
+    """3,000 rooms and villages: copies must be among the few candidates that are aligned."""
+    pictures = [render(d, 991, i, 128)["image"] for d in "AC" for i in range(40)]
+    others = [thumbnail(render(d, 991, i, 96)["image"]) for d in "AC" for i in range(40, 1500)]
     recall, worst, precision = measured(pictures, others)
-    # One dark village less is 1.7 % of a kind's copies.
+    # One image is 1.25 % of a kind's copies: three may lack, of dark rooms in other colours.
     assert recall >= 0.99 and precision >= 0.99 and worst >= 0.96
