@@ -27,6 +27,7 @@ import numpy as np
 from depth_anything_jax.data import image_hashes, inspection, registry
 from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.inspection import Inspection, Look
+from depth_anything_jax.data.training_sets import papers_count
 from depth_anything_jax.utils.map_kinds import MapKind
 from depth_anything_jax.visualization import colormaps, contact_sheets, html_report
 
@@ -100,6 +101,7 @@ def report(found: Inspection) -> str:
     looks = found.looks
     labelled = [x for x in looks if x.kind is not None]
     lines = [f"{found.records:,} records, {found.seen:,} read"]
+    lines += filter(None, [papers_count(found.name.partition(":")[0])])
     lines.append(f"images {inspection.sizes(x.size for x in looks)}")
     grey = sum(x.grey for x in looks)
     lines += [f"{grey} images are grey"] * bool(grey)

@@ -9,7 +9,7 @@ import runpy
 import pytest
 
 from depth_anything_jax import configs
-from depth_anything_jax.data.training_sets import SETS
+from depth_anything_jax.data.training_sets import COUNTS, SETS
 
 
 @pytest.fixture
@@ -93,6 +93,7 @@ def test_the_mixtures_are_those_of_the_papers():
     for names in mixtures.values():
         assert set(names) <= set(SETS)
     assert {n for names in mixtures.values() for n in names} == set(SETS)
+    assert {n: c for counts in mixtures.values() for n, c in counts.items()} == COUNTS
     sums = {name: sum(counts.values()) for name, counts in mixtures.items()}
     assert sums == {"v1_labelled": 1599, "v2_labelled": 604, "unlabelled": 62300}
     for name, variant, labelled, steps in (

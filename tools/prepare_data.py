@@ -33,7 +33,7 @@ from depth_anything_jax.data import beam_shards, prepared_shards, registry
 from depth_anything_jax.data.prepared_shards import VERSION, PreparationError
 from depth_anything_jax.data.sources import tfds_source
 from depth_anything_jax.data.sources.base import Source
-from depth_anything_jax.data.training_sets import SETS
+from depth_anything_jax.data.training_sets import SETS, papers_count
 from depth_anything_jax.utils import folder_lock
 from depth_anything_jax.utils.paths import is_remote
 
@@ -188,6 +188,8 @@ def prepare(
         f"{folder}: {card['records']} records in {card['shards']} shards, "
         f"{card['bytes'] / 1e6:.1f} MB, {card['skipped']} skipped (listed in {tfds_source.CARD})"
     )
+    if count := papers_count(options.set or ""):
+        print(f"{options.set}: {card['records']:,} records; {count}")
     for reason, count in card.get("left_out", {}).items():
         print(f"left out: {count} {reason}")
 

@@ -22,6 +22,7 @@ from depth_anything_jax.data.file_formats import formats
 from depth_anything_jax.data.file_formats.orientation import exif_orientation
 from depth_anything_jax.data.sources.base import LeftOut, Source, kind_of, unwrapped
 from depth_anything_jax.data.sources.files import FolderSource, RGBDSource
+from depth_anything_jax.data.training_sets import papers_count
 from depth_anything_jax.utils.map_kinds import MapKind
 
 GLANCE = 4  # records of each source that the trainer reads
@@ -246,7 +247,9 @@ def line(sources: Mapping[str, Sequence[Source]]) -> str:
 
 def brief(found: Inspection) -> str:
     """A few words on a source."""
-    parts = [found.name, f"{found.records:,} records", sizes(x.size for x in found.looks)]
+    count = papers_count(found.name)
+    records = f"{found.records:,} records" + (f" ({count})" if count else "")
+    parts = [found.name, records, sizes(x.size for x in found.looks)]
     labelled = [x for x in found.looks if x.kind is not None]
     for kind in sorted({x.kind for x in labelled if x.kind is not None}):
         low, high = found.percentiles(kind)[1::2] or (float("nan"), float("nan"))

@@ -49,6 +49,8 @@ def test_prepared_records_are_those_of_the_source(tmp_path):
         np.testing.assert_array_equal(ours["valid"], theirs["valid"])
         np.testing.assert_allclose(ours["disparity"], theirs["disparity"], rtol=2**-11)
         assert ours["camera"] == theirs["camera"] and ours["shift_known"]
+    told = inspection.line({"labelled": [got]})
+    assert "labelled blendedmvs, 3 records (the papers count 115 thousand), " in told
     again = prepare("blendedmvs", "--source", root, "--out", tmp_path / "out")
     assert "already complete: 3 records" in again.stdout
 
