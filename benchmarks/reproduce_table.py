@@ -4,8 +4,8 @@
     python benchmarks/reproduce_table.py                # prints the table of what is compiled
 
 Each row is a call of tools/compile_check.py with effort -1, kept with its figures, versions and
-date in benchmarks/results/reproduce_compile.jsonl. Hours are total_steps times the larger of arithmetic
-at the chips' peak and bytes over their links: a lower bound, which no run reaches.
+date in benchmarks/results/reproduce_compile.jsonl. Hours are total_steps times the larger of
+arithmetic at the chips' peak and bytes over their links: a lower bound, which no run reaches.
 """
 
 import argparse

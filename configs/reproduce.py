@@ -54,7 +54,7 @@ def get_config(arg: str = "hypersim"):
 def one_labelled_set(name):
     """A ViT-L on one rendered set: the cheapest of the papers' rows, and a test of everything.
 
-        python tools/prepare_data.py hypersim --source HYPERSIM --out data        # 60 thousand images
+        python tools/prepare_data.py hypersim --source HYPERSIM --out data       # 60,000 images
 
     V2 Table 9, AbsRel on KITTI and NYUv2: hypersim .086 .054, irs .100 .055, tartanair .094 .063,
     blendedmvs .088 .069, vkitti2 .102 .127; all five .081 .048 (`teacher.py:vitl,v2`). The table
