@@ -92,7 +92,7 @@ def v2_student(size):
 
     V2 Table 5, rows of pseudo labels alone, AbsRel on KITTI and NYUv2: ViT-S .078 .053, ViT-B .078
     .049, ViT-L .074 .045. 480 000 steps of 192 (section 7).
-    Hardware: 8 chips (--config.accumulation=2, of ViT-L 4). Time: at least 9, 29 and 101 hours.
+    Hardware: 8 chips (--config.accumulation=2, of ViT-L 4). Time: at least 9, 30 and 101 hours.
     """
     return STUDENT["get_config"](f"{size},v2")
 
