@@ -362,7 +362,7 @@ def test_no_test_imports_another():
 
 def test_folders_of_tests_are_those_of_the_package():
     package = {p.parent.relative_to(ROOT / PACKAGE) for p in sources(PACKAGE)}
-    others = {"fixtures", "helpers", "notebooks", "tools", "torch_reference", "twin"}
+    others = {"benchmarks", "fixtures", "helpers", "notebooks", "tools", "torch_reference", "twin"}
     mine = {p.parent.relative_to(ROOT / "tests") for p in sources("tests")}
     assert {m for m in mine - package if m.parts[0] not in others} == set()
 
