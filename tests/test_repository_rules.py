@@ -80,9 +80,12 @@ def is_typing_only(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
+FOLDERS = {"tools", "configs", "benchmarks"}  # beside the package, for programs
+
+
 def third_party(file: pathlib.Path, **options) -> set[str]:
     tops = {name.partition(".")[0] for name in imports(file, **options)}
-    return tops - set(sys.stdlib_module_names) - {PACKAGE, "tests", "tools", "configs"}
+    return tops - set(sys.stdlib_module_names) - {PACKAGE, "tests", *FOLDERS}
 
 
 def own(file: pathlib.Path, **options) -> set[str]:
