@@ -149,6 +149,14 @@ def get_config() -> ConfigDict:
     c.mesh.data = -1  # -1: all devices that fsdp leaves
     c.mesh.fsdp = 1
 
+    # An update is skipped where the loss or the gradient is not finite, or where the gradient's
+    # norm is more than `spike` times the usual one, the root mean square that Adam remembers (from
+    # the 100th update on). After `in_a_row` or `in_all` skipped ones the run stops. Our choice.
+    c.guard = ConfigDict()
+    c.guard.spike = 30.0
+    c.guard.in_a_row = 10
+    c.guard.in_all = 100
+
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 1000  # steps; 0: not by count. The last step is always saved.
     c.checkpoint.minutes = 0.0  # besides, when so many have passed since the last one; 0: never

@@ -24,6 +24,7 @@ import json
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 from depth_anything_jax.parallel import processes
@@ -69,6 +70,7 @@ def _train(
     audit_steps: int,
     mirror_folder: str,
 ) -> dict[str, float]:
+    began = time.monotonic()
     import jax
     from jax.experimental import multihost_utils
 
@@ -85,6 +87,7 @@ def _train(
         optim,
         same_run,
     )
+    from depth_anything_jax.training.goodput import Goodput
     from depth_anything_jax.training.logger import ProfileWindow, Report
     from depth_anything_jax.training.step import jit_train_step, make_train_step
 
@@ -134,6 +137,8 @@ def _train(
 
     # 6. The training log, and the data: example i of step s is number s * batch + i, whatever
     #    was interrupted.
+    kept = restored.meta.get("goodput") if restored else None
+    goodput = Goodput(kept, earlier=time.monotonic() - began)
     report = Report(
         workdir,
         total_steps=config.total_steps,
@@ -144,6 +149,7 @@ def _train(
         active=jax.process_index() == 0,
         show=("loss/total", "loss/labelled", "loss/unlabelled", "loss/features"),
         show_positive=("labelled/dropped_maps", "unlabelled/dropped_maps"),
+        goodput=goodput,
     )
     planned = restored.meta.get("config", {}).get("total_steps", 0) if restored else 0
     if 0 < planned < config.total_steps:
@@ -185,15 +191,22 @@ def _train(
     mirrored.start({"config": meta["config"]})
 
     # 7. The loop. Do not change the order in it: a line's numbers are fetched when the next step
-    #    is under way; a state is saved, drawn or scored only after all numbers up to it were seen
-    #    to be finite; and a step's line is written before its state is saved, because a run that
-    #    was killed goes on behind what it saved and does not write that line again.
+    #    is under way; a state is saved, drawn or scored only after all numbers up to it were seen,
+    #    and those that are not finite belong to updates that were skipped; and a step's line is
+    #    written before its state is saved, because a run that was killed goes on behind what it
+    #    saved and does not write that line again.
     compiled: Any = None
     platform = mesh.devices.flat[0].platform
     compiler_options = device_programs.options(config.compile_effort, platform)
     schedule = orbax_io.Schedule(config.checkpoint.every, config.checkpoint.minutes)
+
+    def described(step: int) -> dict[str, Any]:
+        """The metadata of a checkpoint."""
+        return {**meta, "next_step": step, "goodput": goodput.facts(report.stepping())}
+
     pending = 0  # the step whose line is still to be written
-    buffer = monitor.MetricsBuffer(config)
+    owed = False  # a checkpoint that was due when updates were skipped
+    buffer = monitor.MetricsBuffer(config, report.skipped)
     numbers: dict[str, float] = {}
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
         for thing in (report, mirrored, checkpoints, best, profile, batches):
@@ -213,7 +226,7 @@ def _train(
                     numbers = buffer.fetch(step)
                     if pending:
                         report.log(pending, numbers)
-                    checkpoints.save(step, train_state, {**meta, "next_step": step}, wait=True)
+                    checkpoints.save(step, train_state, described(step), wait=True)
                     report.text(f"saved after step {step}; start again to go on")
                 raise
             batch = sharding.put_batch(local, mesh)
@@ -232,14 +245,14 @@ def _train(
                 auditor.after(seen, metrics)
             report.step(config.batch_size)
 
-            buffer.add(done, metrics, batches.failures)
+            buffer.add(done, metrics, batches.failures, batches.keys)
             if pending:
                 report.log(pending, buffer.fetch(pending))
                 pending = 0
             elif report.early(step):
                 report.line(step, buffer.fetch(step))
             last = done == config.total_steps or stop.agreed(done)
-            save = schedule.due(done) or last
+            save = schedule.due(done) or owed or last
             draw = config.log.images and (done % config.log.images == 0 or step == start)
             # A run that was asked to stop has no minutes for scores: see it saved and gone.
             score = config.eval.every and (
@@ -247,6 +260,9 @@ def _train(
             )
             if save or draw or score or step == start:
                 numbers = buffer.fetch(done)
+            if save and not last:  # a state whose gradients all fail must not displace older ones
+                owed = buffer.in_a_row > 0
+                save = not owed
             if step == start and resumed is None:
                 monitor.check_alive(numbers, sizes)
             if report.due(done) or step == start or last:
@@ -256,7 +272,7 @@ def _train(
                     report.log(pending, numbers)
                     pending = 0
                 with report.paused():
-                    checkpoints.save(done, train_state, {**meta, "next_step": done}, wait=last)
+                    checkpoints.save(done, train_state, described(done), wait=last)
                     schedule.saved()
             if draw:
                 with report.paused():
@@ -266,10 +282,11 @@ def _train(
                 with report.paused():
                     scores = evaluator(train_state)
                     report.scalars(done, scores)
-                    best.save(done, train_state, {**meta, "next_step": done}, scores)
+                    best.save(done, train_state, described(done), scores)
             if last and done < config.total_steps:
                 report.text(f"{stop.received}: saved after step {done}; start again to go on")
             if last:
+                report.text(goodput.line(report.stepping()))
                 break
     return numbers
 

@@ -207,14 +207,20 @@ def test_checkpoint_says_what_the_model_is(straight):
     assert meta["config"]["total_steps"] == 4
 
 
-def test_the_first_number_that_is_not_finite_stops_the_run_by_name_and_step(tmp_path):
-    """The update of step 1 is huge, step 2 overflows; a look is due at step 4 only."""
+def test_a_run_that_can_only_skip_its_updates_stops_and_names_step_and_records(tmp_path):
+    """The update of step 1 is huge, all after it overflow; a look is due at step 4 only."""
     fields = {"optim.decoder_lr": 1e12, "optim.warmup": 1, "total_steps": 6, "log.every": 20,
               "log.images": 4, "checkpoint.every": 20}  # fmt: skip
-    with pytest.raises(FloatingPointError, match=r"step 2: .*(loss/total|norm/\w+) is (nan|inf)"):
+    limit = r"step 3: the last of 2 updates in a row that were skipped \(not finite\)"
+    with pytest.raises(FloatingPointError, match=rf"{limit}.* Its records: labelled A0/\d+, A0/"):
         train.train(teacher(**fields), str(tmp_path))
     assert [p.name for p in (tmp_path / "strips").iterdir()] == ["labelled_00000001.png"]
     assert orbax_io.find(tmp_path) is None
+    skipped = map(json.loads, (tmp_path / "skipped.jsonl").read_text().splitlines())
+    assert [(s["step"], s["why"], len(s["keys"]["labelled"])) for s in skipped] == [
+        (2, "not_finite", 2),
+        (3, "not_finite", 2),
+    ]
 
 
 def test_metrics_are_looked_at_once_and_in_order():

@@ -3,6 +3,7 @@
     work folder/
       metrics.jsonl              one object a line: step, time and every scalar; always written
       metrics.superseded.jsonl   lines of steps that a resumed run did again (only if there are any)
+      skipped.jsonl              updates that were skipped, and the records of their batches
       strips/NAME_STEP.png       pictures, image | label | prediction
       events.out.tfevents.*      the same for TensorBoard (log_writers.py, W&B too)
 
@@ -26,6 +27,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from depth_anything_jax.training import log_writers
+from depth_anything_jax.training.goodput import Goodput
 from depth_anything_jax.utils.formatting import duration
 from depth_anything_jax.utils.paths import is_remote
 
@@ -56,6 +58,7 @@ class Report:
       show: scalars on the console line, in this order, by the part of their name after the last
         "/"; None shows those without a "/".
       show_positive: scalars shown after them, by their whole name, when they are above 0.
+      goodput: of the run, written with each line.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Report:
         active: bool = True,
         show: Sequence[str] | None = None,
         show_positive: Sequence[str] = (),
+        goodput: Goodput | None = None,
         printer: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -78,7 +82,9 @@ class Report:
         self.total_steps, self.every, self.show = total_steps, every, show
         self.show_positive, self._resumed_from = show_positive, resumed_from
         self._print = printer or (lambda text: print(text, flush=True))
-        self._clock, self._active = clock, active
+        self._clock, self._active, self._goodput = clock, active, goodput
+        self._first_wait: float | None = None  # when the first batch was asked for
+        self._not_stepping = 0.0  # seconds since then that were waited or paused
         self._writers: list[log_writers.Writer] = []
         self._remote: epath.Path | None = None
         self._restart_interval()
@@ -124,10 +130,13 @@ class Report:
     def waiting(self) -> Iterator[None]:
         """Counts the time inside as waiting for data."""
         start = self._clock()
+        if self._first_wait is None:
+            self._first_wait = start
         try:
             yield
         finally:
             self._waited += self._clock() - start
+            self._not_stepping += self._clock() - start
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -137,6 +146,8 @@ class Report:
             yield
         finally:
             self._paused += self._clock() - start
+            if self._first_wait is not None:
+                self._not_stepping += self._clock() - start
             self._paused_since += self._clock() - start
             if not self._run:  # compiled
                 self._begun, self._paused_since = self._clock(), 0.0
@@ -150,6 +161,12 @@ class Report:
             return
         self._steps += 1
         self._examples += examples
+
+    def stepping(self) -> float:
+        """Seconds in steps since the first batch: neither waiting for data nor paused."""
+        if self._first_wait is None:
+            return 0.0
+        return self._clock() - self._first_wait - self._not_stepping
 
     def due(self, step: int) -> bool:
         """Whether to log after this step (counted from 1): at each `every`-th, and at the last."""
@@ -181,7 +198,8 @@ class Report:
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes the scalars of a step and the rates to the files, and prints the console line."""
         rates = self.rates()
-        self.scalars(step, {**values, **rates})
+        share = {"rate/goodput": self._goodput.share(self.stepping())} if self._goodput else {}
+        self.scalars(step, {**values, **rates, **share})
         self.line(step, values, rates)
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
@@ -248,6 +266,18 @@ class Report:
         """Print a message once, from the active process only."""
         if self._active:
             self._print(message)
+
+    def skipped(self, skip: Mapping[str, Any]) -> None:
+        """Append an update that was skipped to skipped.jsonl, and print a line."""
+        if not self._active:
+            return
+        with open(self._folder / "skipped.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({k: str(v) if v != v else v for k, v in skip.items()}) + "\n")
+        first = "; ".join(f"{part} {', '.join(k[:3])} …" for part, k in skip["keys"].items())
+        self._print(
+            f"step {skip['step']}: no update, the gradient is "
+            f"{'a spike' if skip['why'] == 'spike' else 'not finite'} ({first}); skipped.jsonl"
+        )
 
     def flush(self) -> None:
         """Write everything so far to the work folder."""

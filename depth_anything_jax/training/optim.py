@@ -24,6 +24,9 @@ EXTENDABLE = ("linear", "poly", "constant")
 CYCLE_TURN, CYCLE_END, CYCLE_B1 = 0.7, 1e-4, (0.95, 0.85)
 
 
+REMEMBERED = 100  # updates before a gradient is compared with the usual one; our choice
+
+
 def schedule(name: str, total_steps: int, warmup: int, power: float = 0.9):
     """Returns the schedule: update i (from 0) -> factor on the peak rate, in [0, 1].
 
@@ -147,6 +150,19 @@ def _scale_by_tree(factors) -> optax.GradientTransformation:
         return scaled, state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def usual_norm(opt_state, b2: float) -> jax.Array:
+    """Computes the gradient's norm that Adam remembers: the root of its mean square of late.
+
+    Its mean reaches back some 1 / (1 - b2) updates, and of clipped gradients it is the clipped
+    norm. Infinite in the first REMEMBERED updates, when there is nothing to compare with.
+    """
+    kinds = optax.ScaleByAdamState
+    states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kinds))
+    (adam,) = (x for x in states if isinstance(x, kinds))
+    squares = optax.tree.sum(adam.nu) / (1 - b2 ** jnp.maximum(adam.count, 1))
+    return jnp.where(adam.count < REMEMBERED, jnp.inf, jnp.sqrt(squares))
 
 
 def group_norms(tree, prefix: str) -> dict[str, jax.Array]:

@@ -24,7 +24,7 @@ FREE = (
         "model.remat",
         "model.attention",
     ),  # the same up to rounding
-    *("data.workers", "data.threads", "data.allow_changed", "checkpoint", "log", "eval"),
+    *("data.workers", "data.threads", "data.allow_changed", "checkpoint", "log", "eval", "guard"),
 )
 
 # What was done before a field existed, where that is not the field's default.

@@ -87,7 +87,8 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
 
     Args:
       config: fields seed, batch_size, accumulation, ema_decay, model.head, model.max_depth,
-        camera.focal, loss.*, perturb.*, teacher, optim.freeze (see configs/common.py).
+        camera.focal, loss.*, perturb.*, teacher, optim.freeze, optim.b2, guard.spike (see
+        configs/common.py).
 
     The batch holds "labelled" and/or "unlabelled", each a dict of arrays over the whole global
     batch: image (b, s, s, 3) float32 in about [0, 1], disparity (b, s, s) (for a metric head
@@ -136,21 +137,42 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
             )
         total, (means, parts), grads = sums
 
-        # 4. One update.
+        # 4. One update, or none where the gradient is not finite or a spike.
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
             ema = optax.incremental_update(params, ema, 1 - config.ema_decay)
+        norms = optim.group_norms(grads, "grad_norm")
+        keep, skips = guard(norms, total, state.opt_state, config)
+        params, opt_state, ema = jax.tree.map(
+            lambda new, old: jnp.where(keep, new, old),
+            (params, opt_state, ema),
+            (state.params, state.opt_state, state.ema),
+        )
         metrics = {"loss/total": total}
         for name, out in parts.items():
             metrics[f"loss/{name}"] = means[name]
             metrics |= {f"{name}/{k}": s / jnp.maximum(n, 1) for k, (s, n) in out.logs.items()}
-        metrics |= optim.group_norms(grads, "grad_norm") | optim.group_norms(updates, "update_norm")
+        metrics |= norms | optim.group_norms(updates, "update_norm") | skips
         new = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
         return new, metrics
 
     return step
+
+
+def guard(norms, total, opt_state, config) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Decides whether an update is made: bool (), and why not as metrics of 0 or 1.
+
+    Not where the loss or the gradient is not finite, nor where the gradient's norm is more than
+    config.guard.spike times the usual one. `monitor.MetricsBuffer` counts, and stops the run.
+    """
+    norm = jnp.sqrt(sum(n**2 for n in norms.values()))
+    finite = jnp.isfinite(norm) & jnp.isfinite(total)
+    usual = optim.usual_norm(opt_state, config.optim.b2)
+    spike = finite & (norm > config.guard.spike * usual)
+    skips = {"skip/not_finite": ~finite, "skip/spike": spike}
+    return finite & ~spike, {k: v.astype(jnp.float32) for k, v in skips.items()}
 
 
 def step_inputs(networks: Networks, config, step, frozen, batch) -> dict[str, dict[str, Any]]:
