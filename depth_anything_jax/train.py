@@ -83,6 +83,7 @@ def _train(
         checkpoint_backup,
         config_checks,
         init,
+        metrics_buffer,
         monitor,
         optim,
         same_run,
@@ -206,7 +207,7 @@ def _train(
 
     pending = 0  # the step whose line is still to be written
     owed = False  # a checkpoint that was due when updates were skipped
-    buffer = monitor.MetricsBuffer(config, report.skipped)
+    buffer = metrics_buffer.MetricsBuffer(config, report.skipped)
     numbers: dict[str, float] = {}
     with contextlib.ExitStack() as stack:  # whatever ends the run, started writes are finished
         for thing in (report, mirrored, checkpoints, best, profile, batches):

@@ -22,7 +22,7 @@ from depth_anything_jax.checkpoints import orbax_io
 from depth_anything_jax.data import pipeline
 from depth_anything_jax.data.examples import DataError
 from depth_anything_jax.parallel import sharding
-from depth_anything_jax.training import init, logger, monitor
+from depth_anything_jax.training import init, logger, metrics_buffer, monitor
 from depth_anything_jax.utils import folder_lock, param_paths
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -224,7 +224,7 @@ def test_a_run_that_can_only_skip_its_updates_stops_and_names_step_and_records(t
 
 
 def test_metrics_are_looked_at_once_and_in_order():
-    buffer = monitor.MetricsBuffer(teacher())
+    buffer = metrics_buffer.MetricsBuffer(teacher())
     fetched = []
 
     class Scalar:
@@ -261,7 +261,7 @@ def test_batches_of_which_every_map_is_dropped_stop_a_run():
     monitor.check_alive(unmeasured, few)
     with pytest.raises(FloatingPointError, match="no pixel of the first batch has a label"):
         monitor.check_alive(unmeasured, many)
-    buffer = monitor.MetricsBuffer(teacher())
+    buffer = metrics_buffer.MetricsBuffer(teacher())
     empty = buffer.EMPTY
     for step in range(1, 2 * empty + 1):  # one that is used, and all behind it that are not
         used = step in (1, empty)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.parallel import sharding
-from depth_anything_jax.training import logger, monitor, optim
+from depth_anything_jax.training import logger, metrics_buffer, optim
 from depth_anything_jax.training.step import Networks, jit_train_step, make_train_step, new_state
 from tests.helpers.small_networks import Small
 from tests.helpers.tiny_runs import shipped
@@ -123,7 +123,7 @@ def test_a_guard_that_never_acts_changes_no_bit():
 def buffer(tmp_path, **fields):
     c = shipped("teacher", "demo", total_steps=400, **fields)
     report = logger.Report(tmp_path, total_steps=400, tensorboard=False, printer=lambda text: None)
-    return monitor.MetricsBuffer(c, report.skipped)
+    return metrics_buffer.MetricsBuffer(c, report.skipped)
 
 
 def add(found, step, why=None):

@@ -9,7 +9,7 @@ import pytest
 from depth_anything_jax.checkpoints.bundle import ModelBundle
 from depth_anything_jax.data import transforms
 from depth_anything_jax.evaluation.runner import predictors
-from depth_anything_jax.training import monitor
+from depth_anything_jax.training import metrics_buffer, monitor
 from tests.helpers.tiny_runs import shipped
 
 
@@ -101,7 +101,7 @@ def test_the_running_average_is_scored_where_there_is_one(monkeypatch):
 
 def test_the_rate_that_is_logged_is_that_of_the_update_that_was_made():
     c = shipped("teacher", "demo", **{"total_steps": 10, "optim.warmup": 4})
-    buffer = monitor.MetricsBuffer(c)
+    buffer = metrics_buffer.MetricsBuffer(c)
     for done, share in ((1, 1 / 4), (2, 2 / 4), (10, 0)):
         buffer.add(done, {"loss/total": np.float32(1)}, 0)
         numbers = buffer.fetch(done)

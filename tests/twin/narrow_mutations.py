@@ -210,7 +210,7 @@ SHARDING = {
         {},
     ),
     "the rate of the next update logged": (
-        Mutation("training.monitor.MetricsBuffer:fetch", "done - 1) |", "done) |"),
+        Mutation("training.metrics_buffer.MetricsBuffer:fetch", "done - 1) |", "done) |"),
         "training.test_monitor.test_the_rate_that_is_logged_is_that_of_the_update_that_was_made",
         {},
     ),
