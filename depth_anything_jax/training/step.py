@@ -165,7 +165,7 @@ def guard(norms, total, opt_state, config) -> tuple[jax.Array, dict[str, jax.Arr
     """Decides whether an update is made: bool (), and why not as metrics of 0 or 1.
 
     Not where the loss or the gradient is not finite, nor where the gradient's norm is more than
-    config.guard.spike times the usual one. `metrics_buffer.MetricsBuffer` counts, and stops the run.
+    config.guard.spike times the usual one. `metrics_buffer` counts them, and stops the run.
     """
     norm = jnp.sqrt(sum(n**2 for n in norms.values()))
     finite = jnp.isfinite(norm) & jnp.isfinite(total)
