@@ -165,6 +165,20 @@ def usual_norm(opt_state, b2: float) -> jax.Array:
     return jnp.where(adam.count < REMEMBERED, jnp.inf, jnp.sqrt(squares))
 
 
+def guard(norms, total, opt_state, config) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Decides whether an update is made: bool (), and why not as metrics of 0 or 1.
+
+    Not where the loss or the gradient is not finite, nor where the gradient's norm is more than
+    config.guard.spike times the usual one. `metrics_buffer` counts them, and stops the run.
+    """
+    norm = jnp.sqrt(sum(n**2 for n in norms.values()))
+    finite = jnp.isfinite(norm) & jnp.isfinite(total)
+    usual = usual_norm(opt_state, config.optim.b2)
+    spike = finite & (norm > config.guard.spike * usual)
+    skips = {"skip/not_finite": ~finite, "skip/spike": spike}
+    return finite & ~spike, {k: v.astype(jnp.float32) for k, v in skips.items()}
+
+
 def group_norms(tree, prefix: str) -> dict[str, jax.Array]:
     """Computes the L2 norm of each learning-rate group: {prefix/encoder: scalar, …}."""
     return {f"{prefix}/{g}": optax.tree.norm(tree[g]) for g in GROUPS if g in tree}

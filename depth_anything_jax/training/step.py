@@ -144,7 +144,7 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
         if ema is not None:
             ema = optax.incremental_update(params, ema, 1 - config.ema_decay)
         norms = optim.group_norms(grads, "grad_norm")
-        keep, skips = guard(norms, total, state.opt_state, config)
+        keep, skips = optim.guard(norms, total, state.opt_state, config)
         params, opt_state, ema = jax.tree.map(
             lambda new, old: jnp.where(keep, new, old),
             (params, opt_state, ema),
@@ -159,20 +159,6 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
         return new, metrics
 
     return step
-
-
-def guard(norms, total, opt_state, config) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Decides whether an update is made: bool (), and why not as metrics of 0 or 1.
-
-    Not where the loss or the gradient is not finite, nor where the gradient's norm is more than
-    config.guard.spike times the usual one. `metrics_buffer` counts them, and stops the run.
-    """
-    norm = jnp.sqrt(sum(n**2 for n in norms.values()))
-    finite = jnp.isfinite(norm) & jnp.isfinite(total)
-    usual = optim.usual_norm(opt_state, config.optim.b2)
-    spike = finite & (norm > config.guard.spike * usual)
-    skips = {"skip/not_finite": ~finite, "skip/spike": spike}
-    return finite & ~spike, {k: v.astype(jnp.float32) for k, v in skips.items()}
 
 
 def step_inputs(networks: Networks, config, step, frozen, batch) -> dict[str, dict[str, Any]]:
