@@ -145,18 +145,14 @@ def make_train_step(networks: Networks, tx: optax.GradientTransformation, config
             ema = optax.incremental_update(params, ema, 1 - config.ema_decay)
         norms = optim.group_norms(grads, "grad_norm")
         keep, skips = optim.guard(norms, total, state.opt_state, config)
-        params, opt_state, ema = jax.tree.map(
-            lambda new, old: jnp.where(keep, new, old),
-            (params, opt_state, ema),
-            (state.params, state.opt_state, state.ema),
-        )
+        new = TrainState(state.step, params, opt_state, ema)
+        new = jax.tree.map(lambda x, old: jnp.where(keep, x, old), new, state)
         metrics = {"loss/total": total}
         for name, out in parts.items():
             metrics[f"loss/{name}"] = means[name]
             metrics |= {f"{name}/{k}": s / jnp.maximum(n, 1) for k, (s, n) in out.logs.items()}
         metrics |= norms | optim.group_norms(updates, "update_norm") | skips
-        new = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
-        return new, metrics
+        return new.replace(step=state.step + 1), metrics
 
     return step
 
