@@ -146,10 +146,13 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the preparation; exits with 1 and a message where nothing can be written."""
     options = parse_options(argv)
     folder = pathlib.Path(options.out).expanduser() / options.name / VERSION
+    if options.runner:
+        try:
+            beam_shards.check()
+        except ImportError as error:
+            raise SystemExit(str(error)) from error
     try:
         tfds_source.tensorflow_datasets("tools/prepare_data.py")  # before hours of work
-        if options.runner:
-            beam_shards.check()
         source = registry.make(registry.parse(options.source))
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"--source {options.source}: {error}") from error

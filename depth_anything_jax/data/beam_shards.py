@@ -9,7 +9,11 @@ bucket that is mounted).
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
+import pathlib
+import pickle
+import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,18 +52,20 @@ def run_shards(
     Args:
       plan: of `prepared_shards.make_plan`.
       folder: as the workers see it.
-      source: is sent to the workers, pickled: it holds paths and no open files.
+      source: is handed to the workers by a file in `folder`, because the paths of millions of
+        images are more than a runner takes as part of a program.
       todo: numbers of shards.
       runner: Beam's name of it: "FnApiRunner" (this machine), "DataflowRunner", "FlinkRunner" …
       flags: of Beam and the runner, as on its command line.
 
     Raises:
-      RuntimeError: and Beam's other errors, when a worker fails more often than the runner tries.
+      RuntimeError: and Beam's other errors, when a worker fails more often than the runner tries,
+        such as one that does not see the folder of the source.
     """
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    write = functools.partial(_write, plan, os.fspath(folder), source)
+    write = functools.partial(_write, os.fspath(folder), hand_over(plan, folder, source))
     with beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *flags])) as pipeline:
         _ = (
             pipeline
@@ -69,9 +75,34 @@ def run_shards(
         )
 
 
-def _write(plan: dict[str, Any], folder: str, source: Source, shard: int) -> None:
+def hand_over(plan: dict[str, Any], folder: str | os.PathLike[str], source: Source) -> str:
+    """Writes what workers need into the folder of an unfinished preparation; returns its name."""
+    data = pickle.dumps((plan, source))
+    name = f"{hashlib.sha256(data).hexdigest()[:16]}.pickle"
+    (pathlib.Path(folder) / prepared_shards.PROGRESS / name).write_bytes(data)
+    return name
+
+
+@functools.lru_cache(maxsize=1)
+def handed_over(folder: str, name: str) -> tuple[dict[str, Any], Source]:
+    """Reads it, once in each process of a worker.
+
+    Raises:
+      PreparationError: this machine does not see the folder.
+    """
+    file = pathlib.Path(folder) / prepared_shards.PROGRESS / name
+    if not file.is_file():
+        raise prepared_shards.PreparationError(
+            f"{platform.node()} does not see {file}: mount --out there, under the same path"
+        )
+    plan, source = pickle.loads(file.read_bytes())
+    return plan, source
+
+
+def _write(folder: str, name: str, shard: int) -> None:
     from apache_beam.metrics import Metrics
 
+    plan, source = handed_over(folder, name)
     records = Metrics.counter("depth_anything_jax", "records")
     note = prepared_shards.write_shard(plan, folder, source, shard, records.inc)
     Metrics.counter("depth_anything_jax", "skipped").inc(len(note["skipped"]))

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -60,7 +61,8 @@ def shard_writer(plan: dict[str, Any], folder: str | os.PathLike[str]) -> ShardW
     """Returns the writer of a plan's shards, which are named as TFDS expects it."""
     name = plan["name"] + "-train.array_record-{shard:05d}-of-{shards:05d}"
     # One record per group, for random reads.
-    return ShardWriter(folder, name, plan["records"], plan["shard_size"], "group_size:1")
+    size = plan["shard_size"]
+    return ShardWriter(folder, name, plan["records"], size, "group_size:1", alone=False)
 
 
 def start(plan: dict[str, Any], folder: pathlib.Path, source: Source) -> list[int]:
@@ -83,22 +85,49 @@ def start(plan: dict[str, Any], folder: pathlib.Path, source: Source) -> list[in
             )
     else:
         write_json(progress / PLAN, plan)
+    for left in (*folder.glob(".*-of-*.*"), *progress.glob(".*.json.*")):  # by killed writers
+        left.unlink(missing_ok=True)
     return unfinished(plan, folder, source)
 
 
 def unfinished(plan: dict[str, Any], folder: pathlib.Path, source: Source) -> list[int]:
-    """Lists the shards that are missing, or whose files have changed since they were read."""
+    """Lists the shards that are missing or torn, or whose files have changed since."""
     writer, todo = shard_writer(plan, folder), []
     for shard in range(plan["shards"]):
         file = folder / PROGRESS / f"{shard:05d}.json"
         note = json.loads(file.read_text()) if file.is_file() else None
         if note is None:
             todo.append(shard)
+        elif (size := _size(writer, shard)) is None or size != note.get("size", size):
+            print(f"shard {shard} is not as it was written (a full disk?): writing it again")
+            todo.append(shard)
         elif "files" in note and touched(source, writer.range(shard), note["begun"]):
             if files_digest(source, writer.range(shard)) != note["files"]:
                 print(f"files of shard {shard} have changed since it was written: writing it again")
                 todo.append(shard)
     return todo
+
+
+def _size(writer: ShardWriter, shard: int) -> int | None:
+    """The bytes of a shard's file; None where there is none."""
+    try:
+        return os.stat(writer.file(shard)).st_size
+    except FileNotFoundError:
+        return None
+
+
+def check_seen(source: Source) -> None:
+    """Checks that this machine sees the folder of a source, with something in it.
+
+    Raises:
+      PreparationError: it does not: all records would be skipped as broken.
+    """
+    root = getattr(unwrapped(source, [])[0], "root", None)
+    if root is not None and not (os.path.isdir(root or ".") and any(os.scandir(root or "."))):
+        raise PreparationError(
+            f"{platform.node()} sees no folder {root}, or an empty one: mount it there (a relative "
+            f"path starts at {os.getcwd()} here), then give the same command again"
+        )
 
 
 def files_digest(source: Source, indices: Iterable[int]) -> str:
@@ -138,7 +167,11 @@ def write_shard(
 
     It has the same bytes whoever writes it, and may be written twice at once: the last one stays.
     `done` is called after each record.
+
+    Raises:
+      PreparationError: the source's folder is not there, or is gone before the end.
     """
+    check_seen(source)
     writer = shard_writer(plan, folder)
     made = features(plan["labelled"], plan["encoding"], plan["masks"])
     note: dict[str, Any] = {"begun": time.time_ns(), "records": 0, "bytes": 0, "skipped": []}
@@ -162,6 +195,9 @@ def write_shard(
             done()
 
     writer.write(shard, records())
+    if note["skipped"]:
+        check_seen(source)  # a disk that is gone is no shard of broken files
+    note["size"] = _size(writer, shard)
     write_json(writer.folder / PROGRESS / f"{shard:05d}.json", note)
     return note
 
@@ -254,4 +290,5 @@ def _joint(digests: Iterable[str]) -> str:
 
 def write_json(path: os.PathLike[str], value: Any) -> None:
     """Writes JSON atomically, so that readers never see an incomplete file."""
-    write_text(epath.Path(path), json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_text(epath.Path(path), text, alone=False)

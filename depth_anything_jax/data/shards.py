@@ -28,17 +28,24 @@ def changes(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def write_text(file: epath.Path, text: str) -> None:
-    """Writes a file under a temporary name, then renames it: it is never seen incomplete."""
-    temporary = _temporary(file)
+def write_text(file: epath.Path, text: str, *, alone: bool = True) -> None:
+    """Writes a file under a temporary name, then renames it: it is never seen incomplete.
+
+    `alone` says that nobody else writes the same file now.
+    """
+    temporary = _temporary(file, alone)
     temporary.write_text(text)
     temporary.replace(file)
 
 
-def _temporary(file: epath.Path) -> epath.Path:
-    """The path that `file` is written to before it is renamed; deletes what killed runs left."""
-    for stale in file.parent.glob(f".{file.name}.*"):
-        stale.unlink()
+def _temporary(file: epath.Path, alone: bool) -> epath.Path:
+    """The path that `file` is written to before it is renamed; deletes what killed runs left.
+
+    What others write of the same file at this moment stays.
+    """
+    if alone:
+        for stale in file.parent.glob(f".{file.name}.*"):
+            stale.unlink()
     return file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}"
 
 
@@ -51,14 +58,22 @@ class ShardWriter:
       count: records in all.
       size: records in a shard.
       options: of ArrayRecordWriter.
+      alone: nobody else may write the same shard at the same time.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], name: str, count: int, size: int, options: str
+        self,
+        folder: str | os.PathLike[str],
+        name: str,
+        count: int,
+        size: int,
+        options: str,
+        *,
+        alone: bool = True,
     ):
         self.folder = literal(folder)
         self.count, self.size, self.shards = count, size, -(-count // size)
-        self._name, self._options = name, options
+        self._name, self._options, self._alone = name, options, alone
 
     def range(self, shard: int) -> range:
         """The source's indices that a shard holds."""
@@ -87,7 +102,7 @@ class ShardWriter:
     def write(self, shard: int, records: Iterable[bytes]) -> None:
         """Writes a shard under a temporary name, then renames it."""
         file = self.file(shard)
-        temporary = _temporary(file)
+        temporary = _temporary(file, self._alone)
         with tempfile.TemporaryDirectory() as scratch:
             # ArrayRecord writes local files only.
             remote = is_remote(file)

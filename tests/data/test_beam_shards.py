@@ -53,6 +53,48 @@ def test_a_shard_has_the_same_bytes_whoever_writes_it_and_notes_count(raw, tmp_p
     assert written[0] == written[1] and len(counted) == 9 + 12
 
 
+def test_leftovers_of_killed_writers_go_at_the_next_start(raw, tmp_path):
+    source = registry.make(registry.parse(f"folder:{raw}"))
+    plan = prepared_shards.make_plan(source, "few", f"folder:{raw}", 3)
+    prepared_shards.start(plan, tmp_path / "a", source)
+    shard = prepared_shards.shard_writer(plan, tmp_path / "a").file(1).name
+    for left in (f".{shard}.0123abcd", ".progress/.00001.json.0123abcd"):
+        (tmp_path / "a" / left).touch()
+    assert prepared_shards.start(plan, tmp_path / "a", source) == [0, 1, 2]
+    assert sorted(p.name for p in (tmp_path / "a").rglob("*")) == [".progress", "plan.json"]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_machine_that_does_not_see_the_source_writes_no_note(raw, tmp_path, when):
+    """Else its shards would be done, with every record skipped as broken."""
+    source = registry.make(registry.parse(f"folder:{raw}"))
+    plan = prepared_shards.make_plan(source, "few", f"folder:{raw}", 3)
+    prepared_shards.start(plan, tmp_path / "a", source)
+    away = tmp_path / "away"
+
+    def unmount():
+        if raw.exists():
+            raw.rename(away)
+
+    if when == "before":
+        unmount()
+    with pytest.raises(prepared_shards.PreparationError, match=f"sees no folder {raw}"):
+        prepared_shards.write_shard(plan, tmp_path / "a", source, 0, unmount)
+    away.rename(raw)
+    assert prepared_shards.start(plan, tmp_path / "a", source) == [0, 1, 2]
+
+
+def test_workers_get_the_source_by_a_file(raw, tmp_path):
+    source = registry.make(registry.parse(f"folder:{raw}"))
+    plan = prepared_shards.make_plan(source, "few", f"folder:{raw}", 3)
+    prepared_shards.start(plan, tmp_path / "a", source)
+    name = beam_shards.hand_over(plan, tmp_path / "a", source)
+    again, there = beam_shards.handed_over(str(tmp_path / "a"), name)
+    assert again == plan and [there.key(i) for i in range(9)] == [source.key(i) for i in range(9)]
+    with pytest.raises(prepared_shards.PreparationError, match="does not see .*mount --out"):
+        beam_shards.handed_over(str(tmp_path / "elsewhere"), name)
+
+
 def test_without_beam_the_runner_is_refused_before_any_work(raw, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     given = ["--source", f"folder:{raw}", "--out", str(tmp_path / "out"), "--name", "few"]

@@ -50,6 +50,19 @@ def test_a_shard_is_complete_or_absent_and_leftovers_go(tmp_path):
     assert not writer.done(1)
 
 
+def test_two_writers_of_one_shard_do_not_disturb_each_other(tmp_path):
+    """Runners of Beam start work a second time where the first is slow or seems lost."""
+    writers = [ShardWriter(tmp_path, "a", 1, 1, "group_size:1", alone=False) for _ in range(2)]
+
+    def while_the_other_does_too():
+        yield b"one"
+        writers[1].write(0, [b"one"])
+
+    writers[0].write(0, while_the_other_does_too())
+    assert records_of(tmp_path / "a") == [b"one"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
 def test_changes_are_named():
     found = changes({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4})
     assert found == ["b: 2 there, 3 now", "c: None there, 4 now"]

@@ -196,7 +196,8 @@ def test_a_shard_whose_files_have_changed_is_written_again(tmp_path, capsys):
     writer = prepared_shards.shard_writer(plan, folder)
     for shard in range(3):
         digest = prepared_shards.files_digest(source, writer.range(shard))
-        note = {"begun": time.time_ns() + 10**9, "files": digest}
+        note = {"begun": time.time_ns() + 10**9, "files": digest, "size": 4}
+        writer.file(shard).write_bytes(b"some")
         prepared_shards.write_json(folder / prepared_shards.PROGRESS / f"{shard:05d}.json", note)
     assert prepared_shards.start(plan, folder, source) == [3]
     for file in ("0_depth.png", "2_sky.png", "5.jpg"):
@@ -210,6 +211,12 @@ def test_a_shard_whose_files_have_changed_is_written_again(tmp_path, capsys):
     old = {"records": 2, "bytes": 9, "skipped": []}  # a note from before files were digested
     prepared_shards.write_json(folder / prepared_shards.PROGRESS / "00002.json", old)
     assert prepared_shards.start(plan, folder, source) == [1, 3]
+    capsys.readouterr()
+    writer.file(0).write_bytes(b"so")  # torn, and gone
+    writer.file(2).unlink()
+    assert prepared_shards.start(plan, folder, source) == [0, 1, 2, 3]
+    told = capsys.readouterr().out
+    assert "shard 0 is not as it was written" in told and "shard 2 is not as it was" in told
 
 
 @pytest.mark.parametrize("old", [True, False])
