@@ -63,7 +63,7 @@ class DIML(TrainingSet):
 
     def _label(self, path: str, key: str, image: np.ndarray) -> Record:
         depth = formats.read_label(path, formats.LabelFormat("png16", self.scale))
-        valid = depth > 0
+        valid = (depth > 0) & (depth <= 65.5)  # Metric3D drops the end of 16 bits, > 65,500
         if file := confidence_of(path):
             sure = formats.decode_raw(formats.read_bytes(file), file, bits=8)
             if sure.shape != depth.shape:

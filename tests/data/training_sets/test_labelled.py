@@ -466,7 +466,54 @@ def test_diml_sample(tmp_path):
         make(f"diml:{tmp_path}?part=val/HR")
 
 
+def test_diml_beyond_the_reach_of_16_bits_is_no_depth(tmp_path):
+    values = np.full((6, 8), 9000, np.uint16)
+    values[0], values[1, 0] = 65535, 65500
+    write_image(tmp_path / "2/1/col/a_c.png")
+    write(tmp_path / "2/1/up_png/a_up.png", png16(values))
+    record = make(f"diml:{tmp_path}")[0]
+    assert not record["valid"][0].any() and record["valid"][1:].all()
+    assert record["depth"][1, 0] == 65.5
+
+
 # --- all ---------------------------------------------------------------------------------------
+
+
+CUT = {
+    "vkitti2": "Scene01/fog/frames/depth/Camera_0/depth_00007.png",
+    "tartanair": "hospital/Easy/P000/depth_left/000000_left_depth.npy",
+    "megadepth": "0000/dense0/depths/a.h5",
+    "diml": "S/A/depth/1_depth.png",
+    "hrwsi": "train/valid_masks/a.png",
+}
+
+
+@pytest.mark.parametrize("name", sorted(CUT))
+def test_a_truncated_label_is_named(tmp_path, name):
+    """Those of hypersim, irs, blendedmvs and others are cut in the tests of each set."""
+    values = RNG.integers(1, 9000, (6, 8)).astype(np.uint16)
+    if name == "vkitti2":
+        files.vkitti_frame(tmp_path, tmp_path, "Scene01", "fog", 0, 7, values)
+    elif name == "tartanair":
+        write_image(tmp_path / "hospital/Easy/P000/image_left/000000_left.png")
+        write(tmp_path / CUT[name], npy(values.astype(np.float32)))
+    elif name == "megadepth":
+        pytest.importorskip("h5py")
+        write_image(tmp_path / "0000/dense0/imgs/a.jpg")
+        files.hdf5(tmp_path / CUT[name], "depth", values.astype(np.float32))
+    elif name == "diml":
+        write_image(tmp_path / "S/A/left/1_left.png")
+        for file in ("depth/1_depth.png", "conf/1_conf.png"):
+            write(tmp_path / "S/A" / file, png16(values))
+    else:
+        write_image(tmp_path / "train/imgs/a.jpg")
+        for folder in ("gts", "valid_masks"):
+            (tmp_path / "train" / folder).mkdir()
+            cv2.imwrite(str(tmp_path / f"train/{folder}/a.png"), values.astype(np.uint8))
+    source = make(f"{name}:{tmp_path}")
+    files.cut(tmp_path / CUT[name], 0.6)
+    with pytest.raises(formats.FormatError, match=pathlib.Path(CUT[name]).name):
+        source[0]
 
 
 @pytest.mark.parametrize("name", sorted(SETS))
