@@ -51,6 +51,7 @@ def main() -> None:
     runtime = flags.DEFINE_enum(
         "runtime", "jax", ["jax", "openvino"], "openvino: faster on CPUs, extra [openvino]"
     )
+    int8 = yes("int8", False, "kernels in 8 bits: a quarter of the memory")
     colormap = text("colormap", "Spectral_r", "name of a matplotlib colour map")
     grey = yes("grayscale", False, "grey instead of colours, near is white")
     invert = yes("invert", False, "near is dark (grey, 16 bits) or cold (colours)")
@@ -119,14 +120,14 @@ def main() -> None:
         )  # fmt: skip
         return _main(
             items, folder, style, options,
-            checkpoint=checkpoint.value, dtype=dtype.value, runtime=runtime.value,
+            checkpoint=checkpoint.value, dtype=dtype.value, runtime=runtime.value, int8=int8.value,
             batch_size=at_a_time.value,
             resume=resume.value, overwrite=overwrite.value, load=load(),
         )  # fmt: skip
 
     groups = {
         "Output": [out, formats, resume, overwrite, scale],
-        "Model": [checkpoint, dtype, runtime, *of_weights],
+        "Model": [checkpoint, dtype, runtime, int8, *of_weights],
         "Network's input": [size, buckets, tile, at_a_time],
         "Colours": [colormap, grey, invert, limits],
         "Points": [intrinsics, fov, edge, far, relative],
@@ -144,6 +145,7 @@ def _main(
     checkpoint: str | None,
     dtype: str,
     runtime: str,
+    int8: bool,
     batch_size: int,
     resume: bool,
     overwrite: bool,
@@ -170,6 +172,8 @@ def _main(
     facts = {"checkpoint": source, "dtype": dtype, **load}
     if runtime != "jax":  # older folders do not record it
         facts["runtime"] = runtime
+    if int8:
+        facts["int8"] = int8
     facts |= dataclasses.asdict(options) | dataclasses.asdict(style)
     facts["png_scale"] = style.png_scale or SCALES[0]  # as older folders record it
     facts = json.loads(json.dumps(facts))  # tuples are lists
@@ -180,7 +184,7 @@ def _main(
         return 0
     resuming.make_folder(out)
     model = DepthAnything.from_pretrained(
-        source, dtype=dtype, batch_size=batch_size, runtime=runtime, **load
+        source, dtype=dtype, batch_size=batch_size, runtime=runtime, int8=int8, **load
     )
     print(f"{model!r} → {out}", flush=True)
     style.check(model.unit)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from depth_anything_jax.checkpoints import convert, licences, readers
+from depth_anything_jax.checkpoints import convert, int8_files, licences, readers
 from depth_anything_jax.checkpoints.bundle import Weights
 from depth_anything_jax.models import depth_anything
 from depth_anything_jax.utils.choices import one_of
@@ -27,7 +27,7 @@ _POSITIONS = (
 )
 
 
-def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
+def export(weights: Weights, destination: str, *, layout: str, int8: bool = False) -> pathlib.Path:
     """Writes weights for use in PyTorch.
 
     Args:
@@ -36,6 +36,8 @@ def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
         alone the names are DINOv2's, of a bins head those of V1's ZoeDepth). "hf": a new or empty
         folder, for `from_pretrained`.
       layout: "official" or "hf".
+      int8: write kernels as 8-bit numbers with scales (`int8_files`), which this project reads and
+        PyTorch's code does not; of the official layout as .safetensors.
     Returns:
       The file or folder.
     Raises:
@@ -43,12 +45,17 @@ def export(weights: Weights, destination: str, *, layout: str) -> pathlib.Path:
       ValueError: another layout or suffix, or a bins head in transformers' layout.
     """
     one_of("layout", layout, LAYOUTS)
+    if int8 and (layout != "official" or not destination.endswith(".safetensors")):
+        raise ValueError(
+            f"{destination} in the {layout} layout: int8 weights are written in the official "
+            "layout, to a file that ends in .safetensors"
+        )
     path = unused(destination, empty=layout == "hf")
     metadata = describe(weights)
     if layout == "hf":
         _write_hf(weights, path, metadata)
     else:
-        _write_official(weights, path, metadata)
+        _write_official(weights, path, metadata, int8)
     return path
 
 
@@ -162,7 +169,9 @@ def _layout_of(weights: Weights, layout: str) -> convert.Layout:
     return convert.LAYOUTS[encoder_only[layout] if weights.parts == "encoder" else layout]
 
 
-def _write_official(weights: Weights, path: pathlib.Path, metadata: dict[str, Any]) -> None:
+def _write_official(
+    weights: Weights, path: pathlib.Path, metadata: dict[str, Any], int8: bool
+) -> None:
     names = _layout_of(weights, "official")
     tensors = convert.to_torch(weights.params, names)
     tensors |= convert.constants(names, tensors)
@@ -176,7 +185,7 @@ def _write_official(weights: Weights, path: pathlib.Path, metadata: dict[str, An
         path.with_name(path.name + ".json").write_text(json.dumps(metadata, indent=2))
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save_safetensors(tensors, path, metadata)
+        _save_safetensors(int8_files.rounded(tensors) if int8 else tensors, path, metadata)
     path.with_name(path.stem + ".README.md").write_text(card(weights, metadata, _remark(weights)))
 
 

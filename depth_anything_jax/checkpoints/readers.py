@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 from safetensors import SafetensorError, safe_open
 
-from depth_anything_jax.checkpoints import convert, released, weight_metadata
+from depth_anything_jax.checkpoints import convert, int8_files, released, weight_metadata
 from depth_anything_jax.utils import json_files
 from depth_anything_jax.utils.nested_dicts import flatten
 from depth_anything_jax.utils.paths import is_remote
@@ -206,6 +206,7 @@ def _safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
             state = {name: _tensor(file, name, path) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error})") from error
+    state = int8_files.joined(state, str(path))
     return state, json_files.parse(metadata.get(METADATA_KEY, "{}"), f"{path}, its metadata")
 
 
