@@ -76,6 +76,7 @@ def _train(
 
     from depth_anything_jax.checkpoints import orbax_io
     from depth_anything_jax.data import inspection, pipeline, source_checks
+    from depth_anything_jax.inference import compilation_cache
     from depth_anything_jax.parallel import compile_times, device_programs, sharding
     from depth_anything_jax.training import (
         audit,
@@ -98,7 +99,10 @@ def _train(
     if mirror_folder and jax.process_count() > 1:
         multihost_utils.sync_global_devices("mirror")  # nobody looks before it is there
 
-    # 2. Mesh.
+    # 2. Mesh. Alone, a process keeps its compiled programs for its next start; several need a
+    #    common folder for them ($JAX_COMPILATION_CACHE_DIR).
+    if jax.process_count() == 1:
+        compilation_cache.switch_on()
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch(mesh, sizes, config.accumulation)
 

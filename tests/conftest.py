@@ -9,6 +9,7 @@ import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("DEPTH_ANYTHING_CACHE", "")  # no compiled programs in a person's folder
 
 import jax  # noqa: E402  (the environment is set first)
 import jaxtyping  # noqa: E402

@@ -436,6 +436,17 @@ def test_sigterm_saves_exits_zero_and_the_same_command_continues(straight, tmp_p
     assert [p.name for p in (tmp_path / "audit").glob("*.npz")] == ["step_000001.npz"]
 
 
+@pytest.mark.nightly
+def test_a_second_start_finds_the_compiled_programs_of_the_first(tmp_path, environment):
+    env = {**environment, "DEPTH_ANYTHING_CACHE": str(tmp_path / "kept")}
+    env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    found = []
+    for name in ("first", "second"):
+        subprocess.run(command(tmp_path / name), env=env, cwd=ROOT, check=True)
+        found.append({p.name for p in (tmp_path / "kept").glob("jit_*") if "-atime" not in p.name})
+    assert found[0] == found[1] and any("step" in name for name in found[0]), found
+
+
 def test_sigterm_before_the_first_step_ends_the_program_with_a_line(environment, tmp_path):
     """What takes its time before the loop is a sleep here: the signal is heard from the start."""
     code = (
