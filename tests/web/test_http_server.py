@@ -307,7 +307,7 @@ def test_an_odd_upload_is_refused_and_leaves_nothing(server, form):
         Content_Type="multipart/form-data; boundary=x",
     )
     assert status == 400 or json.loads(answer) == []
-    until(lambda: set(made_of(private)) == before)
+    until(lambda: set(made_of(private)) <= before)  # older ones may go meanwhile
 
 
 def part_of_an_upload(blocks, length=900_000, sent=300_000):
