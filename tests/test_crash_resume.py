@@ -221,6 +221,7 @@ def assert_same_end(program, ours, straight):
         )
     for described in (meta, expected):
         del described["config"]["data"]["workers"]  # may change when a run goes on
+        assert 0 < described["goodput"]["in_steps"] < described.pop("goodput")["in_processes"]
     assert meta == expected and meta["next_step"] == one["step"] == STEPS
     assert {p.name for p in ours.iterdir()} <= {
         ".lock", "checkpoints", "metrics.jsonl", "metrics.superseded.jsonl"

@@ -160,7 +160,9 @@ def usual_norm(opt_state, b2: float) -> jax.Array:
     """
     kinds = optax.ScaleByAdamState
     states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kinds))
-    (adam,) = (x for x in states if isinstance(x, kinds))
+    adam = next((x for x in states if isinstance(x, kinds)), None)
+    if adam is None:  # another optimiser remembers nothing
+        return jnp.float32(jnp.inf)
     squares = optax.tree.sum(adam.nu) / (1 - b2 ** jnp.maximum(adam.count, 1))
     return jnp.where(adam.count < REMEMBERED, jnp.inf, jnp.sqrt(squares))
 

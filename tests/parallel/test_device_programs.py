@@ -96,7 +96,10 @@ def test_nothing_else_makes_programs():
             for n in ast.walk(tree)
             if isinstance(n, ast.ImportFrom) and {a.name for a in n.names} & {"jit", "pjit", "pmap"}
         ]
-        assert not (found or names) or path == "parallel/device_programs.py", path
+        # Attention's is a call inside programs that keeps its name when they are traced.
+        fine = ("parallel/device_programs.py", "models/attention.py")
+        assert not (found or names) or path in fine, path
+        assert path != "models/attention.py" or len(names) == 1
 
 
 # Training
