@@ -113,7 +113,7 @@ class DepthAnything:
             for each GPU or TPU core, one for each CPU.
           attention: as for `models.build`.
           max_tokens: maximum number of patches of a picture: memory grows with their square.
-          runtime: "jax"; or "openvino", in float32 on the CPU, faster there (docs/benchmarks.md)
+          runtime: "jax"; or "openvino", in float32 on the CPU, faster there (docs/use.md)
             and the same to 1e-5 of a map's range. It has an attention of its own and keeps no
             compiled programs.
           int8: round kernels to 8 bits, with a scale for each output channel: they take a quarter
