@@ -217,6 +217,12 @@ class Translation:
         parts = self.ops.variadic_split(x, axis, sizes)
         return [_First(parts.output(i)) for i in range(len(parameters["sizes"]))]
 
+    def _unstack(self, parameters, output, variables, x):  # from JAX 0.12 on
+        axis = parameters["axis"]
+        count = variables[0].aval.shape[axis]
+        parts = self.ops.split(x, self._whole(axis), count)
+        return [self._shaped(parts.output(i), output.shape) for i in range(count)]
+
     def _gather(self, parameters, output, variables, x, indices):
         """Takes along one axis, which is all that our resizing asks of it."""
         d, shape = parameters["dimension_numbers"], variables[0].aval.shape
