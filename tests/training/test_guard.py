@@ -109,6 +109,7 @@ def test_nothing_is_usual_before_there_is_something_to_compare():
     assert np.isinf(optim.usual_norm(optim.make(one_cycle, params, 400).init(params), 0.999))
 
 
+@pytest.mark.nightly
 def test_a_guard_that_never_acts_changes_no_bit():
     """Against the update without it, from the same gradients."""
     state, update = training()
