@@ -37,13 +37,13 @@ def images():
 
 def through_openvino(folder: str):
     """Our model with runtime="openvino"."""
-    import openvino
-
+    from depth_anything_jax.inference import openvino_graph
     from depth_anything_jax.inference.model import DepthAnything
     from depth_anything_jax.inference.openvino_runtime import OpenVinoPredictor
 
     predict = OpenVinoPredictor(DepthAnything.from_pretrained(folder, runtime="openvino").bundle)
-    return lambda: predict(images_), f"openvino {openvino.__version__}"
+    version = openvino_graph.load().__version__
+    return lambda: predict(images_), f"openvino {version}"
 
 
 def exported_graph(folder: str) -> str:
@@ -66,11 +66,13 @@ def onnx_runtime(folder: str):
     return lambda: session.run(None, {"images": x})[0], f"onnxruntime {onnxruntime.__version__}"
 
 
-def openvino_graph(folder: str):
+def openvino_exported(folder: str):
     """OpenVINO on the exported graph."""
     import numpy as np
-    import openvino
 
+    from depth_anything_jax.inference import openvino_graph
+
+    openvino = openvino_graph.load()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     model = openvino.Core().read_model(exported_graph(folder))
     model.reshape([1, 3, SIZE, SIZE])
@@ -155,7 +157,7 @@ WORKERS = {
     "pytorch": pytorch,
     "torch.compile": compiled_pytorch,
     "onnxruntime": onnx_runtime,
-    "openvino": openvino_graph,
+    "openvino": openvino_exported,
     "keras-hub": keras,
 }
 NEEDS = {"ours-openvino": "openvino", "onnxruntime": "onnxruntime", "openvino": "openvino"}

@@ -11,6 +11,8 @@ NotImplementedError with its name, never a wrong result.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +23,27 @@ import numpy as np
 OUTLINED = "outlined_attention"  # the call's name, models.attention.outlined_attention
 
 
+def load() -> Any:
+    """Imports openvino without its telemetry.
+
+    That would tell a server of every import, from a fork of this process, which JAX's threads do
+    not bear. Where a program has imported openvino before, it stays as it is.
+
+    Raises:
+      ImportError: openvino is not installed.
+    """
+    if "openvino" not in sys.modules:
+        kept = sys.modules.get("openvino_telemetry")
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it has a stub then
+        try:
+            importlib.import_module("openvino")
+        finally:
+            del sys.modules["openvino_telemetry"]
+            if kept is not None:
+                sys.modules["openvino_telemetry"] = kept
+    return importlib.import_module("openvino")
+
+
 def translate(function: Callable[[jax.Array], jax.Array], shape: Sequence[int]) -> Any:
     """Returns `function` of one float32 array of `shape` as an `openvino.Model`.
 
@@ -28,8 +51,7 @@ def translate(function: Callable[[jax.Array], jax.Array], shape: Sequence[int]) 
       ImportError: openvino is not installed.
       NotImplementedError: an operation that is not in the table.
     """
-    import openvino
-
+    openvino = load()
     traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(tuple(shape), jnp.float32))
     argument = openvino.opset15.parameter(list(shape), np.float32, name="images")
     outputs = Translation(openvino.opset15).run(traced.jaxpr, traced.consts, [_Node(argument)])

@@ -51,11 +51,9 @@ class OpenVinoPredictor:
     """
 
     def __init__(self, bundle: ModelBundle):
-        import openvino
-
         self._cpu = jax.devices("cpu")[0]
         self._network, self._params = bundle.network, jax.device_put(bundle.params, self._cpu)
-        self._core = openvino.Core()
+        self._core = openvino_graph.load().Core()
         self._compiled: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w"]:

@@ -1,5 +1,7 @@
 """The OpenVINO runtime: every head's numbers as JAX computes them, and clear errors."""
 
+import importlib.util
+import subprocess
 import sys
 
 import jax
@@ -8,15 +10,15 @@ import numpy as np
 import pytest
 
 from depth_anything_jax.checkpoints.bundle import bundle_of
-from depth_anything_jax.inference import openvino_runtime
+from depth_anything_jax.inference import openvino_graph, openvino_runtime
 from depth_anything_jax.inference.model import DepthAnything
 from depth_anything_jax.inference.predictor import Predictor
 from depth_anything_jax.models import build
 from depth_anything_jax.models.outputs import raw_output
 from tests.helpers import api_models
 
-openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: extra [openvino]")
-from depth_anything_jax.inference import openvino_graph  # noqa: E402
+if importlib.util.find_spec("openvino") is None:
+    pytest.skip("OpenVINO is not installed: extra [openvino]", allow_module_level=True)
 
 # Of the range. float32 sums in another order, and an exponential of its own in the softmax: 1e-6 to
 # 6e-6 of networks at 518 x 518.
@@ -66,7 +68,9 @@ def test_every_head_at_full_size(network):
         return raw_output(model, params, images)
 
     translated = openvino_graph.translate(run, images.shape)
-    compiled = openvino.Core().compile_model(translated, "CPU", openvino_runtime.SETTINGS)
+    compiled = (
+        openvino_graph.load().Core().compile_model(translated, "CPU", openvino_runtime.SETTINGS)
+    )
     ours, theirs = compiled(images)[0], np.asarray(jax.jit(run)(images))
     if network.get("head") == "bins":  # the logarithm of a clipped probability over a temperature
         # multiplies rounding: 2e-4 of the range at .4 % of the pixels, of these random weights
@@ -83,6 +87,21 @@ def test_attention_becomes_one_operator():
     kinds = [x.get_type_name() for x in translated.get_ops()]
     assert kinds.count("ScaledDotProductAttention") == 4  # blocks of the demo's encoder
     assert "Softmax" not in kinds and "ReduceMax" not in kinds
+
+
+def test_nothing_is_sent_when_openvino_is_imported():
+    """Its telemetry starts with `import openvino`, in a process that it forks."""
+    code = (
+        "import os, sys, time\n"
+        "def fork(): print('forked', flush=True); os._exit(1)\n"
+        "os.fork = fork\n"
+        "from depth_anything_jax.inference import openvino_graph\n"
+        "openvino_graph.load().Core(); time.sleep(1)\n"
+        "assert not [m for m in sys.modules if m.startswith('openvino_telemetry')]\n"
+        "assert openvino_graph.load() is sys.modules['openvino']; print('done')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "done\n", run.stdout + run.stderr
 
 
 def test_an_unknown_operation_is_named():
